@@ -1,0 +1,259 @@
+"""An asyncio client of ComfyUI's HTTP and websocket API (0.18.2 and newer)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from ..contract.workflow import Graph
+from .errors import ServerAddressError, ServerAnswerError, ServerUnreachableError, explain_rejection
+
+UPLOAD_FOLDER = "wan_flf2v"  # below ComfyUI's input folder
+_CONNECT_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 60.0  # ComfyUI's event loop can stall for many seconds while a model loads
+_CANCEL_RETRY_S = 0.5
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Event:
+    """One websocket message of the server: its type (``progress_state``, ``execution_error``, …) and its data."""
+
+    type: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file a node reported; ``type`` is ComfyUI's folder (``output``, ``temp`` or ``input``)."""
+
+    filename: str
+    subfolder: str
+    type: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Prompt ids that run now and that wait, next first."""
+
+    running: tuple[str, ...]
+    pending: tuple[str, ...]
+
+    def position(self, prompt_id: str) -> int | None:
+        """Return 0 while the prompt runs, 1 if it is the next, …; ``None`` if it is not there."""
+        if prompt_id in self.running:
+            return 0
+        return self.pending.index(prompt_id) + 1 if prompt_id in self.pending else None
+
+
+class ComfyClient:
+    """One ComfyUI server. Use it as ``async with ComfyClient(url) as client``.
+
+    Every method raises ``ServerUnreachableError`` if the server does not answer and ``ServerAnswerError`` if it
+    answers with an HTTP error.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._base = URL(url.rstrip("/"))
+        except ValueError:
+            self._base = URL()
+        if self._base.scheme not in ("http", "https") or not self._base.host:
+            raise ServerAddressError(f'"{url}" is not the address of a server. Give one like http://127.0.0.1:8188.')
+
+    async def __aenter__(self) -> ComfyClient:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S)
+        self._http = aiohttp.ClientSession(timeout=timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a password that may be in it."""
+        return str(self._base.with_user(None)).rstrip("/")
+
+    async def system_stats(self) -> dict[str, Any]:
+        """Return ``/system_stats``: versions, devices and memory."""
+        stats = await self._json("GET", "system_stats")
+        if not isinstance(stats, dict) or "comfyui_version" not in stats.get("system", {}):
+            raise ServerUnreachableError(f"The server at {self.url} is not a ComfyUI. Give the address of a ComfyUI.")
+        return stats
+
+    async def object_info(self, class_type: str) -> dict[str, Any] | None:
+        """Return what the server knows about a node type, ``None`` if it has no such type."""
+        info: dict[str, Any] | None = (await self._json("GET", f"object_info/{class_type}")).get(class_type)
+        return info
+
+    async def upload_image(self, path: Path) -> str:
+        """Upload an image file and return the name a LoadImage node takes.
+
+        The name is made from the content, so that nothing of the user's is overwritten and a second upload of the
+        same file changes nothing.
+        """
+        content = path.read_bytes()
+        suffix = path.suffix.lower() if path.suffix[1:].isalnum() and path.suffix.isascii() else ""
+        form = aiohttp.FormData()
+        form.add_field("image", content, filename=hashlib.sha256(content).hexdigest()[:32] + suffix)
+        for name, value in (("type", "input"), ("subfolder", UPLOAD_FOLDER), ("overwrite", "true")):
+            form.add_field(name, value)
+        try:
+            stored = await self._json("POST", "upload/image", data=form)
+        except ServerAnswerError as error:
+            if error.status == 413:
+                message = f"{path} is larger than ComfyUI takes ({len(content) >> 20} MB). Give a smaller file."
+                raise ServerAnswerError(message, error.status) from error
+            raise
+        return f"{stored['subfolder']}/{stored['name']}"
+
+    async def queue_prompt(
+        self, graph: Graph, *, prompt_id: str, client_id: str, extra_data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Queue ``graph`` under ``prompt_id`` (a canonical lowercase UUID); events go to ``client_id``'s websocket.
+
+        Returns ``node_errors``: nodes ComfyUI leaves out although it runs the rest, empty as a rule. Raises
+        ``PromptRejectedError`` if it runs nothing.
+        """
+        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra_data or {}}
+        async with self._request("POST", "prompt", json=body) as response:
+            answer = await self._body(response)
+        if response.status == 400 and isinstance(answer, dict):
+            raise explain_rejection(graph, answer.get("error"), answer.get("node_errors"))
+        self._check_status(response, answer)
+        node_errors: dict[str, Any] = answer.get("node_errors") or {}
+        return node_errors
+
+    async def events(self, client_id: str) -> AsyncIterator[Event]:
+        """Yield the server's websocket messages for ``client_id`` until the connection ends.
+
+        ComfyUI sends ``status`` at once, so the first event says that the connection stands.
+        """
+        try:
+            url = (self._base / "ws").with_query(clientId=client_id)
+            async with self._http.ws_connect(url, max_msg_size=0, heartbeat=30.0) as socket:
+                async for message in socket:
+                    if message.type is aiohttp.WSMsgType.TEXT:
+                        content = json.loads(message.data)
+                        yield Event(content["type"], content.get("data") or {})
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """Return the record of a finished prompt, ``None`` if it has not finished or is unknown."""
+        record: dict[str, Any] | None = (await self._json("GET", f"history/{prompt_id}")).get(prompt_id)
+        return record
+
+    async def queue(self) -> Queue:
+        """Return which prompts run and which wait."""
+        answer = await self._json("GET", "queue")
+        pending = sorted(answer["queue_pending"], key=lambda item: item[0])  # the server sends its heap as it lies
+        return Queue(tuple(item[1] for item in answer["queue_running"]), tuple(item[1] for item in pending))
+
+    async def cancel(self, prompt_id: str, *, timeout_s: float = 10.0) -> bool:
+        """Take exactly this prompt out of the queue, or stop it if it runs; other prompts are not touched.
+
+        Returns whether it is gone; ``False`` means that it was told to stop, but its current step takes longer than
+        ``timeout_s``. An unknown or finished prompt is gone already.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (position := (await self.queue()).position(prompt_id)) is not None:
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            # Repeated until it is gone: a prompt clears the interrupt flag when it starts (execution.py), and a
+            # waiting one may have started since.
+            await self._cancel_once(prompt_id, running=position == 0)
+            await asyncio.sleep(_CANCEL_RETRY_S)
+        return True
+
+    async def download(self, file: OutputFile, target: Path) -> Path:
+        """Save a file of the server as ``target``, which appears only when it is complete. Replaces a file there."""
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        async with self._request("GET", "view", params=query) as response:
+            if response.status == 404:
+                message = (
+                    f'ComfyUI at {self.url} reported the file "{file.filename}" but no longer has it: it was deleted '
+                    "or moved. Change the seed, so that the result does not come from ComfyUI's cache."
+                )
+                raise ServerAnswerError(message, 404)
+            self._check_status(response, None)
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+            try:
+                with partial.open("wb") as stream:
+                    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                        stream.write(chunk)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+        return target
+
+    async def _cancel_once(self, prompt_id: str, *, running: bool) -> None:
+        """Cancel by id where the server can (it holds its lock meanwhile), else through the older routes."""
+        async with self._request("POST", f"api/jobs/{prompt_id}/cancel") as response:
+            if response.status not in (404, 405):
+                self._check_status(response, await self._body(response))
+                return
+        if running:
+            request = self._request("POST", "interrupt", json={"prompt_id": prompt_id})
+        else:
+            request = self._request("POST", "queue", json={"delete": [prompt_id]})
+        async with request as response:
+            self._check_status(response, None)
+
+    async def _json(self, method: str, path: str, **options: Any) -> Any:
+        async with self._request(method, path, **options) as response:
+            body = await self._body(response)
+        self._check_status(response, body)
+        if body is None:
+            raise ServerUnreachableError(f"The server at {self.url} is not a ComfyUI. Give the address of a ComfyUI.")
+        return body
+
+    @asynccontextmanager
+    async def _request(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._http.request(method, self._base / path, **options) as response:
+                yield response
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    async def _body(self, response: aiohttp.ClientResponse) -> Any:
+        """Return the JSON body, ``None`` if there is none."""
+        try:
+            return json.loads(await response.read())
+        except ValueError:
+            return None
+
+    def _check_status(self, response: aiohttp.ClientResponse, body: Any) -> None:
+        if response.status < 400:
+            return
+        reason = body.get("error") if isinstance(body, dict) else None
+        text = f"ComfyUI at {self.url} answered {response.url.path} with {response.status} {reason or response.reason}."
+        raise ServerAnswerError(text, response.status)
+
+    def _unreachable(self, error: BaseException) -> ServerUnreachableError:
+        if isinstance(error, asyncio.TimeoutError):
+            return ServerUnreachableError(
+                f"ComfyUI at {self.url} did not answer within {_ANSWER_TIMEOUT_S:.0f} s. "
+                "Look at its log, and restart it if it hangs."
+            )
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        reason = str(cause) or type(cause).__name__
+        if isinstance(cause, ConnectionRefusedError):
+            reason = "connection refused"
+        return ServerUnreachableError(
+            f"Cannot reach ComfyUI at {self.url} ({reason}). Start ComfyUI, or give the address where it runs."
+        )

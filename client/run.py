@@ -1,0 +1,223 @@
+"""Runs one workflow on a ComfyUI server and waits for its files.
+
+The websocket only tells about progress; whether and how a run ended is read from ``/history``, so a websocket that
+hangs or breaks delays nothing but the progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..contract.workflow import Graph
+from .comfy import ComfyClient, Event, OutputFile
+from .errors import (
+    ComfyError,
+    NoOutputError,
+    ServerLostError,
+    ServerUnreachableError,
+    explain_failure,
+    explain_rejection,
+    named_node,
+)
+from .progress import Progress, ProgressTracker
+
+_POLL_S = 2.0  # how often /history and /queue are read while the websocket is silent
+_ENDED_POLL_S = 0.1  # ComfyUI announces the end a moment before its history has it
+_CONNECT_WAIT_S = 5.0
+_RECONNECT_S = 1.0
+_LOST_AFTER_S = 8.0  # long enough for a proxy's hiccup, short enough to tell a person
+# Where nodes report files: core uses images (videos too, marked "animated"), VideoHelperSuite gifs, some packs videos.
+_FILE_KEYS = ("images", "gifs", "videos")
+_END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its files, the server's own time for it, and whether all files came from the server's cache."""
+
+    prompt_id: str
+    files: tuple[OutputFile, ...]
+    seconds: float
+    cached: bool
+
+
+async def run_graph(
+    client: ComfyClient,
+    graph: Graph,
+    *,
+    prompt_id: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    workflow: dict[str, Any] | None = None,
+) -> RunResult:
+    """Queue ``graph`` and wait for its files.
+
+    ``prompt_id`` is a canonical lowercase UUID (a new one by default), ``workflow`` the UI form that the result should
+    carry. Cancelling the task cancels this prompt on the server, and no other. Raises a ``ComfyError``: the workflow
+    was refused, a node failed, the run was stopped, the server died, or it reported no file.
+    """
+    run = _Run(client, graph, prompt_id or str(uuid.uuid4()), on_progress)
+    listener = asyncio.create_task(run.listen())
+    try:
+        await run.wait_connected()
+        await run.submit(workflow)
+        record = await run.wait_record()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ComfyError):  # nothing left to cancel if the server is gone
+            await client.cancel(run.prompt_id)
+        raise
+    finally:
+        listener.cancel()
+        await asyncio.wait([listener])
+    return run.result(record)
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self, client: ComfyClient, graph: Graph, prompt_id: str, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.prompt_id = prompt_id
+        self._client = client
+        self._graph = graph
+        self._on_progress = on_progress
+        self._client_id = uuid.uuid4().hex
+        self._tracker = ProgressTracker(graph)
+        self._shown: Progress | None = None
+        self._connected = asyncio.Event()
+        self._news = asyncio.Event()
+        self._ended = False
+
+    async def listen(self) -> None:
+        """Read the websocket for ever; connect again, as the same client, when it breaks."""
+        while True:
+            with contextlib.suppress(ServerUnreachableError):
+                async for event in self._client.events(self._client_id):
+                    self._connected.set()
+                    self._take(event)
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def wait_connected(self) -> None:
+        """Give the websocket a moment, so that no event is missed; the run does not need it."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), _CONNECT_WAIT_S)
+
+    async def submit(self, workflow: dict[str, Any] | None) -> None:
+        """Queue the graph. A request that is under way is finished even if the task is cancelled meanwhile."""
+        extra_data = {"extra_pnginfo": {"workflow": workflow}} if workflow is not None else {}
+        request = asyncio.create_task(
+            self._client.queue_prompt(
+                self._graph, prompt_id=self.prompt_id, client_id=self._client_id, extra_data=extra_data
+            )
+        )
+        try:
+            node_errors = await asyncio.shield(request)
+        except asyncio.CancelledError:
+            await asyncio.wait([request], timeout=_CONNECT_WAIT_S)
+            raise
+        if node_errors:  # queued all the same, without the nodes at fault
+            await self._client.cancel(self.prompt_id)
+            raise explain_rejection(self._graph, None, node_errors)
+
+    async def wait_record(self) -> dict[str, Any]:
+        """Wait for the prompt's history record."""
+        clock = asyncio.get_running_loop().time
+        next_look, failing_since = clock(), None
+        while True:
+            self._report()
+            if self._ended or clock() >= next_look:
+                try:
+                    record = await self._look()
+                    failing_since = None
+                except ServerUnreachableError as error:
+                    failing_since = failing_since or clock()
+                    if clock() - failing_since >= _LOST_AFTER_S:
+                        raise ServerLostError(self._lost(str(error))) from error
+                    record = None
+                if record is not None:
+                    return record
+                next_look = clock() + _POLL_S
+            await self._wait_for_news(_ENDED_POLL_S if self._ended else next_look - clock())
+
+    def result(self, record: dict[str, Any]) -> RunResult:
+        """Turn a history record into the result, or into the error it tells of."""
+        messages: dict[str, Any] = dict((record.get("status") or {}).get("messages", []))
+        for kind in ("execution_error", "execution_interrupted"):
+            if kind in messages:
+                raise explain_failure(self._graph, messages[kind])
+        files = tuple(_files(record.get("outputs", {})))
+        cached_nodes = {str(node_id) for node_id in messages.get("execution_cached", {}).get("nodes", [])}
+        if not files:
+            raise NoOutputError(self._no_output(cached_nodes))
+        self._tracker.finish()
+        self._report()
+        times = [data["timestamp"] for data in messages.values() if "timestamp" in data]
+        seconds = (max(times) - min(times)) / 1000 if times else 0.0
+        return RunResult(self.prompt_id, files, seconds, cached=all(file.node_id in cached_nodes for file in files))
+
+    def _take(self, event: Event) -> None:
+        if event.data.get("prompt_id") != self.prompt_id:
+            return
+        self._tracker.apply(event)
+        if event.type in _END_EVENTS or (event.type == "executing" and event.data.get("node") is None):
+            self._ended = True
+        self._news.set()
+
+    async def _wait_for_news(self, timeout_s: float) -> None:
+        if self._ended:
+            await asyncio.sleep(timeout_s)
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._news.wait(), max(timeout_s, 0))
+        self._news.clear()
+
+    async def _look(self) -> dict[str, Any] | None:
+        """Return the history record if there is one. The queue is read first: a prompt leaves it for the history."""
+        position = (await self._client.queue()).position(self.prompt_id)
+        if position is not None:
+            self._tracker.queue_position = position
+            return None
+        record = await self._client.history(self.prompt_id)
+        if record is None:
+            raise ServerLostError(self._lost(f"ComfyUI at {self._client.url} no longer knows the prompt."))
+        return record
+
+    def _report(self) -> None:
+        progress = self._tracker.snapshot()
+        if self._on_progress is not None and progress != self._shown:
+            self._shown = progress
+            self._on_progress(progress)
+
+    def _lost(self, reason: str) -> str:
+        node_id = self._tracker.node_id
+        where = f"It was at {named_node(self._graph, node_id)}." if node_id else "It had not started."
+        return (
+            f"Prompt {self.prompt_id} was lost. {where} {reason} ComfyUI may have crashed (its log says why; often it "
+            "ran out of memory) or been restarted, or the prompt was removed from its queue. Run it again."
+        )
+
+    def _no_output(self, cached_nodes: set[str]) -> str:
+        if cached_nodes >= set(self._graph):
+            return (
+                "ComfyUI had this exact run in its cache, ran nothing and reported no file. Change the seed, or "
+                "restart ComfyUI, and run again."
+            )
+        return (
+            "The run finished, but no node reported a file. The workflow needs a node that saves one, such as "
+            "WanFLF2VVideoCombine."
+        )
+
+
+def _files(outputs: dict[str, Any]) -> Iterator[OutputFile]:
+    for node_id, output in outputs.items():
+        for key in _FILE_KEYS:
+            for item in output.get(key) or []:
+                if isinstance(item, dict) and item.get("filename"):
+                    yield OutputFile(
+                        item["filename"], item.get("subfolder", ""), item.get("type", "output"), str(node_id)
+                    )

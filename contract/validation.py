@@ -1,0 +1,194 @@
+"""Checks request values against a model's parameters: nothing is clamped, nothing unknown passes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from .parameters import ModelContract, Parameter, Value
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a prompt may hold tabs and line breaks
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One bad field: where it is, what is wrong in words, and pydantic's name for the kind of error."""
+
+    loc: tuple[str, ...]
+    msg: str
+    type: str
+
+
+class ContractError(ValueError):
+    """Values that the contract refuses; ``errors`` has one entry per bad field, the text is one line each."""
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__("\n".join(error.msg for error in errors))
+        self.errors = errors
+
+
+def validate(model: ModelContract, values: Mapping[str, object]) -> dict[str, Value]:
+    """Return ``values`` checked and completed with defaults, in the model's order.
+
+    An integral float is an integer (JSON Schema); a boolean is not a number, a string is never converted.
+    Raises ``ContractError`` with one entry per bad field.
+    """
+    try:
+        checked = _request_model(model).model_validate(dict(values))
+    except ValidationError as error:
+        raise ContractError([_explain(model, values, detail) for detail in error.errors()]) from error
+    return checked.model_dump(by_alias=True)
+
+
+def parse_assignment(model: ModelContract, text: str) -> tuple[str, Value]:
+    """Read ``KEY=VALUE`` from a command line, with the value in the parameter's type.
+
+    Raises ``ContractError`` if there is no ``=``, the key is unknown, or the value is refused.
+    """
+    key, separator, raw = text.partition("=")
+    key = key.strip()
+    if not separator:
+        message = f"{_show(text)} is not KEY=VALUE. Write it like {model.parameters[-1].key}=5."
+        raise ContractError([FieldError((key,), message, "assignment")])
+    parameter = next((item for item in model.parameters if item.key == key), None)
+    if parameter is None:
+        raise ContractError([FieldError((key,), _unknown_key(model, key), "extra_forbidden")])
+    value: Value = raw if parameter.type == "string" else _number(raw)
+    only_this = ModelContract(model.model_id, model.display_name, model.workflow, (parameter,))
+    return key, validate(only_this, {key: value})[key]
+
+
+def allowed(parameter: Parameter) -> str:
+    """Say in words what the parameter accepts, e.g. ``an integer from 6 to 20``."""
+    if parameter.enum:
+        return "one of " + ", ".join(_show(value) for value in parameter.enum)
+    if parameter.type == "string":
+        return "the name of an image" if parameter.is_image else "a text"
+    noun = "an integer" if parameter.type == "integer" else "a number"
+    low, high = parameter.range
+    return f"{noun} from {low} to {high}"
+
+
+@lru_cache(maxsize=16)
+def _request_model(model: ModelContract) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for index, parameter in enumerate(model.parameters):
+        default = ... if parameter.required else parameter.default
+        fields[f"field_{index}"] = (_annotation(parameter), Field(default=default, alias=parameter.key))
+    return create_model("Request", __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+
+
+def _annotation(parameter: Parameter) -> Any:
+    if parameter.type == "string":
+        return Literal[parameter.enum] if parameter.enum else Annotated[str, AfterValidator(_text_check(parameter))]
+    if parameter.type == "float":
+        low, high = parameter.range
+        return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
+    if parameter.enum:
+        return Annotated[int, AfterValidator(_enum_check(parameter)), BeforeValidator(_integral)]
+    low, high = parameter.range
+    return Annotated[int, Field(ge=low, le=high), BeforeValidator(_integral)]
+
+
+def _integral(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _enum_check(parameter: Parameter) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if value not in parameter.enum:
+            raise PydanticCustomError("literal_error", "not in the list")
+        return value
+
+    return check
+
+
+def _text_check(parameter: Parameter) -> Callable[[str], str]:
+    forbidden = _CONTROL if parameter.is_image else _CONTROL_IN_TEXT
+
+    def check(value: str) -> str:
+        if forbidden.search(value):
+            raise PydanticCustomError("control_character", "has a control character")
+        if parameter.is_image and not value.strip():
+            raise PydanticCustomError("empty", "is empty")
+        return value
+
+    return check
+
+
+def _number(text: str) -> Value:
+    """Read an int, else a float, else leave the text for the check to refuse."""
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _explain(model: ModelContract, values: Mapping[str, object], detail: ErrorDetails) -> FieldError:
+    key, kind = str(detail["loc"][0]), detail["type"]
+    if kind == "extra_forbidden":
+        return FieldError((key,), _unknown_key(model, key), kind)
+    parameter = model.parameter(key)
+    if kind == "missing":
+        message = f"{key} ({parameter.title}) is missing. Give {allowed(parameter)}."
+    elif kind == "control_character":
+        message = f"{key} must not hold control characters, got {_show(values[key])}. Remove them."
+    else:
+        advice = _advice(parameter, values[key])
+        message = f"{key} must be {allowed(parameter)}, got {_show_typed(parameter, values[key])}. {advice}"
+    return FieldError((key,), message, kind)
+
+
+def _unknown_key(model: ModelContract, key: str) -> str:
+    known = [parameter.key for parameter in model.parameters]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"{_show(key)} is not a parameter. The nearest one is {near[0]}; all of them: {', '.join(known)}."
+
+
+def _advice(parameter: Parameter, value: object) -> str:
+    """Say what to do: the nearest allowed value where there is one."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _can_compare(parameter, value):
+        return f"Values are never changed for you; the nearest allowed one is {_nearest(parameter, value)}."
+    if isinstance(value, str) and parameter.enum and parameter.type == "string":
+        near = difflib.get_close_matches(value, [str(item) for item in parameter.enum], n=1, cutoff=0)
+        return f"Did you mean {_show(near[0])}?"
+    return f"The default is {_show(parameter.default)}."
+
+
+def _can_compare(parameter: Parameter, value: float) -> bool:
+    return parameter.type != "string" and not math.isnan(value)
+
+
+def _nearest(parameter: Parameter, value: float) -> Value:
+    if parameter.enum:
+        return min(parameter.enum, key=lambda item: abs(float(item) - value))
+    low, high = parameter.range
+    above = value if low is None else max(value, low)
+    inside = above if high is None else min(above, high)
+    return round(inside) if parameter.type == "integer" else inside
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def _show_typed(parameter: Parameter, value: object) -> str:
+    """Show a value, with its type where the type is what is wrong."""
+    names: dict[type, str] = {str: "a text", bool: "a boolean", list: "a list", dict: "an object"}
+    name = names.get(type(value))
+    wrong_type = name is not None and (parameter.type != "string" or not isinstance(value, str))
+    return f"{_show(value)} ({name})" if wrong_type else _show(value)

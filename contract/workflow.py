@@ -1,0 +1,57 @@
+"""The bundled workflow in ComfyUI's API format, and how parameter values get into it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .parameters import ModelContract, Parameter, Value, parse_size
+
+Graph: TypeAlias = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
+
+_API_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "api"
+
+
+class WorkflowError(ValueError):
+    """The workflow has no place for a parameter."""
+
+
+def load_graph(name: str) -> Graph:
+    """Read the bundled API workflow ``name`` (``"wan22_flf2v"``). ``FileNotFoundError`` if there is none."""
+    graph: Graph = json.loads((_API_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return graph
+
+
+def node_title(graph: Graph, node_id: str) -> str:
+    """Return what a person calls the node: its title in the workflow, else its type, else its id."""
+    node = graph.get(node_id, {})
+    title = node.get("_meta", {}).get("title") or node.get("class_type") or node_id
+    return str(title)
+
+
+def fill(graph: Graph, model: ModelContract, values: Mapping[str, Value]) -> Graph:
+    """Return a copy of ``graph`` with every value of ``values`` (already validated) in its node inputs.
+
+    Raises ``WorkflowError`` if a node or an input that a value names is not in the graph, ``KeyError`` if ``model``
+    has no such parameter.
+    """
+    filled = copy.deepcopy(graph)
+    for key, value in values.items():
+        parameter = model.parameter(key)
+        for target, part in zip(parameter.inputs, _parts(parameter, value), strict=True):
+            node = filled.get(target.node_id)
+            if node is None:
+                raise WorkflowError(f"{key}: the workflow has no node {target.node_id}.")
+            if target.name not in node["inputs"]:
+                title = node_title(graph, target.node_id)
+                raise WorkflowError(f'{key}: node {target.node_id} "{title}" has no input "{target.name}".')
+            node["inputs"][target.name] = part
+    return filled
+
+
+def _parts(parameter: Parameter, value: Value) -> list[Value]:
+    """Split a value over the parameter's inputs: ``"720x1280 (9:16)"`` is width 720 and height 1280."""
+    return [value] if len(parameter.inputs) == 1 else list(parse_size(str(value)))

@@ -1,0 +1,67 @@
+"""Real ComfyUI processes for the tests: one for each host version under test, with this pack and tiny models."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from host import Host
+from wan_flf2v.bootstrap.server import ComfyServer, prepare_base_dir
+
+REPO = Path(__file__).resolve().parent.parent
+HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
+PACKS = {
+    "wan-flf2v": REPO,
+    "wan-flf2v-demo": REPO / "demo" / "pack",
+    "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
+}
+
+
+@pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
+def comfy_install(request):
+    """Where a ComfyUI under test lies: ``version``, ``path`` and the ``python`` that runs it."""
+    if request.param is None:
+        pytest.fail("These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`.", pytrace=False)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def demo_models(tmp_path_factory):
+    """The folder of the demo's models, made by the first host under test; every host must accept them."""
+    folder = tmp_path_factory.mktemp("models")
+    script = [HOSTS[0]["python"], str(REPO / "demo" / "make_models.py"), HOSTS[0]["path"], str(folder)]
+    subprocess.run(script, check=True, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_comfy_server(comfy_install, demo_models, tmp_path_factory):
+    """Return a function that starts a ComfyUI of its own, with extra command-line arguments."""
+
+    def start(*extra_args):
+        base_dir = tmp_path_factory.mktemp(f"comfy-{comfy_install['version']}-")
+        prepare_base_dir(base_dir, PACKS)
+        shutil.copytree(demo_models, base_dir / "models", dirs_exist_ok=True)
+        for image in (REPO / "demo" / "images").glob("*.jpg"):
+            shutil.copy(image, base_dir / "input")
+        arguments = ("--cpu", "--disable-api-nodes", *extra_args)
+        server = ComfyServer(Path(comfy_install["path"]), Path(comfy_install["python"]), base_dir, extra_args=arguments)
+        return Host(server, comfy_install["version"])
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def comfy_server(new_comfy_server):
+    """One ComfyUI that the tests share; leave it as it was."""
+    with new_comfy_server() as host:
+        yield host
+
+
+@pytest.fixture
+def own_comfy_server(new_comfy_server):
+    """A ComfyUI of the test's own, which it may kill."""
+    with new_comfy_server() as host:
+        yield host

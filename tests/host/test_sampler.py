@@ -1,0 +1,209 @@
+"""Node 57 against two KSamplerAdvanced, and what it refuses."""
+
+import asyncio
+
+import pytest
+import torch
+from graphs import demo_graph
+from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.errors import RunFailedError
+from wan_flf2v.client.run import run_graph
+
+
+def dump_latent(graph, node_id, name):
+    inputs = {"latent": [node_id, 0], "name": name}
+    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpLatent", "inputs": inputs}
+
+
+def dump_model(graph, source, name, after=None):
+    inputs = {"model": source, "name": name, **({"after": after} if after else {})}
+    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpModel", "inputs": inputs}
+
+
+def sampler_graph(**inputs):
+    """Return the demo graph up to node 57, its latent dumped as ``ours``."""
+    graph = demo_graph(**inputs)
+    del graph["73"]
+    dump_latent(graph, "57", "ours")
+    return graph
+
+
+def add_stock(graph, first_low_step, shift=None):
+    """Add the stock way: a shift node for each expert and two KSamplerAdvanced, dumped as ``stock``."""
+    ours = graph["57"]["inputs"]
+    shift = graph["54"]["inputs"]["shift"] if shift is None else shift
+    graph["55"] = {"class_type": "ModelSamplingSD3", "inputs": {"shift": shift, "model": ["56", 0]}}
+    same = ("noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative")
+    common = {key: ours[key] for key in same}
+    graph["58"] = {
+        "class_type": "KSamplerAdvanced",
+        "inputs": {
+            **common,
+            "model": ours["model_high_noise"],
+            "latent_image": ours["latent_image"],
+            "add_noise": "enable",
+            "start_at_step": 0,
+            "end_at_step": first_low_step,
+            "return_with_leftover_noise": "enable",
+        },
+    }
+    graph["59"] = {
+        "class_type": "KSamplerAdvanced",
+        "inputs": {
+            **common,
+            "model": ["55", 0],
+            "latent_image": ["58", 0],
+            "add_noise": "disable",
+            "start_at_step": first_low_step,
+            "end_at_step": 10000,
+            "return_with_leftover_noise": "disable",
+        },
+    }
+    dump_latent(graph, "59", "stock")
+    return graph
+
+
+def relative_difference(host):
+    ours, stock = (host.tensors(name)["samples"] for name in ("ours", "stock"))
+    assert ours.shape == stock.shape
+    assert torch.isfinite(stock).all()
+    return ((ours - stock).norm() / stock.norm()).item()
+
+
+@pytest.mark.parametrize(
+    ("rule", "steps", "shift", "step", "first_low_step"),
+    [
+        # The official rule: 20/8 -> 10, 20/5 -> 8, 4/5 -> 2; the ties 20/9 -> 11 and 10/1 -> 2 round up in timesteps.
+        ("boundary", 20, 8.0, 0, 10),
+        ("boundary", 20, 5.0, 0, 8),
+        ("boundary", 4, 5.0, 0, 2),
+        ("boundary", 20, 9.0, 0, 11),
+        ("boundary", 10, 1.0, 0, 2),
+        ("step", 6, 8.0, 2, 2),
+        ("step", 4, 8.0, 4, 4),
+        ("half", 6, 5.0, 0, 3),
+    ],
+)
+def test_equals_two_ksamplers(comfy_server, rule, steps, shift, step, first_low_step):
+    inputs = {"n57_steps": steps, "n57_handover": rule, "n57_handover_step": step, "n54_shift": shift}
+    graph = add_stock(sampler_graph(**inputs), first_low_step)
+    comfy_server.run(graph)
+    assert relative_difference(comfy_server) <= 1e-5
+
+
+def test_handover_at_step_0_is_the_low_noise_expert_alone(comfy_server):
+    graph = add_stock(sampler_graph(n57_handover="step", n57_handover_step=0), 0)
+    del graph["58"]
+    graph["59"]["inputs"].update(add_noise="enable", latent_image=graph["57"]["inputs"]["latent_image"])
+    comfy_server.run(graph)
+    assert relative_difference(comfy_server) <= 1e-5
+
+
+def test_the_two_experts_differ(comfy_server):
+    """If both experts gave the same video, the test above could not tell a wrong hand-over."""
+    graph = add_stock(sampler_graph(n57_steps=6, n57_handover="step", n57_handover_step=2), first_low_step=3)
+    comfy_server.run(graph)
+    assert relative_difference(comfy_server) > 1e-3
+
+
+def test_low_noise_model_follows_the_shift_of_the_high_noise_model(comfy_server):
+    """54 alone sets the shift; in the stock graph 55 must be set as well, or the result differs."""
+    inputs = {"n54_shift": 3.0, "n57_handover": "step", "n57_handover_step": 2}
+    comfy_server.run(add_stock(sampler_graph(**inputs), 2))
+    assert relative_difference(comfy_server) <= 1e-5
+    comfy_server.run(add_stock(sampler_graph(**inputs), 2, shift=8.0))
+    assert relative_difference(comfy_server) > 1e-3
+
+
+def test_other_solvers_and_schedulers_run(comfy_server):
+    graph = sampler_graph(n57_sampler_name="dpm_2", n57_scheduler="beta")
+    comfy_server.run(graph)
+    assert torch.isfinite(comfy_server.tensors("ours")["samples"]).all()
+
+
+def test_low_noise_model_with_the_same_shift_of_its_own_is_accepted(comfy_server):
+    graph = add_stock(sampler_graph(n57_handover="step", n57_handover_step=2), 2)
+    graph["57"]["inputs"]["model_low_noise"] = ["55", 0]
+    comfy_server.run(graph)
+    assert relative_difference(comfy_server) <= 1e-5
+
+
+def test_low_noise_model_with_another_shift_is_refused(comfy_server):
+    graph = add_stock(sampler_graph(n54_shift=8.0), 2, shift=5.0)
+    graph["57"]["inputs"]["model_low_noise"] = ["55", 0]
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(graph)
+    assert (
+        "model_low_noise has shift 5, but model_high_noise has shift 8. Both experts must share one schedule: remove "
+        "the model sampling node before model_low_noise (it follows model_high_noise by itself), or give both the "
+        "same shift."
+    ) in str(error.value)
+
+
+@pytest.mark.parametrize(("loader", "name", "expert"), [("37", "high", "high"), ("56", "low", "low")])
+def test_text_to_video_checkpoint_is_refused_by_name(comfy_server, loader, name, expert):
+    graph = sampler_graph(**{f"n{loader}_unet_name": "tiny_wan_t2v.safetensors"})
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(graph)
+    assert (
+        f"model_{name}_noise (tiny_wan_t2v.safetensors) is a text-to-video checkpoint: it has no input channels for "
+        "images, so it would ignore both of them. Load an image-to-video checkpoint, for example "
+        f"wan2.2_i2v_{expert}_noise_14B_fp8_scaled.safetensors."
+    ) in str(error.value)
+
+
+def test_text_to_video_experts_are_fine_without_images(comfy_server):
+    graph = sampler_graph()
+    t2v = {"unet_name": "tiny_wan_t2v.safetensors"}
+    graph["37"]["inputs"].update(t2v)
+    graph["56"]["inputs"].update(t2v)
+    graph["57"]["inputs"].update(positive=["6", 0], negative=["7", 0])
+    comfy_server.run(graph)
+    assert torch.isfinite(comfy_server.tensors("ours")["samples"]).all()
+
+
+def test_handover_step_outside_the_schedule_is_refused(comfy_server):
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(sampler_graph(n57_handover="step", n57_handover_step=5))
+    assert (
+        "handover_step is 5, but must be from 0 (low-noise expert only) to 4, the number of steps (high-noise expert "
+        "only). Change handover_step or steps, or set handover to boundary."
+    ) in str(error.value)
+
+
+def test_models_are_left_as_they_were(comfy_server):
+    graph = sampler_graph()
+    dump_model(graph, ["54", 0], "high_before")
+    dump_model(graph, ["56", 0], "low_before")
+    comfy_server.run(graph)
+    dump_model(graph, ["54", 0], "high_after", after=["57", 0])
+    dump_model(graph, ["56", 0], "low_after", after=["57", 0])
+    graph["57"]["inputs"]["noise_seed"] += 1
+    comfy_server.run(graph)
+    for name in ("high", "low"):
+        assert comfy_server.state(f"{name}_after") == comfy_server.state(f"{name}_before")
+
+
+def test_one_progress_bar_over_both_halves(comfy_server):
+    """The steps of node 57 count from 1 to the total, once."""
+    steps = []
+
+    def on_progress(progress):
+        if progress.node_id == "57" and progress.step is not None:
+            steps.append((progress.step, progress.steps))
+
+    async def go():
+        async with ComfyClient(comfy_server.url) as client:
+            graph = sampler_graph(n57_steps=6, n57_noise_seed=77, n71_width=128, n71_height=128, n67_length=33)
+            await run_graph(client, graph, on_progress=on_progress)
+
+    asyncio.run(go())
+    counts = [step for step, total in steps if total == 6]
+    assert counts == sorted(counts)
+    assert counts[-1] >= 5  # the node may be over before its last step is reported
+    assert {total for step, total in steps if step} == {6}
+
+
+def test_the_summary_is_in_the_log(comfy_server):
+    comfy_server.run(sampler_graph(n57_steps=4, n54_shift=5.0, n57_noise_seed=78))
+    assert "node 57: 4 steps: 2 high noise, 2 low noise" in comfy_server.log_text()

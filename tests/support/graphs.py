@@ -1,0 +1,27 @@
+"""Graphs for tests, made from the bundled API workflow."""
+
+import copy
+
+from wan_flf2v.contract.workflow import load_graph
+from wan_flf2v.demo.graph import to_demo_graph
+
+
+def demo_graph(**inputs):
+    """Return the bundled graph on the demo models, small and quick; keywords such as ``n67_length=17`` set inputs."""
+    graph = to_demo_graph(load_graph("wan22_flf2v"))
+    set_inputs(graph, n68_image="start.jpg", n62_image="end.jpg", n71_width=64, n71_height=64, n67_length=9)
+    set_inputs(graph, n57_steps=4)
+    return set_inputs(graph, **inputs)
+
+
+def set_inputs(graph, **inputs):
+    """Set ``n<id>_<input>=value`` in place and return the graph."""
+    for key, value in inputs.items():
+        node_id, name = key[1:].split("_", 1)
+        graph[node_id]["inputs"][name] = value
+    return graph
+
+
+def only(graph, *node_ids):
+    """Return a copy with just these nodes (their links must stay inside)."""
+    return {node_id: copy.deepcopy(graph[node_id]) for node_id in node_ids}

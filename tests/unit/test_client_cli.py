@@ -1,0 +1,122 @@
+"""The command line as a process, as far as it goes without a ComfyUI."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+
+def cli(*arguments, cwd, **env):
+    command = [sys.executable, "-m", "wan_flf2v", *map(str, arguments)]
+    # A wide terminal, so that rich does not break usage errors into lines.
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8", **env}
+    environment.pop("COMFYUI_URL", None) if "COMFYUI_URL" not in env else None
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", check=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+    return tmp_path
+
+
+def refused(folder, *arguments, start="a.png", code=2):
+    done = cli("run", "--start", start, "--end", "b.png", "--prompt", "x", *arguments, cwd=folder)
+    assert (done.returncode, done.stdout) == (code, "")
+    return done.stderr.splitlines()
+
+
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_params_are_plain_lines_when_piped(tmp_path):
+    done = cli("params", cwd=tmp_path)
+    assert done.returncode == 0
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(rows) == 10
+    assert rows[7] == ["57_steps", "Steps", "an integer from 6 to 20", "default 20"]
+
+
+def test_params_are_a_table_in_a_terminal(tmp_path):
+    done = cli("params", cwd=tmp_path, FORCE_COLOR="1")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert "community/wan-2-2/first-last-frame" in text
+    assert "Number of denoising iterations" in text
+
+
+def test_what_is_missing_is_said_in_options(folder):
+    done = cli("run", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "--prompt (Prompt) is missing.",
+        "--start (Start Image) is missing.",
+        "--end (End Image) is missing.",
+    ]
+
+
+def test_every_bad_value_is_reported(folder):
+    nearest = "Values are never changed for you; the nearest allowed one is"
+    lines = refused(folder, "--set", "57_steps=30", "--set", "67_length=80", "--set", "57_cfg=x", "--set", "6_text=y")
+    assert lines == [
+        f"57_steps must be an integer from 6 to 20, got 30. {nearest} 20.",
+        f"67_length must be one of 81, 141, got 80. {nearest} 81.",
+        '57_cfg must be a number from 0.6 to 4, got "x" (a text). The default is 4.',
+        "6_text is given twice. Give it once.",
+    ]
+
+
+def test_unknown_parameter(folder):
+    (line,) = refused(folder, "--set", "57_stepz=6")
+    assert line.startswith('"57_stepz" is not a parameter. The nearest one is 57_steps; all of them: 6_text, ')
+
+
+def test_missing_unreadable_and_huge_image(folder):
+    assert refused(folder, start="none.png") == ["none.png: there is no such file. Give the path of an image."]
+    (folder / "text.png").write_text("text")
+    assert refused(folder, start="text.png") == [
+        "text.png is not an image that can be read. Give a PNG, JPEG or WebP file."
+    ]
+    Image.new("1", (10000, 10000)).save(folder / "huge.png")
+    assert refused(folder, start="huge.png") == [
+        "huge.png is a huge image: 10000x10000 = 100,000,000 pixels, allowed are at most 89,478,485. Make it smaller."
+    ]
+
+
+def test_output_that_cannot_be_written(folder):
+    (folder / "videos").mkdir()
+    assert refused(folder, "-o", "videos") == [
+        f"-o videos is a folder. Name the video file, such as {os.path.join('videos', 'out.mp4')}."
+    ]
+    expected = f"-o {os.path.join('none', 'out.mp4')}: there is no folder none. Create it first."
+    assert refused(folder, "-o", os.path.join("none", "out.mp4")) == [expected]
+
+
+def test_server_address_and_server_down(folder):
+    assert refused(folder, "--server", "localhost") == [
+        '"localhost" is not the address of a server. Give one like http://127.0.0.1:8188.'
+    ]
+    port = closed_port()
+    down = [
+        f"Cannot reach ComfyUI at http://127.0.0.1:{port} (connection refused). "
+        "Start ComfyUI, or give the address where it runs."
+    ]
+    assert refused(folder, "--server", f"http://user:secret@127.0.0.1:{port}/", code=1) == down
+    arguments = ("run", "--start", "a.png", "--end", "b.png", "--prompt", "x")
+    assert cli(*arguments, cwd=folder, COMFYUI_URL=f"http://127.0.0.1:{port}").stderr.splitlines() == down
+
+
+def test_a_server_that_is_not_comfyui(folder):
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        port = re.search(r"port (\d+)", server.stdout.readline())[1]
+        (line,) = refused(folder, "--server", f"http://127.0.0.1:{port}", code=1)
+        server.terminate()
+    assert line == f"ComfyUI at http://127.0.0.1:{port} answered /system_stats with 404 File not found."

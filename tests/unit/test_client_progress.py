@@ -1,0 +1,134 @@
+"""Progress from the server's events: an honest fraction, and an ETA from measured steps."""
+
+import io
+
+import pytest
+from rich.console import Console
+from wan_flf2v.client.comfy import Event
+from wan_flf2v.client.progress import Progress, ProgressTracker
+from wan_flf2v.client.render import ProgressRenderer, describe
+from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.contract.workflow import load_graph
+
+LOADERS = ("37", "38", "39", "54", "56", "6", "62", "67", "68", "7", "71")
+
+
+class Run:
+    """A tracker on the bundled graph, with a clock that the test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.graph = load_graph(HOSTED.workflow)
+        self.tracker = ProgressTracker(self.graph, clock=lambda: self.now)
+        self.states = {}
+
+    def event(self, kind, **data):
+        self.tracker.apply(Event(kind, data))
+        return self.tracker.snapshot()
+
+    def node(self, node_id, state="running", value=0, maximum=1):
+        """The server sends the state of every node that has begun, each time."""
+        self.states[node_id] = {"value": value, "max": maximum, "state": state, "node_id": node_id}
+        return self.event("progress_state", nodes=dict(self.states))
+
+    def finish(self, *node_ids):
+        for node_id in node_ids:
+            last = self.node(node_id, "finished", 1, 1)
+        return last
+
+
+def test_a_waiting_run_says_its_place():
+    run = Run()
+    run.tracker.queue_position = 3
+    assert run.tracker.snapshot() == Progress(3, None, "", 0, 0, 0.0, None)
+    assert run.event("execution_start").queue_position == 0
+
+
+def test_the_sampler_is_most_of_the_bar():
+    run = Run()
+    before = run.finish(*LOADERS).fraction
+    after = run.node("57", "finished", 20, 20).fraction
+    assert before < 0.1
+    assert after - before > 0.85
+    run.finish("73")
+    assert run.tracker.snapshot().fraction == pytest.approx(1.0)
+
+
+def test_steps_are_counted_and_the_rest_estimated_from_steps_after_the_first():
+    run = Run()
+    run.finish(*LOADERS)
+    assert run.node("57", value=0, maximum=20).eta_s is None
+    run.now += 60  # the first step also loads the model
+    first = run.node("57", value=1, maximum=20)
+    assert (first.step, first.steps, first.title) == (1, 20, "Sampler (two experts, one schedule)")
+    run.now += 2
+    run.node("57", value=2, maximum=20)
+    run.now += 4
+    third = run.node("57", value=3, maximum=20)
+    combine = 0.5 * 3  # node 73 costs half a step
+    assert third.eta_s == pytest.approx(17 * 3 + combine)
+    run.node("57", "finished", 20, 20)
+    assert run.node("73").eta_s == pytest.approx(combine)
+
+
+def test_a_repeated_count_is_no_step():
+    run = Run()
+    run.node("57", value=0, maximum=10)
+    run.now += 5
+    run.node("57", value=5, maximum=10)
+    run.now += 100
+    assert run.node("57", value=5, maximum=10).eta_s == run.node("57", value=5, maximum=10).eta_s
+    assert run.node("57", value=5, maximum=10).eta_s < 100
+
+
+def test_cached_nodes_do_not_count():
+    run = Run()
+    everything_else = [node_id for node_id in run.graph if node_id not in ("57", "73")]
+    assert run.event("execution_cached", nodes=everything_else).fraction == 0
+    assert run.node("57", value=10, maximum=20).fraction == pytest.approx(10 / 20.5)
+    assert Run().event("execution_cached", nodes=list(run.graph)).fraction == 1
+
+
+def test_the_fraction_never_falls():
+    run = Run()
+    high = run.node("73", value=9, maximum=10).fraction
+    assert run.node("73", value=1, maximum=10).fraction == high
+    assert run.node("73", value=1, maximum=10).step == 1
+
+
+def test_nodes_that_are_not_in_the_graph_are_ignored():
+    run = Run()
+    before = run.tracker.snapshot()
+    assert run.node("999", value=1, maximum=2) == Progress(0, *list(vars(before).values())[1:])
+    inner = {"node_id": "57.0.1", "display_node_id": "57", "state": "running", "value": 1, "max": 4}
+    assert run.event("progress_state", nodes={"57.0.1": inner}).node_id == "57"
+
+
+def test_finish_is_everything():
+    run = Run()
+    run.node("57", value=3, maximum=20)
+    run.tracker.finish()
+    assert run.tracker.snapshot() == Progress(0, None, "", 0, 0, 1.0, pytest.approx(0.0) if False else None)
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (Progress(2, None, "", 0, 0, 0.0, None), "Waiting in ComfyUI's queue, place 2"),
+        (Progress(0, None, "", 0, 0, 0.0, None), "Starting"),
+        (Progress(0, "38", "Text encoder", 0, 0, 0.01, None), "38 Text encoder"),
+        (Progress(0, "57", "Sampler", 3, 20, 0.2, 99.6), "57 Sampler, step 3 of 20, 1:40 left"),
+        (Progress(0, None, "", 0, 0, 1.0, None), "Done"),
+    ],
+)
+def test_a_moment_in_words(progress, text):
+    assert describe(progress) == text
+
+
+def test_without_a_terminal_there_is_a_line_per_node_not_per_step():
+    stream = io.StringIO()
+    with ProgressRenderer(Console(file=stream)) as show:
+        for step in range(1, 21):
+            show(Progress(0, "57", "Sampler [x]", step, 20, step / 20, None))
+        show(Progress(0, "73", "Video", 0, 0, 1.0, None))
+    assert stream.getvalue().splitlines() == ["  5%  57 Sampler [x], step 1 of 20", "100%  73 Video"]

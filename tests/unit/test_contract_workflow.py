@@ -1,0 +1,78 @@
+"""Values in the bundled workflow's nodes."""
+
+import copy
+import re
+
+import pytest
+from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.contract.validation import validate
+from wan_flf2v.contract.workflow import WorkflowError, fill, load_graph, node_title
+
+VALUES = {
+    "6_text": "a cat",
+    "68_image": "first.png",
+    "62_image": "last.png",
+    "71_widthx71_height": "540x960 (9:16)",
+    "67_length": 141,
+    "73_frame_rate": 24,
+    "57_noise_seed": 2**64 - 1,
+    "57_steps": 7,
+    "57_cfg": 1.5,
+    "54_shift": 3.0,
+}
+
+
+def differences(before, after):
+    return {
+        (node_id, name): node["inputs"][name]
+        for node_id, node in after.items()
+        for name in node["inputs"]
+        if node["inputs"][name] != before[node_id]["inputs"][name]
+    }
+
+
+def test_every_value_lands_in_its_node_and_nothing_else_changes():
+    graph = load_graph(HOSTED.workflow)
+    untouched = copy.deepcopy(graph)
+    filled = fill(graph, HOSTED, validate(HOSTED, VALUES))
+    assert differences(graph, filled) == {
+        ("6", "text"): "a cat",
+        ("68", "image"): "first.png",
+        ("62", "image"): "last.png",
+        ("71", "width"): 540,
+        ("71", "height"): 960,
+        ("67", "length"): 141,
+        ("73", "frame_rate"): 24,
+        ("57", "noise_seed"): 2**64 - 1,
+        ("57", "steps"): 7,
+        ("57", "cfg"): 1.5,
+        ("54", "shift"): 3.0,
+    }
+    assert filled["71"]["inputs"]["preset"] == "custom", "a preset would win over width and height"
+    assert graph == untouched
+    filled["67"]["inputs"]["start_image"].append("changed")
+    assert graph == untouched, "the copy shares nothing with the original"
+
+
+def test_a_workflow_without_the_node_or_the_input_is_refused():
+    graph = load_graph(HOSTED.workflow)
+    del graph["57"]["inputs"]["steps"]
+    with pytest.raises(
+        WorkflowError, match=re.escape('57_steps: node 57 "Sampler (two experts, one schedule)" has no input "steps".')
+    ):
+        fill(graph, HOSTED, {"57_steps": 7})
+    del graph["57"]
+    with pytest.raises(WorkflowError, match=re.escape("57_steps: the workflow has no node 57.")):
+        fill(graph, HOSTED, {"57_steps": 7})
+    with pytest.raises(KeyError):
+        fill(graph, HOSTED, {"7_text": "x"})
+
+
+def test_a_node_is_called_by_its_title_else_its_type_else_its_id():
+    graph = {"1": {"class_type": "A", "_meta": {"title": "First"}}, "2": {"class_type": "B"}}
+    assert [node_title(graph, node_id) for node_id in ("1", "2", "3")] == ["First", "B", "3"]
+
+
+def test_an_unknown_workflow_is_an_error():
+    with pytest.raises(FileNotFoundError):
+        load_graph("nothing")
