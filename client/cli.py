@@ -82,7 +82,7 @@ def params() -> None:
     if not _out.is_terminal:
         for parameter in HOSTED.parameters:
             row = (parameter.key, parameter.title, allowed(parameter), f"default {parameter.default}")
-            _out.print("\t".join(row), markup=False, highlight=False, soft_wrap=True)
+            typer.echo("\t".join(row))
         return
     table = Table("Key", "Title", "Takes", "Default", title=HOSTED.model_id)
     for parameter in HOSTED.parameters:

@@ -34,7 +34,8 @@ class ProgressRenderer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Show ``progress``."""

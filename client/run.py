@@ -57,8 +57,9 @@ async def run_graph(
     """Queue ``graph`` and wait for its files.
 
     ``prompt_id`` is a canonical lowercase UUID (a new one by default), ``workflow`` the UI form that the result should
-    carry. Cancelling the task cancels this prompt on the server, and no other. Raises a ``ComfyError``: the workflow
-    was refused, a node failed, the run was stopped, the server died, or it reported no file.
+    carry. Cancelling the task, or an error in ``on_progress``, cancels this prompt on the server, and no other.
+    Raises a ``ComfyError``: the workflow was refused, a node failed, the run was stopped, the server died, or it
+    reported no file.
     """
     run = _Run(client, graph, prompt_id or str(uuid.uuid4()), on_progress)
     listener = asyncio.create_task(run.listen())
@@ -66,8 +67,10 @@ async def run_graph(
         await run.wait_connected()
         await run.submit(workflow)
         record = await run.wait_record()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ComfyError):  # nothing left to cancel if the server is gone
+    except ComfyError:
+        raise
+    except BaseException:  # cancelled, or the caller's on_progress failed
+        with contextlib.suppress(ComfyError):  # nothing is left to cancel if the server is gone
             await client.cancel(run.prompt_id)
         raise
     finally:

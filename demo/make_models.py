@@ -36,7 +36,7 @@ TOKENIZER_TEXT = (
 
 
 def wan_transformer(seed: int, in_dim: int) -> dict[str, torch.Tensor]:
-    """Return a Wan transformer: ``in_dim`` 36 is image-to-video (16 noise, 4 mask, 16 image channels), 16 text-to-video."""
+    """Return a Wan transformer; ``in_dim`` 36 is image-to-video (16 noise, 4 mask, 16 image), 16 text-to-video."""
     import comfy.ldm.wan.model
     import comfy.ops
 
@@ -61,7 +61,6 @@ def umt5(seed: int) -> dict[str, torch.Tensor]:
     import comfy.ops
     import comfy.text_encoders.t5
     import comfy.text_encoders.wan
-
     from pack import TINY_UMT5  # beside this script, hence importable
 
     tokenizer = train_tokenizer()

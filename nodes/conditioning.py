@@ -47,7 +47,7 @@ class WanFLF2VConditioning(io.ComfyNode):
                     tooltip="Number of frames, 4n+1: 81 is 5 s at 16 frames per second, 141 is 8.75 s. Wan was "
                     "trained on 81; longer clips tend to loop or drift.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, from one seed."),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each of its own noise."),
                 io.Combo.Input(
                     "fit",
                     options=list(frames.FITS),
@@ -63,10 +63,10 @@ class WanFLF2VConditioning(io.ComfyNode):
                 io.Image.Input("start_image", optional=True, tooltip="First frame (or several first frames)."),
                 io.Image.Input("end_image", optional=True, tooltip="Last frame (or several last frames)."),
                 io.Mask.Input(
-                    "start_mask", optional=True, tooltip="MASK of the start image's Load Image: where it is transparent."
+                    "start_mask", optional=True, tooltip="MASK of the start image's Load Image: its transparency."
                 ),
                 io.Mask.Input(
-                    "end_mask", optional=True, tooltip="MASK of the end image's Load Image: where it is transparent."
+                    "end_mask", optional=True, tooltip="MASK of the end image's Load Image: its transparency."
                 ),
                 io.ClipVisionOutput.Input(
                     "clip_vision_start_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the start."

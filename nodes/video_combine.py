@@ -140,7 +140,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
 
     @classmethod
     def _metadata(cls) -> dict[str, Any]:
-        """Return the tags that let ComfyUI restore the graph from the file, unless the host was told to keep them out."""
+        """Return the tags that let ComfyUI restore the graph from the file; none if the host was told so."""
         if args.disable_metadata:
             return {}
         prompt = {} if cls.hidden.prompt is None else {"prompt": cls.hidden.prompt}

@@ -43,9 +43,7 @@ class Mp4Writer:
         self.path = path
         self.frames_written = 0
         self._unfinished = path.with_name(f".{path.name}.unfinished")
-        self._container = av.open(
-            str(self._unfinished), mode="w", format="mp4", options={"movflags": _MOVFLAGS}
-        )
+        self._container = av.open(str(self._unfinished), mode="w", format="mp4", options={"movflags": _MOVFLAGS})
         for key, value in metadata.items():
             self._container.metadata[key] = value if isinstance(value, str) else json.dumps(value)
         # Rates such as 23.976 become 24000/1001-like fractions that containers can hold.

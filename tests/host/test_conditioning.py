@@ -202,9 +202,7 @@ def test_opaque_picture_with_its_mask_wired_is_bit_equal_to_core(comfy_server):
 def test_four_channel_image_is_composited(comfy_server):
     picture = torch.rand(1, 32, 32, 4, generator=torch.Generator().manual_seed(13))
     white = picture[..., :3] * picture[..., 3:] + torch.ones(3) * (1.0 - picture[..., 3:])
-    graph = conditioning_graph(
-        length=5, end=tensor_image(comfy_server, "four_channels", picture), background="#ffffff"
-    )
+    graph = conditioning_graph(length=5, end=tensor_image(comfy_server, "four_channels", picture), background="#ffffff")
     add_core(graph)
     graph["on_white"] = tensor_image(comfy_server, "on_white", white)
     graph["core"]["inputs"]["end_image"] = ["on_white", 0]

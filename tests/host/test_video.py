@@ -59,8 +59,8 @@ def halved(plane):
 
 
 def test_whole_graph_writes_the_frames_asked_for(comfy_server):
-    result = comfy_server.run(demo_graph(n67_length=9, n71_width=64, n71_height=48, n73_frame_rate=12, n57_noise_seed=5))
-    (file,) = result.files
+    graph = demo_graph(n67_length=9, n71_width=64, n71_height=48, n73_frame_rate=12, n57_noise_seed=5)
+    (file,) = comfy_server.run(graph).files
     assert (file.node_id, file.subfolder) == ("73", "video")
     frames, info = read_planes(comfy_server.path(file))
     assert len(frames) == 9
@@ -159,7 +159,7 @@ def test_prompt_and_workflow_are_in_the_front_of_the_file(comfy_server):
     path = comfy_server.path(file)
     _, info = read_planes(path)
     assert json.loads(info["metadata"]["workflow"]) == workflow
-    assert json.loads(info["metadata"]["prompt"])["57"] == {k: v for k, v in graph["57"].items()}
+    assert json.loads(info["metadata"]["prompt"])["57"] == graph["57"]
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
 

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,8 +14,8 @@ from PIL import Image
 def cli(*arguments, cwd, **env):
     command = [sys.executable, "-m", "wan_flf2v", *map(str, arguments)]
     # A wide terminal, so that rich does not break usage errors into lines.
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8", **env}
-    environment.pop("COMFYUI_URL", None) if "COMFYUI_URL" not in env else None
+    inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_URL"}
+    environment = {**inherited, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8", **env}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", check=False)
 
 
@@ -92,11 +93,9 @@ def test_missing_unreadable_and_huge_image(folder):
 
 def test_output_that_cannot_be_written(folder):
     (folder / "videos").mkdir()
-    assert refused(folder, "-o", "videos") == [
-        f"-o videos is a folder. Name the video file, such as {os.path.join('videos', 'out.mp4')}."
-    ]
-    expected = f"-o {os.path.join('none', 'out.mp4')}: there is no folder none. Create it first."
-    assert refused(folder, "-o", os.path.join("none", "out.mp4")) == [expected]
+    inside, nowhere = Path("videos") / "out.mp4", Path("none") / "out.mp4"
+    assert refused(folder, "-o", "videos") == [f"-o videos is a folder. Name the video file, such as {inside}."]
+    assert refused(folder, "-o", nowhere) == [f"-o {nowhere}: there is no folder none. Create it first."]
 
 
 def test_server_address_and_server_down(folder):

@@ -105,6 +105,5 @@ class LoadTensorImage:
         return (safetensors.torch.load_file(path)["image"],)
 
 
-NODE_CLASS_MAPPINGS = {
-    f"WanFLF2VTest{cls.__name__}": cls for cls in (DumpConditioning, DumpLatent, DumpModel, FakeClipVision, LoadTensorImage, RandomImages)
-}
+NODES = (DumpConditioning, DumpLatent, DumpModel, FakeClipVision, LoadTensorImage, RandomImages)
+NODE_CLASS_MAPPINGS = {f"WanFLF2VTest{cls.__name__}": cls for cls in NODES}

@@ -1,0 +1,170 @@
+"""What run.py's commands do, once their arguments are read. Each returns its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .console import SetupError, say
+from .environment import ensure_host_env, ensure_project_env
+from .hosts import DEFAULT_VERSION, OLDEST_SUPPORTED, PINS, Host, find_own_host, pin_for
+from .lock import setup_lock
+from .managed import ensure_managed
+from .paths import REPO, cache_dir
+from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
+
+INTERRUPTED = 130  # what shells report for Ctrl-C
+PACK = "wan-flf2v"
+CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
+
+
+def setup() -> int:
+    """Do what the other commands do first, and say where things are."""
+    host, python = _prepare("demo")
+    say(f"ready: ComfyUI {host.version} at {host.path}, Python at {python}")
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Make the demo video; ``arguments`` are passed on."""
+    host, python = _prepare("demo")
+    return _become([*_demo_command(host, python), *arguments])
+
+
+def serve(port: int, with_demo: bool) -> int:
+    """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``."""
+    host, python = _prepare("demo")
+    if port_is_taken(port):
+        raise SetupError(f"port {port} is taken by another program: stop it, or choose another with --port")
+    if with_demo:
+        prepared = subprocess.run(
+            [*_demo_command(host, python), "--prepare-only"], stdout=subprocess.PIPE, text=True, check=False
+        )
+        if prepared.returncode:
+            return prepared.returncode
+        base_dir = Path(prepared.stdout.splitlines()[-1])
+        arguments = [*server_args(base_dir, port), "--cpu"]
+    else:
+        base_dir, arguments = _serve_for_real(host, port)
+        arguments += [] if _has_accelerator(python) else ["--cpu"]
+    say(f"starting ComfyUI {host.version} at http://127.0.0.1:{port}; Ctrl-C stops it")
+    return _become([str(python), str(host.path / "main.py"), *arguments], cwd=base_dir, env=comfy_env())
+
+
+def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int:
+    """Run the checks and all tests; ``versions`` of ComfyUI, None for the one found and the oldest supported.
+
+    Everything runs even if something fails. Returns the exit code of the first that failed.
+    """
+    with setup_lock(cache_dir()):
+        own = _own_or_managed()
+        python = ensure_project_env(own, "test")
+        hosts = [_test_host(version, own, python) for version in versions or _unique(own.version, OLDEST_SUPPORTED)]
+    failed = 0
+    for name, *arguments in CHECKS:
+        say(" ".join([name, *arguments]))
+        code = _run([str(python), "-I", "-m", name, *arguments], cwd=REPO)
+        if code:
+            say(f"{name} found something (exit code {code}); going on with the rest")
+        failed = failed or code
+    say(f"pytest on ComfyUI {', '.join(host['version'] for host in hosts)}")
+    env = {**comfy_env(), "WAN_FLF2V_TEST_HOSTS": json.dumps(hosts)}
+    # -I, here and above: `python -m` would put the repository on sys.path, where its nodes/ hides ComfyUI's
+    code = _run([str(python), "-I", "-m", "pytest", *pytest_arguments], cwd=REPO, env=env)
+    return failed or code
+
+
+def bench(name: str, json_file: str | None) -> int:
+    """Run one benchmark or all; SetupError for a name that ``benchmarks/`` does not hold."""
+    names = sorted(path.stem for path in (REPO / "benchmarks").glob("*.py") if not path.name.startswith("_"))
+    if not names:
+        raise SetupError("there are no benchmarks yet")
+    if name not in ("all", *names):
+        raise SetupError(f"there is no benchmark {name!r}; there are: all, {', '.join(names)}")
+    host, python = _prepare("test")
+    result = ["--json", json_file] if json_file else []
+    return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(host.path), *result])
+
+
+def _prepare(extra: str) -> tuple[Host, Path]:
+    """Return the ComfyUI to use and the Python of the project's environment, both ready."""
+    with setup_lock(cache_dir()):
+        host = _own_or_managed()
+        return host, ensure_project_env(host, extra)
+
+
+def _own_or_managed() -> Host:
+    return find_own_host() or ensure_managed(pin_for(DEFAULT_VERSION), cache_dir())
+
+
+def _demo_command(host: Host, python: Path) -> list[str]:
+    paths = ["--comfyui", str(host.path), "--cache", str(cache_dir())]
+    return [str(python), "-I", "-m", "wan_flf2v.demo", *paths]
+
+
+def _serve_for_real(host: Host, port: int) -> tuple[Path, list[str]]:
+    """Return the working directory and ComfyUI's arguments: its own folders, or for the managed copy the cache's."""
+    if host.managed:
+        base_dir = cache_dir() / "serve"
+        prepare_base_dir(base_dir, {PACK: REPO})
+        say(f"model files go below {base_dir / 'models'}: diffusion_models, text_encoders, vae; results to output")
+        return base_dir, server_args(base_dir, port)
+    arguments = ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
+    if not any(entry.exists() and entry.samefile(REPO) for entry in (host.path / "custom_nodes").glob("*")):
+        packs = cache_dir() / "serve-pack"
+        packs.mkdir(parents=True, exist_ok=True)
+        link_folder(packs / PACK, REPO)
+        config = cache_dir() / "serve-pack.yaml"
+        # a JSON string is a YAML string too, whatever characters the path has
+        config.write_text(f"wan_flf2v:\n  custom_nodes: {json.dumps(str(packs))}\n", "utf-8")
+        arguments += ["--extra-model-paths-config", str(config)]
+    return host.path, arguments
+
+
+def _has_accelerator(python: Path) -> bool:
+    code = "import sys, torch; sys.exit(not torch.accelerator.is_available())"
+    return subprocess.run([str(python), "-I", "-c", code], check=False).returncode == 0
+
+
+def all_versions() -> list[str]:
+    """Return every pinned ComfyUI version, the newest first."""
+    return list(PINS)
+
+
+def _test_host(version: str, own: Host, own_python: Path) -> dict[str, str]:
+    if version == own.version:
+        host, python = own, own_python
+    else:
+        host = ensure_managed(pin_for(version), cache_dir())
+        python = ensure_host_env(host, cache_dir())
+    return {"version": version, "path": str(host.path), "python": str(python)}
+
+
+def _unique(*versions: str) -> list[str]:
+    return list(dict.fromkeys(versions))
+
+
+def _run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+    """Run a command to its end. Ctrl-C reaches it from the terminal: it cleans up, then this gives up too."""
+    interrupted = False
+    process = subprocess.Popen(command, cwd=cwd, env=env)
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+            continue
+        if interrupted:
+            raise KeyboardInterrupt
+        return code
+
+
+def _become(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+    """Go on as ``command``, so that every signal meant for this process reaches it; Windows can only run it."""
+    if sys.platform == "win32":
+        return _run(command, cwd, env)
+    if cwd:
+        os.chdir(cwd)
+    os.execve(command[0], command, os.environ if env is None else env)  # noqa: S606 -- no shell is wanted

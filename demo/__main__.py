@@ -1,0 +1,102 @@
+"""The whole path on this machine: ``python3 run.py demo`` runs this module in the project's environment."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ..bootstrap.paths import REPO
+from ..bootstrap.server import ComfyServer, ServerError
+from ..client.comfy import ComfyClient
+from ..client.errors import ComfyError
+from ..client.images import ImageFileError, check_image
+from ..client.render import ProgressRenderer
+from ..client.run import run_graph
+from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
+from ..contract.validation import ContractError, validate
+from ..contract.workflow import fill, load_graph
+from .base import prepare_demo
+from .contact_sheet import contact_sheet
+from .graph import to_demo_graph
+
+IMAGES = REPO / "demo" / "images"
+_console = Console()
+
+
+def main() -> int:
+    """Run the demo; returns the exit code (0 done, 1 failed, 2 bad input, 130 Ctrl-C)."""
+    args = _parse_arguments()
+    base_dir = args.cache / "demo"
+    try:
+        prepare_demo(base_dir, args.comfyui)
+        if args.prepare_only:
+            print(base_dir)
+            return 0
+        for image in (args.start, args.end):
+            check_image(image)
+        values = validate(DEMO, {PROMPT.key: args.prompt, START_IMAGE.key: "start", END_IMAGE.key: "end"})
+        args.out.mkdir(parents=True, exist_ok=True)
+        _say(f"Starting ComfyUI on the CPU ({args.comfyui})")
+        server = ComfyServer(args.comfyui, Path(sys.executable), base_dir, extra_args=("--cpu", "--disable-api-nodes"))
+        with server:
+            seconds = asyncio.run(_make_video(server.url, values, args.start, args.end, args.out / "demo.mp4"))
+        return _report(args.out, args.start, args.end, seconds)
+    except KeyboardInterrupt:
+        _say("Stopped.")
+        return 130
+    except (ImageFileError, ContractError) as error:
+        return _fail(str(error), 2)
+    except (ComfyError, ServerError, OSError, subprocess.CalledProcessError) as error:
+        return _fail(str(error), 1)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run.py demo", description="Make a small video on tiny demo models.")
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--start", type=Path, default=IMAGES / "start.jpg")
+    parser.add_argument("--end", type=Path, default=IMAGES / "end.jpg")
+    parser.add_argument("--prompt", default=str(PROMPT.default))
+    parser.add_argument("--prepare-only", action="store_true")
+    return parser.parse_args()
+
+
+async def _make_video(url: str, values: dict, start: Path, end: Path, target: Path) -> float:
+    """Queue the bundled workflow on the demo models, save the file, and return the server's seconds for it."""
+    async with ComfyClient(url) as client:
+        images = {START_IMAGE.key: await client.upload_image(start), END_IMAGE.key: await client.upload_image(end)}
+        graph = to_demo_graph(fill(load_graph(DEMO.workflow), DEMO, {**values, **images}))
+        with ProgressRenderer(_console) as show:
+            result = await run_graph(client, graph, on_progress=show)
+        await client.download(result.files[0], target)
+    return result.seconds
+
+
+def _report(out: Path, start: Path, end: Path, seconds: float) -> int:
+    video, sheet = out / "demo.mp4", out / "demo.png"
+    facts = contact_sheet(video, start, end, sheet)
+    _say(f"{video}  {facts.frames} frames, {facts.width}x{facts.height}, {facts.fps:g} fps, made in {seconds:.1f} s")
+    _say(f"{sheet}  start image, frames of the video, end image")
+    _say(
+        "The demo's models are tiny and untrained: the picture is noise, the path is real. README names the real ones."
+    )
+    return 0
+
+
+def _say(text: str) -> None:
+    _console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fail(message: str, code: int) -> int:
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""The door for a fresh machine: sets up what a command needs, then runs it. Standard library only.
+
+Kept to syntax that old Pythons can read, so that they get as far as the message below.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 -- the point of it
+    sys.exit(
+        "run.py needs Python 3.10 or newer, this is %d.%d: run it as e.g. python3.12 run.py" % sys.version_info[:2]
+    )
+
+import argparse
+
+from bootstrap import commands
+from bootstrap.console import SetupError, say
+from bootstrap.hosts import DEFAULT_VERSION, OLDEST_SUPPORTED
+
+ENVIRONMENT = """environment variables:
+  COMFYUI_PATH      the ComfyUI to use. Without it: the one whose custom_nodes/ this folder lies in, then comfy-cli's
+                    default workspace, else ComfyUI {version} is fetched into the cache folder and checked
+  WAN_FLF2V_CACHE   the cache folder, instead of the platform's own
+  UV_TORCH_BACKEND  which torch uv installs: cpu, cu128, auto, … (default: what the package index has)
+"""
+
+
+def main() -> int:
+    """Read the command line and run the command; return the exit code."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args()
+    if rest and arguments.command != "test":
+        parser.error("unknown arguments: %s" % " ".join(rest))
+    try:
+        return _dispatch(arguments, rest)
+    except SetupError as error:
+        say("error: %s" % error)
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; run it again to go on")
+        return commands.INTERRUPTED
+
+
+def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
+    if arguments.command == "setup":
+        return commands.setup()
+    if arguments.command == "demo":
+        given = {name: getattr(arguments, name) for name in ("out", "start", "end", "prompt")}
+        return commands.demo([word for name, value in given.items() if value for word in ("--" + name, value)])
+    if arguments.command == "serve":
+        return commands.serve(arguments.port, arguments.demo)
+    if arguments.command == "bench":
+        return commands.bench(arguments.name, arguments.json)
+    return commands.test(arguments.hosts, rest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Wan 2.2 first/last-frame video. Every command sets up what it needs, once.",
+        epilog=ENVIRONMENT.format(version=DEFAULT_VERSION),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_subparsers(dest="command", required=True, metavar="setup | demo | serve | test | bench").add_parser
+    add("setup", help="fetch ComfyUI if there is none, make the Python environment", allow_abbrev=False)
+
+    demo = add("demo", help="make a small video with a real ComfyUI on the CPU", allow_abbrev=False)
+    demo.add_argument("--out", metavar="DIR", help="where demo.mp4 and demo.png go")
+    demo.add_argument("--start", metavar="IMG", help="the first frame (with --end; default: two photographs)")
+    demo.add_argument("--end", metavar="IMG", help="the last frame")
+    demo.add_argument("--prompt", metavar="TEXT", help="what happens in between")
+
+    serve = add("serve", help="run ComfyUI with the pack in the foreground", allow_abbrev=False)
+    serve.add_argument("--port", type=_port, default=8188, metavar="N", help="default 8188")
+    serve.add_argument("--demo", action="store_true", help="with the demo's tiny models, on the CPU")
+
+    test = add("test", help="run all checks and tests; further arguments go to pytest", allow_abbrev=False)
+    test.add_argument(
+        "--hosts",
+        type=_versions,
+        metavar="V,…",
+        help="ComfyUI versions to test on: all, or some of %s (default: the one found, and %s)"
+        % (", ".join(commands.all_versions()), OLDEST_SUPPORTED),
+    )
+
+    bench = add("bench", help="run a benchmark", allow_abbrev=False)
+    bench.add_argument("name", metavar="NAME|all")
+    bench.add_argument("--json", metavar="FILE", help="write the figures here too")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError("%r is not a port: a number from 1 to 65535 is expected" % text)
+    return int(text)
+
+
+def _versions(text: str) -> "list[str]":
+    known = commands.all_versions()
+    wanted = known if text == "all" else list(dict.fromkeys(text.split(",")))
+    unknown = [version for version in wanted if version not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError("ComfyUI %s is not pinned; there are: %s" % (unknown[0], ", ".join(known)))
+    return wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The bundled workflow: its two forms are one graph, on the nodes this host really has."""
+
+import itertools
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.contract.workflow import load_graph
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+PRIMITIVE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NODES = {
+    "6": "CLIPTextEncode",
+    "7": "CLIPTextEncode",
+    "37": "UNETLoader",
+    "38": "CLIPLoader",
+    "39": "VAELoader",
+    "54": "ModelSamplingSD3",
+    "56": "UNETLoader",
+    "57": "WanFLF2VSampler",
+    "62": "LoadImage",
+    "67": "WanFLF2VConditioning",
+    "68": "LoadImage",
+    "71": "WanFLF2VResolution",
+    "73": "WanFLF2VVideoCombine",
+}
+LINKS = {
+    ("6", "clip"): ("38", 0),
+    ("7", "clip"): ("38", 0),
+    ("54", "model"): ("37", 0),
+    ("57", "model_high_noise"): ("54", 0),
+    ("57", "model_low_noise"): ("56", 0),
+    ("57", "positive"): ("67", 0),
+    ("57", "negative"): ("67", 1),
+    ("57", "latent_image"): ("67", 2),
+    ("67", "width"): ("71", 0),
+    ("67", "height"): ("71", 1),
+    ("67", "positive"): ("6", 0),
+    ("67", "negative"): ("7", 0),
+    ("67", "vae"): ("39", 0),
+    ("67", "start_image"): ("68", 0),
+    ("67", "end_image"): ("62", 0),
+    ("67", "start_mask"): ("68", 1),
+    ("67", "end_mask"): ("62", 1),
+    ("73", "latent"): ("57", 0),
+    ("73", "vae"): ("39", 0),
+}
+HOSTED_DEFAULTS = {
+    ("6", "text"): "Puppy, playing, happy, barking, joyful",
+    ("68", "image"): "Runcomfy_Example_1259_1.png",
+    ("62", "image"): "Runcomfy_Example_1259_2.png",
+    ("71", "width"): 720,
+    ("71", "height"): 720,
+    ("71", "preset"): "custom",
+    ("67", "length"): 81,
+    ("73", "frame_rate"): 16,
+    ("57", "noise_seed"): 96860978,
+    ("57", "steps"): 20,
+    ("57", "cfg"): 4,
+    ("54", "shift"): 8,
+    ("37", "unet_name"): "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors",
+    ("56", "unet_name"): "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors",
+    ("38", "clip_name"): "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    ("38", "type"): "wan",
+    ("39", "vae_name"): "wan_2.1_vae.safetensors",
+    ("57", "sampler_name"): "euler",
+    ("57", "scheduler"): "simple",
+}
+
+
+@pytest.fixture(scope="module")
+def api():
+    return load_graph("wan22_flf2v")
+
+
+@pytest.fixture(scope="module")
+def ui():
+    return json.loads((WORKFLOWS / "wan22_flf2v.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def object_info(comfy_server):
+    with urllib.request.urlopen(f"{comfy_server.url}/object_info", timeout=60) as response:
+        return json.load(response)
+
+
+def links_of(graph):
+    return {
+        (node_id, name): tuple(value)
+        for node_id, node in graph.items()
+        for name, value in node["inputs"].items()
+        if isinstance(value, list)
+    }
+
+
+def values_of(graph):
+    return {
+        (node_id, name): value
+        for node_id, node in graph.items()
+        for name, value in node["inputs"].items()
+        if not isinstance(value, list)
+    }
+
+
+def ordered_inputs(info):
+    """Yield (name, type, options) of a node type in the order in which the frontend makes its widgets."""
+    for category in ("required", "optional"):
+        specs = info["input"].get(category, {})
+        for name in info.get("input_order", {}).get(category, specs):
+            kind, options = specs[name][0], (specs[name] + [{}])[1]
+            yield name, "COMBO" if isinstance(kind, list) else kind, options
+
+
+def ui_to_api(workflow, object_info):
+    """Convert as the frontend does: widget values in order, each control-after-generate and upload slot skipped."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    graph = {}
+    for node in workflow["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        values, inputs = iter(node["widgets_values"]), {}
+        for name, kind, options in ordered_inputs(object_info[node["type"]]):
+            if kind not in PRIMITIVE_TYPES:
+                continue
+            inputs[name] = next(values)
+            if options.get("control_after_generate"):
+                assert next(values) == "fixed"
+            if options.get("image_upload"):
+                assert next(values) == "image"
+        assert next(values, "end") == "end", f"node {node['id']} has widget values left over"
+        inputs |= {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node["title"]}}
+    return graph
+
+
+def test_both_forms_are_the_same_graph(ui, api, object_info):
+    assert ui_to_api(ui, object_info) == api
+
+
+def test_ids_links_and_defaults_are_the_contract(api):
+    assert {node_id: node["class_type"] for node_id, node in api.items()} == NODES
+    assert links_of(api) == LINKS
+    values = values_of(api)
+    assert {key: values[key] for key in HOSTED_DEFAULTS} == HOSTED_DEFAULTS
+
+
+def test_every_hosted_parameter_has_its_node_input(api):
+    for parameter in HOSTED.parameters:
+        for target in parameter.inputs:
+            assert target.name in api[target.node_id]["inputs"], parameter.key
+        assert "x".join(f"{target.node_id}_{target.name}" for target in parameter.inputs) == parameter.key
+
+
+def test_every_input_exists_on_this_host(api, object_info):
+    for node_id, node in api.items():
+        info = object_info[node["class_type"]]
+        known = {name: kind for name, kind, _ in ordered_inputs(info)}
+        assert set(node["inputs"]) <= set(known), node_id
+        assert set(info["input"].get("required", {})) <= set(node["inputs"]), node_id
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                assert object_info[api[value[0]]["class_type"]]["output"][value[1]] == known[name], (node_id, name)
+
+
+def test_links_of_the_ui_form_are_consistent(ui, object_info):
+    nodes = {node["id"]: node for node in ui["nodes"]}
+    for link_id, source, source_slot, target, target_slot, kind in ui["links"]:
+        output, slot = nodes[source]["outputs"][source_slot], nodes[target]["inputs"][target_slot]
+        assert link_id in output["links"]
+        assert slot["link"] == link_id
+        assert output["type"] == slot["type"] == kind
+    for node in ui["nodes"]:
+        if node["type"] != "MarkdownNote":
+            assert [output["type"] for output in node["outputs"]] == object_info[node["type"]]["output"]
+
+
+def test_layout_has_no_overlaps_and_every_node_lies_in_its_group(ui):
+    title_height = 30
+
+    def box(node):
+        (x, y), (width, height) = node["pos"], node["size"]
+        return x, y - title_height, x + width, y + height
+
+    def overlap(a, b):
+        return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+    boxes = {node["id"]: box(node) for node in ui["nodes"]}
+    for (first, a), (second, b) in itertools.combinations(boxes.items(), 2):
+        assert not overlap(a, b), (first, second)
+    groups = [(x, y, x + width, y + height) for x, y, width, height in (g["bounding"] for g in ui["groups"])]
+    assert not any(overlap(a, b) for a, b in itertools.combinations(groups, 2))
+    for node in ui["nodes"]:
+        inside = [a for a in groups if overlap(a, boxes[node["id"]])]
+        if node["type"] != "MarkdownNote":
+            assert len(inside) == 1, node["id"]
+        for left, top, right, bottom in inside:
+            x0, y0, x1, y1 = boxes[node["id"]]
+            assert left < x0 and top < y0 and x1 < right and y1 < bottom, node["id"]
+
+
+def test_notes_name_every_model_and_its_folder(ui, api):
+    notes = " ".join(node["widgets_values"][0] for node in ui["nodes"] if node["type"] == "MarkdownNote")
+    folders = {"37": "diffusion_models", "56": "diffusion_models", "38": "text_encoders", "39": "vae"}
+    names = {"37": "unet_name", "56": "unet_name", "38": "clip_name", "39": "vae_name"}
+    for node_id, folder in folders.items():
+        assert f"| {node_id} | `{folder}` | `{api[node_id]['inputs'][names[node_id]]}` |" in notes
+
+
+def test_template_browser_lists_it_with_a_thumbnail(comfy_server):
+    with urllib.request.urlopen(f"{comfy_server.url}/api/workflow_templates", timeout=60) as response:
+        templates = json.load(response)
+    assert templates["wan-flf2v"] == ["wan22_flf2v"]
+    url = f"{comfy_server.url}/api/workflow_templates/wan-flf2v/wan22_flf2v.jpg"
+    with urllib.request.urlopen(url, timeout=60) as response:
+        assert response.read(2) == b"\xff\xd8"
