@@ -7,9 +7,8 @@ Kept to syntax that old Pythons can read, so that they get as far as the message
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036 -- the point of it
-    sys.exit(
-        "run.py needs Python 3.10 or newer, this is %d.%d: run it as e.g. python3.12 run.py" % sys.version_info[:2]
-    )
+    found = ".".join(str(number) for number in sys.version_info[:2])
+    sys.exit(f"run.py needs Python 3.10 or newer, this is {found}: run it with a newer one, such as python3.12 run.py")
 
 import argparse
 
@@ -21,7 +20,7 @@ ENVIRONMENT = """environment variables:
   COMFYUI_PATH      the ComfyUI to use. Without it: the one whose custom_nodes/ this folder lies in, then comfy-cli's
                     default workspace, else ComfyUI {version} is fetched into the cache folder and checked
   WAN_FLF2V_CACHE   the cache folder, instead of the platform's own
-  UV_TORCH_BACKEND  which torch uv installs: cpu, cu128, auto, … (default: what the package index has)
+  UV_TORCH_BACKEND  which torch uv installs: cpu, cu128, auto, ... (default: what the package index has)
 """
 
 
@@ -30,11 +29,11 @@ def main() -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command != "test":
-        parser.error("unknown arguments: %s" % " ".join(rest))
+        parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         return _dispatch(arguments, rest)
     except SetupError as error:
-        say("error: %s" % error)
+        say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted; run it again to go on")
@@ -63,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_subparsers(dest="command", required=True, metavar="setup | demo | serve | test | bench").add_parser
+    known = ", ".join(commands.all_versions())
     add("setup", help="fetch ComfyUI if there is none, make the Python environment", allow_abbrev=False)
 
     demo = add("demo", help="make a small video with a real ComfyUI on the CPU", allow_abbrev=False)
@@ -79,9 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument(
         "--hosts",
         type=_versions,
-        metavar="V,…",
-        help="ComfyUI versions to test on: all, or some of %s (default: the one found, and %s)"
-        % (", ".join(commands.all_versions()), OLDEST_SUPPORTED),
+        metavar="V,...",
+        help=f"ComfyUI versions to test on: all, or some of {known} (default: the one found, and {OLDEST_SUPPORTED})",
     )
 
     bench = add("bench", help="run a benchmark", allow_abbrev=False)
@@ -92,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port(text: str) -> int:
     if not (text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError("%r is not a port: a number from 1 to 65535 is expected" % text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65535 is expected")
     return int(text)
 
 
@@ -101,7 +100,7 @@ def _versions(text: str) -> "list[str]":
     wanted = known if text == "all" else list(dict.fromkeys(text.split(",")))
     unknown = [version for version in wanted if version not in known]
     if unknown:
-        raise argparse.ArgumentTypeError("ComfyUI %s is not pinned; there are: %s" % (unknown[0], ", ".join(known)))
+        raise argparse.ArgumentTypeError(f"ComfyUI {unknown[0]} is not pinned; there are: {', '.join(known)}")
     return wanted
 
 

@@ -17,7 +17,7 @@ from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, ser
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 PACK = "wan-flf2v"
-CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
+TYPED = ("contract", "client", "bootstrap")
 
 
 def setup() -> int:
@@ -62,16 +62,10 @@ def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int
         own = _own_or_managed()
         python = ensure_project_env(own, "test")
         hosts = [_test_host(version, own, python) for version in versions or _unique(own.version, OLDEST_SUPPORTED)]
-    failed = 0
-    for name, *arguments in CHECKS:
-        say(" ".join([name, *arguments]))
-        code = _run([str(python), "-I", "-m", name, *arguments], cwd=REPO)
-        if code:
-            say(f"{name} found something (exit code {code}); going on with the rest")
-        failed = failed or code
+    failed = _check(python)
     say(f"pytest on ComfyUI {', '.join(host['version'] for host in hosts)}")
     env = {**comfy_env(), "WAN_FLF2V_TEST_HOSTS": json.dumps(hosts)}
-    # -I, here and above: `python -m` would put the repository on sys.path, where its nodes/ hides ComfyUI's
+    # -I, here and elsewhere: `python -m` would put the repository on sys.path, where its nodes/ hides ComfyUI's
     code = _run([str(python), "-I", "-m", "pytest", *pytest_arguments], cwd=REPO, env=env)
     return failed or code
 
@@ -142,6 +136,25 @@ def _test_host(version: str, own: Host, own_python: Path) -> dict[str, str]:
     return {"version": version, "path": str(host.path), "python": str(python)}
 
 
+def _check(python: Path) -> int:
+    """Run the linter, the formatter's check and the type checker; return the exit code of the first that failed."""
+    # The repository is a package whatever its folder is called; mypy needs to see it under the package's own name.
+    package = cache_dir() / "package"
+    package.mkdir(parents=True, exist_ok=True)
+    link_folder(package / "wan_flf2v", REPO)
+    mypy = ["mypy", "--config-file", str(REPO / "pyproject.toml"), "--follow-imports", "silent"]
+    for name in TYPED:
+        mypy += ["-p", f"wan_flf2v.{name}"]
+    failed = 0
+    for folder, check in ((REPO, ["ruff", "check"]), (REPO, ["ruff", "format", "--check"]), (package, mypy)):
+        say(" ".join(check))
+        code = _run([str(python), "-I", "-m", *check], cwd=folder)
+        if code:
+            say(f"{check[0]} found something (exit code {code}); going on with the rest")
+        failed = failed or code
+    return failed
+
+
 def _unique(*versions: str) -> list[str]:
     return list(dict.fromkeys(versions))
 
@@ -161,10 +174,10 @@ def _run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str]
         return code
 
 
-def _become(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+def _become(command: list[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
     """Go on as ``command``, so that every signal meant for this process reaches it; Windows can only run it."""
     if sys.platform == "win32":
         return _run(command, cwd, env)
     if cwd:
         os.chdir(cwd)
-    os.execve(command[0], command, os.environ if env is None else env)  # noqa: S606 -- no shell is wanted
+    return os.execve(command[0], command, os.environ if env is None else env)  # noqa: S606 -- no shell is wanted

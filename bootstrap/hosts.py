@@ -120,6 +120,15 @@ def _comfy_cli_workspace() -> Path | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.search(r"^Target ComfyUI path: (.+)$", answer.stdout, re.MULTILINE)
-    path = Path(match[1].strip()) if match else None
+    path = _path_in_answer(answer.stdout)
     return path if path and holds_comfyui(path) else None
+
+
+def _path_in_answer(answer: str) -> Path | None:
+    """Read the answer of ``comfy which``: a sentence, or from newer ones one JSON object when it is piped."""
+    if match := re.search(r"^Target ComfyUI path: (.+)$", answer, re.MULTILINE):
+        return Path(match[1].strip())
+    try:
+        return Path(json.loads(answer)["data"]["workspace_path"])
+    except (ValueError, KeyError, TypeError):
+        return None

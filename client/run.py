@@ -28,7 +28,7 @@ from .progress import Progress, ProgressTracker
 
 _POLL_S = 2.0  # how often /history and /queue are read while the websocket is silent
 _ENDED_POLL_S = 0.1  # ComfyUI announces the end a moment before its history has it
-_CONNECT_WAIT_S = 5.0
+_SOCKET_WAIT_S = 5.0
 _RECONNECT_S = 1.0
 _LOST_AFTER_S = 8.0  # long enough for a proxy's hiccup, short enough to tell a person
 # Where nodes report files: core uses images (videos too, marked "animated"), VideoHelperSuite gifs, some packs videos.
@@ -64,7 +64,7 @@ async def run_graph(
     run = _Run(client, graph, prompt_id or str(uuid.uuid4()), on_progress)
     listener = asyncio.create_task(run.listen())
     try:
-        await run.wait_connected()
+        await run.wait_for_socket()
         await run.submit(workflow)
         record = await run.wait_record()
     except ComfyError:
@@ -92,7 +92,7 @@ class _Run:
         self._client_id = uuid.uuid4().hex
         self._tracker = ProgressTracker(graph)
         self._shown: Progress | None = None
-        self._connected = asyncio.Event()
+        self._socket_tried = asyncio.Event()
         self._news = asyncio.Event()
         self._ended = False
 
@@ -101,14 +101,15 @@ class _Run:
         while True:
             with contextlib.suppress(ServerUnreachableError):
                 async for event in self._client.events(self._client_id):
-                    self._connected.set()
+                    self._socket_tried.set()
                     self._take(event)
+            self._socket_tried.set()
             await asyncio.sleep(_RECONNECT_S)
 
-    async def wait_connected(self) -> None:
+    async def wait_for_socket(self) -> None:
         """Give the websocket a moment, so that no event is missed; the run does not need it."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), _CONNECT_WAIT_S)
+            await asyncio.wait_for(self._socket_tried.wait(), _SOCKET_WAIT_S)
 
     async def submit(self, workflow: dict[str, Any] | None) -> None:
         """Queue the graph. A request that is under way is finished even if the task is cancelled meanwhile."""
@@ -121,7 +122,7 @@ class _Run:
         try:
             node_errors = await asyncio.shield(request)
         except asyncio.CancelledError:
-            await asyncio.wait([request], timeout=_CONNECT_WAIT_S)
+            await asyncio.wait([request], timeout=_SOCKET_WAIT_S)
             raise
         if node_errors:  # queued all the same, without the nodes at fault
             await self._client.cancel(self.prompt_id)

@@ -21,7 +21,6 @@ class WanFLF2VConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        side = {"min": geometry.SIZE_MIN, "max": geometry.SIZE_MAX, "step": 2}
         return io.Schema(
             node_id="WanFLF2VConditioning",
             display_name="Wan FLF2V First/Last Frame",
@@ -32,49 +31,7 @@ class WanFLF2VConditioning(io.ComfyNode):
                 "4n+1 become the next lower one, and the node says so."
             ),
             search_aliases=["first last frame", "FLF2V", "start end image", "keyframe", "WanFirstLastFrameToVideo"],
-            inputs=[
-                io.Conditioning.Input("positive", tooltip="From the CLIP Text Encode of the prompt."),
-                io.Conditioning.Input("negative", tooltip="From the CLIP Text Encode of the negative prompt."),
-                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE (Wan 2.2 14B uses it too)."),
-                io.Int.Input("width", default=720, tooltip="Width of the video in pixels, even.", **side),
-                io.Int.Input("height", default=720, tooltip="Height of the video in pixels, even.", **side),
-                io.Int.Input(
-                    "length",
-                    default=81,
-                    min=1,
-                    max=4097,
-                    step=4,
-                    tooltip="Number of frames, 4n+1: 81 is 5 s at 16 frames per second, 141 is 8.75 s. Wan was "
-                    "trained on 81; longer clips tend to loop or drift.",
-                ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each of its own noise."),
-                io.Combo.Input(
-                    "fit",
-                    options=list(frames.FITS),
-                    default="crop",
-                    tooltip="Images of another shape: crop fills the frame and cuts the rest, pad shows all of the "
-                    "image on the background colour, stretch ignores the aspect ratio. Both images are treated alike.",
-                ),
-                io.String.Input(
-                    "background",
-                    default="#000000",
-                    tooltip="Colour behind transparent images and around padded ones, as #rrggbb.",
-                ),
-                io.Image.Input("start_image", optional=True, tooltip="First frame (or several first frames)."),
-                io.Image.Input("end_image", optional=True, tooltip="Last frame (or several last frames)."),
-                io.Mask.Input(
-                    "start_mask", optional=True, tooltip="MASK of the start image's Load Image: its transparency."
-                ),
-                io.Mask.Input(
-                    "end_mask", optional=True, tooltip="MASK of the end image's Load Image: its transparency."
-                ),
-                io.ClipVisionOutput.Input(
-                    "clip_vision_start_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the start."
-                ),
-                io.ClipVisionOutput.Input(
-                    "clip_vision_end_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the end."
-                ),
-            ],
+            inputs=[*_sockets(), *_settings(), *_image_sockets()],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with both images."),
                 io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with both images."),
@@ -159,3 +116,59 @@ def _join_clip_vision(start: Any, end: Any) -> Any:
         [start.penultimate_hidden_states, end.penultimate_hidden_states], dim=-2
     )
     return joined
+
+
+def _sockets() -> list[io.Input]:
+    """Return the inputs that come from other nodes."""
+    return [
+        io.Conditioning.Input("positive", tooltip="From the CLIP Text Encode of the prompt."),
+        io.Conditioning.Input("negative", tooltip="From the CLIP Text Encode of the negative prompt."),
+        io.Vae.Input("vae", tooltip="The Wan 2.1 VAE (Wan 2.2 14B uses it too)."),
+    ]
+
+
+def _settings() -> list[io.Input]:
+    """Return the inputs that have a widget."""
+    side = {"min": geometry.SIZE_MIN, "max": geometry.SIZE_MAX, "step": 2}
+    return [
+        io.Int.Input("width", default=720, tooltip="Width of the video in pixels, even.", **side),
+        io.Int.Input("height", default=720, tooltip="Height of the video in pixels, even.", **side),
+        io.Int.Input(
+            "length",
+            default=81,
+            min=1,
+            max=4097,
+            step=4,
+            tooltip="Number of frames, 4n+1: 81 is 5 s at 16 frames per second, 141 is 8.75 s. Wan was "
+            "trained on 81; longer clips tend to loop or drift.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each of its own noise."),
+        io.Combo.Input(
+            "fit",
+            options=list(frames.FITS),
+            default="crop",
+            tooltip="Images of another shape: crop fills the frame and cuts the rest, pad shows all of the "
+            "image on the background colour, stretch ignores the aspect ratio. Both images are treated alike.",
+        ),
+        io.String.Input(
+            "background",
+            default="#000000",
+            tooltip="Colour behind transparent images and around padded ones, as #rrggbb.",
+        ),
+    ]
+
+
+def _image_sockets() -> list[io.Input]:
+    """Return the optional image inputs."""
+    return [
+        io.Image.Input("start_image", optional=True, tooltip="First frame (or several first frames)."),
+        io.Image.Input("end_image", optional=True, tooltip="Last frame (or several last frames)."),
+        io.Mask.Input("start_mask", optional=True, tooltip="MASK of the start image's Load Image: its transparency."),
+        io.Mask.Input("end_mask", optional=True, tooltip="MASK of the end image's Load Image: its transparency."),
+        io.ClipVisionOutput.Input(
+            "clip_vision_start_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the start."
+        ),
+        io.ClipVisionOutput.Input(
+            "clip_vision_end_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the end."
+        ),
+    ]

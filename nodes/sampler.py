@@ -26,67 +26,7 @@ class WanFLF2VSampler(io.ComfyNode):
                 "the rest, on one schedule. Steps, cfg, seed and shift are set once and cannot disagree."
             ),
             search_aliases=["wan moe", "dual model sampler", "high low noise", "KSampler wan 2.2", "two experts"],
-            inputs=[
-                io.Model.Input(
-                    "model_high_noise",
-                    tooltip="The high-noise expert, after ModelSamplingSD3 (shift) and any LoRA of its own.",
-                ),
-                io.Model.Input(
-                    "model_low_noise",
-                    tooltip="The low-noise expert and any LoRA of its own. It follows the high-noise expert's shift.",
-                ),
-                io.Conditioning.Input("positive", tooltip="From Wan FLF2V First/Last Frame."),
-                io.Conditioning.Input("negative", tooltip="From Wan FLF2V First/Last Frame."),
-                io.Latent.Input("latent_image", tooltip="From Wan FLF2V First/Last Frame."),
-                io.Int.Input(
-                    "noise_seed",
-                    default=96860978,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The same seed and settings give the same video.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="Denoising steps of the whole run, both experts together. With 4-step LoRAs: 4.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale: how closely the video follows the prompt. 1 runs twice as fast, without "
-                    "the negative prompt (for 4-step LoRAs).",
-                ),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="simple",
-                    tooltip="How the sigmas are spaced.",
-                ),
-                io.Combo.Input(
-                    "handover",
-                    options=list(schedule.HANDOVERS),
-                    default="boundary",
-                    tooltip="When the low-noise expert takes over. boundary: Wan 2.2's own rule, timestep below 900 "
-                    "(20 steps at shift 8: after 10). step: at handover_step. half: after half of the steps.",
-                ),
-                io.Int.Input(
-                    "handover_step",
-                    default=10,
-                    min=0,
-                    max=10000,
-                    tooltip="First step of the low-noise expert, counted from 0. Used when handover is 'step'.",
-                ),
-            ],
+            inputs=[*_sockets(), *_settings()],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
@@ -132,3 +72,74 @@ class WanFLF2VSampler(io.ComfyNode):
         # The host's keys about an empty latent's shape are spent once it has been sampled.
         kept = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio_")}
         return io.NodeOutput({**kept, "samples": samples})
+
+
+def _sockets() -> list[io.Input]:
+    """Return the inputs that come from other nodes."""
+    return [
+        io.Model.Input(
+            "model_high_noise",
+            tooltip="The high-noise expert, after ModelSamplingSD3 (shift) and any LoRA of its own.",
+        ),
+        io.Model.Input(
+            "model_low_noise",
+            tooltip="The low-noise expert and any LoRA of its own. It follows the high-noise expert's shift.",
+        ),
+        io.Conditioning.Input("positive", tooltip="From Wan FLF2V First/Last Frame."),
+        io.Conditioning.Input("negative", tooltip="From Wan FLF2V First/Last Frame."),
+        io.Latent.Input("latent_image", tooltip="From Wan FLF2V First/Last Frame."),
+    ]
+
+
+def _settings() -> list[io.Input]:
+    """Return the inputs that have a widget."""
+    return [
+        io.Int.Input(
+            "noise_seed",
+            default=96860978,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="The same seed and settings give the same video.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=20,
+            min=1,
+            max=10000,
+            tooltip="Denoising steps of the whole run, both experts together. With 4-step LoRAs: 4.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=4.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Guidance scale: how closely the video follows the prompt. 1 runs twice as fast, without "
+            "the negative prompt (for 4-step LoRAs).",
+        ),
+        io.Combo.Input(
+            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="simple",
+            tooltip="How the sigmas are spaced.",
+        ),
+        io.Combo.Input(
+            "handover",
+            options=list(schedule.HANDOVERS),
+            default="boundary",
+            tooltip="When the low-noise expert takes over. boundary: Wan 2.2's own rule, timestep below 900 "
+            "(20 steps at shift 8: after 10). step: at handover_step. half: after half of the steps.",
+        ),
+        io.Int.Input(
+            "handover_step",
+            default=10,
+            min=0,
+            max=10000,
+            tooltip="First step of the low-noise expert, counted from 0. Used when handover is 'step'.",
+        ),
+    ]

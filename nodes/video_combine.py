@@ -34,51 +34,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 "ComfyUI restores the graph. Every clip of a batch becomes a file of its own."
             ),
             search_aliases=["save video", "VHS video combine", "mp4", "h264", "export video"],
-            inputs=[
-                io.Latent.Input("latent", optional=True, tooltip="From the sampler; needs vae. Or connect images."),
-                io.Vae.Input("vae", optional=True, tooltip="The Wan 2.1 VAE; decodes the latent."),
-                io.Image.Input("images", optional=True, tooltip="Frames to write, instead of a latent."),
-                io.Float.Input(
-                    "frame_rate",
-                    default=16.0,
-                    min=0.1,
-                    max=240.0,
-                    step=1.0,
-                    tooltip="Frames per second. Wan 2.2 14B generates 16; 81 frames are then 5 seconds.",
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/wan_flf2v",
-                    tooltip="Folder and name in the output folder; %date:yyyy-MM-dd% and the like are filled in.",
-                ),
-                io.Int.Input(
-                    "crf",
-                    default=19,
-                    min=0,
-                    max=51,
-                    tooltip="Quality of x264: lower is better and larger. 17 to 23 is usual.",
-                ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=geometry.SIZE_MAX,
-                    step=2,
-                    optional=True,
-                    advanced=True,
-                    tooltip="For images only: crop to this width around the centre. 0 keeps it.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=geometry.SIZE_MAX,
-                    step=2,
-                    optional=True,
-                    advanced=True,
-                    tooltip="For images only: crop to this height around the centre. 0 keeps it.",
-                ),
-            ],
+            inputs=[*_sockets(), *_settings()],
             outputs=[
                 io.Video.Output(
                     display_name="video", is_output_list=True, tooltip="The files written, one for each clip."
@@ -157,3 +113,58 @@ def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None) -> torch.
     if vae is None:
         raise ValueError("vae is not connected, but a latent needs it to become frames. Connect the Load VAE node.")
     return wan_vae.decode_clips(vae, latent["samples"])
+
+
+def _sockets() -> list[io.Input]:
+    """Return the inputs that come from other nodes."""
+    return [
+        io.Latent.Input("latent", optional=True, tooltip="From the sampler; needs vae. Or connect images."),
+        io.Vae.Input("vae", optional=True, tooltip="The Wan 2.1 VAE; decodes the latent."),
+        io.Image.Input("images", optional=True, tooltip="Frames to write, instead of a latent."),
+    ]
+
+
+def _settings() -> list[io.Input]:
+    """Return the inputs that have a widget."""
+    return [
+        io.Float.Input(
+            "frame_rate",
+            default=16.0,
+            min=0.1,
+            max=240.0,
+            step=1.0,
+            tooltip="Frames per second. Wan 2.2 14B generates 16; 81 frames are then 5 seconds.",
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="video/wan_flf2v",
+            tooltip="Folder and name in the output folder; %date:yyyy-MM-dd% and the like are filled in.",
+        ),
+        io.Int.Input(
+            "crf",
+            default=19,
+            min=0,
+            max=51,
+            tooltip="Quality of x264: lower is better and larger. 17 to 23 is usual.",
+        ),
+        io.Int.Input(
+            "width",
+            default=0,
+            min=0,
+            max=geometry.SIZE_MAX,
+            step=2,
+            optional=True,
+            advanced=True,
+            tooltip="For images only: crop to this width around the centre. 0 keeps it.",
+        ),
+        io.Int.Input(
+            "height",
+            default=0,
+            min=0,
+            max=geometry.SIZE_MAX,
+            step=2,
+            optional=True,
+            advanced=True,
+            tooltip="For images only: crop to this height around the centre. 0 keeps it.",
+        ),
+    ]

@@ -3,20 +3,18 @@
 import json
 import os
 import shutil
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from host import Host
+from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import ComfyServer, prepare_base_dir
+from wan_flf2v.demo.base import PACKS as DEMO_PACKS
+from wan_flf2v.demo.base import make_models
 
-REPO = Path(__file__).resolve().parent.parent
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
-PACKS = {
-    "wan-flf2v": REPO,
-    "wan-flf2v-demo": REPO / "demo" / "pack",
-    "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
-}
+PACKS = {**DEMO_PACKS, "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack"}
 
 
 @pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
@@ -28,11 +26,19 @@ def comfy_install(request):
 
 
 @pytest.fixture(scope="session")
+def project_comfyui():
+    """Where the ComfyUI lies that runs in the project's own environment, as the demo's does."""
+    paths = [host["path"] for host in HOSTS if host and host["python"] == sys.executable]
+    if not paths:
+        pytest.skip("--hosts leaves out the ComfyUI of the project's own environment")
+    return paths[0]
+
+
+@pytest.fixture(scope="session")
 def demo_models(tmp_path_factory):
     """The folder of the demo's models, made by the first host under test; every host must accept them."""
     folder = tmp_path_factory.mktemp("models")
-    script = [HOSTS[0]["python"], str(REPO / "demo" / "make_models.py"), HOSTS[0]["path"], str(folder)]
-    subprocess.run(script, check=True, cwd=folder)
+    make_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
     return folder
 
 

@@ -1,0 +1,78 @@
+"""The demo as a user runs it: a process of its own, a real ComfyUI, real files."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import psutil
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def demo(project_comfyui, demo_models, tmp_path):
+    """Return a function that starts the demo with the models already made; afterwards no server may be left."""
+    cache = tmp_path / "cache"
+    shutil.copytree(demo_models, cache / "demo" / "models")
+
+    def start(*arguments, **options):
+        command = [sys.executable, "-I", "-m", "wan_flf2v.demo", "--comfyui", project_comfyui]
+        return subprocess.Popen(
+            [*command, "--cache", str(cache), *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    yield start
+    assert servers_below(cache) == []
+
+
+def servers_below(folder):
+    """Return the processes that were started with this folder on their command line."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if "main.py" in " ".join(process.info["cmdline"] or []) and str(folder) in " ".join(process.info["cmdline"])
+    ]
+
+
+def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
+    process = demo("--out", "result", "--prompt", "a cat becomes coffee")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    with av.open(str(tmp_path / "result" / "demo.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.average_rate) == (128, 128, 16)
+        assert sum(1 for _ in container.decode(stream)) == 33
+        assert "a cat becomes coffee" in container.metadata["prompt"]
+    assert Image.open(tmp_path / "result" / "demo.png").size == (808, 444)
+    assert "33 frames, 128x128, 16 fps, made in " in output
+    assert "57 Sampler (two experts, one schedule)" in output
+
+
+def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):
+    (tmp_path / "text.png").write_text("not an image")
+    process = demo("--start", "text.png")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "text.png is not an image that can be read. Give a PNG, JPEG or WebP file." in errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
+def test_ctrl_c_leaves_no_server(demo, tmp_path):
+    process = demo(start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not servers_below(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped." in output

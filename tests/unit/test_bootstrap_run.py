@@ -1,0 +1,73 @@
+"""run.py as a person meets it: help, refusals, old Pythons."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+from wan_flf2v.bootstrap.paths import REPO
+
+RUN = REPO / "run.py"
+
+
+def run(*arguments, **env):
+    command = [sys.executable, str(RUN), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_old_pythons_can_read_it_as_far_as_the_message():
+    source = RUN.read_text("utf-8")
+    tree = ast.parse(source, feature_version=(3, 6))
+    first = [node for node in tree.body if not isinstance(node, ast.Expr)][:2]
+    assert isinstance(first[0], ast.Import) and [name.name for name in first[0].names] == ["sys"]
+    # the check itself, run with an old version in sys.version_info's place
+    code = compile(ast.Module([first[1]], []), "run.py", "exec")
+    with pytest.raises(SystemExit, match=r"needs Python 3\.10 or newer, this is 3\.8"):
+        exec(code, {"sys": type("sys", (), {"version_info": (3, 8, 18), "exit": staticmethod(sys.exit)})})
+
+
+def test_help_lists_the_commands_and_the_variables():
+    code, out, _ = run("--help")
+    assert code == 0
+    for word in ("setup", "demo", "serve", "test", "bench", "COMFYUI_PATH", "WAN_FLF2V_CACHE", "UV_TORCH_BACKEND"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("demo", ["--out", "--start", "--end", "--prompt"]), ("serve", ["--port", "--demo"]), ("test", ["--hosts"])],
+)
+def test_help_of_a_command_lists_its_options(command, options):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert all(option in out for option in options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--fps", "3"], "unknown arguments: --fps 3"),
+        (["serve", "--port", "70000"], "'70000' is not a port: a number from 1 to 65535 is expected"),
+        (["test", "--hosts", "0.30.0,0.1.0"], "ComfyUI 0.1.0 is not pinned; there are: 0.30.0"),
+        ([], "required"),
+    ],
+)
+def test_wrong_arguments_say_what_is_allowed(arguments, message):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_an_unknown_benchmark_is_refused_before_anything_is_set_up(tmp_path):
+    code, _, err = run("bench", "no-such", WAN_FLF2V_CACHE=str(tmp_path / "cache"))
+    assert code == 1
+    assert "there are no benchmarks yet" in err or "there is no benchmark 'no-such'; there are: all, " in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_comfyui_path_without_comfyui_ends_in_one_line(tmp_path):
+    code, _, err = run("setup", WAN_FLF2V_CACHE=str(tmp_path / "cache"), COMFYUI_PATH=str(tmp_path))
+    assert code == 1
+    assert "holds no ComfyUI" in err and "Traceback" not in err
