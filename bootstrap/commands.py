@@ -17,7 +17,7 @@ from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, ser
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 PACK = "wan-flf2v"
-TYPED = ("contract", "client", "bootstrap")
+TYPED = ("contract", "client", "hosted", "bootstrap")
 
 
 def setup() -> int:

@@ -8,8 +8,9 @@ Keys, titles, descriptions, defaults and ranges are those of the public page of 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 Value: TypeAlias = str | int | float
 ParameterType: TypeAlias = Literal["string", "integer", "float"]
@@ -65,12 +66,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ModelContract:
-    """One model as the API offers it: its id, its parameters and the bundled API workflow they fill."""
+    """One model as the API offers it: its id, its parameters and the bundled API workflow they fill.
+
+    ``loaders`` are nodes that take the place of the workflow's own: node id → its ``class_type`` and ``inputs``.
+    """
 
     model_id: str
     display_name: str
     workflow: str
     parameters: tuple[Parameter, ...]
+    loaders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     def parameter(self, key: str) -> Parameter:
         """Return the parameter called ``key``; ``KeyError`` if there is none."""
@@ -211,4 +216,10 @@ DEMO = ModelContract(
         CFG,
         SHIFT,
     ),
+    loaders={
+        "37": {"inputs": {"unet_name": "tiny_wan_high_noise.safetensors", "weight_dtype": "default"}},
+        "56": {"inputs": {"unet_name": "tiny_wan_low_noise.safetensors", "weight_dtype": "default"}},
+        "39": {"inputs": {"vae_name": "tiny_wan_vae.safetensors"}},
+        "38": {"class_type": "WanFLF2VDemoCLIPLoader", "inputs": {"clip_name": "tiny_umt5.safetensors"}},
+    },
 )

@@ -25,6 +25,14 @@ def load_graph(name: str) -> Graph:
     return graph
 
 
+def graph_for(model: ModelContract) -> Graph:
+    """Return the bundled graph of ``model`` with the model's own loaders in it, ready for ``fill``."""
+    graph = load_graph(model.workflow)
+    for node_id, node in model.loaders.items():
+        graph[node_id].update(copy.deepcopy(dict(node)))
+    return graph
+
+
 def node_title(graph: Graph, node_id: str) -> str:
     """Return what a person calls the node: its title in the workflow, else its type, else its id."""
     node = graph.get(node_id, {})

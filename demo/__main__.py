@@ -19,10 +19,9 @@ from ..client.render import ProgressRenderer
 from ..client.run import run_graph
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
 from ..contract.validation import ContractError, validate
-from ..contract.workflow import fill, load_graph
+from ..contract.workflow import fill, graph_for
 from .base import prepare_demo
 from .contact_sheet import contact_sheet
-from .graph import to_demo_graph
 
 IMAGES = REPO / "demo" / "images"
 _console = Console()
@@ -71,7 +70,7 @@ async def _make_video(url: str, values: dict, start: Path, end: Path, target: Pa
     """Queue the bundled workflow on the demo models, save the file, and return the server's seconds for it."""
     async with ComfyClient(url) as client:
         images = {START_IMAGE.key: await client.upload_image(start), END_IMAGE.key: await client.upload_image(end)}
-        graph = to_demo_graph(fill(load_graph(DEMO.workflow), DEMO, {**values, **images}))
+        graph = fill(graph_for(DEMO), DEMO, {**values, **images})
         with ProgressRenderer(_console) as show:
             result = await run_graph(client, graph, on_progress=show)
         await client.download(result.files[0], target)

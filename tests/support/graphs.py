@@ -2,13 +2,13 @@
 
 import copy
 
-from wan_flf2v.contract.workflow import load_graph
-from wan_flf2v.demo.graph import to_demo_graph
+from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.contract.workflow import graph_for
 
 
 def demo_graph(**inputs):
     """Return the bundled graph on the demo models, small and quick; keywords such as ``n67_length=17`` set inputs."""
-    graph = to_demo_graph(load_graph("wan22_flf2v"))
+    graph = graph_for(DEMO)
     set_inputs(graph, n68_image="start.jpg", n62_image="end.jpg", n71_width=64, n71_height=64, n67_length=9)
     set_inputs(graph, n57_steps=4)
     return set_inputs(graph, **inputs)
