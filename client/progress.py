@@ -29,7 +29,8 @@ class Progress:
 
     ``queue_position`` is 0 while the prompt runs and otherwise its place in the server's queue, 1 for the next.
     ``step`` of ``steps`` counts inside the node (0 of 0 if the node does not count), ``fraction`` is that of the
-    whole run in 0..1 and never falls, ``eta_s`` is the estimated rest in seconds, ``None`` until a step was measured.
+    whole run in 0..1 and never falls, ``eta_s`` is the estimated rest in seconds, ``None`` until the sampler's pace
+    is known and where a node takes longer than expected without counting.
     """
 
     queue_position: int
@@ -148,19 +149,20 @@ class ProgressTracker:
         return sum(cost * self._part_done(node_id) for node_id, cost in self._costs.items()) / total
 
     def _eta(self) -> float | None:
-        """Seconds left: the running node at its own pace, the rest at the sampler's."""
-        counter = self._counter
-        per_step = counter.seconds_per_step() if counter else None
-        if self._seconds_per_cost is None and per_step is None:
+        """Seconds left: the running node at its own pace, the rest at the sampler's; ``None`` where that is a guess."""
+        counter, rate = self._counter, self._seconds_per_cost
+        if rate is None:
             return None
-        current = counter.node_id if counter and per_step is not None else None
-        waiting = sum(
-            cost * (1 - self._part_done(node_id)) for node_id, cost in self._costs.items() if node_id != current
-        )
-        rest = waiting * (self._seconds_per_cost or 0.0)
-        if counter and per_step is not None and counter.node_id not in self._done:
-            rest += (counter.maximum - counter.value) * per_step
-        return rest
+        running = counter.node_id if counter and counter.node_id not in self._done else None
+        waiting = sum(cost for node_id, cost in self._costs.items() if node_id not in self._done | {running})
+        if counter is None or running is None:
+            return waiting * rate
+        per_step, now = counter.seconds_per_step(), self._clock()
+        if per_step is not None and counter.last is not None:
+            left = (counter.maximum - counter.value) * per_step - (now - counter.last[1])
+            return waiting * rate + max(left, 0.0)
+        left = self._costs.get(running, _SMALL_COST) * rate - (now - counter.started)
+        return waiting * rate + left if left > 0 else None
 
 
 def _cost(node: Mapping[str, Any]) -> float:

@@ -1,1 +1,1 @@
-"""The hosted API on one's own machine: jobs, images, results, webhooks and routes. Imports neither torch nor ComfyUI."""
+"""The hosted API on one's own machine: jobs, images, results, webhooks and routes. Imports no torch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# The contract's codes; the first three digits are the HTTP status, but for a missing token, which clients handle as 401.
+# The contract's codes: the first three digits are the HTTP status, but a missing token is 401 for clients.
 INVALID = 400001
 UNAUTHORIZED = 400004
 FORBIDDEN = 403001

@@ -18,11 +18,11 @@ IMAGES = Path(__file__).resolve().parents[2] / "demo" / "images"
 DEMO_CLI = """
 import wan_flf2v.client.cli as cli
 from wan_flf2v.contract.parameters import DEMO
-from wan_flf2v.contract.workflow import load_graph
-from wan_flf2v.demo.graph import to_demo_graph
+from wan_flf2v.contract.workflow import graph_for
+from wan_flf2v.contract.parameters import DEMO
 
 cli.HOSTED = DEMO
-cli.load_graph = lambda name: to_demo_graph(load_graph(name))
+cli.load_graph = lambda name: graph_for(DEMO)
 cli.main()
 """
 

@@ -71,14 +71,32 @@ def test_steps_are_counted_and_the_rest_estimated_from_steps_after_the_first():
     assert run.node("73").eta_s == pytest.approx(combine)
 
 
-def test_a_repeated_count_is_no_step():
+def test_a_repeated_count_is_no_step_and_time_runs_down():
     run = Run()
+    run.finish(*LOADERS)
     run.node("57", value=0, maximum=10)
-    run.now += 5
-    run.node("57", value=5, maximum=10)
-    run.now += 100
-    assert run.node("57", value=5, maximum=10).eta_s == run.node("57", value=5, maximum=10).eta_s
-    assert run.node("57", value=5, maximum=10).eta_s < 100
+    run.now += 20
+    before = run.node("57", value=5, maximum=10).eta_s
+    run.now += 3
+    assert run.node("57", value=5, maximum=10).eta_s == pytest.approx(before - 3)
+    assert run.tracker.snapshot().eta_s == pytest.approx(before - 3)
+    run.now += 1000
+    assert run.tracker.snapshot().eta_s == pytest.approx(0.5 * 4), "only node 73, which has not begun"
+
+
+def test_no_time_is_promised_that_is_only_a_guess():
+    run = Run()
+    run.node("67", value=0, maximum=4)
+    run.now += 1
+    assert run.node("67", value=2, maximum=4).eta_s is None, "nothing says yet how fast the sampler is"
+    run.finish(*LOADERS)
+    run.node("57", value=0, maximum=2)
+    run.now += 2
+    run.node("57", value=2, maximum=2)
+    run.node("57", "finished", 2, 2)
+    run.node("73")
+    run.now += 60
+    assert run.tracker.snapshot().eta_s is None, "longer than node 73 should take"
 
 
 def test_cached_nodes_do_not_count():
