@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..bootstrap.paths import REPO
 from ..bootstrap.server import ComfyServer, ServerError
 from ..client.comfy import ComfyClient
 from ..client.errors import ComfyError
@@ -20,10 +19,9 @@ from ..client.run import run_graph
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
 from ..contract.validation import ContractError, validate
 from ..contract.workflow import fill, graph_for
-from .base import prepare_demo
+from .base import IMAGES, prepare_demo
 from .contact_sheet import contact_sheet
 
-IMAGES = REPO / "demo" / "images"
 _console = Console()
 
 
