@@ -6,6 +6,7 @@ Run by the demo as a script of its own, ``python make_models.py COMFYUI MODELS``
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import sentencepiece
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 # heads = dim / 128 in the host's detection; the rest is as small as the host's loader accepts.
@@ -114,7 +116,9 @@ def demo_models() -> Iterator[tuple[str, Any]]:
 
 
 def main(comfyui: str, models: str) -> None:
-    """Make the files that are not there yet."""
+    """Make the files that are not there yet, or that an older version of this script made."""
+    made_by = hashlib.sha256(Path(__file__).read_bytes() + (Path(__file__).parent / "pack/__init__.py").read_bytes())
+    metadata = {"made_by": made_by.hexdigest()}
     sys.path.insert(0, comfyui)
     sys.argv = [sys.argv[0], "--cpu"]
     import comfy.options
@@ -122,13 +126,18 @@ def main(comfyui: str, models: str) -> None:
     comfy.options.enable_args_parsing()  # so that the host sees --cpu
     for name, make in demo_models():
         path = Path(models) / name
-        if path.exists():
+        if path.exists() and _metadata(path) == metadata:
             continue
         print(f"making {name}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        save_file({key: value.contiguous() for key, value in make().items()}, unfinished)
+        save_file({key: value.contiguous() for key, value in make().items()}, unfinished, metadata)
         unfinished.replace(path)
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from host import Host
-from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.bootstrap.paths import REPO, cache_dir
 from wan_flf2v.bootstrap.server import ComfyServer, prepare_base_dir
 from wan_flf2v.demo.base import PACKS as DEMO_PACKS
 from wan_flf2v.demo.base import make_models
@@ -35,9 +35,9 @@ def project_comfyui():
 
 
 @pytest.fixture(scope="session")
-def demo_models(tmp_path_factory):
-    """The folder of the demo's models, made by the first host under test; every host must accept them."""
-    folder = tmp_path_factory.mktemp("models")
+def demo_models():
+    """The folder of the demo's models, made once by the first host under test; every host must accept them."""
+    folder = cache_dir() / "test-models"
     make_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
     return folder
 

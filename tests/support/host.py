@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import safetensors.torch
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.run import run_graph
 
@@ -40,6 +39,8 @@ class Host:
 
     def tensors(self, name):
         """Return the tensors that a dump node wrote under ``name``."""
+        import safetensors.torch  # not above: most tests need no torch, which takes seconds to import
+
         return safetensors.torch.load_file(self.base_dir / "output" / f"{name}.safetensors")
 
     def state(self, name):
