@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..contract.parameters import RESOLUTION
+from ..contract.parameters import RESOLUTIONS
 from ..video.geometry import SIZE_MAX, SIZE_MIN, size_error
 
 CUSTOM = "custom"
-PRESETS = {str(label): tuple(map(int, str(label).split()[0].split("x"))) for label in RESOLUTION.enum}
 
 
 class WanFLF2VResolution(io.ComfyNode):
@@ -30,7 +29,7 @@ class WanFLF2VResolution(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "preset",
-                    options=[CUSTOM, *PRESETS],
+                    options=[CUSTOM, *RESOLUTIONS],
                     default=CUSTOM,
                     tooltip="'custom' uses width and height below; any other value wins over them.",
                 ),
@@ -47,7 +46,7 @@ class WanFLF2VResolution(io.ComfyNode):
     def validate_inputs(cls, preset: str | None, width: int | None, height: int | None) -> bool | str:
         """Refuse sizes that cannot be generated when the prompt is queued; None is a value linked from elsewhere."""
         if preset is not None and preset != CUSTOM:
-            return preset in PRESETS or f"preset is {preset!r}, but must be one of: {', '.join([CUSTOM, *PRESETS])}."
+            return preset in RESOLUTIONS or f"preset is {preset!r}, but must be one of: {', '.join([CUSTOM, *RESOLUTIONS])}."
         errors = [size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None]
         return " ".join(filter(None, errors)) or True
 
@@ -55,5 +54,5 @@ class WanFLF2VResolution(io.ComfyNode):
     def execute(cls, preset: str, width: int, height: int) -> io.NodeOutput:
         """Return the preset's size, or the one typed in."""
         if preset != CUSTOM:
-            width, height = PRESETS[preset]
+            width, height = RESOLUTIONS[preset]
         return io.NodeOutput(width, height)

@@ -19,21 +19,22 @@ from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.workflow import load_graph
 
 
-def test_a_run_reports_its_file_its_time_and_every_step(comfy_server, tmp_path):
+def test_a_run_reports_its_file_its_time_and_its_steps(comfy_server, tmp_path):
     moments = []
 
     async def use(client):
         assert (await client.system_stats())["system"]["comfyui_version"] == comfy_server.host_version
-        graph = slow_graph(steps=4, seconds=0.2)
+        graph = slow_graph(steps=8, seconds=0.2)
         result = await run_graph(client, graph, on_progress=moments.append, workflow={"nodes": []})
         return result, await client.download(result.files[0], tmp_path / "out.png")
 
     result, path = with_client(comfy_server, use)
     assert [(file.node_id, file.type) for file in result.files] == [("3", "output")]
     assert not result.cached
-    assert result.seconds > 0.5
+    assert result.seconds >= 8 * 0.2
     steps = [moment.step for moment in moments if moment.node_id == "2" and moment.step]
-    assert steps[:3] == [1, 2, 3], "the last step may arrive together with the end of the node"
+    assert len(set(steps)) > 1, "some of the steps; ComfyUI leaves out those that follow each other fast"
+    assert steps == sorted(steps)
     assert {moment.title for moment in moments if moment.step} == {"Slow"}
     assert [moment.fraction for moment in moments] == sorted(moment.fraction for moment in moments)
     assert (moments[-1].fraction, moments[-1].node_id) == (1.0, None)

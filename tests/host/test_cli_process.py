@@ -19,7 +19,6 @@ DEMO_CLI = """
 import wan_flf2v.client.cli as cli
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
-from wan_flf2v.contract.parameters import DEMO
 
 cli.HOSTED = DEMO
 cli.load_graph = lambda name: graph_for(DEMO)
