@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .console import SetupError
+from .console import SetupError, say
 from .paths import REPO
 
 COMFY_CLI_TIMEOUT_S = 20
@@ -58,7 +58,7 @@ def pin_for(version: str) -> Pin:
 def find_own_host(repo: Path = REPO) -> Host | None:
     """Return the user's own ComfyUI, or None: ``COMFYUI_PATH``, the one this pack lies in, then comfy-cli's.
 
-    SetupError when ``COMFYUI_PATH`` holds no ComfyUI, or the one found is older than the oldest supported.
+    SetupError when ``COMFYUI_PATH`` holds no ComfyUI, or one that is older than the oldest supported.
     """
     if given := os.environ.get("COMFYUI_PATH"):
         path = Path(given).expanduser().absolute()
@@ -68,10 +68,13 @@ def find_own_host(repo: Path = REPO) -> Host | None:
                 "is expected. Correct it, or unset it to use the managed copy."
             )
         return _own_host(path)
-    if repo.parent.name == "custom_nodes" and holds_comfyui(repo.parent.parent):
-        return _own_host(repo.parent.parent)
-    path_of_cli = _comfy_cli_workspace()
-    return _own_host(path_of_cli) if path_of_cli else None
+    around = repo.parent.parent
+    path = around if repo.parent.name == "custom_nodes" and holds_comfyui(around) else _comfy_cli_workspace()
+    try:
+        return _own_host(path) if path else None
+    except SetupError as error:  # nobody asked for this one, so it stands in nobody's way
+        say(f"not used: {error}")
+        return None
 
 
 def holds_comfyui(folder: Path) -> bool:
@@ -112,7 +115,8 @@ def _comfy_cli_workspace() -> Path | None:
         answer = subprocess.run(
             command,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             stdin=subprocess.DEVNULL,
             timeout=COMFY_CLI_TIMEOUT_S,
             env=env,

@@ -57,11 +57,16 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--start", type=Path, default=IMAGES / "start.jpg")
-    parser.add_argument("--end", type=Path, default=IMAGES / "end.jpg")
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--end", type=Path)
     parser.add_argument("--prompt", default=str(PROMPT.default))
     parser.add_argument("--prepare-only", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.start is None) != (args.end is None):
+        parser.error("--start and --end go together: give both, or neither for the demo's photographs")
+    if args.start is None:
+        args.start, args.end = IMAGES / "start.jpg", IMAGES / "end.jpg"
+    return args
 
 
 async def _make_video(url: str, values: dict, start: Path, end: Path, target: Path) -> float:

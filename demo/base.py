@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from ..bootstrap.paths import REPO
 from ..bootstrap.server import comfy_env, prepare_base_dir
-from ..contract.parameters import END_IMAGE, START_IMAGE
+from ..contract.parameters import DEMO, END_IMAGE, LENGTH, RESOLUTION, START_IMAGE, STEPS, parse_size
 
 IMAGES = REPO / "demo" / "images"
 PACKS = {"wan-flf2v": REPO, "wan-flf2v-demo": REPO / "demo" / "pack"}
@@ -22,9 +24,27 @@ def prepare_demo(base_dir: Path, comfyui: Path) -> None:
     # Under the names of the hosted page's own example, so that it runs here as printed.
     for parameter, photograph in ((START_IMAGE, "start.jpg"), (END_IMAGE, "end.jpg")):
         target = base_dir / "input" / str(parameter.default)
-        if not target.exists():
-            Image.open(IMAGES / photograph).save(target)
+        unfinished = target.with_suffix(".unfinished")
+        Image.open(IMAGES / photograph).save(unfinished, format="PNG")
+        unfinished.replace(target)
+    workflows = base_dir / "user" / "default" / "workflows"
+    workflows.mkdir(parents=True, exist_ok=True)
+    (workflows / "wan22_flf2v_demo.json").write_text(json.dumps(demo_workflow()), "utf-8")
     make_models(comfyui, Path(sys.executable), base_dir / "models")
+
+
+def demo_workflow() -> dict[str, Any]:
+    """Return the bundled workflow in UI form on the demo's models and at its size, for ``serve --demo``."""
+    workflow: dict[str, Any] = json.loads((REPO / "workflows" / "wan22_flf2v.json").read_text("utf-8"))
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    for node_id, loader in DEMO.loaders.items():
+        nodes[node_id]["type"] = loader.get("class_type", nodes[node_id]["type"])
+        nodes[node_id]["widgets_values"] = list(loader["inputs"].values())
+    # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, its control, steps, …
+    nodes["71"]["widgets_values"][1:3] = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
+    nodes["67"]["widgets_values"][2] = DEMO.parameter(LENGTH.key).default
+    nodes["57"]["widgets_values"][2] = DEMO.parameter(STEPS.key).default
+    return workflow
 
 
 def make_models(comfyui: Path, python: Path, models: Path) -> None:

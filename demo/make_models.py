@@ -128,7 +128,7 @@ def main(comfyui: str, models: str) -> None:
         path = Path(models) / name
         if path.exists() and _metadata(path) == metadata:
             continue
-        print(f"making {name}", flush=True)
+        print(f"making {name}", file=sys.stderr, flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         save_file({key: value.contiguous() for key, value in make().items()}, unfinished, metadata)

@@ -46,10 +46,11 @@ class WanFLF2VConditioning(io.ComfyNode):
         errors = [
             geometry.size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None
         ]
-        try:
-            geometry.parse_hex_colour("background", background or "#000000")
-        except ValueError as error:
-            errors.append(str(error))
+        if background is not None:
+            try:
+                geometry.parse_hex_colour("background", background)
+            except ValueError as error:
+                errors.append(str(error))
         return " ".join(filter(None, errors)) or True
 
     @classmethod

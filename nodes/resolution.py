@@ -46,7 +46,10 @@ class WanFLF2VResolution(io.ComfyNode):
     def validate_inputs(cls, preset: str | None, width: int | None, height: int | None) -> bool | str:
         """Refuse sizes that cannot be generated when the prompt is queued; None is a value linked from elsewhere."""
         if preset is not None and preset != CUSTOM:
-            return preset in RESOLUTIONS or f"preset is {preset!r}, but must be one of: {', '.join([CUSTOM, *RESOLUTIONS])}."
+            return (
+                preset in RESOLUTIONS
+                or f"preset is {preset!r}, but must be one of: {', '.join([CUSTOM, *RESOLUTIONS])}."
+            )
         errors = [size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None]
         return " ".join(filter(None, errors)) or True
 

@@ -48,6 +48,7 @@ class WanFLF2VSampler(io.ComfyNode):
         handover_step: int,
     ) -> io.NodeOutput:
         """Check, plan the hand-over, sample."""
+        preflight.check_latent(latent_image, positive)
         preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, cls.hidden.unique_id)
         low = schedule.follow_schedule(model_low_noise, model_high_noise)
         sigmas = schedule.schedule_sigmas(model_high_noise, sampler_name, scheduler, steps)

@@ -109,6 +109,8 @@ def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None) -> torch.
         given = "neither is" if latent is None else "both are"
         raise ValueError(f"latent and images: {given} connected. Connect one: a latent with its vae, or images.")
     if images is not None:
+        if images.shape[-1] not in (3, 4):
+            raise ValueError(f"images has {images.shape[-1]} channel(s), but must be RGB or RGBA. Convert it first.")
         return images.unsqueeze(0)[..., :3]
     if vae is None:
         raise ValueError("vae is not connected, but a latent needs it to become frames. Connect the Load VAE node.")

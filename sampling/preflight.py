@@ -7,6 +7,28 @@ from typing import Any
 _LOADER_INPUTS = ("unet_name", "ckpt_name", "model_name")
 
 
+def check_latent(latent: dict, positive: list) -> None:
+    """Refuse a latent that cannot hold the video its conditioning was made for.
+
+    Raises:
+        ValueError: the samples are not [batch, channels, frames, height, width], or have another number of frames
+            than the images' latent.
+    """
+    samples = latent["samples"]
+    if samples.ndim != 5:
+        raise ValueError(
+            f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan FLF2V "
+            "First/Last Frame."
+        )
+    for _, options in positive:
+        images = options.get("concat_latent_image")
+        if images is not None and images.shape[2] != samples.shape[2]:
+            raise ValueError(
+                f"latent_image has {samples.shape[2]} latent frames, but the first/last-frame conditioning has "
+                f"{images.shape[2]}. Connect the latent of the same Wan FLF2V First/Last Frame node."
+            )
+
+
 def check_experts(high: Any, low: Any, positive: list, prompt: dict | None, node_id: str | None) -> None:
     """Refuse an expert that would silently ignore the first and last image.
 

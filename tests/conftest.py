@@ -14,6 +14,7 @@ from wan_flf2v.demo.base import PACKS as DEMO_PACKS
 from wan_flf2v.demo.base import make_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
+NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
 PACKS = {**DEMO_PACKS, "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack"}
 
 
@@ -21,14 +22,16 @@ PACKS = {**DEMO_PACKS, "wan-flf2v-test-pack": REPO / "tests" / "support" / "pack
 def comfy_install(request):
     """Where a ComfyUI under test lies: ``version``, ``path`` and the ``python`` that runs it."""
     if request.param is None:
-        pytest.fail("These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`.", pytrace=False)
+        pytest.fail(NEEDS_RUN_PY, pytrace=False)
     return request.param
 
 
 @pytest.fixture(scope="session")
 def project_comfyui():
     """Where the ComfyUI lies that runs in the project's own environment, as the demo's does."""
-    paths = [host["path"] for host in HOSTS if host and host["python"] == sys.executable]
+    if HOSTS == [None]:
+        pytest.fail(NEEDS_RUN_PY, pytrace=False)
+    paths = [host["path"] for host in HOSTS if host["python"] == sys.executable]
     if not paths:
         pytest.skip("--hosts leaves out the ComfyUI of the project's own environment")
     return paths[0]

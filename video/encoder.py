@@ -46,7 +46,7 @@ class Mp4Writer:
         self._container = av.open(str(self._unfinished), mode="w", format="mp4", options={"movflags": _MOVFLAGS})
         for key, value in metadata.items():
             self._container.metadata[key] = value if isinstance(value, str) else json.dumps(value)
-        # Rates such as 23.976 become 24000/1001-like fractions that containers can hold.
+        # Containers hold the rate as a fraction; 23.976 becomes 2997/125.
         self._stream = self._container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = "yuv420p"
@@ -74,9 +74,11 @@ class Mp4Writer:
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         try:
-            if error_type is None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
+            try:
+                if error_type is None:
+                    self._container.mux(self._stream.encode(None))
+            finally:  # an open file cannot be deleted on Windows
+                self._container.close()
             if error_type is None:
                 self._unfinished.replace(self.path)
         finally:

@@ -59,10 +59,17 @@ def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
 
 def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):
     (tmp_path / "text.png").write_text("not an image")
-    process = demo("--start", "text.png")
+    process = demo("--start", "text.png", "--end", "text.png")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "text.png is not an image that can be read. Give a PNG, JPEG or WebP file." in errors
+
+
+def test_one_image_alone_is_refused(demo):
+    process = demo("--start", "text.png")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "--start and --end go together: give both, or neither for the demo's photographs" in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")

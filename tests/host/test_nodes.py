@@ -70,6 +70,10 @@ def test_the_tiny_models_load_whole(comfy_server):
             {"n67_background": "red"},
             "background is 'red', but must be a colour like #000000 (black) or #ffffff (white).",
         ),
+        (
+            {"n67_background": ""},
+            "background is '', but must be a colour like #000000 (black) or #ffffff (white).",
+        ),
     ],
 )
 def test_bad_values_are_refused_when_queued(comfy_server, inputs, message):

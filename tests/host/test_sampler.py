@@ -91,6 +91,47 @@ def test_equals_two_ksamplers(comfy_server, rule, steps, shift, step, first_low_
     assert relative_difference(comfy_server) <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["noise_mask", "batch_index"])
+def test_latents_with_a_mask_or_a_batch_index_are_treated_as_the_host_does(comfy_server, kind):
+    graph = sampler_graph(n57_handover="step", n57_handover_step=2, n67_batch_size=3, n57_noise_seed=9)
+    if kind == "noise_mask":
+        graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
+        inputs = {"samples": ["67", 2], "mask": ["mask", 0]}
+        graph["latent"] = {"class_type": "SetLatentNoiseMask", "inputs": inputs}
+    else:
+        inputs = {"samples": ["67", 2], "batch_index": 2, "length": 1}
+        graph["latent"] = {"class_type": "LatentFromBatch", "inputs": inputs}
+    graph["57"]["inputs"]["latent_image"] = ["latent", 0]
+    comfy_server.run(add_stock(graph, 2))
+    assert relative_difference(comfy_server) <= 1e-5
+    with_it = comfy_server.tensors("ours")["samples"]
+    graph["57"]["inputs"]["latent_image"] = ["67", 2]
+    comfy_server.run(graph)
+    assert not torch.equal(with_it, comfy_server.tensors("ours")["samples"][: len(with_it)])
+
+
+def test_latent_of_another_length_is_refused(comfy_server):
+    graph = sampler_graph()
+    inputs = {"width": 64, "height": 64, "length": 17, "batch_size": 1}
+    graph["other"] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": inputs}
+    graph["57"]["inputs"]["latent_image"] = ["other", 0]
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(graph)
+    assert (
+        "latent_image has 5 latent frames, but the first/last-frame conditioning has 3. Connect the latent of the same "
+        "Wan FLF2V First/Last Frame node."
+    ) in str(error.value)
+
+
+def test_latent_of_an_image_is_refused(comfy_server):
+    graph = sampler_graph()
+    graph["image"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}
+    graph["57"]["inputs"]["latent_image"] = ["image", 0]
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(graph)
+    assert "latent_image has the shape [1, 4, 8, 8], which is not a video." in str(error.value)
+
+
 def test_handover_at_step_0_is_the_low_noise_expert_alone(comfy_server):
     graph = add_stock(sampler_graph(n57_handover="step", n57_handover_step=0), 0)
     del graph["58"]
@@ -143,8 +184,10 @@ def test_low_noise_model_with_another_shift_is_refused(comfy_server):
 @pytest.mark.parametrize(("loader", "name", "expert"), [("37", "high", "high"), ("56", "low", "low")])
 def test_text_to_video_checkpoint_is_refused_by_name(comfy_server, loader, name, expert):
     graph = sampler_graph(**{f"n{loader}_unet_name": "tiny_wan_t2v.safetensors"})
+    loads = comfy_server.log_text().count("Requested to load WAN21")
     with pytest.raises(RunFailedError) as error:
         comfy_server.run(graph)
+    assert comfy_server.log_text().count("Requested to load WAN21") == loads
     assert (
         f"model_{name}_noise (tiny_wan_t2v.safetensors) is a text-to-video checkpoint: it has no input channels for "
         "images, so it would ignore both of them. Load an image-to-video checkpoint, for example "
@@ -172,16 +215,18 @@ def test_handover_step_outside_the_schedule_is_refused(comfy_server):
 
 
 def test_models_are_left_as_they_were(comfy_server):
-    graph = sampler_graph()
-    dump_model(graph, ["54", 0], "high_before")
-    dump_model(graph, ["56", 0], "low_before")
-    comfy_server.run(graph)
+    """The loaders' outputs stay in the host's cache, so a change would reach every later run."""
+    graph = sampler_graph(n54_shift=6.0)
+    loaders = {node_id: graph[node_id] for node_id in ("37", "54", "56")}
+    dump_model(loaders, ["54", 0], "high_before")
+    dump_model(loaders, ["56", 0], "low_before")
+    comfy_server.run(loaders)
     dump_model(graph, ["54", 0], "high_after", after=["57", 0])
     dump_model(graph, ["56", 0], "low_after", after=["57", 0])
-    graph["57"]["inputs"]["noise_seed"] += 1
     comfy_server.run(graph)
     for name in ("high", "low"):
         assert comfy_server.state(f"{name}_after") == comfy_server.state(f"{name}_before")
+    assert comfy_server.state("low_after")["object_patches"] == {}
 
 
 def test_one_progress_bar_over_both_halves(comfy_server):

@@ -74,11 +74,11 @@ def test_steps_are_counted_and_the_rest_estimated_from_steps_after_the_first():
 def test_a_repeated_count_is_no_step_and_time_runs_down():
     run = Run()
     run.finish(*LOADERS)
-    run.node("57", value=0, maximum=10)
+    run.node("57", value=0, maximum=20)
     run.now += 20
-    before = run.node("57", value=5, maximum=10).eta_s
+    before = run.node("57", value=5, maximum=20).eta_s
     run.now += 3
-    assert run.node("57", value=5, maximum=10).eta_s == pytest.approx(before - 3)
+    assert run.node("57", value=5, maximum=20).eta_s == pytest.approx(before - 3)
     assert run.tracker.snapshot().eta_s == pytest.approx(before - 3)
     run.now += 1000
     assert run.tracker.snapshot().eta_s == pytest.approx(0.5 * 4), "only node 73, which has not begun"

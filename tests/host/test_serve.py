@@ -1,0 +1,48 @@
+"""``run.py serve`` as a user runs it."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from wan_flf2v.bootstrap.paths import REPO
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
+def test_serve_demo_until_ctrl_c(project_comfyui):
+    port = free_port()
+    command = [sys.executable, str(REPO / "run.py"), "serve", "--demo", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/object_info/WanFLF2VSampler", timeout=5
+                ) as answer:
+                    assert "WanFLF2VSampler" in json.load(answer)
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        url = f"http://127.0.0.1:{port}/api/userdata?dir=workflows"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert "wan22_flf2v_demo.json" in json.load(answer)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        assert f"at http://127.0.0.1:{port}; Ctrl-C stops it" in output
+    finally:
+        process.kill()
