@@ -36,6 +36,7 @@ def demo(arguments: Sequence[str]) -> int:
 def serve(port: int, with_demo: bool) -> int:
     """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``."""
     host, python = _prepare("demo")
+    env = comfy_env()
     if port_is_taken(port):
         raise SetupError(f"port {port} is taken by another program: stop it, or choose another with --port")
     if with_demo:
@@ -46,11 +47,12 @@ def serve(port: int, with_demo: bool) -> int:
             return prepared.returncode
         base_dir = Path(prepared.stdout.splitlines()[-1])
         arguments = [*server_args(base_dir, port), "--cpu"]
+        env["WAN_FLF2V_DEMO"] = "true"  # the hosted API offers the demo's model too
     else:
         base_dir, arguments = _serve_for_real(host, port)
         arguments += [] if _has_accelerator(python) else ["--cpu"]
     say(f"starting ComfyUI {host.version} at http://127.0.0.1:{port}; Ctrl-C stops it")
-    return _become([str(python), str(host.path / "main.py"), *arguments], cwd=base_dir, env=comfy_env())
+    return _become([str(python), str(host.path / "main.py"), *arguments], cwd=base_dir, env=env)
 
 
 def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int:

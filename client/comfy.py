@@ -100,8 +100,8 @@ class ComfyClient:
         info: dict[str, Any] | None = (await self._json("GET", f"object_info/{class_type}")).get(class_type)
         return info
 
-    async def upload_image(self, path: Path) -> str:
-        """Upload an image file and return the name a LoadImage node takes.
+    async def upload_image(self, path: Path, folder: str = UPLOAD_FOLDER) -> str:
+        """Upload an image file to ``folder`` below the input folder and return the name a LoadImage node takes.
 
         The name is made from the content, so that nothing of the user's is overwritten and a second upload of the
         same file changes nothing.
@@ -110,7 +110,7 @@ class ComfyClient:
         suffix = path.suffix.lower() if path.suffix[1:].isalnum() and path.suffix.isascii() else ""
         form = aiohttp.FormData()
         form.add_field("image", content, filename=hashlib.sha256(content).hexdigest()[:32] + suffix)
-        for name, value in (("type", "input"), ("subfolder", UPLOAD_FOLDER), ("overwrite", "true")):
+        for name, value in (("type", "input"), ("subfolder", folder), ("overwrite", "true")):
             form.add_field(name, value)
         try:
             stored = await self._json("POST", "upload/image", data=form)
@@ -200,6 +200,28 @@ class ComfyClient:
             finally:
                 partial.unlink(missing_ok=True)
         return target
+
+    async def has_file(self, file: OutputFile) -> bool:
+        """Return whether the server has a file."""
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        async with self._request("HEAD", "view", params=query) as response:
+            if response.status != 404:
+                self._check_status(response, None)
+            return response.status == 200
+
+    async def pack_instance(self) -> str | None:
+        """Return a text that is another one for every start of the server, ``None`` if its pack does not tell."""
+        async with self._request("GET", "wan_flf2v/instance") as response:
+            body = await self._body(response)
+            if response.status == 404:
+                return None
+        self._check_status(response, body)
+        return str(body["instance"])
+
+    async def remove_inputs(self, request_id: str) -> None:
+        """Remove the images that were uploaded for a request of the hosted API, through a route of this pack."""
+        async with self._request("DELETE", f"wan_flf2v/inputs/{request_id}") as response:
+            self._check_status(response, None)
 
     async def _cancel_once(self, prompt_id: str, *, running: bool) -> None:
         """Cancel by id where the server can (it holds its lock meanwhile), else through the older routes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,20 +62,31 @@ async def run_graph(
     reported no file.
     """
     run = _Run(client, graph, prompt_id or str(uuid.uuid4()), on_progress)
-    listener = asyncio.create_task(run.listen())
     try:
-        await run.wait_for_socket()
-        await run.submit(workflow)
-        record = await run.wait_record()
+        async with run.listening():
+            await run.wait_for_socket()
+            await run.submit(workflow)
+            record = await run.wait_record(_LOST_AFTER_S)
     except ComfyError:
         raise
     except BaseException:  # cancelled, or the caller's on_progress failed
         with contextlib.suppress(ComfyError):  # nothing is left to cancel if the server is gone
             await client.cancel(run.prompt_id)
         raise
-    finally:
-        listener.cancel()
-        await asyncio.wait([listener])
+    return run.result(record)
+
+
+async def follow_graph(
+    client: ComfyClient, graph: Graph, prompt_id: str, *, on_progress: Callable[[Progress], None] | None = None
+) -> RunResult:
+    """Wait for the files of a prompt that ``queue_prompt`` queued with its own id as ``client_id``.
+
+    Whoever stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
+    ``ServerLostError`` at the first request that is not answered: the caller knows how to go on.
+    """
+    run = _Run(client, graph, prompt_id, on_progress)
+    async with run.listening():
+        record = await run.wait_record(0.0)
     return run.result(record)
 
 
@@ -89,18 +100,27 @@ class _Run:
         self._client = client
         self._graph = graph
         self._on_progress = on_progress
-        self._client_id = uuid.uuid4().hex
         self._tracker = ProgressTracker(graph)
         self._shown: Progress | None = None
         self._socket_tried = asyncio.Event()
         self._news = asyncio.Event()
         self._ended = False
 
-    async def listen(self) -> None:
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Read the websocket meanwhile."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            yield
+        finally:
+            listener.cancel()
+            await asyncio.wait([listener])
+
+    async def _listen(self) -> None:
         """Read the websocket for ever; connect again, as the same client, when it breaks."""
         while True:
             with contextlib.suppress(ServerUnreachableError):
-                async for event in self._client.events(self._client_id):
+                async for event in self._client.events(self.prompt_id):
                     self._socket_tried.set()
                     self._take(event)
             self._socket_tried.set()
@@ -116,7 +136,7 @@ class _Run:
         extra_data = {"extra_pnginfo": {"workflow": workflow}} if workflow is not None else {}
         request = asyncio.create_task(
             self._client.queue_prompt(
-                self._graph, prompt_id=self.prompt_id, client_id=self._client_id, extra_data=extra_data
+                self._graph, prompt_id=self.prompt_id, client_id=self.prompt_id, extra_data=extra_data
             )
         )
         try:
@@ -128,8 +148,8 @@ class _Run:
             await self._client.cancel(self.prompt_id)
             raise explain_rejection(self._graph, None, node_errors)
 
-    async def wait_record(self) -> dict[str, Any]:
-        """Wait for the prompt's history record."""
+    async def wait_record(self, lost_after_s: float) -> dict[str, Any]:
+        """Wait for the prompt's history record; the server may be unreachable for ``lost_after_s``."""
         clock = asyncio.get_running_loop().time
         next_look, failing_since = clock(), None
         while True:
@@ -140,7 +160,7 @@ class _Run:
                     failing_since = None
                 except ServerUnreachableError as error:
                     failing_since = failing_since or clock()
-                    if clock() - failing_since >= _LOST_AFTER_S:
+                    if clock() - failing_since >= lost_after_s:
                         raise ServerLostError(self._lost(str(error))) from error
                     record = None
                 if record is not None:
@@ -165,7 +185,7 @@ class _Run:
         return RunResult(self.prompt_id, files, seconds, cached=all(file.node_id in cached_nodes for file in files))
 
     def _take(self, event: Event) -> None:
-        if event.data.get("prompt_id") != self.prompt_id:
+        if event.data.get("prompt_id") != self.prompt_id or event.type == "progress":  # progress_state says the same
             return
         self._tracker.apply(event)
         if event.type in _END_EVENTS or (event.type == "executing" and event.data.get("node") is None):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import WanFLF2VConditioning
@@ -12,6 +14,15 @@ from .video_combine import WanFLF2VVideoCombine
 
 class WanFLF2VExtension(ComfyExtension):
     """What the host loads."""
+
+    async def on_load(self) -> None:
+        """Serve the hosted API on the host's own server; the nodes work without it."""
+        try:
+            from ..hosted.mount import mount
+        except ImportError as error:  # pydantic is one of the host's optional requirements
+            logging.getLogger("wan_flf2v").warning("the hosted API is off: %s", error)
+            return
+        mount()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the pack's nodes in the order of a graph from left to right."""

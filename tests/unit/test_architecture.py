@@ -10,7 +10,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 # Folder -> other folders of the pack that its files may import.
 ARROWS = {
-    "nodes": {"sampling", "video", "contract"},
+    "nodes": {"sampling", "video", "contract", "hosted"},
     "sampling": set(),
     "video": set(),
     "contract": set(),

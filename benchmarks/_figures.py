@@ -1,0 +1,60 @@
+"""What a bench is given and what it returns."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {"==": operator.eq, "<": operator.lt, ">=": operator.ge}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where ComfyUI lies, the Python that runs it, and how many rounds (``None``: the bench's own number)."""
+
+    comfyui: Path
+    python: Path = Path(sys.executable)
+    rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure over ``rounds``, with the smallest and largest of a single round.
+
+    ``limit`` is what it must hold, such as ``("<", 100.0)``; ``None`` if it is only told.
+    """
+
+    value: float
+    unit: str
+    rounds: int
+    min: float
+    max: float
+    limit: tuple[str, float] | None = None
+
+    def holds(self) -> bool:
+        """Whether the figure is within its limit."""
+        return self.limit is None or _COMPARE[self.limit[0]](self.value, self.limit[1])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figure as the result file has it."""
+        limit = None if self.limit is None else f"{self.limit[0]} {self.limit[1]:g}"
+        return {
+            "value": self.value,
+            "unit": self.unit,
+            "rounds": self.rounds,
+            "min": self.min,
+            "max": self.max,
+            "limit": limit,
+        }
+
+
+Figures: TypeAlias = dict[str, Figure]
+
+
+def summed(counts: list[int], unit: str, limit: tuple[str, float] | None = None) -> Figure:
+    """Return the sum of one count for each round."""
+    return Figure(sum(counts), unit, len(counts), min(counts), max(counts), limit)

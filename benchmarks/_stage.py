@@ -1,0 +1,103 @@
+"""A ComfyUI with the demo's models and a gateway in front of it, both of which can be killed and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..bootstrap.server import ComfyServer
+from ..demo.base import prepare_demo
+from ._figures import Options
+
+_START_S = 60.0
+_STOP_S = 30.0
+
+
+class Gateway:
+    """``wan-flf2v serve`` as a process on a port of its own, without tokens, offering the demo's model."""
+
+    def __init__(self, comfyui_url: str, data: Path) -> None:
+        self.data = data
+        self._port = free_port()
+        where = ["--comfyui", comfyui_url, "--port", str(self._port), "--data", str(data)]
+        self._command = [sys.executable, "-I", "-m", "wan_flf2v", "serve", *where, "--no-auth", "--demo"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address, with ``/v1``."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        if self._process is None:
+            raise RuntimeError("the gateway has not been started")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start, and wait until it answers; ``RuntimeError`` with the log's end if it does not."""
+        log = self.data.with_suffix(".log")
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(self._command, stdout=stream, stderr=stream)  # noqa: S603
+        deadline = time.monotonic() + _START_S
+        while not _answers(f"http://127.0.0.1:{self._port}/healthz"):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the gateway did not start:\n{log.read_text('utf-8', 'replace')[-3000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """End it as an operator would; by force if that takes long."""
+        if self._process is None:
+            return
+        if sys.platform != "win32":
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_S)
+        self.kill()
+
+
+@contextlib.contextmanager
+def stage(options: Options) -> Iterator[tuple[ComfyServer, Gateway]]:
+    """Start both in a folder that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
+        base_dir = Path(folder) / "comfyui"
+        prepare_demo(base_dir, options.comfyui)
+        arguments = ("--cpu", "--disable-api-nodes")
+        with ComfyServer(options.comfyui, options.python, base_dir, port=free_port(), extra_args=arguments) as comfyui:
+            gateway = Gateway(comfyui.url, Path(folder) / "gateway")
+            try:
+                gateway.start()
+                yield comfyui, gateway
+            finally:
+                gateway.stop()
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

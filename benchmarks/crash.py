@@ -1,0 +1,179 @@
+"""Kill -9 at random moments: every accepted request reaches its end, once.
+
+Each round submits ten requests and kills the gateway, ComfyUI or both while they are in flight, or while they are
+being submitted; a client whose connection breaks submits again with the same idempotency key. What was killed is
+started again, and all ten must end as succeeded, with a whole video, one output file on ComfyUI and one request in the
+store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+
+from ..bootstrap.server import ComfyServer
+from ..client.hosted_api import HostedApi, HostedApiError
+from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
+from ..hosted.host import FOLDER
+from ..hosted.store import Store
+from ._figures import Figure, Figures, Options, summed
+from ._stage import Gateway, stage
+
+REQUESTS = 10
+_ROUNDS = 40
+_FRAMES = 17
+_FAST: dict[str, Value] = {"71_widthx71_height": "96x128 (3:4)", "67_length": _FRAMES, "57_steps": 1}
+_SUBMITTING_S = 0.3  # one kill in four falls into the first moments, while requests are accepted
+_FIRST_WINDOW_S = 10.0
+_END_S = 600.0  # a request that has not ended by then is lost
+_RETRY_S = 0.25
+_SEED = 20260101
+
+
+@dataclass
+class Round:
+    """What came of one round's requests."""
+
+    accepted: int = 0
+    succeeded: int = 0
+    right_end: int = 0
+    duplicates: int = 0
+    lost: int = 0
+
+
+def run(options: Options) -> Figures:
+    """Run the rounds, 40 if not said otherwise."""
+    count = options.rounds or _ROUNDS
+    with stage(options) as (comfyui, gateway):
+        rounds = asyncio.run(_rounds(comfyui, gateway, count))
+        gateway.stop()
+        store = Store(gateway.data / "store.sqlite3")
+        broken, extra = int(store.check() != "ok"), store.count() - sum(round_.accepted for round_ in rounds)
+        store.close()
+    total = count * REQUESTS
+
+    def column(name: str, *limit: Any) -> Figure:
+        return summed([getattr(round_, name) for round_ in rounds], "requests", limit)
+
+    return {
+        "accepted": column("accepted", "==", total),
+        "succeeded": column("succeeded", ">=", 0.95 * total),
+        "right_end": column("right_end", "==", total),
+        "duplicates": column("duplicates", "==", 0),
+        "lost": column("lost", "==", 0),
+        "unasked": Figure(extra, "requests", count, extra, extra, ("==", 0)),
+        "broken_store": Figure(broken, "files", count, broken, broken, ("==", 0)),
+    }
+
+
+async def _rounds(comfyui: ComfyServer, gateway: Gateway, count: int) -> list[Round]:
+    dice = random.Random(_SEED)  # noqa: S311 -- the same moments in every run
+    targets: list[tuple[Callable[[], None], ...]] = [
+        (gateway.kill,),
+        (comfyui.kill,),
+        (gateway.kill, comfyui.kill),
+        (comfyui.kill, gateway.kill),
+    ]
+    window, rounds = _FIRST_WINDOW_S, []
+    for number in range(count):
+        moment = dice.uniform(0, _SUBMITTING_S if dice.random() < 0.25 else window)
+        names = ("gateway", "ComfyUI", "gateway and ComfyUI", "ComfyUI and gateway")
+        choice = number % len(targets)
+        started = time.monotonic()
+        killing = asyncio.create_task(_kill(moment, targets[choice], comfyui, gateway))
+        try:
+            round_ = await _round(comfyui, gateway)
+        finally:
+            down_s = await killing
+        window = max(1.0, min(time.monotonic() - started - down_s, 3 * _FIRST_WINDOW_S))
+        rounds.append(round_)
+        print(f"round {number + 1} of {count}: killed {names[choice]} after {moment:.2f} s: {round_}", flush=True)
+    return rounds
+
+
+async def _kill(
+    moment: float, targets: tuple[Callable[[], None], ...], comfyui: ComfyServer, gateway: Gateway
+) -> float:
+    """Kill after ``moment`` seconds and start again what was killed; returns the seconds until all was back."""
+    await asyncio.sleep(moment)
+    started = time.monotonic()
+    for kill in targets:
+        await asyncio.to_thread(kill)
+    starts = {gateway.kill: gateway.start, comfyui.kill: comfyui.start}
+    await asyncio.gather(*(asyncio.to_thread(starts[kill]) for kill in targets))
+    return time.monotonic() - started
+
+
+async def _round(comfyui: ComfyServer, gateway: Gateway) -> Round:
+    async with HostedApi(gateway.url) as api:
+        deadline = time.monotonic() + _END_S
+        ids = await asyncio.gather(*(_submit(api, deadline) for _ in range(REQUESTS)))
+        accepted = [request_id for request_id in ids if request_id is not None]
+        ends = await asyncio.gather(*(_end(api, request_id, deadline) for request_id in accepted))
+        round_ = Round(accepted=len(set(accepted)))
+        for request_id, end in zip(accepted, ends, strict=True):
+            await _judge(round_, api, comfyui, request_id, end)
+        return round_
+
+
+async def _submit(api: HostedApi, deadline: float) -> str | None:
+    """Submit one request, again and again under one key until it is accepted."""
+    seed = uuid.uuid4().int % 2**32  # nothing comes from ComfyUI's cache
+    example = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
+    values = {**example, **_FAST, "57_noise_seed": seed}
+    key = str(uuid.uuid4())
+    while time.monotonic() < deadline:
+        try:
+            return str((await api.submit(DEMO.model_id, values, idempotency_key=key))["request_id"])
+        except HostedApiError as error:
+            if 400 <= error.status < 500:
+                raise
+        await asyncio.sleep(_RETRY_S)
+    return None
+
+
+async def _end(api: HostedApi, request_id: str, deadline: float) -> dict[str, Any] | None:
+    """Return the result once the request has ended; ``None`` if it is unknown or never ends."""
+    while time.monotonic() < deadline:
+        try:
+            result = await api.result(request_id)
+        except HostedApiError as error:
+            if error.status == 404:
+                return None
+        else:
+            if result["status"] in ("succeeded", "failed", "cancelled"):
+                return result
+        await asyncio.sleep(_RETRY_S)
+    return None
+
+
+async def _judge(
+    round_: Round, api: HostedApi, comfyui: ComfyServer, request_id: str, end: dict[str, Any] | None
+) -> None:
+    """Count one request. One kill of ComfyUI in a round is no reason to fail, and nobody cancelled anything."""
+    files = list((comfyui.base_dir / "output" / FOLDER).glob(f"{request_id}*.mp4"))
+    round_.duplicates += len(files) > 1
+    round_.lost += end is None
+    if end is None or end["status"] != "succeeded":
+        print(f"request {request_id}: {end}", flush=True)
+        return
+    round_.succeeded += 1
+    with tempfile.TemporaryDirectory() as folder:
+        video = await api.download(str(end["output"]["video"]), Path(folder) / "video.mp4")
+        round_.right_end += len(files) == 1 and await asyncio.to_thread(_is_whole, video)
+
+
+def _is_whole(video: Path) -> bool:
+    with contextlib.suppress(av.error.FFmpegError), av.open(str(video)) as container:
+        return sum(1 for _ in container.decode(video=0)) == _FRAMES
+    return False

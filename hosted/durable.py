@@ -1,0 +1,54 @@
+"""Writes files so that they are whole and on the disk, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+
+def write_durably(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write ``content`` to ``path``, readable by the owner only; when this returns, a power cut does not lose it.
+
+    With ``replace=False`` a file that is there already stays as it is.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(content)
+        sync(partial)
+        if replace:
+            partial.replace(path)
+        else:
+            _keep_first(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the file's content is on the disk."""
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's list of files is on the disk; Windows has no way to ask for it."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _keep_first(partial: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(partial)  # fails if another process was faster
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            partial.replace(path)

@@ -1,0 +1,62 @@
+"""schemathesis makes requests from the OpenAPI document, good and bad ones, and checks every answer against it.
+
+``WAN_FLF2V_OPENAPI_EXAMPLES=120`` makes more than 2,000 of them, in less than a minute; by default it is about 800.
+"""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from gateway import NOWHERE, Gateway
+
+SUPPORT = Path(__file__).parents[1] / "support"
+EXAMPLES = int(os.environ.get("WAN_FLF2V_OPENAPI_EXAMPLES", "20"))
+AT_LEAST = 2000 if EXAMPLES >= 120 else 15 * EXAMPLES
+NO_LIMITS = {"allow_private_urls": True, "queue_limit": 10**9, "rate_per_minute": 10**9}
+ENDS = (
+    ("succeeded", {"output": {"video": "video.mp4", "image": "frame0.png"}}),
+    ("failed", {"error": "why"}),
+    ("cancelled", {}),
+)
+
+
+def end_requests(gateway, stopping):
+    """Bring every request to an end, as no ComfyUI does here: so all answers are seen, and event streams end."""
+    ends = itertools.cycle(ENDS)
+    with gateway.store() as store:
+        while not stopping.is_set():
+            job = store.next()
+            if job is None:
+                time.sleep(0.01)
+                continue
+            status, rest = next(ends)
+            store.start(job.id, None)
+            store.finish(job.id, status, **rest)
+
+
+def test_every_answer_is_what_the_document_says(tmp_path):
+    stopping = threading.Event()
+    with Gateway(tmp_path, NOWHERE, "--demo", config=NO_LIMITS) as gateway:
+        ending = threading.Thread(target=end_requests, args=(gateway, stopping))
+        ending.start()
+        try:
+            command = [sys.executable, "-m", "schemathesis.cli", "run", f"{gateway.url}/v1/openapi.json"]
+            command += ["--checks", "all", "--max-examples", str(EXAMPLES), "--seed", "1", "--continue-on-failure"]
+            command += ["--header", f"Authorization: Bearer {gateway.token}", "--no-color"]
+            environment = {**os.environ, "SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(SUPPORT)}
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False
+            )
+        finally:
+            stopping.set()
+            ending.join()
+        assert done.returncode == 0, done.stdout[-6000:]
+        cases = int(re.search(r"(\d+) generated", done.stdout)[1])
+        assert cases >= AT_LEAST, done.stdout[-1500:]
+        assert "Traceback" not in gateway.log_text()
+        assert gateway.get("/healthz").status == 200

@@ -1,0 +1,87 @@
+"""Finished requests, a sender and receivers for the tests of webhooks."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import uuid
+
+from aiohttp import web
+from wan_flf2v.hosted.fetch import Fetcher
+from wan_flf2v.hosted.settings import Settings
+from wan_flf2v.hosted.webhooks import WebhookSender
+from web_server import serve
+
+
+def finished_job(store, url, *, token="anna", status="succeeded"):
+    job_id = str(uuid.uuid4())
+    store.add(job_id, token, "model", {}, {}, webhook=url)
+    store.start(job_id)
+    store.finish(job_id, status, error="why" if status == "failed" else None)
+    return job_id
+
+
+def sender(store, folder, resolve=None, *, private=True, **changes):
+    settings = Settings(data=folder, allow_private_urls=private, **changes)
+    fetcher = Fetcher(settings, resolve) if resolve else Fetcher(settings)
+    return WebhookSender(settings, store, fetcher, lambda job: {"request_id": job.id, "name": "Füße 画"})
+
+
+def owed(store):
+    """Return the webhooks that are not done, whenever they are due."""
+    query = "SELECT job_id, attempts, due_at FROM webhooks"
+    return {row[0]: (row[1], row[2]) for row in store.read().execute(query)}
+
+
+@contextlib.asynccontextmanager
+async def running(*senders):
+    tasks = [asyncio.create_task(each.run()) for each in senders]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(ended, asyncio.CancelledError), ended
+
+
+async def until(condition):
+    """Wait until it holds; pytest's own time limit is the only one."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+class Receiver:
+    """Notes what it is sent, and answers with the given statuses, the last one again and again."""
+
+    def __init__(self, *statuses):
+        self.statuses = list(statuses)
+        self.messages = []
+
+    async def answer(self, request):
+        self.messages.append((dict(request.headers), await request.read(), request.path))
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return web.Response(status=status, headers={"Location": "/elsewhere"} if 300 <= status < 400 else {})
+
+
+def deliver(store, folder, handler, until_holds, *, path="/hook?a=1", status="succeeded", **changes):
+    """Run a sender for one finished job until the condition, which gets its id, holds; returns the id."""
+
+    async def go():
+        async with serve(handler) as port:
+            job_id = finished_job(store, f"http://127.0.0.1:{port}{path}", status=status)
+            async with running(sender(store, folder, **changes)):
+                await until(lambda: until_holds(job_id))
+            return job_id
+
+    return asyncio.run(go())
+
+
+def check_signature(secret, headers, body):
+    """As a receiver does it by the specification, written apart from ``sign``."""
+    key = base64.b64decode(secret[len("whsec_") :])
+    content = b".".join([headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body])
+    expected = base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+    version, _, signature = headers["webhook-signature"].partition(",")
+    assert (version, signature) == ("v1", expected)
