@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ..client.comfy import ComfyClient, OutputFile
-from ..client.errors import ComfyError, ServerLostError
+from ..client.errors import ComfyError, NoOutputError, ServerLostError
 from ..client.progress import Progress
 from ..client.run import RunResult
 from .host import Host, Identity, is_lost, result_file
@@ -34,7 +34,7 @@ _DIED = (
     "size or fewer frames, and submit it again."
 )
 _REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
-_INTERNAL = "The result could not be stored: {}. The API's log says more."
+_INTERNAL = "The API failed on this request: {}. Its log says more."
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Dispatcher:
         elif found == "removed":
             await self._finish(job, "failed", error=_REMOVED)
         else:
-            await self._complete(host, identity, job.id, found)
+            await self._complete(host, identity, self._store.get(job.id) or job, found)
 
     async def _host_died(self, job: Job) -> None:
         if job.host_deaths + 1 >= _MAX_HOST_DEATHS:
@@ -129,10 +129,8 @@ class Dispatcher:
         else:
             await asyncio.to_thread(self._store.requeue, job.id, host_died=True)
 
-    async def _complete(self, host: Host, identity: Identity, job_id: str, found: Found) -> None:
+    async def _complete(self, host: Host, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running request to its end from where it was found."""
-        job = self._store.get(job_id)
-        assert job is not None  # requests are never deleted  # noqa: S101
         try:
             if found == "never_sent":
                 await host.submit(job)
@@ -169,6 +167,11 @@ class Dispatcher:
                 if current is not None and current.cancel_requested and not following.done():
                     return None
             return following.result()
+        except NoOutputError:
+            # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
+            if await host.has_result(job.id):
+                return RunResult(job.id, (result_file(job.id),), 0.0, cached=True)
+            raise
         finally:
             following.cancel()
             await asyncio.wait([following])

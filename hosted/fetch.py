@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import aiohttp
@@ -27,6 +28,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 16
 _USER_AGENT = "wan-flf2v"
+# Threads of their own: a stranger's slow name server shall hold up other strangers at most, not the whole process.
+_LOOKUPS = ThreadPoolExecutor(8, "wan-flf2v-dns")
 
 # Only 2000::/3 is given out as global unicast IPv6 space (RFC 4291); of it, these are not for hosts of the Internet:
 # protocol assignments with Teredo (RFC 2928, 4380), documentation (RFC 3849, 9637) and 6to4 (RFC 7526), which would
@@ -60,8 +63,11 @@ def is_public(address: str) -> bool:
 
 async def system_resolve(host: str, port: int) -> list[str]:
     """Return the IP addresses of a host as the system sees them; ``OSError`` if there are none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+
+    def look_up() -> list[str]:
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+    return await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
 
 
 class Fetcher:

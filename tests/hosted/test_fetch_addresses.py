@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from wan_flf2v.hosted.fetch import Fetcher, FetchError, is_public
+from wan_flf2v.hosted.fetch import Fetcher, FetchError, is_public, system_resolve
 from wan_flf2v.hosted.settings import Settings
 from web_server import answers
 
@@ -135,3 +137,19 @@ def test_a_resolver_that_fails(tmp_path):
 
     with pytest.raises(FetchError, match=r'There is no host "images.test"'):
         asyncio.run(Fetcher(settings(tmp_path), fail).check("https://images.test/"))
+
+
+def test_looking_up_a_name_does_not_wait_for_the_processs_other_threads():
+    """Nor they for it: slow name servers must not keep the store's writes from their threads."""
+
+    async def go():
+        free = threading.Event()
+        with ThreadPoolExecutor(1) as others:
+            asyncio.get_running_loop().set_default_executor(others)
+            waiting = asyncio.create_task(asyncio.to_thread(free.wait))
+            await asyncio.sleep(0)
+            assert "127.0.0.1" in await system_resolve("127.0.0.1", 443)
+            free.set()
+            await waiting
+
+    asyncio.run(go())

@@ -45,9 +45,10 @@ def test_every_answer_is_what_the_document_says(tmp_path):
         ending = threading.Thread(target=end_requests, args=(gateway, stopping))
         ending.start()
         try:
-            command = [sys.executable, "-m", "schemathesis.cli", "run", f"{gateway.url}/v1/openapi.json"]
+            command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", f"{gateway.url}/v1/openapi.json"]
             command += ["--checks", "all", "--max-examples", str(EXAMPLES), "--seed", "1", "--continue-on-failure"]
-            command += ["--header", f"Authorization: Bearer {gateway.token}", "--no-color"]
+            config = tmp_path / "schemathesis.toml"
+            config.write_text(f'[auth.openapi.bearer]\nbearer = "{gateway.token}"\n')
             environment = {**os.environ, "SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(SUPPORT)}
             done = subprocess.run(
                 command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False

@@ -11,7 +11,7 @@ PNG = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU"
     b"\x00\x00\x00\nIDATx\x9cc`\x00\x00\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82"
 )
-NAMES = ("start.jpg", "a folder/an image.png", "语.webp", "Runcomfy_Example_1259_1.png")
+NAMES = ("start.jpg", "an image.png", "语.webp", "Runcomfy_Example_1259_1.png")
 
 schemathesis.openapi.format(
     "image-reference",

@@ -1,0 +1,20 @@
+"""Three rounds of the crash bench: the gateway, then ComfyUI, then both are killed under ten requests."""
+
+from pathlib import Path
+
+from wan_flf2v.benchmarks._figures import Options
+from wan_flf2v.benchmarks.crash import run
+
+
+def test_every_accepted_request_ends_once_whatever_is_killed(project_comfyui):
+    figures = run(Options(Path(project_comfyui), rounds=3))
+    assert {name: figure.value for name, figure in figures.items() if not figure.holds()} == {}
+    assert {name: figure.value for name, figure in figures.items()} == {
+        "accepted": 30,
+        "succeeded": 30,
+        "right_end": 30,
+        "duplicates": 0,
+        "lost": 0,
+        "unasked": 0,
+        "broken_store": 0,
+    }
