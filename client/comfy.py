@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -75,7 +76,9 @@ class ComfyClient:
 
     async def __aenter__(self) -> ComfyClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S)
-        self._http = aiohttp.ClientSession(timeout=timeout)
+        # A certificate names the host as others see it, not its loopback address; nobody is between here and there.
+        connector = aiohttp.TCPConnector(ssl=not _is_loopback(self._base.host))
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self
 
     async def __aexit__(
@@ -213,10 +216,9 @@ class ComfyClient:
         """Return a text that is another one for every start of the server, ``None`` if its pack does not tell."""
         async with self._request("GET", "wan_flf2v/instance") as response:
             body = await self._body(response)
-            if response.status == 404:
-                return None
-        self._check_status(response, body)
-        return str(body["instance"])
+        if response.status != 404:
+            self._check_status(response, body)
+        return str(body["instance"]) if isinstance(body, dict) and "instance" in body else None
 
     async def remove_inputs(self, request_id: str) -> None:
         """Remove the images that were uploaded for a request of the hosted API, through a route of this pack."""
@@ -279,3 +281,10 @@ class ComfyClient:
         return ServerUnreachableError(
             f"Cannot reach ComfyUI at {self.url} ({reason}). Start ComfyUI, or give the address where it runs."
         )
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

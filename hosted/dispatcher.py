@@ -80,8 +80,8 @@ class Dispatcher:
                 continue  # the next round asks anew what became of the prompt, and whether ComfyUI is there
             except ComfyError as error:
                 await self._set_state(f"down: {error}")
-            except sqlite3.Error:  # a full disk, as a rule
-                _log.exception("the store cannot be used")
+            except Exception:  # noqa: BLE001 -- a full disk, as a rule; the requests wait until it is over
+                _log.exception("dispatching failed")
             await asyncio.sleep(pause)
             pause = min(pause * 2, _BACK_OFF_S[1])
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from .errors import INTERNAL, NOT_FOUND, TOO_MANY, UNAUTHORIZED, ApiError
+from .records import Token
 from .state import set_token, state_of, token_of
 from .tokens import ANONYMOUS, find_token
 
@@ -84,25 +85,27 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     """Find the token of a request and take one from its rate; paths that do not exist need none."""
     if request.match_info.http_exception is not None or request.match_info.handler in _public:
         return await handler(request)
-    state = state_of(request)
-    if state.settings.auth:
-        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-        text = text.strip()
-        known = scheme.lower() == "bearer" and 0 < len(text) <= _MAX_TOKEN_CHARACTERS
-        token = find_token(state.store, text) if known else None
-        if token is None:
-            message = (
-                'The token is missing or unknown. Send "Authorization: Bearer <token>" with one of this server\'s.'
-            )
-            raise ApiError(UNAUTHORIZED, message)
-    else:
-        token = ANONYMOUS
+    state, token = state_of(request), known_token(request)
+    if token is None:
+        message = 'The token is missing or unknown. Send "Authorization: Bearer <token>" with one of this server\'s.'
+        raise ApiError(UNAUTHORIZED, message)
     set_token(request, token)
     limit = state.settings.rate_per_minute if token.rate_per_minute is None else token.rate_per_minute
     wait_s = state.limiter.wait_s(token.name, limit)
     if wait_s > 0:
         raise too_many(f"More than {limit} requests a minute.", wait_s)
     return await handler(request)
+
+
+def known_token(request: web.Request) -> Token | None:
+    """Return the token that a request was made with; ``None`` if it has none that is known here."""
+    state = state_of(request)
+    if not state.settings.auth:
+        return ANONYMOUS
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    text = text.strip()
+    shaped = scheme.lower() == "bearer" and 0 < len(text) <= _MAX_TOKEN_CHARACTERS
+    return find_token(state.store, text) if shaped else None
 
 
 def queue_limit(request: web.Request) -> int:

@@ -47,6 +47,10 @@ _ERRORS = {
     500: "Something went wrong (500001).",
 }
 _COMMON = (400, 401, 429, 500)
+_LINKS = {
+    call: {"operationId": f"{call}_request", "parameters": {"request_id": "$response.body#/request_id"}}
+    for call in ("status", "result", "cancel", "events")
+}
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}]
 
 
@@ -94,7 +98,7 @@ def _submit(model: ModelContract) -> dict[str, Any]:
         _parameter("Idempotency-Key", "header", {"type": "string", "format": "idempotency-key", "maxLength": 255}),
         _parameter("webhook", "query", {"type": "string", "format": "webhook-url"}),
     ]
-    answers = {200: _json("Accepted.", SubmitAnswer)}
+    answers = {200: {**_json("Accepted.", SubmitAnswer), "links": _LINKS}}
     operation = _operation(
         f"Submit a request to {model.display_name}", answers, (404, 408, 413, 415, 422), _id("submit", model)
     )
@@ -140,7 +144,7 @@ def _events(request_id: dict[str, Any]) -> dict[str, Any]:
     stream = {"description": "Events until the request has ended.", "content": {"text/event-stream": {}}}
     answers = {200: stream, 204: {"description": "The request has ended, and Last-Event-ID says that this is known."}}
     last = _parameter("Last-Event-ID", "header", {"type": "string"})
-    return {**_operation("Follow a request", answers, (404,), "request_events"), "parameters": [request_id, last]}
+    return {**_operation("Follow a request", answers, (404,), "events_request"), "parameters": [request_id, last]}
 
 
 def _upload() -> dict[str, Any]:

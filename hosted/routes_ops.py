@@ -11,7 +11,7 @@ from ..client.comfy import ComfyClient
 from ..client.errors import ComfyError
 from ..contract.parameters import ModelContract
 from ..contract.workflow import graph_for
-from .middleware import public
+from .middleware import known_token, public
 from .openapi import document
 from .records import Status
 from .state import STATE, State, state_of
@@ -31,13 +31,16 @@ async def healthz(request: web.Request) -> web.Response:
 
 @public
 async def readyz(request: web.Request) -> web.Response:
-    """Answer 200 if a request could run now, else 503 and what is missing: ComfyUI, the pack, or model files."""
+    """Answer 200 if a request could run now, else 503; with a token also what is missing: ComfyUI, the pack, files."""
     known = request.config_dict[_READY]
     if known.get("until", 0.0) < time.monotonic():
         problems = await _problems(state_of(request))
         known.update(until=time.monotonic() + _READY_KNOWN_S, problems=problems)
     problems = known["problems"]
-    return web.json_response({"ready": not problems, "problems": problems}, status=503 if problems else 200)
+    answer: dict[str, Any] = {"ready": not problems}
+    if known_token(request) is not None:
+        answer["problems"] = problems
+    return web.json_response(answer, status=503 if problems else 200)
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -158,7 +158,7 @@ def test_the_pages_curl_example_queues_exactly_the_bundled_graph(own_comfy_serve
         other = await queue_as_someone_else(client, slow_graph(steps=1000))
         await wait_until(runs(client, other))
         with Gateway(tmp_path, host.url) as gateway:
-            assert gateway.get("/readyz", token=None).json == {"ready": True, "problems": []}
+            assert gateway.get("/readyz").json == {"ready": True, "problems": []}
             command = ["curl", "--silent", "--request", "POST", "--url", gateway.url + SUBMIT]
             command += ["--header", "Content-Type: application/json"]
             command += ["--header", f"Authorization: Bearer {gateway.token}", "--data", CURL_BODY]

@@ -55,20 +55,24 @@ def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
 
 
 def test_progress_is_noted_while_a_request_runs(api):
-    job = submit(api.store, **MIDDLING)
+    job = submit(api.store, **LONG)
 
     async def use(client, dispatcher):
         seen = []
-        while not (current := api.store.get(job.id)).finished:
+        while len([progress for progress in seen if progress["steps"] == 20]) < 2:
+            current = api.store.get(job.id)
+            assert not current.finished, f"only {seen} seen"
             if current.progress and current.progress not in seen:
                 seen.append(current.progress)
             await asyncio.sleep(0.05)
+        api.store.request_cancel(job.id)
+        await api.until(job)
         return seen
 
     seen = run(api, use)
-    steps = [progress for progress in seen if progress["steps"] == 8]
-    assert steps
-    assert steps[0]["node"] == "Sampler (two experts, one schedule)"
+    assert seen[-1]["node"] == "Sampler (two experts, one schedule)"
+    assert seen[-1]["host_queue_position"] == 0
+    assert 0 < seen[-1]["step"] <= 20
     assert [progress["fraction"] for progress in seen] == sorted(progress["fraction"] for progress in seen)
 
 

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -169,3 +170,17 @@ def events(gateway, request_id, last=None):
                 fields[name] = value
     finally:
         connection.close()
+
+
+def raw(gateway, data, seconds=5.0):
+    """Send bytes as they are and return what comes back until the server closes or falls silent."""
+    parts = urlsplit(gateway.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=seconds) as connection:
+        connection.sendall(data)
+        received = b""
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return received

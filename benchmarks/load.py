@@ -1,0 +1,164 @@
+"""How quickly the API answers under load, while ComfyUI works on the same processor.
+
+First an open loop: 100 calls a second for 50 s, submit and status in turn, each started on time whatever became of
+those before it, and measured from that time. Then 200 clients at once with 25 calls each: every answer must be a
+success or 429, and the gateway must not grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import psutil
+
+from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
+from ._figures import Figure, Figures, Options, summed
+from ._stage import Gateway, stage
+
+RATE = 100  # calls a second
+SECONDS = 50.0
+CLIENTS, CALLS = 200, 25
+_LIMIT_MS = 100.0
+_LIMIT_MB = 50.0
+_WARM_CALLS = 500
+_SETTINGS = {"WAN_FLF2V_QUEUE_LIMIT": "1000000", "WAN_FLF2V_RATE_PER_MINUTE": "1000000"}
+_VALUES: dict[str, Value] = {
+    PROMPT.key: PROMPT.default,
+    START_IMAGE.key: START_IMAGE.default,
+    END_IMAGE.key: END_IMAGE.default,
+    "57_steps": 20,  # long, so that something runs all the time
+}
+
+
+@dataclass
+class Round:
+    """What one round measured; latencies in seconds."""
+
+    submit_s: list[float] = field(default_factory=list)
+    status_s: list[float] = field(default_factory=list)
+    bad: int = 0
+    growth_mb: float = 0.0
+
+
+def run(options: Options) -> Figures:
+    """Run the rounds, one if not said otherwise, each with a new ComfyUI and a new gateway."""
+    rounds = []
+    with _environment(_SETTINGS):
+        for _ in range(options.rounds or 1):
+            with stage(options) as (_, gateway):
+                rounds.append(asyncio.run(_round(gateway)))
+    growth = [round_.growth_mb for round_ in rounds]
+    return {
+        "p99_submit_ms": _p99([round_.submit_s for round_ in rounds]),
+        "p99_status_ms": _p99([round_.status_s for round_ in rounds]),
+        "not_2xx_or_429": summed([round_.bad for round_ in rounds], "answers", ("==", 0)),
+        "rss_growth_mb": Figure(max(growth), "MB", len(growth), min(growth), max(growth), ("<", _LIMIT_MB)),
+    }
+
+
+async def _round(gateway: Gateway) -> Round:
+    round_ = Round()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        calls = _Calls(http, gateway.url, round_)
+        await calls.submit()
+        await calls.until_running()
+        await _open_loop(calls, round_)
+        round_.growth_mb = await _crowd(calls, gateway)
+    return round_
+
+
+async def _open_loop(calls: _Calls, round_: Round) -> None:
+    start, tasks = time.perf_counter() + 0.5, []
+    for number in range(int(RATE * SECONDS)):
+        due = start + number / RATE
+        await asyncio.sleep(due - time.perf_counter())
+        call, latencies = (calls.submit, round_.submit_s) if number % 2 else (calls.status, round_.status_s)
+        tasks.append(asyncio.create_task(_timed(call, due, latencies)))
+    await asyncio.gather(*tasks)
+
+
+async def _crowd(calls: _Calls, gateway: Gateway) -> float:
+    """Let all clients call at once; returns by how many MB the gateway grew, after a first few calls."""
+
+    async def client(count: int) -> None:
+        for number in range(count):
+            await (calls.submit() if number % 2 else calls.status())
+
+    gateway_process = psutil.Process(gateway.pid)
+    await asyncio.gather(*(client(_WARM_CALLS // CLIENTS + 1) for _ in range(CLIENTS)))
+    before = gateway_process.memory_info().rss
+    await asyncio.gather(*(client(CALLS) for _ in range(CLIENTS)))
+    return float((gateway_process.memory_info().rss - before) / 1e6)
+
+
+async def _timed(call: Callable[[], Awaitable[None]], due: float, latencies: list[float]) -> None:
+    await call()
+    latencies.append(time.perf_counter() - due)
+
+
+class _Calls:
+    """The calls that are measured; every answer that is neither a success nor 429 is counted."""
+
+    def __init__(self, http: aiohttp.ClientSession, api: str, round_: Round) -> None:
+        self._http = http
+        self._api = api
+        self._round = round_
+        self._ids: list[str] = []
+        self._asked = 0
+
+    async def submit(self) -> None:
+        """Submit a request with a seed of its own."""
+        values = {**_VALUES, "57_noise_seed": len(self._ids) + 1}
+        answer = await self._call("POST", f"{self._api}/models/{DEMO.model_id}", values)
+        if answer is not None and "request_id" in answer:
+            self._ids.append(str(answer["request_id"]))
+
+    async def status(self) -> None:
+        """Ask for one of the requests, in turn."""
+        self._asked += 1
+        await self._call("GET", f"{self._api}/requests/{self._ids[self._asked % len(self._ids)]}/status", None)
+
+    async def until_running(self) -> None:
+        """Wait until the first request runs."""
+        url = f"{self._api}/requests/{self._ids[0]}/status"
+        while ((await self._call("GET", url, None)) or {}).get("status") == "in_queue":
+            await asyncio.sleep(0.1)
+
+    async def _call(self, method: str, url: str, values: dict[str, Value] | None) -> dict[str, object] | None:
+        try:
+            async with self._http.request(method, url, json=values) as response:
+                if not (200 <= response.status < 300 or response.status == 429):
+                    self._round.bad += 1
+                answer: dict[str, object] = await response.json()
+                return answer
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+            self._round.bad += 1
+            return None
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Let processes that are started meanwhile have these variables."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _p99(rounds: list[list[float]]) -> Figure:
+    values = [statistics.quantiles(latencies, n=100)[98] * 1000 for latencies in rounds]
+    return Figure(max(values), "ms", len(values), min(values), max(values), ("<", _LIMIT_MS))

@@ -1,0 +1,43 @@
+"""ComfyUI with TLS on this machine, as the mounted API reaches it: its certificate names another host."""
+
+import asyncio
+import socket
+import ssl
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp import web
+from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.errors import ServerUnreachableError
+from web_server import serve
+
+
+async def stats(request):
+    return web.json_response({"system": {"comfyui_version": "0.30.0"}})
+
+
+def ask(host):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("video.example.com").configure_cert(context)
+
+    async def go():
+        async with serve(stats, tls=context) as port, ComfyClient(f"https://{host}:{port}") as client:
+            return await client.system_stats()
+
+    return asyncio.run(go())
+
+
+def test_the_certificate_of_a_loopback_address_is_not_asked_for_its_name():
+    assert ask("127.0.0.1")["system"]["comfyui_version"] == "0.30.0"
+
+
+def test_any_other_certificate_is_checked(monkeypatch):
+    # The same server under a name that is not the loopback address to whoever reads it.
+    async def resolve(self, host, port=0, family=socket.AF_INET):
+        entry = {"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}
+        return [entry]
+
+    monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolve)
+    with pytest.raises(ServerUnreachableError):
+        ask("video.example.com")
