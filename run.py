@@ -49,7 +49,7 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
     if arguments.command == "serve":
         return commands.serve(arguments.port, arguments.demo)
     if arguments.command == "bench":
-        return commands.bench(arguments.name, arguments.json)
+        return commands.bench(arguments.name, arguments.json, arguments.rounds)
     return commands.test(arguments.hosts, rest)
 
 
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", help="run a benchmark", allow_abbrev=False)
     bench.add_argument("name", metavar="NAME|all")
     bench.add_argument("--json", metavar="FILE", help="write the figures here too")
+    bench.add_argument("--rounds", type=int, metavar="N", help="how often to repeat (default: the bench's own number)")
     return parser
 
 

@@ -39,8 +39,7 @@ def _parse_arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument("name", choices=["all", *names])
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    rounds = os.environ.get("WAN_FLF2V_BENCH_ROUNDS")
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="default: the bench's own number")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: the bench's own number")
     args = parser.parse_args()
     if args.rounds is not None and args.rounds < 1:
         parser.error("--rounds must be 1 or more")

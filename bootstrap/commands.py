@@ -72,7 +72,7 @@ def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int
     return failed or code
 
 
-def bench(name: str, json_file: str | None) -> int:
+def bench(name: str, json_file: str | None, rounds: int | None) -> int:
     """Run one benchmark or all; SetupError for a name that ``benchmarks/`` does not hold."""
     names = sorted(path.stem for path in (REPO / "benchmarks").glob("*.py") if not path.name.startswith("_"))
     if not names:
@@ -81,6 +81,7 @@ def bench(name: str, json_file: str | None) -> int:
         raise SetupError(f"there is no benchmark {name!r}; there are: all, {', '.join(names)}")
     host, python = _prepare("test")
     result = ["--json", json_file] if json_file else []
+    result += ["--rounds", str(rounds)] if rounds is not None else []
     return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(host.path), *result])
 
 

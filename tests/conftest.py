@@ -56,7 +56,8 @@ def new_comfy_server(comfy_install, demo_models, tmp_path_factory):
         for image in (REPO / "demo" / "images").glob("*.jpg"):
             shutil.copy(image, base_dir / "input")
         arguments = ("--cpu", "--disable-api-nodes", *extra_args)
-        server = ComfyServer(Path(comfy_install["path"]), Path(comfy_install["python"]), base_dir, extra_args=arguments)
+        python, env = Path(comfy_install["python"]), {"OMP_NUM_THREADS": "1"}  # tiny tensors: threads only wait
+        server = ComfyServer(Path(comfy_install["path"]), python, base_dir, extra_args=arguments, env=env)
         return Host(server, comfy_install["version"])
 
     return start
