@@ -69,9 +69,9 @@ def find_own_host(repo: Path = REPO) -> Host | None:
             )
         return _own_host(path)
     around = repo.parent.parent
-    path = around if repo.parent.name == "custom_nodes" and holds_comfyui(around) else _comfy_cli_workspace()
+    found = around if repo.parent.name == "custom_nodes" and holds_comfyui(around) else _comfy_cli_workspace()
     try:
-        return _own_host(path) if path else None
+        return _own_host(found) if found else None
     except SetupError as error:  # nobody asked for this one, so it stands in nobody's way
         say(f"not used: {error}")
         return None
