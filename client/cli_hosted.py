@@ -60,7 +60,10 @@ def submit(
     async def go(client: HostedApi) -> str:
         answer = await client.submit(model, values, idempotency_key=key, webhook=webhook)
         request_id = str(answer["request_id"])
-        return str(await _watch(client, request_id, output, download=True)) if wait else request_id
+        if not wait:
+            return request_id
+        _err.print(f"Request {request_id}", highlight=False, soft_wrap=True)
+        return str(await _watch(client, request_id, output, download=True))
 
     try:
         given = {PROMPT.key: prompt, START_IMAGE.key: _image(start), END_IMAGE.key: _image(end)}
@@ -111,7 +114,11 @@ def watch(
 
 async def _watch(client: HostedApi, request_id: str, output: Path | None, *, download: bool) -> Path | str:
     """Return the downloaded file, or the video's address."""
-    await _show_progress(client, request_id)
+    try:
+        await _show_progress(client, request_id)
+    except asyncio.CancelledError:  # Ctrl-C
+        _err.print(f"The request {request_id} goes on.", style="red", highlight=False, soft_wrap=True)
+        raise
     answer = await client.result(request_id)
     if answer["status"] != "succeeded":
         raise HostedApiError(f"The request {request_id} {answer['status']}: {answer.get('error') or 'no result'}")
@@ -188,7 +195,7 @@ def _call(api: str, token: str | None, token_file: Path | None, use: Callable[[H
         secret = token_file.read_text(encoding="utf-8").strip() if token_file is not None else token
         return asyncio.run(go())
     except KeyboardInterrupt:
-        _fail("Stopped watching; the request goes on.", _EXIT_INTERRUPTED)
+        _fail("Stopped.", _EXIT_INTERRUPTED)
     except (HostedApiError, OSError) as error:
         _fail(str(error), _EXIT_FAILED)
 

@@ -172,6 +172,10 @@ class ComfyClient:
 
         Returns whether it is gone; ``False`` means that it was told to stop, but its current step takes longer than
         ``timeout_s``. An unknown or finished prompt is gone already.
+
+        A host without cancel by id (before ``/api/jobs/{id}/cancel``) has a gap: its ``/interrupt`` compares the id and
+        then sets one flag for whatever runs, without a lock. If this prompt ends and another starts just in between,
+        that other one is interrupted.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         while (position := (await self.queue()).position(prompt_id)) is not None:

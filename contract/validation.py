@@ -19,6 +19,7 @@ from .parameters import ModelContract, Parameter, Value
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a prompt may hold tabs and line breaks
 _SHOWN_CHARACTERS = 80
+_SHOWN_UNKNOWN = 20  # keys that are no parameter and are explained one by one
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def validate(model: ModelContract, values: Mapping[str, object]) -> dict[str, Va
     """Return ``values`` checked and completed with defaults, in the model's order.
 
     An integral float is an integer (JSON Schema); a boolean is not a number, a string is never converted.
-    Raises ``ContractError`` with one entry per bad field.
+    Raises ``ContractError`` with one entry per bad field; of many unknown keys the last entry says how many more.
     """
     try:
         checked = _request_model(model).model_validate(dict(values))
     except ValidationError as error:
-        raise ContractError([_explain(model, values, detail) for detail in error.errors()]) from error
+        raise ContractError(_explain_all(model, values, error.errors())) from error
     return checked.model_dump(by_alias=True)
 
 
@@ -137,6 +138,18 @@ def _number(text: str) -> Value:
     return text
 
 
+def _explain_all(model: ModelContract, values: Mapping[str, object], details: list[ErrorDetails]) -> list[FieldError]:
+    known = [detail for detail in details if detail["type"] != "extra_forbidden"]
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    errors = [_explain(model, values, detail) for detail in known + unknown[:_SHOWN_UNKNOWN]]
+    more = len(unknown) - _SHOWN_UNKNOWN
+    if more > 0:
+        key = str(unknown[_SHOWN_UNKNOWN]["loc"][0])
+        message = f"{_show(key)} is not a parameter either; of such keys {more} are not listed. Remove them."
+        errors.append(FieldError((key,), message, "extra_forbidden"))
+    return errors
+
+
 def _explain(model: ModelContract, values: Mapping[str, object], detail: ErrorDetails) -> FieldError:
     key, kind = str(detail["loc"][0]), detail["type"]
     if kind == "extra_forbidden":
@@ -154,7 +167,7 @@ def _explain(model: ModelContract, values: Mapping[str, object], detail: ErrorDe
 
 def _unknown_key(model: ModelContract, key: str) -> str:
     known = [parameter.key for parameter in model.parameters]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+    near = difflib.get_close_matches(key[:_SHOWN_CHARACTERS], known, n=1, cutoff=0)
     return f"{_show(key)} is not a parameter. The nearest one is {near[0]}; all of them: {', '.join(known)}."
 
 
@@ -163,7 +176,8 @@ def _advice(parameter: Parameter, value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _can_compare(parameter, value):
         return f"Values are never changed for you; the nearest allowed one is {_nearest(parameter, value)}."
     if isinstance(value, str) and parameter.enum and parameter.type == "string":
-        near = difflib.get_close_matches(value, [str(item) for item in parameter.enum], n=1, cutoff=0)
+        choices = [str(item) for item in parameter.enum]
+        near = difflib.get_close_matches(value[:_SHOWN_CHARACTERS], choices, n=1, cutoff=0)
         return f"Did you mean {_show(near[0])}?"
     return f"The default is {_show(parameter.default)}."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from aiohttp import web
@@ -28,3 +29,17 @@ def base_url(request: web.Request, settings: Settings) -> str:
     if not _HOST.fullmatch(host):
         raise ApiError(INVALID, "The Host header does not name a host.")
     return f"{scheme}://{host}"
+
+
+def names_loopback(request: web.Request) -> bool:
+    """Whether the Host header is this machine's own name for itself: a page whose name leads here has another."""
+    host = _HOST.fullmatch(request.headers.get("Host", ""))
+    return host is not None and is_loopback(host[1].strip("[]"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without port or brackets, is ``localhost`` or a loopback address."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from .records import Job, Status
+from .records import DISPATCHER_DOWN, Job, Status
 
 StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
 _STATUS_WORDS: dict[Status, StatusWord] = {
@@ -157,7 +157,9 @@ def status_answer(job: Job, base: str, position: int | None, host_state: str) ->
     optional: dict[str, Any] = {}
     if job.status == "in_queue":
         optional["queue_position"] = position
-        if host_state.startswith("down"):
+        if host_state == DISPATCHER_DOWN:
+            optional["waiting_for"] = "The API's dispatcher, which ended unexpectedly and starts again soon."
+        elif host_state.startswith("down"):
             optional["waiting_for"] = "ComfyUI, which does not answer at the moment."  # its address is not the client's
     if job.status == "in_progress" and job.progress is not None:
         optional["progress"] = ProgressAnswer.model_validate(job.progress)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,7 +18,7 @@ from .fetch import Fetcher
 from .images import Images
 from .middleware import authenticate, cors, errors, observe
 from .models import offered
-from .records import Job
+from .records import DISPATCHER_DOWN, Job
 from .results import Results
 from .settings import Settings
 from .state import STATE, State
@@ -25,6 +27,7 @@ from .webhooks import WebhookSender
 
 PREFIX = "/v1"
 _PURGE_EVERY_S = 600.0
+_DISPATCH_AGAIN_S = (1.0, 60.0)  # first and longest pause before a dispatcher that broke starts again
 _LOG = logging.getLogger("wan_flf2v.hosted")
 _MIDDLEWARES = (cors, observe, errors, authenticate)
 _ROUTES = (
@@ -43,8 +46,8 @@ def create_app(
     """Return the application; it works, and dispatches if no other process does, from start-up to clean-up.
 
     Mounted, its paths are without ``/v1``, where it is to be added as a sub-application; of its own, ``/healthz``,
-    ``/readyz`` and ``/metrics`` are at the root too. ``own_url`` is this API's address for messages that answer no
-    request (webhooks), unless the settings have a ``base_url``. Nothing is dispatched before ``ready`` returns.
+    ``/readyz`` and ``/metrics`` are at the root too. ``own_url`` is this API's address for messages (webhooks) of
+    requests that were not sent here. Nothing is dispatched before ``ready`` returns.
     """
     app = web.Application(middlewares=_MIDDLEWARES)
     prefix = "" if mounted else PREFIX
@@ -59,7 +62,7 @@ def create_app(
 
 
 def _open(settings: Settings) -> State:
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(settings.data / "store.sqlite3")
     fetcher = Fetcher(settings)
     results = Results(settings, store)
@@ -77,16 +80,16 @@ def _open(settings: Settings) -> State:
 
 async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]] | None) -> AsyncIterator[None]:
     """Run what goes on beside the requests, as long as the application runs."""
-    base = (state.settings.base_url or own_url).rstrip("/")
 
-    def body_of(job: Job) -> Mapping[str, Any]:
+    def body_of(job: Job, base_url: str | None) -> Mapping[str, Any]:
+        base = (state.settings.base_url or base_url or own_url).rstrip("/")
         output = state.results.urls(job, base) if job.status == "succeeded" else None
         return result_answer(job, output).model_dump(mode="json", exclude_unset=True)
 
     async def dispatch() -> None:
         if ready is not None:
             await ready()
-        await state.dispatcher.run()
+        await _keep_dispatching(state)
 
     sender = WebhookSender(state.settings, state.store, state.fetcher, body_of)
     tasks = [
@@ -103,6 +106,20 @@ async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]]
     state.store.close()
 
 
+async def _keep_dispatching(state: State) -> None:
+    """Dispatch, again and again if it breaks, and let clients know meanwhile: accepted requests wait for it."""
+    pause, longest = _DISPATCH_AGAIN_S
+    while True:
+        try:
+            await state.dispatcher.run()
+        except Exception:  # noqa: BLE001 -- whatever it is, accepted requests must not wait for ever
+            _LOG.exception("event=broken part=dispatcher again_in_s=%.0f", pause)
+        with contextlib.suppress(sqlite3.Error):  # the disk may be full
+            await asyncio.to_thread(state.store.set_host_state, DISPATCHER_DOWN)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, longest)
+
+
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _LOG.critical("event=stopped part=%s", task.get_name(), exc_info=error)
@@ -114,7 +131,7 @@ async def _purge(state: State) -> None:
         try:
             await asyncio.to_thread(state.results.purge)
             await asyncio.to_thread(state.images.purge)
-        except OSError:
+        except (OSError, sqlite3.Error):
             _LOG.exception("event=purge outcome=error")
         await asyncio.sleep(_PURGE_EVERY_S)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -16,8 +18,27 @@ UNSUPPORTED_TYPE = 415001
 TOO_SLOW = 408001
 MAX_DEPTH = 16  # the contract's own bodies have depth 1
 MAX_ITEMS = 200_000  # commas and brackets in a body; those of prompts count too
+MAX_VALUES = 1_000  # in a body: keys of objects and items of lists, all together
+LARGE_BYTES = 1 << 20  # few bodies from here on are worked on at once, and in a thread
 CHUNK_WAIT_S = 20.0  # for the next piece of a body
 BODY_WAIT_S = 300.0  # for all of it
+
+Result = TypeVar("Result")
+
+
+def is_large(request: web.Request) -> bool:
+    """Whether a request's body is large, or may be: its length is not said."""
+    return request.content_length is None or request.content_length > LARGE_BYTES
+
+
+def turn(request: web.Request, large_bodies: asyncio.Semaphore) -> contextlib.AbstractAsyncContextManager[None]:
+    """Wait for a large body's turn, so that few are in memory at once; small ones need none."""
+    return large_bodies if is_large(request) else contextlib.nullcontext()
+
+
+async def aside(request: web.Request, work: Callable[[], Result]) -> Result:
+    """Do what takes long with a large body in a thread, and at once with a small one."""
+    return await asyncio.to_thread(work) if is_large(request) else work()
 
 
 async def read_json_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
@@ -31,8 +52,8 @@ async def read_json_object(request: web.Request, max_bytes: int) -> dict[str, An
         raise ApiError(UNSUPPORTED_TYPE, message)
     body = b"".join([chunk async for chunk in read_chunks(request, max_bytes)])
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_ITEMS:
-        raise ApiError(INVALID, "The body has too many items: a request is one flat object of at most ten values.")
-    value = await asyncio.to_thread(_parse, body) if len(body) > 1 << 20 else _parse(body)
+        raise _too_many()
+    value = await asyncio.to_thread(_parse, body) if len(body) > LARGE_BYTES else _parse(body)
     if not isinstance(value, dict):
         raise ApiError(INVALID, f"The body must be a JSON object, got {_kind(value)}.")
     return value
@@ -49,7 +70,7 @@ async def read_chunks(request: web.Request, max_bytes: int) -> AsyncIterator[byt
             chunk = await asyncio.wait_for(request.content.readany(), min(CHUNK_WAIT_S, deadline - loop.time()))
         except asyncio.TimeoutError:
             raise ApiError(TOO_SLOW, "The body came too slowly. Send it again.") from None
-        except web.PayloadAccessError:
+        except (web.PayloadAccessError, ConnectionError):
             raise ApiError(INVALID, "The body ended before its end.") from None
         if not chunk:
             return
@@ -80,8 +101,7 @@ def _parse(body: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ApiError(INVALID, f"The body has the key {json.dumps(twice[:80])} twice. Give it once.")
     return found
 
@@ -92,20 +112,28 @@ def _no_constant(name: str) -> Any:
 
 def _check(value: Any) -> None:
     """Refuse what cannot be written down again: half surrogate pairs, and depth."""
-    level = [value]
+    level, count = [value], 0
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for item in level:
             if isinstance(item, str):
                 item.encode()  # UnicodeEncodeError is a ValueError
             elif isinstance(item, list):
+                count += len(item)
                 below += item
             elif isinstance(item, dict):
+                count += len(item)
                 below += [*item.keys(), *item.values()]
+        if count > MAX_VALUES:
+            raise _too_many()
         if not below:
             return
         level = below
     raise _too_deep()
+
+
+def _too_many() -> ApiError:
+    return ApiError(INVALID, "The body has too many items: a request is one flat object of at most ten values.")
 
 
 def _too_deep() -> ApiError:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for another one
 
-_SCHEMA = """
+_SCHEMAS = (
+    """
 CREATE TABLE jobs (
     position_key INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -73,7 +73,20 @@ CREATE TABLE files (
     created_at REAL NOT NULL
 );
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
-"""
+""",
+    # What belongs to a token was kept under its name before.
+    """
+ALTER TABLE tokens ADD COLUMN id TEXT NOT NULL DEFAULT '';
+UPDATE tokens SET id = name;
+CREATE UNIQUE INDEX tokens_by_id ON tokens (id);
+ALTER TABLE webhooks ADD COLUMN secret TEXT;
+ALTER TABLE webhooks ADD COLUMN base_url TEXT;
+UPDATE webhooks SET secret = (
+    SELECT webhook_secret FROM tokens JOIN jobs ON tokens.id = jobs.token WHERE jobs.id = webhooks.job_id
+);
+""",
+)
+SCHEMA_VERSION = len(_SCHEMAS)  # each is what leads there from the one before
 
 
 class DatabaseVersionError(RuntimeError):
@@ -91,7 +104,8 @@ class Database:
         self._write_lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
         self._closed = False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         with self.write() as connection:
             self._create(connection)
 
@@ -150,7 +164,7 @@ class Database:
                 f"{self._path} was written by a newer version of wan-flf2v (schema {found}, this one knows "
                 f"{SCHEMA_VERSION}). Update wan-flf2v, or use another data folder."
             )
-        if found == 0:
-            for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
+        for version, schema in enumerate(_SCHEMAS[found:], found + 1):
+            for statement in schema.split(";"):  # executescript would commit the transaction
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version={version}")

@@ -13,20 +13,21 @@ import time
 from typing import Any
 
 from ..client.comfy import ComfyClient, OutputFile
-from ..client.errors import ComfyError, NoOutputError, ServerLostError
+from ..client.errors import ComfyError, NoOutputError, ServerAnswerError, ServerLostError
 from ..client.progress import Progress
 from ..client.run import RunResult
-from .host import Host, Identity, is_lost, result_file
+from .host import Host, Identity, is_lost, public_text, result_file
 from .lock import exclusive
 from .records import Job
 from .recovery import Found, find
-from .results import ResultError, Results
+from .results import ResultError, Results, StorageError
 from .settings import Settings
 from .store import Store
 
 _LOOK_S = 0.25  # how often the store is read for new requests and cancellations of other processes
 _CHECK_S = 5.0  # how often ComfyUI is asked whether it is there while nothing runs
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause while ComfyUI is down
+_TIDY_AGAIN_S = 60.0
 _MAX_HOST_DEATHS = 2
 
 _DIED = (
@@ -34,7 +35,7 @@ _DIED = (
     "size or fewer frames, and submit it again."
 )
 _REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
-_INTERNAL = "The API failed on this request: {}. Its log says more."
+_INTERNAL = "The API failed on this request. Its log says more, under the request's id."
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Dispatcher:
         self._poked = asyncio.Event()
         self._checked = 0.0
         self._state = ""
+        self._tidy_at: dict[str, float] = {}  # when to try again for requests that left what cannot be removed yet
 
     @property
     def host_state(self) -> str:
@@ -87,19 +89,31 @@ class Dispatcher:
 
     async def _round(self, host: Host) -> None:
         """Do one thing, or wait a moment if there is nothing to do."""
-        job = self._store.next()
+        job, now = self._store.next(), time.monotonic()
         if job is not None and job.status == "in_progress" and job.cancel_requested:
             await self._finish(job, "cancelled")
-        elif left := self._store.left_on_host():
-            if await host.tidy(left[0]):
-                await asyncio.to_thread(self._store.mark_tidied, left[0].id)
+        elif left := next((job for job in self._store.left_on_host() if self._tidy_at.get(job.id, 0.0) <= now), None):
+            await self._tidy(host, left)
         elif job is not None:
             identity = await self._identify(host)
             await self._serve(host, identity, job)
         else:
-            if time.monotonic() - self._checked >= _CHECK_S:
+            if now - self._checked >= _CHECK_S:
                 await self._identify(host)
             await self._wait()
+
+    async def _tidy(self, host: Host, job: Job) -> None:
+        try:
+            tidied = await host.tidy(job)
+        except ServerAnswerError as error:
+            if is_lost(error):
+                raise
+            _log.warning("request=%s left something on ComfyUI: %s", job.id, error)
+            self._tidy_at[job.id] = time.monotonic() + _TIDY_AGAIN_S
+            return
+        if tidied:
+            self._tidy_at.pop(job.id, None)
+            await asyncio.to_thread(self._store.mark_tidied, job.id)
 
     async def _identify(self, host: Host) -> Identity:
         identity = await host.identify()
@@ -142,14 +156,16 @@ class Dispatcher:
         except ComfyError as error:
             if is_lost(error):
                 raise
-            await self._finish(job, "failed", error=str(error))
-        except sqlite3.Error:
-            raise
+            _log.warning("request=%s error=%s", job.id, error)
+            await self._finish(job, "failed", error=public_text(error))
+        except (sqlite3.Error, StorageError):
+            raise  # the request waits; the next rounds find what it left on ComfyUI
         except ResultError as error:
+            _log.warning("request=%s error=%s cause=%s", job.id, error, error.__cause__)
             await self._finish(job, "failed", error=str(error))
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the requests behind this one must not wait for ever
+        except Exception:  # noqa: BLE001 -- whatever it is, the requests behind this one must not wait for ever
             _log.exception("request=%s state=broken", job.id)
-            await self._finish(job, "failed", error=_INTERNAL.format(error))
+            await self._finish(job, "failed", error=_INTERNAL)
         else:
             await self._finish(job, "succeeded", output=output, detail=_detail(job, identity, run))
 
@@ -193,7 +209,8 @@ class Dispatcher:
         if state != self._state:
             _log.log(logging.INFO if state == "ok" else logging.WARNING, "comfyui=%s", state)
             self._state = state
-        await asyncio.to_thread(self._store.set_host_state, state)
+        if state != self.host_state:
+            await asyncio.to_thread(self._store.set_host_state, state)
 
 
 def _video(run: RunResult | None, job_id: str) -> OutputFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from .records import Job
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
 _VIDEO_NODE = "73"
 _BAD_GATEWAY = (502, 503, 504)  # what a proxy in front of ComfyUI answers in its place
+# The folders of an absolute path in a node's message; the file's name stays.
+_FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/][^'"<>|:\\/\n]*[\\/])+""")
 _MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, DEMO)}
 
 _log = logging.getLogger(__name__)
@@ -36,6 +39,13 @@ def is_lost(error: ComfyError) -> bool:
     if isinstance(error, ServerAnswerError):
         return error.status in _BAD_GATEWAY
     return isinstance(error, (ServerLostError, ServerUnreachableError))
+
+
+def public_text(error: ComfyError) -> str:
+    """Return what a client is told of an error that ended its request: without folders and addresses of the server."""
+    if isinstance(error, ServerAnswerError):
+        return f"ComfyUI answered this request with HTTP status {error.status}. The API's log says more."
+    return _FOLDERS.sub("", str(error))
 
 
 def request_graph(job: Job, images: Mapping[str, str] | None = None) -> Graph:
@@ -91,14 +101,15 @@ class Host:
     async def tidy(self, job: Job) -> bool:
         """Take the prompt out of queue and execution and remove the request's images; other prompts stay.
 
-        Returns ``False`` if the prompt's current step takes so long that it still runs.
+        Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerAnswerError`` with
+        status 500 says to try again later.
         """
         try:
             if not await self.client.cancel(job.id):
                 return False
             await self.client.remove_inputs(job.id)
         except ServerAnswerError as error:
-            if is_lost(error):
+            if is_lost(error) or error.status == 500:  # the pack's route answers 500 if a file cannot be removed yet
                 raise
             _log.warning("request %s may have left something on ComfyUI: %s", job.id, error)
         return True

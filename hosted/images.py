@@ -66,7 +66,7 @@ class Images:
         self._host_names: dict[str, float] = {}  # found in ComfyUI's input folder, until when that is believed
 
     async def resolve(self, text: str, token: str) -> ImageInput:
-        """Find the image that a request of ``token`` names; ``ImageError`` if there is none that can be used.
+        """Find the image that a request names, made with the token of this id; ``ImageError`` if none can be used.
 
         ``text`` is an HTTPS URL, a base64 data URI, the id of an uploaded file, or the name of a file in ComfyUI's
         input folder. If ComfyUI does not answer, a name is believed; ComfyUI checks it before the run.

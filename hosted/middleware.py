@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from aiohttp import web
 
-from .errors import INTERNAL, NOT_FOUND, TOO_MANY, UNAUTHORIZED, ApiError
+from .addresses import names_loopback
+from .errors import FORBIDDEN, INTERNAL, NOT_FOUND, TOO_MANY, UNAUTHORIZED, ApiError
 from .records import Token
 from .state import set_token, state_of, token_of
 from .tokens import ANONYMOUS, find_token
@@ -83,6 +84,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Find the token of a request and take one from its rate; paths that do not exist need none."""
+    if not state_of(request).settings.auth and not names_loopback(request):
+        message = "Without tokens this API is for this machine only: call it as localhost, 127.0.0.1 or [::1]."
+        raise ApiError(FORBIDDEN, message)
     if request.match_info.http_exception is not None or request.match_info.handler in _public:
         return await handler(request)
     state, token = state_of(request), known_token(request)
@@ -91,7 +95,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
         raise ApiError(UNAUTHORIZED, message)
     set_token(request, token)
     limit = state.settings.rate_per_minute if token.rate_per_minute is None else token.rate_per_minute
-    wait_s = state.limiter.wait_s(token.name, limit)
+    wait_s = state.limiter.wait_s(token.id, limit)
     if wait_s > 0:
         raise too_many(f"More than {limit} requests a minute.", wait_s)
     return await handler(request)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import shutil
-import sqlite3
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -17,40 +17,36 @@ from comfy.cli_args import args  # type: ignore[import-not-found]
 from server import PromptServer  # type: ignore[import-not-found]
 
 from .app import PREFIX, create_app
-from .config import ConfigError, read_settings
-from .database import DatabaseVersionError
-from .durable import write_durably
+from .config import read_settings
 from .host import FOLDER
-from .serve import ServeError, check_address
-from .settings import Settings
-from .store import Store
-from .tokens import create_token
+from .serve import check_address
+from .tokens import first_token
 
 _LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what to call an address that listens everywhere
 _LISTENING_POLL_S = 0.1
-_TOKEN_NAME = "default"  # noqa: S105 -- a name
 
 
 def mount() -> None:
     """Add the API and what it needs of the host to ComfyUI's server; called while ComfyUI loads its node packs.
 
-    A problem is logged and leaves ComfyUI as it is: nodes must work without the API.
+    Raises whatever goes wrong: the caller logs it, since nodes must work without the API.
     """
     server = PromptServer.instance
     _add_host_routes(server.routes)
     data = Path(folder_paths.get_user_directory()) / "wan_flf2v"
     file = data / "api.json"
-    try:
-        settings = replace(read_settings(data, file if file.exists() else None), comfyui_url=_own_url())
-        for host in args.listen.split(","):
-            check_address(host.strip(), settings.auth)
-        _first_token(settings)
-        app = create_app(settings, own_url=_own_url(), mounted=True, ready=lambda: _listening(server))
-    except (ConfigError, ServeError, DatabaseVersionError, OSError, sqlite3.Error) as error:
-        _LOG.error("wan-flf2v: the hosted API at %s is off: %s", PREFIX, error)
+    settings = replace(read_settings(data, file if file.exists() else None), comfyui_url=_own_url())
+    if not settings.mount:
+        _LOG.info('wan-flf2v: the hosted API at %s is off: the setting "mount" is false', PREFIX)
         return
+    for host in args.listen.split(","):
+        check_address(host.strip(), settings.auth)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if settings.auth:
+        first_token(settings.data)
+    app = create_app(settings, own_url=_own_url(), mounted=True, ready=lambda: _listening(server))
     server.app.add_subapp(PREFIX, app)
 
 
@@ -66,19 +62,6 @@ async def _listening(server: PromptServer) -> None:
     """Wait until ComfyUI listens: it sets its address then."""
     while not hasattr(server, "address"):
         await asyncio.sleep(_LISTENING_POLL_S)
-
-
-def _first_token(settings: Settings) -> None:
-    """On the first start, make a token and write it into a file that only this user can read."""
-    file = settings.data / "token"
-    store = Store(settings.data / "store.sqlite3")
-    try:
-        if settings.auth and not file.exists() and not store.tokens():
-            text, _ = create_token(store, _TOKEN_NAME)
-            write_durably(file, text.encode())
-            _LOG.info("wan-flf2v: a token for the hosted API is in %s", file)
-    finally:
-        store.close()
 
 
 def _add_host_routes(routes: web.RouteTableDef) -> None:
@@ -98,4 +81,6 @@ def _add_host_routes(routes: web.RouteTableDef) -> None:
             return web.json_response({"error": "a request id is expected"}, status=400)
         folder = Path(folder_paths.get_input_directory()) / FOLDER / request_id
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if os.path.lexists(folder):  # on Windows, while someone has an image open
+            return web.json_response({"error": "the images cannot be removed yet"}, status=500)
         return web.Response(status=204)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..contract.parameters import Value
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
+DISPATCHER_DOWN = "down: the API's dispatcher ended unexpectedly; it starts again soon. The API's log says more."
 
 
 class QueueFullError(Exception):
@@ -23,13 +25,13 @@ class IdempotencyConflictError(Exception):
 class Job:
     """One request.
 
-    ``values`` is the request, validated and complete. ``inputs`` maps an image parameter's key to the name of the file
-    below ``<data>/inputs/`` that is put into ComfyUI for the run; an image parameter that is not in it names a file
-    that ComfyUI's input folder has. Of the present attempt, ``host`` is the ComfyUI process that it is for (``None`` if
-    that does not tell) and ``submitted`` says that it took the prompt. ``on_host`` says that something may be left
-    there: the prompt, images. ``version`` grows with every change, ``expired`` says that the result is gone.
-    ``output`` maps ``video`` and ``image`` to file names in ``<data>/results/<id>/``. ``detail`` holds what the result
-    tells besides: timings, warnings, host version.
+    ``token`` is the id of the token it was made with. ``values`` is the request, validated and complete. ``inputs``
+    maps an image parameter's key to the name of the file below ``<data>/inputs/`` that is put into ComfyUI for the run;
+    an image parameter that is not in it names a file that ComfyUI's input folder has. Of the present attempt, ``host``
+    is the ComfyUI process that it is for (``None`` if that does not tell) and ``submitted`` says that it took the
+    prompt. ``on_host`` says that something may be left there: the prompt, images. ``version`` grows with every change,
+    ``expired`` says that the result is gone. ``output`` maps ``video`` and ``image`` to file names in
+    ``<data>/results/<id>/``. ``detail`` holds what the result tells besides: timings, warnings, host version.
     """
 
     id: str
@@ -62,7 +64,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token: its name and the hash of its text. ``None`` limits are those of the settings."""
+    """A bearer token: its name and the hash of its text. ``None`` limits are those of the settings.
+
+    What was made with it belongs to its ``id``: a later token of the same name has another one.
+    """
 
     name: str
     hash: str
@@ -70,11 +75,12 @@ class Token:
     webhook_secret: str | None
     rate_per_minute: int | None
     queue_limit: int | None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An image that a token's owner uploaded; ``stored`` is its name below ``<data>/inputs/``."""
+    """An image uploaded with the token whose id is ``token``; ``stored`` is its name below ``<data>/inputs/``."""
 
     id: str
     token: str
@@ -87,10 +93,15 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Webhook:
-    """A message that a finished request still owes; ``first_at`` is when it became due the first time."""
+    """A message that a finished request still owes; ``first_at`` is when it became due the first time.
+
+    ``secret`` signs it (``None``: the server's own does), ``base_url`` is where its links lead, both as they were when
+    the request was made.
+    """
 
     job_id: str
-    token: str
     url: str
+    secret: str | None
+    base_url: str | None
     attempts: int
     first_at: float

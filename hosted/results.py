@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import io
@@ -32,7 +33,11 @@ _EXPIRES = re.compile(r"[0-9]{1,12}")
 
 
 class ResultError(Exception):
-    """What ComfyUI wrote is not a video that can be read."""
+    """What ComfyUI wrote is not a video that can be read; the text is for the client."""
+
+
+class StorageError(Exception):
+    """The result cannot be kept now, as when the disk is full; it can later."""
 
 
 class Results:
@@ -49,12 +54,15 @@ class Results:
         """Copy the video that ComfyUI wrote for a request, and cut out its first frame; durable on return.
 
         Returns the file names by kind, ``video`` and ``image``. May be repeated. Raises a ``ComfyError`` if ComfyUI
-        does not give the file, ``ResultError`` if it is no video.
+        does not give the file, ``ResultError`` if it is no video, ``StorageError`` if it cannot be written here.
         """
         folder = self._folder / job_id
-        folder.mkdir(exist_ok=True)
-        video = await client.download(file, folder / _VIDEO)
-        await asyncio.to_thread(_finish, video)
+        try:
+            folder.mkdir(exist_ok=True)
+            video = await client.download(file, folder / _VIDEO)
+            await asyncio.to_thread(_finish, video)
+        except OSError as error:
+            raise StorageError(f"the result of request {job_id} cannot be kept: {error}") from error
         return {"video": _VIDEO, "image": _FRAME}
 
     def urls(self, job: Job, base_url: str) -> dict[str, str | list[str]]:
@@ -134,12 +142,18 @@ def _first_frame(video: Path) -> Image:
                 image: Image = frame.to_image()
                 return image
     except (av.error.FFmpegError, IndexError) as error:
-        raise ResultError(f"ComfyUI's video cannot be read: {error}. Look at ComfyUI's log.") from error
-    raise ResultError("ComfyUI's video has no frames. Look at ComfyUI's log.")
+        raise ResultError("ComfyUI's video cannot be read. ComfyUI's log may say more.") from error
+    raise ResultError("ComfyUI's video has no frames. ComfyUI's log may say more.")
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    """Return the size of the files there; what vanishes meanwhile counts nothing."""
+    size = 0
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                size += path.stat().st_size
+    return size
 
 
 def _bytes(text: str) -> bytes:

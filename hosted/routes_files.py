@@ -10,7 +10,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from .answers import FileAnswer, json_answer, timestamp
-from .bodies import BODY_WAIT_S, CHUNK_WAIT_S, TOO_SLOW, UNSUPPORTED_TYPE, too_large
+from .bodies import BODY_WAIT_S, CHUNK_WAIT_S, TOO_SLOW, UNSUPPORTED_TYPE, too_large, turn
 from .errors import INVALID, ApiError, validation_error
 from .images import ImageError
 from .records import StoredFile
@@ -23,12 +23,17 @@ _CHUNK_BYTES = 1 << 16
 
 async def upload(request: web.Request) -> web.Response:
     """Keep an image; the id in the answer is what an image parameter takes."""
+    async with turn(request, state_of(request).large_bodies):
+        return await _upload(request)
+
+
+async def _upload(request: web.Request) -> web.Response:
     state, token = state_of(request), token_of(request)
     try:
         name, content = await asyncio.wait_for(_read(request, state.settings.max_image_bytes), BODY_WAIT_S)
     except asyncio.TimeoutError:
         raise ApiError(TOO_SLOW, "The body came too slowly. Send it again.") from None
-    except (ValueError, HttpProcessingError):  # aiohttp's words for a form that is none
+    except (ValueError, HttpProcessingError, ConnectionError):  # aiohttp's words for a form that is none, or ends early
         raise ApiError(INVALID, "The body is not valid multipart/form-data.") from None
     try:
         image = await state.images.keep(content)
@@ -36,7 +41,7 @@ async def upload(request: web.Request) -> web.Response:
         raise validation_error([{"loc": ["body", _FIELD], "msg": f"{_FIELD}: {error}", "type": "image"}]) from None
     file = StoredFile(
         id=f"file_{uuid.uuid4().hex}",
-        token=token.name,
+        token=token.id,
         name=name,
         stored=image.name,
         content_type=image.content_type,

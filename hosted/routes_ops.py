@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -13,10 +14,11 @@ from ..contract.parameters import ModelContract
 from ..contract.workflow import graph_for
 from .middleware import known_token, public
 from .openapi import document
-from .records import Status
+from .records import DISPATCHER_DOWN, Status
 from .state import STATE, State, state_of
 
 _READY_KNOWN_S = 3.0
+_PROBE_S = 5.0
 _STATUSES: tuple[Status, ...] = ("in_queue", "in_progress", "succeeded", "failed", "cancelled")
 _FILE_INPUTS = ("unet_name", "clip_name", "vae_name")
 _READY: web.AppKey[dict[str, Any]] = web.AppKey("ready", dict)
@@ -33,10 +35,11 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Answer 200 if a request could run now, else 503; with a token also what is missing: ComfyUI, the pack, files."""
     known = request.config_dict[_READY]
-    if known.get("until", 0.0) < time.monotonic():
-        problems = await _problems(state_of(request))
-        known.update(until=time.monotonic() + _READY_KNOWN_S, problems=problems)
-    problems = known["problems"]
+    async with known["lock"]:  # calls that come together share one look
+        if known.get("until", 0.0) < time.monotonic():
+            problems = await _problems(state_of(request))
+            known.update(until=time.monotonic() + _READY_KNOWN_S, problems=problems)
+        problems = known["problems"]
     answer: dict[str, Any] = {"ready": not problems}
     if known_token(request) is not None:
         answer["problems"] = problems
@@ -60,18 +63,26 @@ async def openapi(request: web.Request) -> web.Response:
 def add_state(app: web.Application, state: State) -> None:
     """Give an application what its routes share."""
     app[STATE] = state
-    app[_READY] = {}
+    app[_READY] = {"lock": asyncio.Lock()}
 
 
 async def _problems(state: State) -> list[str]:
     """Return what keeps requests from running; for several models it is enough that one could."""
+    if (host_state := state.store.host_state()[0]) == DISPATCHER_DOWN:
+        return [host_state]
     try:
-        async with ComfyClient(state.settings.comfyui_url) as client:
-            await client.system_stats()
-            missing = [await _missing(client, model) for model in state.models.values()]
+        missing = await asyncio.wait_for(_probe(state), _PROBE_S)
+    except asyncio.TimeoutError:
+        return [f"ComfyUI did not answer within {_PROBE_S:g} s. It may be loading a model, or hang."]
     except ComfyError as error:
         return [str(error)]
     return [] if not all(missing) else missing[0]
+
+
+async def _probe(state: State) -> list[list[str]]:
+    async with ComfyClient(state.settings.comfyui_url) as client:
+        await client.system_stats()
+        return [await _missing(client, model) for model in state.models.values()]
 
 
 async def _missing(client: ComfyClient, model: ModelContract) -> list[str]:

@@ -56,19 +56,19 @@ async def events(request: web.Request) -> web.StreamResponse:
     last = _last_event(request)
     if job.finished and job.version <= last:
         return web.Response(status=204)
-    if state.streams.get(token.name, 0) >= _MAX_STREAMS:
+    if state.streams.get(token.id, 0) >= _MAX_STREAMS:
         raise too_many(f"More than {_MAX_STREAMS} event streams are open.", 5)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter for nginx
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **headers})
     base = base_url(request, state.settings)
-    state.streams[token.name] = state.streams.get(token.name, 0) + 1
+    state.streams[token.id] = state.streams.get(token.id, 0) + 1
     try:
         await response.prepare(request)
         await _stream(state, job.id, base, last, response)
     except ConnectionError:
         pass  # the client left
     finally:
-        state.streams[token.name] -= 1
+        state.streams[token.id] -= 1
     return response
 
 

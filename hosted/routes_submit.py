@@ -17,7 +17,7 @@ from ..contract.parameters import ModelContract, Value
 from ..contract.validation import ContractError, validate
 from .addresses import base_url
 from .answers import json_answer, submit_answer
-from .bodies import read_json_object
+from .bodies import aside, read_json_object, turn
 from .errors import NOT_FOUND, ApiError, validation_error
 from .fetch import FetchError
 from .images import ImageError
@@ -32,28 +32,35 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 async def submit(request: web.Request) -> web.Response:
     """Accept a request for a model; when this answers 200, it survives a crash."""
+    async with turn(request, state_of(request).large_bodies):
+        return await _submit(request)
+
+
+async def _submit(request: web.Request) -> web.Response:
     state, token = state_of(request), token_of(request)
     model = find_model(state, request.match_info["model_id"])
     webhook = _webhook_query(request)
     body = await read_json_object(request, state.settings.max_body_bytes)
-    idempotency = _idempotency(request, model, body, webhook)
+    idempotency = await aside(request, lambda: _idempotency(request, model, body, webhook))
     base = base_url(request, state.settings)
     try:
-        earlier = state.store.earlier(token.name, idempotency) if idempotency else None
+        earlier = state.store.earlier(token.id, idempotency) if idempotency else None
         if earlier is not None:
             return json_answer(submit_answer(earlier.id, base))
-        values = _validate(model, body)
+        values = await aside(request, lambda: _validate(model, body))
         limit = queue_limit(request)
-        if state.store.count(token.name, "in_queue") >= limit:  # before anything is fetched
+        if state.store.count(token.id, "in_queue") >= limit:  # before anything is fetched
             raise QueueFullError
         if webhook is not None:
             await _check_webhook(state, webhook)
-        inputs = await _resolve(state, model, values, token.name)
+        inputs = await _resolve(state, model, values, token.id)
         job = await asyncio.to_thread(
             state.store.add,
-            *(str(uuid.uuid4()), token.name, model.model_id, values, inputs),
+            *(str(uuid.uuid4()), token.id, model.model_id, values, inputs),
             idempotency=idempotency,
             webhook=webhook,
+            webhook_secret=token.webhook_secret,
+            base_url=base,
             queue_limit=limit,
         )
     except QueueFullError:
@@ -150,7 +157,7 @@ def _idempotency(
 def _problem(loc: tuple[str, ...], message: str, kind: str) -> dict[str, Any]:
     # A client may print it: what it sent must not come back as commands to its terminal.
     shown = "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in message)
-    return {"loc": list(loc), "msg": shown, "type": kind}
+    return {"loc": [part[:80] for part in loc], "msg": shown, "type": kind}
 
 
 ROUTES = [web.post("/models/{model_id:.+}", submit)]

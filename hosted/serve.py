@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -15,6 +14,9 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ..client.comfy import ComfyClient
+from ..client.errors import ServerAddressError
+from .addresses import is_loopback
 from .app import create_app
 from .settings import Settings
 from .slow_clients import SilentClients
@@ -41,19 +43,17 @@ def default_data() -> Path:
 
 def check_address(host: str, auth: bool) -> None:
     """Refuse to serve without tokens where others can reach it; raises ``ServeError``."""
-    if auth or host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not auth and not is_loopback(host):
         raise ServeError(f"--no-auth with --host {host} would let anyone use this machine. Use --host 127.0.0.1.")
 
 
 def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; ``on_start`` gets the address. Raises ``ServeError``, ``OSError``."""
     check_address(host, settings.auth)
+    try:
+        ComfyClient(settings.comfyui_url)
+    except ServerAddressError as error:
+        raise ServeError(f"ComfyUI's address: {error}") from error
     asyncio.run(_serve(settings, host, port, on_start))
 
 

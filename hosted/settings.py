@@ -17,6 +17,7 @@ class Settings:
     base_url: str | None = None  # of this API as clients see it, without /v1; None: from the request
     trusted_proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-* headers count
     auth: bool = True
+    mount: bool = True  # serve the API on ComfyUI's own server too; a gateway does not look at this
     demo: bool = False  # offer the demo's tiny model
     allow_private_urls: bool = False  # fetch images from, and send webhooks to, addresses that are not public
     max_body_bytes: int = 64 * MEBIBYTE

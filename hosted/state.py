@@ -32,7 +32,8 @@ class State:
     models: dict[str, ModelContract]
     limiter: RateLimiter = field(default_factory=RateLimiter)
     metrics: Metrics = field(default_factory=Metrics)
-    streams: dict[str, int] = field(default_factory=dict)  # token name -> open event streams
+    streams: dict[str, int] = field(default_factory=dict)  # token id -> open event streams
+    large_bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))  # until stored
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -58,4 +59,4 @@ def set_token(request: web.Request, token: Token) -> None:
 
 def may_see(token: Token, job: Job | None) -> bool:
     """Whether a request exists for this token: it is its own, and its result has not expired."""
-    return job is not None and job.token == token.name and not job.expired
+    return job is not None and job.token == token.id and not job.expired

@@ -32,13 +32,16 @@ class Store(SideTables):
         *,
         idempotency: tuple[str, str] | None = None,
         webhook: str | None = None,
+        webhook_secret: str | None = None,
+        base_url: str | None = None,
         queue_limit: int | None = None,
     ) -> Job:
-        """Accept a request, at the end of the queue.
+        """Accept a request, at the end of the queue. ``token`` is the id of the token it is made with.
 
         ``idempotency`` is a key and a hash of the body. If ``token`` used the key before, the job of then is returned
         (its id is not ``job_id``), or ``IdempotencyConflictError`` raised if the body was another.
-        ``QueueFullError`` if ``token`` has ``queue_limit`` requests waiting.
+        ``QueueFullError`` if ``token`` has ``queue_limit`` requests waiting. ``webhook`` is told about the end, signed
+        with ``webhook_secret``, with links to ``base_url``.
         """
         with self.write() as connection:
             if idempotency is not None and (earlier := _earlier(connection, token, idempotency)):
@@ -52,7 +55,10 @@ class Store(SideTables):
             if idempotency is not None:
                 connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", (token, *idempotency, job_id))
             if webhook is not None:
-                connection.execute("INSERT INTO webhooks (job_id, url) VALUES (?, ?)", (job_id, webhook))
+                connection.execute(
+                    "INSERT INTO webhooks (job_id, url, secret, base_url) VALUES (?, ?, ?, ?)",
+                    (job_id, webhook, webhook_secret, base_url),
+                )
             return _one(connection, job_id)
 
     def earlier(self, token: str, idempotency: tuple[str, str]) -> Job | None:

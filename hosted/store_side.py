@@ -16,18 +16,18 @@ class SideTables(Database):
 
     def tokens(self) -> list[Token]:
         """Return all tokens, oldest first."""
-        columns = "name, hash, created_at, webhook_secret, rate_per_minute, queue_limit"
+        columns = "name, hash, created_at, webhook_secret, rate_per_minute, queue_limit, id"
         rows = self.read().execute(f"SELECT {columns} FROM tokens ORDER BY created_at, name")  # noqa: S608
         return [Token(*row) for row in rows]
 
     def add_token(self, token: Token) -> bool:
         """Keep a token; ``False`` if there is one of that name or hash."""
         with self.write() as connection:
-            done = connection.execute("INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?, ?)", astuple(token))
+            done = connection.execute("INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(token))
             return done.rowcount == 1
 
     def revoke_token(self, name: str) -> bool:
-        """Forget a token; ``False`` if there is none of that name. Its requests go on."""
+        """Forget a token; ``False`` if there is none of that name. Its requests go on; its name may be used again."""
         with self.write() as connection:
             return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
 
@@ -60,7 +60,7 @@ class SideTables(Database):
             return []
         with self.write() as connection:
             rows = connection.execute(
-                f"SELECT job_id, (SELECT token FROM jobs WHERE id = job_id), url, attempts, first_at {due}",  # noqa: S608
+                f"SELECT job_id, url, secret, base_url, attempts, first_at {due}",
                 (now, limit),
             ).fetchall()
             for row in rows:

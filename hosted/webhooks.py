@@ -52,11 +52,16 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 class WebhookSender:
     """Sends the messages that the store says are due; several processes may, none sends what another is sending.
 
-    ``body_of`` makes a message's ``data`` from the request: its result, as the result call gives it.
+    ``body_of`` makes a message's ``data`` from the request and the address that its links lead to: the result, as the
+    result call gives it.
     """
 
     def __init__(
-        self, settings: Settings, store: Store, fetcher: Fetcher, body_of: Callable[[Job], Mapping[str, Any]]
+        self,
+        settings: Settings,
+        store: Store,
+        fetcher: Fetcher,
+        body_of: Callable[[Job, str | None], Mapping[str, Any]],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -106,16 +111,14 @@ class WebhookSender:
     async def _attempt(self, webhook: Webhook, job: Job) -> tuple[int | None, str]:
         """Send the message once; returns the answer's status if there was one, and what to say of it."""
         message_id, timestamp = f"msg_{job.id}", int(time.time())
-        body = json.dumps(
-            {"type": f"request.{job.status}", "timestamp": _iso(timestamp), "data": self._body_of(job)},
-            ensure_ascii=False,
-            separators=(",", ":"),
-        ).encode()
+        data = self._body_of(job, webhook.base_url)
+        message = {"type": f"request.{job.status}", "timestamp": _iso(timestamp), "data": data}
+        body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
         headers = {
             "Content-Type": "application/json",
             "webhook-id": message_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(self._secret(webhook.token), message_id, timestamp, body),
+            "webhook-signature": sign(webhook.secret or self._common_secret, message_id, timestamp, body),
         }
         try:
             status = await self._fetcher.post(webhook.url, body, headers)
@@ -136,10 +139,6 @@ class WebhookSender:
     async def _end(self, webhook: Webhook, outcome: str) -> None:
         await _completed(self._store.webhook_done, webhook.job_id)
         _LOG.info('event=webhook request=%s outcome="%s"', webhook.job_id, outcome)
-
-    def _secret(self, token: str) -> str:
-        own = next((known.webhook_secret for known in self._store.tokens() if known.name == token), None)
-        return own or self._common_secret
 
 
 async def _completed(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -18,11 +18,11 @@ class WanFLF2VExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Serve the hosted API on the host's own server; the nodes work without it."""
         try:
-            from ..hosted.mount import mount
-        except ImportError as error:  # pydantic is one of the host's optional requirements
-            logging.getLogger("wan_flf2v").warning("the hosted API is off: %s", error)
-            return
-        mount()
+            from ..hosted.mount import mount  # needs pydantic, one of the host's optional requirements
+
+            mount()
+        except Exception as error:  # whatever it is, the nodes must load
+            logging.getLogger("wan_flf2v").exception("wan-flf2v: the hosted API at /v1 is off: %s", error)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the pack's nodes in the order of a graph from left to right."""

@@ -1,13 +1,16 @@
 """What this API has beside the hosted one: a client of the hosted one never notices."""
 
 import base64
+import contextlib
 import io
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from gateway import BODY, NOWHERE, SUBMIT, Gateway, call, events
@@ -123,6 +126,23 @@ def test_an_upload_belongs_to_its_token(gateway):
     assert answer.json["detail"][0]["loc"] == ["body", "62_image"]
 
 
+def test_a_later_token_of_the_same_name_is_a_stranger(gateway):
+    before = gateway.new_token("reused", queue_limit=1, rate_per_minute=30)
+    headers = {"Idempotency-Key": "reused"}
+    request_id = gateway.post(SUBMIT, BODY, headers=headers, token=before).json["request_id"]
+    body, form_headers = form(png())
+    file_id = gateway.post("/v1/files", body, headers=form_headers, token=before).json["id"]
+    with gateway.store() as store:
+        assert store.revoke_token("reused")
+    after = gateway.new_token("reused", queue_limit=1, rate_per_minute=30)
+    for path in ("status", "result"):
+        assert gateway.get(f"/v1/requests/{request_id}/{path}", token=after).code == 404001
+    assert gateway.post(SUBMIT, {**BODY, "62_image": file_id}, token=after).status == 422
+    other = gateway.post(SUBMIT, BODY, headers=headers, token=after)
+    assert other.status == 200, "neither the queue nor the rate of the one before counts"
+    assert other.json["request_id"] != request_id
+
+
 def test_both_bad_images_are_named(gateway):
     bad = "data:image/png;base64," + base64.b64encode(b"no image").decode()
     answer = gateway.post(SUBMIT, {**BODY, "62_image": bad, "68_image": "../secret.png"})
@@ -229,6 +249,22 @@ def test_health_readiness_and_metrics(gateway):
         assert re.fullmatch(r'# (HELP|TYPE) .*|[a-z0-9_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? \S+', line), line
 
 
+def test_readiness_looks_once_for_all_and_not_for_long(tmp_path):
+    asked = []
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections and never answers
+        gateway = stack.enter_context(Gateway(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        pool = stack.enter_context(ThreadPoolExecutor(8))
+        answers = list(pool.map(lambda _: gateway.get("/readyz"), range(8)))
+        silent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                asked.append(silent.accept()[1])
+    assert {answer.status for answer in answers} == {503}
+    assert "within 5 s" in answers[0].json["problems"][0]
+    assert len(asked) < 8, "one for the calls; the dispatcher asks too"
+
+
 def test_without_auth_only_on_the_loopback_address(tmp_path):
     command = [
         sys.executable,
@@ -247,7 +283,11 @@ def test_without_auth_only_on_the_loopback_address(tmp_path):
         assert done.returncode == 2
         assert "--no-auth" in done.stderr
     with Gateway(tmp_path / "y", NOWHERE, "--no-auth") as gateway:
-        assert call(gateway.url, "GET", "/v1/models").status == 200
+        for host in ("127.0.0.1", "127.8.8.8:80", "localhost", "LOCALHOST:8000", "[::1]", "[::1]:8000"):
+            assert call(gateway.url, "GET", "/v1/models", headers={"Host": host}).status == 200
+        for host in ("rebound.example", "localhost.example:80", "192.0.2.7", "[2001:db8::1]", "127.0.0.1@x", ""):
+            for path in ("/v1/models", "/readyz"):
+                assert call(gateway.url, "GET", path, headers={"Host": host}).code == 403001, host
 
 
 def test_the_log_has_neither_tokens_nor_prompts(gateway):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from gateway import NOWHERE, Gateway
@@ -89,6 +91,21 @@ def test_a_taken_port_is_said(cli, tmp_path):
     assert "--port" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
+def test_who_stops_waiting_knows_which_request_goes_on(tmp_path):
+    with Gateway(tmp_path) as gateway:
+        command = [sys.executable, "-I", "-m", "wan_flf2v", "submit", "--start", "a.png", "--end", "b.png"]
+        command += ["--prompt", "x", "--wait", "--api", f"{gateway.url}/v1"]
+        environment = {**os.environ, "RUNCOMFY_API_TOKEN": gateway.token}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            request_id = process.stderr.readline().removeprefix("Request ").strip()
+            waiting = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert f"The request {request_id} goes on." in process.stderr.read()
+        assert process.returncode == 130
+        assert gateway.status(request_id)["status"] == "in_queue", waiting
+
+
 def test_client_commands_say_what_is_wrong(cli, tmp_path):
     nobody = cli("status", "x", "--api", f"{NOWHERE}/v1")
     assert nobody.returncode == 1
@@ -111,3 +128,24 @@ def test_client_commands_say_what_is_wrong(cli, tmp_path):
         assert "cancelled" in watched.stderr
         for done in (nobody, refused, bad, watched):
             assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://127.0.0.1:8188", "http://", "http://127.0.0.1:port"])
+def test_an_address_that_is_none_is_refused_at_the_start(cli, tmp_path, address):
+    done = cli("serve", "--data", tmp_path, "--port", 0, "--comfyui", address)
+    assert done.returncode == 2
+    assert f'"{address}" is not the address of a server' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
+    (tmp_path / "dispatcher.lock").mkdir()
+    with Gateway(tmp_path) as gateway:
+        request_id = gateway.submit()
+        while "dispatcher" not in gateway.status(request_id).get("waiting_for", ""):
+            time.sleep(0.05)
+        assert "dispatcher ended" in gateway.get("/readyz").json["problems"][0]
+        (tmp_path / "dispatcher.lock").rmdir()
+        while "ComfyUI" not in gateway.status(request_id)["waiting_for"]:
+            time.sleep(0.05)
+        assert "event=broken part=dispatcher" in gateway.log_text()

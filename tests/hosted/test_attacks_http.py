@@ -44,6 +44,23 @@ def test_duplicate_keys(gateway):
     refused(gateway.post(SUBMIT, '{"6_text": {"a": 1, "a": 2}}'))
 
 
+@pytest.mark.parametrize("count", [1_001, 16_000])
+def test_very_many_keys(gateway, count):
+    keys = {f"key{number}": 1 for number in range(count)}
+    assert "too many items" in refused(gateway.post(SUBMIT, keys))
+    assert "too many items" in refused(gateway.post(SUBMIT, {"a": {"b": list(keys)}}))
+    twice = json.dumps(keys)[:-1] + f', "key{count - 1}": 1}}'
+    assert f'"key{count - 1}" twice' in refused(gateway.post(SUBMIT, twice))
+
+
+def test_a_long_list_of_errors_is_cut(gateway):
+    answer = gateway.post(SUBMIT, {**BODY, **{f"{number}" + "x" * 60_000: 1 for number in range(900)}})
+    refused(answer, 422001)
+    assert "880 are not listed" in answer.json["error_message"]
+    assert len(answer.json["detail"]) == 21
+    assert len(answer.content) < 20_000
+
+
 @pytest.mark.parametrize(
     "body",
     [

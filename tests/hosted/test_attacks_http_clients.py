@@ -1,5 +1,6 @@
 """Hostile clients, on a real gateway: guessed tokens, others' requests, odd headers, and connections held open."""
 
+import contextlib
 import json
 import socket
 import time
@@ -146,3 +147,27 @@ def test_slow_loris(gateway):
         for connection in connections:
             connection.close()
     assert ends == {0: {b""}, 1: {b""}, 2: {b""}, 3: {b"HTTP/1.1 408"}}
+
+
+def test_two_bodies_of_unknown_length_are_read_at_once(gateway):
+    parts, body = urlsplit(gateway.url), json.dumps(BODY).encode()
+    head = (
+        f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    ).encode()
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(3):
+            client = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=30))
+            client.sendall(head)
+            assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+            clients.append(client)
+        first, _, third = clients
+        third.sendall(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        assert gateway.post(SUBMIT, BODY).status == 200, "small bodies of known length wait for none"
+        third.settimeout(1)
+        with pytest.raises(TimeoutError):
+            third.recv(100)
+        first.close()
+        third.settimeout(30)
+        assert third.recv(100).startswith(b"HTTP/1.1 200 ")

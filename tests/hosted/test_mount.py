@@ -37,8 +37,10 @@ def test_the_first_start_makes_a_token_and_says_where(mounted):
     log = mounted.host.log_text()
     assert str(mounted.folder / "token") in log
     assert mounted.token not in log
+    assert (mounted.folder / "webhook_secret").read_text().startswith("whsec_")
     if sys.platform != "win32":
-        assert stat.S_IMODE((mounted.folder / "token").stat().st_mode) == 0o600
+        for name in ("token", "webhook_secret"):
+            assert stat.S_IMODE((mounted.folder / name).stat().st_mode) == 0o600
 
 
 def test_the_api_runs_a_request_on_its_own_host(mounted):
@@ -94,13 +96,30 @@ def test_images_of_a_request_are_removed_and_nothing_else(mounted):
     assert (inputs / "start.jpg").exists()
 
 
-def test_bad_settings_leave_the_nodes_alone(new_comfy_server):
+def test_images_that_are_still_there_are_no_success(mounted):
+    obstacle = mounted.host.base_dir / "input" / "wan_flf2v_api" / str(uuid.uuid4())
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.touch()  # not a folder, so that removing it fails
+    assert call(mounted.url, "DELETE", f"/wan_flf2v/inputs/{obstacle.name}").status == 500
+
+
+@pytest.mark.parametrize(
+    ("content", "log"),
+    [
+        ('{"qeue_limit": 3}', ("the hosted API at /v1 is off", "qeue_limit")),
+        ("[" * 100_000, ("the hosted API at /v1 is off", "Traceback", "RecursionError")),  # what nobody thought of
+        ('{"mount": false}', ('the setting "mount" is false',)),
+    ],
+    ids=["unknown", "unforeseen", "off"],
+)
+def test_whatever_is_wrong_with_the_mount_the_nodes_are_there(new_comfy_server, content, log):
     host = new_comfy_server()
     folder = host.base_dir / "user" / "wan_flf2v"
     folder.mkdir(parents=True)
-    (folder / "api.json").write_text('{"qeue_limit": 3}')
+    (folder / "api.json").write_text(content)
     with host:
-        assert "the hosted API at /v1 is off" in host.log_text()
-        assert "qeue_limit" in host.log_text()
+        for text in log:
+            assert text in host.log_text()
         assert call(host.url, "GET", "/object_info/WanFLF2VSampler").json
         assert call(host.url, "GET", "/v1/models").status == 404
+        assert call(host.url, "GET", "/wan_flf2v/instance").status == 200, "a gateway needs it all the same"

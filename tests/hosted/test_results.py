@@ -14,9 +14,10 @@ from wan_flf2v.client.comfy import ComfyClient, OutputFile
 from wan_flf2v.client.errors import ServerAnswerError
 from wan_flf2v.hosted.durable import write_durably
 from wan_flf2v.hosted.errors import ApiError
-from wan_flf2v.hosted.results import ResultError, Results
+from wan_flf2v.hosted.results import ResultError, Results, StorageError
 from wan_flf2v.hosted.settings import Settings
 from wan_flf2v.hosted.store import Store
+from wan_flf2v.hosted.tokens import create_token, find_token, first_token
 
 BASE = "https://api.test/sub"
 
@@ -226,3 +227,41 @@ def test_purge_finishes_what_a_crash_left_and_nothing_else(tmp_path, store, resu
         folder.mkdir()
     results.purge()
     assert sorted((tmp_path / "results").iterdir()) == sorted(foreign)
+
+
+def test_purge_goes_on_where_files_vanish(tmp_path, store):
+    expired = finished_job(store)
+    results = Results(Settings(data=tmp_path, result_ttl_s=-1.0), store)
+    folder = with_files(results, tmp_path, expired)
+    (tmp_path / "results" / str(uuid.uuid4())).touch()  # its content cannot be listed
+    if sys.platform != "win32":
+        (folder / "gone.mp4").symlink_to(tmp_path / "gone")  # it is listed, but not there
+    assert results.purge() == 1
+    assert not folder.exists()
+
+
+def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results):
+    """Where the request's folder should be is a file: as good as a full disk."""
+    job_id = str(uuid.uuid4())
+    (tmp_path / "results" / job_id).touch()
+    with pytest.raises(StorageError, match=job_id):
+        asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a", "", "output", "73"), job_id))
+
+
+def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
+    """However far a killed start came, the next one ends with a token that works and is known."""
+    for left in ("nothing", "draft", "draft and token"):
+        (tmp_path / "token").unlink(missing_ok=True)
+        store.revoke_token("default")
+        if left != "nothing":
+            (tmp_path / "token.new").write_text(f"wf_{left}")
+        if left == "draft and token":
+            create_token(store, "default", text=f"wf_{left}")
+        first_token(tmp_path)
+        text = (tmp_path / "token").read_text()
+        assert find_token(store, text).name == "default"
+        assert left == "nothing" or text == f"wf_{left}"
+        assert not (tmp_path / "token.new").exists()
+    store.revoke_token("default")
+    first_token(tmp_path)
+    assert store.tokens() == [], "a revoked token stays revoked"

@@ -1,12 +1,14 @@
 """The store: what is accepted stays, in order, and ends once."""
 
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
 import uuid
 
 import pytest
+from wan_flf2v.hosted import database
 from wan_flf2v.hosted.database import DatabaseVersionError
 from wan_flf2v.hosted.records import IdempotencyConflictError, QueueFullError, StoredFile, Token
 from wan_flf2v.hosted.store import Store
@@ -149,12 +151,13 @@ def test_the_queue_limit_is_each_tokens_own(store):
 
 
 def test_a_webhook_is_due_when_the_request_ends_and_taken_by_one(store):
-    job = add(store, webhook=HOOK)
+    job = add(store, webhook=HOOK, webhook_secret="whsec_x", base_url="https://api.test")
     assert store.due_webhooks(now=2e9) == []
     store.start(job.id)
     store.finish(job.id, "succeeded")
     (hook,) = store.due_webhooks(now=2e9)
-    assert (hook.job_id, hook.url, hook.token, hook.attempts) == (job.id, HOOK, "t", 0)
+    assert (hook.job_id, hook.url, hook.attempts) == (job.id, HOOK, 0)
+    assert (hook.secret, hook.base_url) == ("whsec_x", "https://api.test")
     assert store.due_webhooks(now=2e9) == [], "another process is sending it"
     assert len(store.due_webhooks(now=2e9 + 61)) == 1, "that process died"
     store.webhook_retry(job.id, due_at=3e9)
@@ -191,6 +194,36 @@ def test_tokens_and_files(store):
     assert store.files() == [file]
     assert store.remove_file("file_1")
     assert store.get_file("file_1") is None
+
+
+def test_a_store_of_the_first_version_keeps_whose_everything_is(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(database, "_SCHEMAS", database._SCHEMAS[:1])
+        before.setattr(database, "SCHEMA_VERSION", 1)
+        old = Store(tmp_path / "s")
+        with old.write() as connection:
+            connection.execute("INSERT INTO tokens VALUES ('laptop', 'h', 1.0, 'whsec_x', NULL, NULL)")
+        job = add(old, "laptop")
+        with old.write() as connection:
+            connection.execute("INSERT INTO webhooks (job_id, url) VALUES (?, ?)", (job.id, HOOK))
+        old.close()
+    store = Store(tmp_path / "s")
+    (token,) = store.tokens()
+    assert (token.name, token.id) == ("laptop", store.get(job.id).token)
+    store.finish(job.id, "failed")
+    assert [hook.secret for hook in store.due_webhooks(now=2e9)] == ["whsec_x"]
+    store.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a user's folders are private there")
+def test_others_cannot_read_it(tmp_path):
+    for folder in (tmp_path / "made here", tmp_path):
+        store = Store(folder / "s")
+        add(store)
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in folder.glob("s*")]
+        assert modes == [0o600] * 3, "also those that SQLite keeps beside it"
+        store.close()
+    assert stat.S_IMODE((tmp_path / "made here").stat().st_mode) == 0o700
 
 
 def test_the_hosts_state_is_shared(tmp_path):

@@ -7,8 +7,8 @@ import time
 import uuid
 
 import pytest
+from gateway import BODY, SUBMIT, Gateway
 from wan_flf2v.hosted import webhooks
-from wan_flf2v.hosted.records import Token
 from wan_flf2v.hosted.store import Store
 from wan_flf2v.hosted.webhooks import new_secret, sign
 from web_server import serve
@@ -57,13 +57,38 @@ def test_a_finished_request_is_told_once(tmp_path, store, status):
     check_signature((tmp_path / "webhook.secret").read_text(), headers, body)
 
 
-def test_a_tokens_own_secret_signs_its_messages(tmp_path, store):
+def test_the_secret_of_the_requests_token_signs_its_messages(tmp_path, store):
     secret = new_secret()
-    store.add_token(Token("anna", "hash", time.time(), secret, None, None))
     receiver = Receiver(200)
-    deliver(store, tmp_path, receiver.answer, lambda job_id: not owed(store))
+    deliver(store, tmp_path, receiver.answer, lambda job_id: not owed(store), secret=secret)
     ((headers, body, _),) = receiver.messages
     check_signature(secret, headers, body)
+
+
+def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp_path):
+    receiver = Receiver(200)
+
+    def use(gateway, port):
+        token = gateway.new_token("revoked-soon")
+        path = f"{SUBMIT}?webhook=http://127.0.0.1:{port}/"
+        request_id = gateway.post(path, BODY, token=token, headers={"Host": "api.test:81"}).json["request_id"]
+        with gateway.store() as store:
+            (secret,) = [known.webhook_secret for known in store.tokens() if known.name == "revoked-soon"]
+            store.revoke_token("revoked-soon")
+            store.finish(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+        return request_id, secret
+
+    async def go():
+        async with serve(receiver.answer) as port:
+            with Gateway(tmp_path, config={"allow_private_urls": True}) as gateway:
+                made = await asyncio.to_thread(use, gateway, port)
+                await until(lambda: receiver.messages)
+                return made
+
+    request_id, secret = asyncio.run(go())
+    headers, body, _ = receiver.messages[0]
+    check_signature(secret, headers, body)
+    assert json.loads(body)["data"]["output"]["video"].startswith(f"http://api.test:81/v1/results/{request_id}/")
 
 
 def test_a_request_that_has_not_ended_is_not_told(tmp_path, store):

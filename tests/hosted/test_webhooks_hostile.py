@@ -1,13 +1,11 @@
 """Webhooks whose receivers hang, whose addresses are not public, or whose messages cannot be made."""
 
 import asyncio
-import time
 
 import pytest
 from aiohttp import web
 from wan_flf2v.hosted import webhooks
 from wan_flf2v.hosted.fetch import Fetcher, system_resolve
-from wan_flf2v.hosted.records import Token
 from wan_flf2v.hosted.settings import Settings
 from wan_flf2v.hosted.store import Store
 from wan_flf2v.hosted.webhooks import WebhookSender, new_secret
@@ -85,10 +83,8 @@ def test_a_webhook_to_loopback_is_not_sent(tmp_path, store, scheme, host):
 def test_the_log_tells_neither_address_nor_secret(tmp_path, store, caplog):
     caplog.set_level("DEBUG")
     secret = new_secret()
-    store.add_token(Token("anna", "hash", time.time(), secret, None, None))
-    job_id = deliver(
-        store, tmp_path, Receiver(500, 200).answer, lambda job_id: not owed(store), path="/hook?key=hidden"
-    )
+    receiver, path = Receiver(500, 200), "/hook?key=hidden"
+    job_id = deliver(store, tmp_path, receiver.answer, lambda job_id: not owed(store), path=path, secret=secret)
     log = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("wan_flf2v"))
     assert job_id in log and "status 500" in log
     assert "hidden" not in log and secret not in log
@@ -115,7 +111,7 @@ def test_an_error_in_the_sender_leaves_the_message_owed_and_the_sender_alive(tmp
             url = f"http://127.0.0.1:{port}/"
             bad = finished_job(store, url)
 
-            def body_of(job):
+            def body_of(job, base_url):
                 if job.id == bad:
                     raise RuntimeError("broken")
                 return {}

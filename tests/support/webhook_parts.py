@@ -14,9 +14,9 @@ from wan_flf2v.hosted.webhooks import WebhookSender
 from web_server import serve
 
 
-def finished_job(store, url, *, token="anna", status="succeeded"):
+def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):
     job_id = str(uuid.uuid4())
-    store.add(job_id, token, "model", {}, {}, webhook=url)
+    store.add(job_id, "anna", "model", {}, {}, webhook=url, webhook_secret=secret, base_url=base_url)
     store.start(job_id)
     store.finish(job_id, status, error="why" if status == "failed" else None)
     return job_id
@@ -25,7 +25,7 @@ def finished_job(store, url, *, token="anna", status="succeeded"):
 def sender(store, folder, resolve=None, *, private=True, **changes):
     settings = Settings(data=folder, allow_private_urls=private, **changes)
     fetcher = Fetcher(settings, resolve) if resolve else Fetcher(settings)
-    return WebhookSender(settings, store, fetcher, lambda job: {"request_id": job.id, "name": "Füße 画"})
+    return WebhookSender(settings, store, fetcher, lambda job, _: {"request_id": job.id, "name": "Füße 画"})
 
 
 def owed(store):
@@ -65,12 +65,12 @@ class Receiver:
         return web.Response(status=status, headers={"Location": "/elsewhere"} if 300 <= status < 400 else {})
 
 
-def deliver(store, folder, handler, until_holds, *, path="/hook?a=1", status="succeeded", **changes):
+def deliver(store, folder, handler, until_holds, *, path="/hook?a=1", status="succeeded", secret=None, **changes):
     """Run a sender for one finished job until the condition, which gets its id, holds; returns the id."""
 
     async def go():
         async with serve(handler) as port:
-            job_id = finished_job(store, f"http://127.0.0.1:{port}{path}", status=status)
+            job_id = finished_job(store, f"http://127.0.0.1:{port}{path}", status=status, secret=secret)
             async with running(sender(store, folder, **changes)):
                 await until(lambda: until_holds(job_id))
             return job_id

@@ -114,6 +114,13 @@ def test_an_unknown_key_names_the_nearest_one():
     assert refused({"57_step": 12}) == [(("57_step",), "extra_forbidden", message)]
 
 
+def test_of_many_unknown_keys_some_are_listed():
+    found = refused({**{f"x{number}": 1 for number in range(500)}, "57_steps": 99})
+    assert [error[0][0] for error in found] == ["57_steps", *(f"x{number}" for number in range(21))]
+    assert found[-1][2] == '"x20" is not a parameter either; of such keys 480 are not listed. Remove them.'
+    assert len(refused({f"x{number}": 1 for number in range(20)})) == 20
+
+
 def test_all_bad_fields_are_reported_at_once():
     assert [error[0] for error in refused({"57_steps": 99, "67_length": 82, "shift": 5})] == [
         ("67_length",),
