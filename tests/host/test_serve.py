@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
 import pytest
@@ -33,12 +32,12 @@ def test_serve_demo_until_ctrl_c(project_comfyui):
                 ) as answer:
                     assert "WanFLF2VSampler" in json.load(answer)
                 break
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:  # not there yet, or too busy to answer in time
                 assert process.poll() is None, process.stdout.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
         url = f"http://127.0.0.1:{port}/api/userdata?dir=workflows"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             assert "wan22_flf2v_demo.json" in json.load(answer)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
