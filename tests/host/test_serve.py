@@ -1,6 +1,8 @@
 """``run.py serve`` as a user runs it."""
 
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +21,13 @@ def free_port():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
-def test_serve_demo_until_ctrl_c(project_comfyui):
+def test_serve_demo_until_ctrl_c(project_comfyui, demo_models, tmp_path):
+    # A cache of its own: a request left over in the user's would run on, and ComfyUI aborts when it ends meanwhile.
+    shutil.copytree(demo_models, tmp_path / "demo" / "models")
+    env = {**os.environ, "COMFYUI_PATH": project_comfyui, "WAN_FLF2V_CACHE": str(tmp_path)}
     port = free_port()
     command = [sys.executable, str(REPO / "run.py"), "serve", "--demo", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     try:
         deadline = time.monotonic() + 180
         while True:
