@@ -14,14 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from ..contract.parameters import DEMO, END_IMAGE, HOSTED, PROMPT, START_IMAGE, Value
+from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, Value
 from ..contract.validation import ContractError, FieldError, parse_assignment, validate
 from .hosted_api import HostedApi, HostedApiError
 from .images import ImageFileError, check_image
 
 DEFAULT_API = "http://127.0.0.1:8189/v1"  # where `wan-flf2v serve` is
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
-_MODELS = {model.model_id: model for model in (HOSTED, DEMO)}
 _T = TypeVar("_T")
 _out = Console()
 _err = Console(stderr=True)
@@ -166,7 +165,7 @@ def _image(text: str) -> str:
 
 def _read_values(model_id: str, given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
     """Check what is known of the model; for one that only the server knows, the parameters of the hosted one."""
-    model = _MODELS.get(model_id, HOSTED)
+    model = MODELS.get(model_id, HOSTED)
     values: dict[str, object] = dict(given)
     errors: list[FieldError] = []
     for text in assignments:

@@ -66,7 +66,8 @@ class ComfyClient:
     answers with an HTTP error.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, verify_tls: bool = True) -> None:
+        self._verify_tls = verify_tls
         try:
             self._base = URL(url.rstrip("/"))
         except ValueError:
@@ -76,9 +77,9 @@ class ComfyClient:
 
     async def __aenter__(self) -> ComfyClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S)
-        # A certificate names the host as others see it, not its loopback address; nobody is between here and there.
-        connector = aiohttp.TCPConnector(ssl=not _is_loopback(self._base.host))
-        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        self._http = aiohttp.ClientSession(
+            timeout=timeout, connector=connector(self._base, verify_tls=self._verify_tls)
+        )
         return self
 
     async def __aexit__(
@@ -109,10 +110,10 @@ class ComfyClient:
         The name is made from the content, so that nothing of the user's is overwritten and a second upload of the
         same file changes nothing.
         """
-        content = path.read_bytes()
+        content, digest = await asyncio.to_thread(_read, path)
         suffix = path.suffix.lower() if path.suffix[1:].isalnum() and path.suffix.isascii() else ""
         form = aiohttp.FormData()
-        form.add_field("image", content, filename=hashlib.sha256(content).hexdigest()[:32] + suffix)
+        form.add_field("image", content, filename=digest[:32] + suffix)
         for name, value in (("type", "input"), ("subfolder", folder), ("overwrite", "true")):
             form.add_field(name, value)
         try:
@@ -202,7 +203,7 @@ class ComfyClient:
             try:
                 with partial.open("wb") as stream:
                     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                        stream.write(chunk)
+                        await asyncio.to_thread(stream.write, chunk)
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
@@ -287,8 +288,22 @@ class ComfyClient:
         )
 
 
+def connector(url: URL, *, verify_tls: bool = True) -> aiohttp.TCPConnector:
+    """Return what connects to the ComfyUI at ``url``; on loopback its certificate is not checked in any case.
+
+    A certificate names the host as others see it, not its loopback address, and nobody is between here and there.
+    """
+    return aiohttp.TCPConnector(ssl=verify_tls and not _is_loopback(url.host))
+
+
 def _is_loopback(host: str | None) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    """Return a file's content and its SHA-256."""
+    content = path.read_bytes()
+    return content, hashlib.sha256(content).hexdigest()

@@ -223,3 +223,5 @@ DEMO = ModelContract(
         "38": {"class_type": "WanFLF2VDemoCLIPLoader", "inputs": {"clip_name": "tiny_umt5.safetensors"}},
     },
 )
+
+MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, DEMO)}

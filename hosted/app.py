@@ -16,7 +16,7 @@ from .answers import result_answer
 from .dispatcher import Dispatcher
 from .fetch import Fetcher
 from .images import Images
-from .middleware import authenticate, cors, errors, observe
+from .middleware import allow_origin, authenticate, errors, observe, preflight
 from .models import offered
 from .records import DISPATCHER_DOWN, Job
 from .results import Results
@@ -29,7 +29,7 @@ PREFIX = "/v1"
 _PURGE_EVERY_S = 600.0
 _DISPATCH_AGAIN_S = (1.0, 60.0)  # first and longest pause before a dispatcher that broke starts again
 _LOG = logging.getLogger("wan_flf2v.hosted")
-_MIDDLEWARES = (cors, observe, errors, authenticate)
+_MIDDLEWARES = (preflight, observe, errors, authenticate)
 _ROUTES = (
     *routes_requests.ROUTES,
     *routes_models.ROUTES,
@@ -57,6 +57,7 @@ def create_app(
     state = _open(settings)
     routes_ops.add_state(app, state)
     app.cleanup_ctx.append(lambda _: _work(state, own_url, ready))
+    app.on_response_prepare.append(allow_origin)
     app.on_shutdown.append(_stop_streams)
     return app
 

@@ -67,7 +67,8 @@ class Dispatcher:
         When cancelled, what runs is left to ComfyUI; whoever dispatches next takes it up again.
         """
         data = self._settings.data
-        async with exclusive(data / "dispatcher.lock"), ComfyClient(self._settings.comfyui_url) as client:
+        client = ComfyClient(self._settings.comfyui_url, verify_tls=self._settings.comfyui_verify_tls)
+        async with exclusive(data / "dispatcher.lock"), client:
             await self._loop(Host(client, data / "inputs"))
 
     async def _loop(self, host: Host) -> None:
@@ -141,7 +142,7 @@ class Dispatcher:
         if job.host_deaths + 1 >= _MAX_HOST_DEATHS:
             await self._finish(job, "failed", error=_DIED)
         else:
-            await asyncio.to_thread(self._store.requeue, job.id, host_died=True)
+            await asyncio.to_thread(self._store.requeue_after_death, job.id)
 
     async def _complete(self, host: Host, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running request to its end from where it was found."""

@@ -9,19 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..client.comfy import ComfyClient, OutputFile
-from ..client.errors import ComfyError, ServerAnswerError, ServerLostError, ServerUnreachableError, explain_rejection
+from ..client.errors import (
+    ComfyError,
+    PromptRejectedError,
+    ServerAnswerError,
+    ServerLostError,
+    ServerUnreachableError,
+    explain_rejection,
+)
 from ..client.progress import Progress
 from ..client.run import RunResult, follow_graph
-from ..contract.parameters import DEMO, HOSTED, ModelContract
+from ..contract.parameters import MODELS
 from ..contract.workflow import Graph, fill, graph_for
 from .records import Job
 
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
+ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI shall take no second prompt of its id
 _VIDEO_NODE = "73"
 _BAD_GATEWAY = (502, 503, 504)  # what a proxy in front of ComfyUI answers in its place
 # The folders of an absolute path in a node's message; the file's name stays.
 _FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/][^'"<>|:\\/\n]*[\\/])+""")
-_MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, DEMO)}
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +57,7 @@ def public_text(error: ComfyError) -> str:
 
 def request_graph(job: Job, images: Mapping[str, str] | None = None) -> Graph:
     """Return the bundled graph with the request's values; ``images`` are names of uploaded ones by parameter."""
-    model = _MODELS[job.model_id]
+    model = MODELS[job.model_id]
     graph = fill(graph_for(model), model, {**job.values, **(images or {})})
     graph[_VIDEO_NODE]["inputs"]["filename_prefix"] = f"{FOLDER}/{job.id}"
     return graph
@@ -90,7 +97,14 @@ class Host:
             for key, name in job.inputs.items()
         }
         graph = request_graph(job, images)
-        node_errors = await self.client.queue_prompt(graph, prompt_id=job.id, client_id=job.id)
+        try:
+            node_errors = await self.client.queue_prompt(
+                graph, prompt_id=job.id, client_id=job.id, extra_data={ONCE: True}
+            )
+        except PromptRejectedError:
+            if await self.knows(job.id):  # a killed gateway's prompt came first
+                return
+            raise
         if node_errors:  # queued all the same, without the nodes at fault; tidy() takes it out
             raise explain_rejection(graph, None, node_errors)
 

@@ -19,6 +19,7 @@ import aiohttp
 from PIL import Image, ImageOps, UnidentifiedImageError
 from yarl import URL
 
+from ..client.comfy import connector
 from .durable import write_durably
 from .fetch import Fetcher, FetchError
 from .settings import Settings
@@ -137,7 +138,11 @@ class Images:
         url = URL(self._settings.comfyui_url) / "view" % {"filename": name, "type": "input"}
         timeout = aiohttp.ClientTimeout(total=_HOST_ANSWER_S)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.head(url) as response:
+            connect = connector(url, verify_tls=self._settings.comfyui_verify_tls)
+            async with (
+                aiohttp.ClientSession(timeout=timeout, connector=connect) as session,
+                session.head(url) as response,
+            ):
                 return response.status not in _NOT_THERE
         except (aiohttp.ClientError, asyncio.TimeoutError):
             return True

@@ -31,21 +31,26 @@ def public(handler: Handler) -> Handler:
 
 
 @web.middleware
-async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let pages of the configured origins call this API; none by default."""
-    origin = request.headers.get("Origin")
-    if origin is None or origin not in state_of(request).settings.cors_origins:
+async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what browsers ask before a page of a configured origin calls this API."""
+    if _origin(request) is None or request.method != "OPTIONS":
         return await handler(request)
-    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-        response: web.StreamResponse = web.Response(status=204)
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
-        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-    else:
-        response = await handler(request)
-    if not response.prepared:
+    response = web.Response(status=204)
+    response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
+    response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+    return response
+
+
+async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """Let pages of the configured origins, none by default, read an answer; done as it is sent, streams included."""
+    if (origin := _origin(request)) is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Vary"] = "Origin"
-    return response
+
+
+def _origin(request: web.Request) -> str | None:
+    origin = request.headers.get("Origin")
+    return origin if origin in state_of(request).settings.cors_origins else None
 
 
 @web.middleware

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contract.parameters import DEMO, HOSTED, ModelContract, Parameter
+from ..contract.parameters import HOSTED, MODELS, ModelContract, Parameter
 from .settings import Settings
 
 MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; beyond this is no prompt
@@ -15,8 +15,7 @@ _KIND = "workflow"
 
 def offered(settings: Settings) -> dict[str, ModelContract]:
     """Return the models of this API by id: the hosted one, and the demo's where that is asked for."""
-    models = (HOSTED, DEMO) if settings.demo else (HOSTED,)
-    return {model.model_id: model for model in models}
+    return MODELS if settings.demo else {HOSTED.model_id: HOSTED}
 
 
 def describe(model: ModelContract, *, schema: bool) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import folder_paths  # type: ignore[import-not-found]
 from aiohttp import web
@@ -18,14 +19,15 @@ from server import PromptServer  # type: ignore[import-not-found]
 
 from .app import PREFIX, create_app
 from .config import read_settings
-from .host import FOLDER
+from .host import FOLDER, ONCE
+from .records import REQUEST_ID
 from .serve import check_address
 from .tokens import first_token
 
 _LOG = logging.getLogger(__name__)
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what to call an address that listens everywhere
 _LISTENING_POLL_S = 0.1
+_TAKEN_KNOWN = 10_000  # the latest prompt ids; a late prompt is late by seconds
 
 
 def mount() -> None:
@@ -35,9 +37,11 @@ def mount() -> None:
     """
     server = PromptServer.instance
     _add_host_routes(server.routes)
+    server.add_on_prompt_handler(_take_once())
     data = Path(folder_paths.get_user_directory()) / "wan_flf2v"
     file = data / "api.json"
-    settings = replace(read_settings(data, file if file.exists() else None), comfyui_url=_own_url())
+    settings = read_settings(data, file if file.exists() else None)
+    settings = replace(settings, comfyui_url=_own_url(), comfyui_verify_tls=False)  # it is this very process
     if not settings.mount:
         _LOG.info('wan-flf2v: the hosted API at %s is off: the setting "mount" is false', PREFIX)
         return
@@ -64,6 +68,29 @@ async def _listening(server: PromptServer) -> None:
         await asyncio.sleep(_LISTENING_POLL_S)
 
 
+def _take_once() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what ComfyUI is to call with every prompt before it is queued: empties the API's second ones of one id.
+
+    ComfyUI takes the same prompt id twice. A gateway that is killed may have a prompt on its way that arrives after the
+    next gateway has looked for it, in vain, and queued it again. ComfyUI refuses an empty prompt.
+    """
+    taken: dict[str, None] = {}
+
+    def handler(request: dict[str, Any]) -> dict[str, Any]:
+        extra, prompt_id = request.get("extra_data"), request.get("prompt_id")
+        if not (isinstance(extra, dict) and extra.get(ONCE) is True and isinstance(prompt_id, str)):
+            return request
+        if prompt_id in taken:
+            _LOG.warning("wan-flf2v: request %s was queued before and is not queued again", prompt_id)
+            return {**request, "prompt": {}}
+        taken[prompt_id] = None
+        if len(taken) > _TAKEN_KNOWN:
+            del taken[next(iter(taken))]
+        return request
+
+    return handler
+
+
 def _add_host_routes(routes: web.RouteTableDef) -> None:
     """Add what the API, here or in a gateway, asks of the host itself."""
     instance = uuid.uuid4().hex
@@ -77,7 +104,7 @@ def _add_host_routes(routes: web.RouteTableDef) -> None:
     async def delete_inputs(request: web.Request) -> web.Response:
         """Remove the images that the API uploaded for a request: that folder and no other."""
         request_id = request.match_info["request_id"]
-        if not _ID.fullmatch(request_id):
+        if not REQUEST_ID.fullmatch(request_id):
             return web.json_response({"error": "a request id is expected"}, status=400)
         folder = Path(folder_paths.get_input_directory()) / FOLDER / request_id
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

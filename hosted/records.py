@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from ..contract.parameters import Value
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
+REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 DISPATCHER_DOWN = "down: the API's dispatcher ended unexpectedly; it starts again soon. The API's log says more."
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from ..client.comfy import ComfyClient, OutputFile
 from .durable import sync, sync_folder, write_durably
 from .errors import FORBIDDEN, NOT_FOUND, ApiError
-from .records import Job
+from .records import REQUEST_ID, Job
 from .settings import Settings
 from .store import Store
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _VIDEO, _FRAME = "video.mp4", "frame0.png"
 CONTENT_TYPES = {_VIDEO: "video/mp4", _FRAME: "image/png"}
 _KEY_BYTES = 32
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EXPIRES = re.compile(r"[0-9]{1,12}")
 
 
@@ -81,7 +80,7 @@ class Results:
     def verify(self, job_id: str, name: str, expires: str, signature: str) -> Path:
         """Return the file that a signed address names; ``ApiError`` (403, 404) if the address is not good any more."""
         # Checked before the signature is, and whatever it says: nothing but these shapes may name a file.
-        shaped = _ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
+        shaped = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
         if not shaped or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), _bytes(signature)):
             raise ApiError(FORBIDDEN, "The address of this result is not complete or was changed.")
         if int(expires) < time.time():
@@ -99,7 +98,7 @@ class Results:
         The oldest go first. Returns how many requests expired.
         """
         limit = time.time() - self._settings.result_ttl_s
-        sizes = {path.name: _size(path) for path in self._folder.iterdir() if _ID.fullmatch(path.name)}
+        sizes = {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
         total, expired = sum(sizes.values()), []
         for job_id, finished_at in self._store.unexpired():
             size = sizes.get(job_id, 0)

@@ -13,6 +13,7 @@ from .answers import FileAnswer, json_answer, timestamp
 from .bodies import BODY_WAIT_S, CHUNK_WAIT_S, TOO_SLOW, UNSUPPORTED_TYPE, too_large, turn
 from .errors import INVALID, ApiError, validation_error
 from .images import ImageError
+from .middleware import too_many
 from .records import StoredFile
 from .state import state_of, token_of
 
@@ -48,7 +49,10 @@ async def _upload(request: web.Request) -> web.Response:
         size=image.size,
         created_at=time.time(),
     )
-    await asyncio.to_thread(state.store.add_file, file)
+    oldest = await asyncio.to_thread(state.store.add_file, file, state.settings.uploads_max_bytes)
+    if oldest is not None:
+        limit = f"The uploads of this token would be larger than {state.settings.uploads_max_bytes >> 20} MiB in all."
+        raise too_many(limit, oldest + state.settings.result_ttl_s - time.time())
     answer = FileAnswer(
         id=file.id,
         name=file.name,

@@ -80,7 +80,7 @@ async def _problems(state: State) -> list[str]:
 
 
 async def _probe(state: State) -> list[list[str]]:
-    async with ComfyClient(state.settings.comfyui_url) as client:
+    async with ComfyClient(state.settings.comfyui_url, verify_tls=state.settings.comfyui_verify_tls) as client:
         await client.system_stats()
         return [await _missing(client, model) for model in state.models.values()]
 

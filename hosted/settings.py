@@ -14,6 +14,7 @@ class Settings:
 
     data: Path  # store.sqlite3, results/, inputs/, files/, signing.key, dispatcher.lock
     comfyui_url: str = "http://127.0.0.1:8188"
+    comfyui_verify_tls: bool = True  # False: its certificate is its own, not of a known authority
     base_url: str | None = None  # of this API as clients see it, without /v1; None: from the request
     trusted_proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-* headers count
     auth: bool = True
@@ -25,7 +26,8 @@ class Settings:
     max_image_pixels: int = 89_478_485  # Pillow's own limit against decompression bombs
     fetch_timeout_s: float = 30.0
     queue_limit: int = 100  # requests of one token that may wait
-    rate_per_minute: int = 6000  # requests of one token
+    rate_per_minute: int = 6000  # requests of one token, to one process of the API
+    uploads_max_bytes: int = 2 << 30  # of one token, kept at a time
     result_ttl_s: float = 7 * 86400.0
     results_max_bytes: int = 20 << 30
     url_ttl_s: float = 86400.0

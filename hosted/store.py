@@ -98,14 +98,14 @@ class Store(SideTables):
         with self.write() as connection:
             _change(connection, job_id, ("in_progress",), submitted=1)
 
-    def requeue(self, job_id: str, *, host_died: bool) -> int:
-        """Let a running request wait again, at its old place; one that shall be cancelled is cancelled instead.
+    def requeue_after_death(self, job_id: str) -> int:
+        """Let a request whose host died wait again, at its old place; one that shall be cancelled is cancelled.
 
         Returns how often its host died under it so far.
         """
         with self.write() as connection:
             job = _one(connection, job_id)
-            deaths = job.host_deaths + host_died
+            deaths = job.host_deaths + 1
             if job.cancel_requested:
                 _end(connection, job, "cancelled")
             else:

@@ -31,10 +31,18 @@ class SideTables(Database):
         with self.write() as connection:
             return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
 
-    def add_file(self, file: StoredFile) -> None:
-        """Keep an uploaded file's record."""
+    def add_file(self, file: StoredFile, max_bytes: int) -> float | None:
+        """Keep an uploaded file's record, unless those of its token would be larger than ``max_bytes`` then.
+
+        Returns ``None``, or if there is no room when the oldest of them was uploaded (0 if there is none).
+        """
         with self.write() as connection:
+            query = "SELECT coalesce(sum(size), 0), coalesce(min(created_at), 0) FROM files WHERE token = ?"
+            size, oldest = connection.execute(query, (file.token,)).fetchone()
+            if size + file.size > max_bytes:
+                return float(oldest)
             connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(file))
+            return None
 
     def get_file(self, file_id: str) -> StoredFile | None:
         """Return an uploaded file's record; whose it is, is the caller's to check."""

@@ -172,6 +172,11 @@ def test_no_other_page_may_call_unless_configured(gateway, tmp_path):
         refused = open_one.get("/v1/models", token=None, headers=headers)
         assert refused.status == 401
         assert refused.headers["Access-Control-Allow-Origin"] == "https://example.com", "pages can read errors"
+        request_id = open_one.submit()
+        open_one.cancel(request_id)
+        stream = open_one.get(f"/v1/requests/{request_id}/events", headers=headers)
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        assert stream.headers["Access-Control-Allow-Origin"] == "https://example.com", "streams too"
         foreign = open_one.get("/v1/models", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in foreign.headers
 

@@ -220,6 +220,22 @@ def test_the_command_line_against_this_api(gateway, tmp_path):
     assert run("submit", *images, "--set", "57_steps=99", code=2) == ""
 
 
+def test_a_shutdown_leaves_the_running_request_to_comfyui(comfy_server, tmp_path):
+    """And whoever serves the store next brings it to its end; it runs once."""
+    gateway = Gateway(tmp_path, comfy_server.url, "--demo")
+    with gateway:
+        body = {**FAST, "57_steps": 12, "67_length": 33}
+        request_id = gateway.submit(SUBMIT_DEMO, **body, **IMAGES, **{"57_noise_seed": 21})
+        gateway.wait(request_id, "in_progress")
+    assert gateway.process.returncode == 0, "SIGTERM is a proper end"
+    assert "Traceback" not in gateway.log_text()
+    with gateway:
+        gateway.wait(request_id)
+        assert gateway.result(request_id)["status"] == "succeeded"
+        assert f"request={request_id} state=recovered found=known" in gateway.log_text()
+    assert len(list((comfy_server.base_dir / "output" / "wan_flf2v_api").glob(f"{request_id}*"))) == 1
+
+
 def test_cancel_frees_comfyui_for_the_next_request(gateway):
     first = gateway.submit(SUBMIT_DEMO, **{**FAST, "57_steps": 20, "67_length": 33}, **IMAGES, **{"57_noise_seed": 11})
     second = gateway.submit(SUBMIT_DEMO, **FAST, **IMAGES, **{"57_noise_seed": 12})

@@ -1,12 +1,14 @@
 """Hostile bodies and names, on a real gateway: nothing is a server error, and others are still served."""
 
-import http.client
 import json
+import select
+import socket
 import uuid
 from urllib.parse import urlsplit
 
 import pytest
 from gateway import BODY, NOWHERE, SUBMIT, Gateway, raw
+from wan_flf2v.bootstrap.paths import REPO
 
 MEBIBYTE = 1 << 20
 
@@ -23,6 +25,23 @@ def still_serves(gateway):
     yield
     assert gateway.get("/v1/models").status == 200
     assert "Traceback" not in gateway.log_text()
+
+
+def send_until_answered(gateway, head, pieces):
+    """Send a body until the server answers or closes; returns how many pieces went out, and what came back."""
+    parts = urlsplit(gateway.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        sent = 0
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            sent += 1
+            if select.select([connection], [], [], 0)[0]:
+                break
+        return sent, connection.recv(65536)
 
 
 def refused(answer, code=400001):
@@ -131,16 +150,23 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(gateway):
 
 
 def test_a_chunked_body_over_the_limit(gateway):
-    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)
-    headers = {"Authorization": f"Bearer {gateway.token}", "Content-Type": "application/json"}
-    try:
-        connection.request("POST", SUBMIT, (b" " * MEBIBYTE for _ in range(70)), headers, encode_chunked=True)
-        status = connection.getresponse().status
-    except OSError:  # the server closed while we were still sending
-        status = 413
-    finally:
-        connection.close()
-    assert status == 413
+    sent, received = send_until_answered(
+        gateway,
+        f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        [f"{MEBIBYTE:x}\r\n".encode() + b" " * MEBIBYTE + b"\r\n"] * 200,
+    )
+    assert received.startswith(b"HTTP/1.1 413 ")
+    assert 64 <= sent < 100, "it is read up to the limit, and hardly further"
+
+
+def test_a_body_just_under_the_limit_is_read(gateway):
+    """To its last byte: what is wrong then is the image in it."""
+    text = json.dumps({**BODY, "68_image": "data:image/png;base64,"})
+    body = text[:-2] + "A" * (64 * MEBIBYTE - len(text)) + text[-2:]
+    assert len(body) == 64 * MEBIBYTE
+    assert "68_image" in refused(gateway.post(SUBMIT, body), 422001)
+    assert gateway.post(SUBMIT, body + " ").status == 413
 
 
 def test_no_body_is_read_without_a_token(gateway):
@@ -168,12 +194,31 @@ def test_uploads_that_are_no_upload(gateway, content):
 
 def test_an_upload_over_the_limit(gateway):
     head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    _, received = send_until_answered(
+        gateway,
+        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+        "Content-Type: multipart/form-data; boundary=edge\r\nTransfer-Encoding: chunked\r\n\r\n",
+        [f"{len(head):x}\r\n".encode() + head + b"\r\n"]
+        + [f"{MEBIBYTE:x}\r\n".encode() + bytes(MEBIBYTE) + b"\r\n"] * 200,
+    )
+    assert received.startswith(b"HTTP/1.1 413 ")
+    length = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+    length += f"Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: {51 * MEBIBYTE}\r\n\r\n"
+    assert raw(gateway, length.encode() + head, seconds=3).startswith(b"HTTP/1.1 413 ")
+
+
+def test_uploads_of_a_token_have_a_limit_in_all(tmp_path, gateway):
+    image = (REPO / "demo" / "images" / "start.jpg").read_bytes()
+    form = (
+        b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + image + b"\r\n--edge--\r\n"
+    )
     headers = {"Content-Type": "multipart/form-data; boundary=edge"}
-    try:
-        status = gateway.post("/v1/files", head + bytes(51 * MEBIBYTE) + b"\r\n--edge--\r\n", headers=headers).status
-    except OSError:
-        status = 413
-    assert status == 413
+    with Gateway(tmp_path, NOWHERE, config={"uploads_max_bytes": 2 * len(image)}) as small:
+        assert [small.post("/v1/files", form, headers=headers).status for _ in range(3)] == [200, 200, 429]
+        answer = small.post("/v1/files", form, headers=headers)
+        assert "in all" in refused(answer, 429001)
+        assert 6 * 86400 < int(answer.headers["Retry-After"]) <= 7 * 86400, "when the oldest is let go"
+        assert small.post("/v1/files", form, headers=headers, token=small.new_token("other")).status == 200
 
 
 @pytest.mark.parametrize(

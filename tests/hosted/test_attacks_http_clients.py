@@ -82,7 +82,7 @@ def test_header_injection(gateway, header):
     received = raw(gateway, request.encode("latin-1"), seconds=3)
     head = received.partition(b"\r\n\r\n")[0]
     assert b"X-Injected" not in head
-    assert not received.startswith(b"HTTP/1.1 5"), received
+    assert received.split(b" ", 2)[1] in (b"200", b"400"), received
     assert b"evil.example" not in received
 
 

@@ -38,7 +38,7 @@ def resolve(images, text, token="anna"):
 def uploaded(images, store, token, file_id="file_" + "0a" * 16, age_s=0.0):
     image = asyncio.run(images.keep(encoded(picture(), "PNG")))
     record = StoredFile(file_id, token, "a.png", image.name, "image/png", image.size, time.time() - age_s)
-    store.add_file(record)
+    store.add_file(record, 1 << 30)
     return image, file_id
 
 

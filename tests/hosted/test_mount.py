@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 from gateway import BODY, SUBMIT, SUBMIT_DEMO, call, events
+from wan_flf2v.hosted.host import ONCE
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 
@@ -94,6 +95,21 @@ def test_images_of_a_request_are_removed_and_nothing_else(mounted):
         assert call(mounted.url, "DELETE", f"/wan_flf2v/inputs/{name}").status in (400, 404, 405)
     assert (inputs / "wan_flf2v_api" / other / "a.png").exists()
     assert (inputs / "start.jpg").exists()
+
+
+def test_a_request_is_queued_once_by_its_id(mounted):
+    """The post of a gateway that was killed may come after that of the next one; other prompts are not looked at."""
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}
+    prompt_id, plain = str(uuid.uuid4()), str(uuid.uuid4())
+
+    def post(prompt_id, extra_data):
+        body = json.dumps({"prompt": graph, "prompt_id": prompt_id, "extra_data": extra_data})
+        return call(mounted.url, "POST", "/prompt", body, {"Content-Type": "application/json"})
+
+    assert [post(prompt_id, {ONCE: True}).status for _ in range(3)] == [200, 400, 400]
+    assert f"request {prompt_id} was queued before" in mounted.host.log_text()
+    for extra_data in ({}, {ONCE: False}, {ONCE: "1"}):
+        assert [post(plain, extra_data).status for _ in range(2)] == [200, 200]
 
 
 def test_images_that_are_still_there_are_no_success(mounted):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from dataclasses import replace
 
 import pytest
 from wan_flf2v.hosted import database
@@ -49,14 +50,12 @@ def test_a_requeued_request_keeps_its_place_and_counts_deaths(store):
     first, second = add(store), add(store)
     store.start(first.id)
     store.mark_submitted(first.id)
-    assert store.requeue(first.id, host_died=True) == 1
+    assert store.requeue_after_death(first.id) == 1
     assert store.next().id == first.id
     assert not store.get(first.id).submitted
     assert store.position(second) == 1
     store.start(first.id)
-    assert store.requeue(first.id, host_died=False) == 1
-    store.start(first.id)
-    assert store.requeue(first.id, host_died=True) == 2
+    assert store.requeue_after_death(first.id) == 2
 
 
 def test_a_request_ends_once(store):
@@ -94,7 +93,7 @@ def test_a_cancelled_request_is_not_queued_again(store):
     job = add(store)
     store.start(job.id)
     store.request_cancel(job.id)
-    store.requeue(job.id, host_died=True)
+    store.requeue_after_death(job.id)
     assert store.get(job.id).status == "cancelled"
 
 
@@ -189,7 +188,9 @@ def test_tokens_and_files(store):
     assert store.revoke_token("laptop")
     assert not store.revoke_token("laptop")
     file = StoredFile("file_1", "laptop", "me.png", "abc.png", "image/png", 3, 1.0)
-    store.add_file(file)
+    assert store.add_file(file, 3) is None
+    assert store.add_file(replace(file, id="file_2", size=1), 3) == file.created_at, "there is no room"
+    assert store.add_file(replace(file, id="file_2", token="phone", size=4), 3) == 0
     assert store.get_file("file_1") == file
     assert store.files() == [file]
     assert store.remove_file("file_1")
@@ -237,6 +238,7 @@ def test_the_hosts_state_is_shared(tmp_path):
 
 _CHILD = """
 import sys, uuid
+from dataclasses import replace
 from pathlib import Path
 from wan_flf2v.hosted.store import Store
 store = Store(Path(sys.argv[1]))
