@@ -16,6 +16,8 @@ from .paths import REPO, cache_dir
 from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
+# Most tests wait for ComfyUI: one worker for each version that is tested by default. `-n 0` after it wins.
+_WORKERS = ("-n", "2", "--dist", "loadgroup")
 PACK = "wan-flf2v"
 TYPED = ("contract", "client", "hosted", "bootstrap")
 
@@ -68,7 +70,8 @@ def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int
     say(f"pytest on ComfyUI {', '.join(host['version'] for host in hosts)}")
     env = {**comfy_env(), "WAN_FLF2V_TEST_HOSTS": json.dumps(hosts)}
     # -I, here and elsewhere: `python -m` would put the repository on sys.path, where its nodes/ hides ComfyUI's
-    code = _run([str(python), "-I", "-m", "pytest", *pytest_arguments], cwd=REPO, env=env)
+    command = [str(python), "-I", "-m", "pytest", *_WORKERS, *pytest_arguments]
+    code = _run(command, cwd=REPO, env=env)
     return failed or code
 
 

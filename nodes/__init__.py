@@ -7,6 +7,7 @@ import logging
 from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import WanFLF2VConditioning
+from .guider import WanFLF2VGuider
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
 from .video_combine import WanFLF2VVideoCombine
@@ -26,4 +27,4 @@ class WanFLF2VExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the pack's nodes in the order of a graph from left to right."""
-        return [WanFLF2VResolution, WanFLF2VConditioning, WanFLF2VSampler, WanFLF2VVideoCombine]
+        return [WanFLF2VResolution, WanFLF2VConditioning, WanFLF2VSampler, WanFLF2VGuider, WanFLF2VVideoCombine]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy_api.latest import io
 
 from ..sampling import experts, preflight, schedule
-from .notice import show_notice
+from ..sampling.guider import DualExpertGuider, Handover
+from ..sampling.progress import RunProgress
+from .notice import show_notice, show_text
+from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
 
 
 class WanFLF2VSampler(io.ComfyNode):
@@ -23,11 +28,19 @@ class WanFLF2VSampler(io.ComfyNode):
             category="video/wan flf2v",
             description=(
                 "Both Wan 2.2 experts in one sampler: the high-noise model runs the noisy steps, the low-noise model "
-                "the rest, on one schedule. Steps, cfg, seed and shift are set once and cannot disagree."
+                "the rest, on one schedule and in one run, so that every solver keeps its history. Steps, cfg, seed "
+                "and shift are set once and cannot disagree."
             ),
             search_aliases=["wan moe", "dual model sampler", "high low noise", "KSampler wan 2.2", "two experts"],
-            inputs=[*_sockets(), *_settings()],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
+            inputs=[
+                *expert_inputs(),
+                io.Latent.Input("latent_image", tooltip="From Wan FLF2V First/Last Frame."),
+                *_schedule_inputs(),
+                *handover_inputs(),
+                *advanced_inputs(),
+                *_more_inputs(),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent; one video for each seed.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
@@ -46,54 +59,49 @@ class WanFLF2VSampler(io.ComfyNode):
         scheduler: str,
         handover: str,
         handover_step: int,
+        boundary: float,
+        cfg_low_noise: float,
+        cfg_gate: float,
+        denoise: float,
+        seed_count: int,
+        sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Check, plan the hand-over, sample."""
+        node_id = cls.hidden.unique_id
         preflight.check_latent(latent_image, positive)
-        preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, cls.hidden.unique_id)
-        low = schedule.follow_schedule(model_low_noise, model_high_noise)
-        sigmas = schedule.schedule_sigmas(model_high_noise, sampler_name, scheduler, steps)
-        model_sampling = model_high_noise.get_model_object("model_sampling")
-        first_low_step = schedule.handover_step(model_sampling, sigmas, handover, handover_step)
-        total = len(sigmas) - 1
-        show_notice(
-            cls.hidden.unique_id, f"{total} steps: {first_low_step} high noise, {total - first_low_step} low noise"
-        )
-        samples = experts.sample_experts(
+        preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, node_id)
+        guider = make_guider(
             model_high_noise,
-            low,
-            sigmas=sigmas,
-            handover=first_low_step,
-            seed=noise_seed,
+            model_low_noise,
+            positive,
+            negative,
             cfg=cfg,
+            cfg_low_noise=cfg_low_noise,
+            cfg_gate=cfg_gate,
+            handover=Handover(handover, handover_step, boundary),
             sampler_name=sampler_name,
-            positive=positive,
-            negative=negative,
-            latent=latent_image,
         )
-        # The host's keys about an empty latent's shape are spent once it has been sampled.
-        kept = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio_")}
-        return io.NodeOutput({**kept, "samples": samples})
+        if sigmas is None:
+            sigmas = schedule.schedule_sigmas(model_high_noise, sampler_name, scheduler, steps, denoise)
+        else:
+            schedule.check_sigmas(sigmas)
+        sampler = comfy.samplers.sampler_object(sampler_name)
+        run = experts.Run(sampler, sigmas, latent_image, noise_seed, seed_count)
+        return io.NodeOutput(_sample(guider, run, node_id))
 
 
-def _sockets() -> list[io.Input]:
-    """Return the inputs that come from other nodes."""
-    return [
-        io.Model.Input(
-            "model_high_noise",
-            tooltip="The high-noise expert, after ModelSamplingSD3 (shift) and any LoRA of its own.",
-        ),
-        io.Model.Input(
-            "model_low_noise",
-            tooltip="The low-noise expert and any LoRA of its own. It follows the high-noise expert's shift.",
-        ),
-        io.Conditioning.Input("positive", tooltip="From Wan FLF2V First/Last Frame."),
-        io.Conditioning.Input("negative", tooltip="From Wan FLF2V First/Last Frame."),
-        io.Latent.Input("latent_image", tooltip="From Wan FLF2V First/Last Frame."),
-    ]
+def _sample(guider: DualExpertGuider, run: experts.Run, node_id: str | None) -> dict[str, Any]:
+    """Sample, and show on the node what is run, how far it is, and at the end what was run."""
+    summary = schedule.summary(run.sigmas, guider.handover.first_low_step(guider.model_patcher, run.sigmas))
+    show_notice(node_id, summary)
+    progress = RunProgress(guider.model_patcher, partial(show_text, node_id))
+    latent = experts.sample_experts(guider, run, progress)
+    show_text(node_id, f"{summary}\n{progress.summary()}")
+    return latent
 
 
-def _settings() -> list[io.Input]:
-    """Return the inputs that have a widget."""
+def _schedule_inputs() -> list[io.Input]:
+    """Return the seed and what makes the schedule."""
     return [
         io.Int.Input(
             "noise_seed",
@@ -110,16 +118,7 @@ def _settings() -> list[io.Input]:
             max=10000,
             tooltip="Denoising steps of the whole run, both experts together. With 4-step LoRAs: 4.",
         ),
-        io.Float.Input(
-            "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance scale: how closely the video follows the prompt. 1 runs twice as fast, without "
-            "the negative prompt (for 4-step LoRAs).",
-        ),
+        cfg_input(),
         io.Combo.Input(
             "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
         ),
@@ -129,18 +128,34 @@ def _settings() -> list[io.Input]:
             default="simple",
             tooltip="How the sigmas are spaced.",
         ),
-        io.Combo.Input(
-            "handover",
-            options=list(schedule.HANDOVERS),
-            default="boundary",
-            tooltip="When the low-noise expert takes over. boundary: Wan 2.2's own rule, timestep below 900 "
-            "(20 steps at shift 8: after 10). step: at handover_step. half: after half of the steps.",
+    ]
+
+
+def _more_inputs() -> list[io.Input]:
+    """Return the node's own rarer inputs."""
+    return [
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip="Below 1, latent_image is a video to change: only the last part of the schedule is run on it.",
+            advanced=True,
         ),
         io.Int.Input(
-            "handover_step",
-            default=10,
-            min=0,
-            max=10000,
-            tooltip="First step of the low-noise expert, counted from 0. Used when handover is 'step'.",
+            "seed_count",
+            default=1,
+            min=1,
+            max=64,
+            tooltip="Videos of this many seeds, noise_seed and those after it, in one batch. Each expert is loaded "
+            "once for all of them.",
+            advanced=True,
+        ),
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="A schedule of your own, in the place of steps, scheduler and denoise.",
         ),
     ]

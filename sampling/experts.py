@@ -1,78 +1,77 @@
-"""Run one schedule over two experts."""
+"""Runs one schedule over two experts, for one seed or several."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 import torch
 
+from .guider import DualExpertGuider
+from .progress import RunProgress
 
-def sample_experts(
-    high: Any,
-    low: Any,
-    *,
-    sigmas: torch.Tensor,
-    handover: int,
-    seed: int,
-    cfg: float,
-    sampler_name: str,
-    positive: list,
-    negative: list,
-    latent: dict,
-) -> torch.Tensor:
-    """Denoise ``latent`` along ``sigmas``: steps before ``handover`` on the high-noise expert, the rest on the low one.
+_SEEDS = 2**64
 
-    The result is that of two KSamplerAdvanced in a row, the first leaving its noise in and the second adding none.
 
-    Args:
-        high: MODEL for the noisy steps.
-        low: MODEL for the rest, already on the same schedule (``schedule.follow_schedule``).
-        sigmas: [steps + 1], falling.
-        handover: index of the first low-noise step.
-        seed: of the one noise that starts the run.
-        cfg: guidance scale of both experts.
-        sampler_name: one of the host's samplers.
-        positive: CONDITIONING.
-        negative: CONDITIONING.
-        latent: LATENT; ``batch_index`` and ``noise_mask`` in it act as in the host's samplers.
+@dataclass(frozen=True)
+class Run:
+    """What is sampled: the host's sampler and its sigmas [steps + 1] on a LATENT, with ``seed`` and those after it.
 
-    Returns:
-        The denoised samples, [batch, channels, latent frames, height / 8, width / 8].
+    ``batch_index`` and ``noise_mask`` in the latent act as in the host's samplers.
     """
-    samples = _match_channels(high, latent)
-    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    progress = latent_preview.prepare_callback(high, len(sigmas) - 1)
-    phases = ((high, sigmas[: handover + 1], 0), (low, sigmas[handover:], handover))
-    for model, phase_sigmas, first_step in phases:
-        if len(phase_sigmas) < 2:
-            continue
-        samples = comfy.sample.sample_custom(
-            model,
-            noise,
-            cfg,
-            comfy.samplers.sampler_object(sampler_name),
-            phase_sigmas,
-            positive,
-            negative,
-            samples,
-            noise_mask=latent.get("noise_mask"),
-            callback=_offset(progress, first_step, len(sigmas) - 1),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
-        )
-        noise = torch.zeros_like(noise)  # the second expert continues the same trajectory
-    return samples
+
+    sampler: Any
+    sigmas: torch.Tensor
+    latent: dict[str, Any]
+    seed: int
+    seed_count: int = 1
 
 
-def _offset(callback: Callable, first_step: int, total_steps: int) -> Callable:
-    """Make one expert's step callback count on the whole run's progress bar."""
-    return lambda step, x0, x, _phase_steps: callback(step + first_step, x0, x, total_steps)
+def sample_experts(guider: DualExpertGuider, run: Run, progress: RunProgress) -> dict[str, Any]:
+    """Return the LATENT of a run; with several seeds, their results in one batch, each as its own run would give it.
+
+    Several seeds run phase by phase, so that each expert is loaded once: all of them on the high-noise expert, then all
+    of them from the hand-over on.
+    """
+    samples = _match_channels(guider.model_patcher, run.latent)
+    seeds = [(run.seed + number) % _SEEDS for number in range(run.seed_count)]
+    first_low = guider.handover.first_low_step(guider.model_patcher, run.sigmas)
+    steps = len(run.sigmas) - 1
+
+    def call(method: Callable, seed: int, *before: Any, low_phase: bool = False) -> Any:
+        noise = comfy.sample.prepare_noise(samples, seed, run.latent.get("batch_index"))
+        callback = progress.callback(seeds.index(seed), low_phase=low_phase)
+        mask, quiet = run.latent.get("noise_mask"), not comfy.utils.PROGRESS_BAR_ENABLED
+        return method(*before, noise, samples, run.sampler, run.sigmas, mask, callback, quiet, seed)
+
+    progress.begin(steps, first_low, run.seed_count)
+    if run.seed_count == 1 or first_low in (0, steps):
+        results = [call(guider.sample, seed) for seed in seeds]
+    else:
+        records = [call(guider.record_high, seed) for seed in seeds]
+        both = zip(seeds, records, strict=True)
+        results = [call(guider.play_low, seed, record, low_phase=True) for seed, record in both]
+    device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
+    return _latent(run, torch.cat([result.to(device=device, dtype=dtype) for result in results]))
+
+
+def _latent(run: Run, samples: torch.Tensor) -> dict[str, Any]:
+    """Return the run's LATENT with other samples; what it says of each item of the batch is said of each seed's."""
+    # The host's keys about an empty latent's shape are spent once it has been sampled.
+    latent = {key: value for key, value in run.latent.items() if not key.startswith("downscale_ratio_")}
+    mask, indices = latent.get("noise_mask"), latent.get("batch_index")
+    if mask is not None and mask.shape[0] > 1:
+        latent["noise_mask"] = mask.repeat(run.seed_count, *[1] * (mask.ndim - 1))
+    if indices is not None and run.seed_count > 1:
+        count = max(indices) - min(indices) + 1  # as the host's RepeatLatentBatch counts on
+        latent["batch_index"] = [index + number * count for number in range(run.seed_count) for index in indices]
+    return {**latent, "samples": samples}
 
 
 def _match_channels(model: Any, latent: dict) -> torch.Tensor:

@@ -7,25 +7,31 @@ from typing import Any
 import comfy.samplers
 import torch
 
-# Wan2.2 wan/configs/wan_i2v_A14B.py: boundary = 0.900, of num_train_timesteps = 1000.
+# Wan2.2 wan/configs/wan_i2v_A14B.py: boundary = 0.900, of num_train_timesteps = 1000 (wan_t2v_A14B.py: 0.875).
 BOUNDARY = 0.900
 HANDOVERS = ("boundary", "step", "half")
 
 
-def schedule_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int) -> torch.Tensor:
-    """Return the sigmas [steps + 1] that the host's KSampler would use for ``model``, penultimate rule included."""
+def schedule_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float = 1.0) -> torch.Tensor:
+    """Return the sigmas [steps + 1] that the host's KSampler would use for ``model``, penultimate rule included.
+
+    ``denoise`` below 1 leaves out the noisiest part, as there: the last ``steps`` of a schedule of ``steps / denoise``.
+    """
     sampler = comfy.samplers.KSampler(
-        model, steps, model.load_device, sampler_name, scheduler, model_options=model.model_options
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model_options=model.model_options
     )
     return sampler.sigmas
 
 
-def handover_step(model_sampling: Any, sigmas: torch.Tensor, rule: str, step: int) -> int:
+def handover_step(
+    model_sampling: Any, sigmas: torch.Tensor, rule: str, step: int = 0, boundary: float = BOUNDARY
+) -> int:
     """Return the index of the first step that runs on the low-noise expert (0: all low; steps: all high).
 
-    ``boundary`` is Wan 2.2's official rule (Wan2.2 wan/image2video.py): a step whose timestep is at least 0.9 * 1000
-    runs on the high-noise expert. It is compared in timesteps, as there, since a comparison of sigmas rounds
-    otherwise at ties. ``half`` is the split of the official ComfyUI template; ``step`` takes ``step`` as it is.
+    ``boundary`` is Wan 2.2's official rule (Wan2.2 wan/image2video.py): a step whose timestep is at least
+    ``boundary * 1000`` runs on the high-noise expert. It is compared in timesteps, as there, since a comparison of
+    sigmas rounds otherwise at ties. ``half`` is the split of the official ComfyUI template; ``step`` takes ``step`` as
+    it is.
 
     Raises:
         ValueError: ``step`` lies outside the schedule.
@@ -41,7 +47,7 @@ def handover_step(model_sampling: Any, sigmas: torch.Tensor, rule: str, step: in
             )
         return step
     timesteps = model_sampling.timestep(sigmas[:-1])
-    return int((timesteps >= BOUNDARY * 1000).sum())
+    return int((timesteps >= boundary * 1000).sum())
 
 
 def follow_schedule(low: Any, high: Any) -> Any:
@@ -68,3 +74,33 @@ def follow_schedule(low: Any, high: Any) -> Any:
 def _shift(model_sampling: Any) -> str:
     shift = getattr(model_sampling, "shift", None)
     return f"shift {shift:g}" if shift is not None else f"a {type(model_sampling).__name__} schedule"
+
+
+def check_sigmas(sigmas: torch.Tensor) -> None:
+    """Refuse a schedule that cannot be one.
+
+    Raises:
+        ValueError: not [steps + 1] falling values from above 0 down to 0 or more.
+    """
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not (sigmas[1:] < sigmas[:-1]).all() or sigmas[-1] < 0:
+        raise ValueError(
+            f"sigmas has the shape {list(sigmas.shape)} and the values {sigmas.flatten()[:8].tolist()} …, but must be "
+            "a list of at least 2 falling values, the last 0 or above. Connect a scheduler node such as BasicScheduler."
+        )
+
+
+def summary(sigmas: torch.Tensor, first_low_step: int) -> str:
+    """Return a schedule [steps + 1] and its hand-over in words."""
+    steps = len(sigmas) - 1
+    text = f"{steps} steps: {first_low_step} high noise, {steps - first_low_step} low noise"
+    if 0 < first_low_step < steps:
+        text += f"; hand-over at sigma {float(sigmas[first_low_step]):.3f}"
+    return text
+
+
+def reached(sigma: torch.Tensor, switch_sigma: float) -> bool:
+    """Return whether a model call at ``sigma`` [batch] lies at or below ``switch_sigma``.
+
+    1e-6 relative above it counts: some samplers (uni_pc) compute a step's sigma back from a logarithm.
+    """
+    return float(sigma.max()) <= switch_sigma * (1 + 1e-6)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from host import Host
+from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
 from wan_flf2v.bootstrap.server import ComfyServer, prepare_base_dir
 from wan_flf2v.demo.base import PACKS as DEMO_PACKS
@@ -15,7 +16,18 @@ from wan_flf2v.demo.base import make_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
-PACKS = {**DEMO_PACKS, "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack"}
+PACKS = {
+    **DEMO_PACKS,
+    "wan-flf2v-measure": REPO / "benchmarks" / "pack",
+    "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """With several workers: all that needs a ComfyUI of one version goes to one of them, which starts it once."""
+    for item in items:
+        host = item.callspec.params.get("comfy_install") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(host["version"] if host else item.path.stem))
 
 
 @pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
@@ -41,7 +53,8 @@ def project_comfyui():
 def demo_models():
     """The folder of the demo's models, made once by the first host under test; every host must accept them."""
     folder = cache_dir() / "test-models"
-    make_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
+    with setup_lock(cache_dir() / "test-models.lock"):
+        make_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
     return folder
 
 

@@ -4,70 +4,10 @@ import asyncio
 
 import pytest
 import torch
-from graphs import demo_graph
+from experts import add_plain, add_stock, dump_latent, dump_model, relative_difference, sampler_graph
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError
 from wan_flf2v.client.run import run_graph
-
-
-def dump_latent(graph, node_id, name):
-    inputs = {"latent": [node_id, 0], "name": name}
-    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpLatent", "inputs": inputs}
-
-
-def dump_model(graph, source, name, after=None):
-    inputs = {"model": source, "name": name, **({"after": after} if after else {})}
-    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpModel", "inputs": inputs}
-
-
-def sampler_graph(**inputs):
-    """Return the demo graph up to node 57, its latent dumped as ``ours``."""
-    graph = demo_graph(**inputs)
-    del graph["73"]
-    dump_latent(graph, "57", "ours")
-    return graph
-
-
-def add_stock(graph, first_low_step, shift=None):
-    """Add the stock way: a shift node for each expert and two KSamplerAdvanced, dumped as ``stock``."""
-    ours = graph["57"]["inputs"]
-    shift = graph["54"]["inputs"]["shift"] if shift is None else shift
-    graph["55"] = {"class_type": "ModelSamplingSD3", "inputs": {"shift": shift, "model": ["56", 0]}}
-    same = ("noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative")
-    common = {key: ours[key] for key in same}
-    graph["58"] = {
-        "class_type": "KSamplerAdvanced",
-        "inputs": {
-            **common,
-            "model": ours["model_high_noise"],
-            "latent_image": ours["latent_image"],
-            "add_noise": "enable",
-            "start_at_step": 0,
-            "end_at_step": first_low_step,
-            "return_with_leftover_noise": "enable",
-        },
-    }
-    graph["59"] = {
-        "class_type": "KSamplerAdvanced",
-        "inputs": {
-            **common,
-            "model": ["55", 0],
-            "latent_image": ["58", 0],
-            "add_noise": "disable",
-            "start_at_step": first_low_step,
-            "end_at_step": 10000,
-            "return_with_leftover_noise": "disable",
-        },
-    }
-    dump_latent(graph, "59", "stock")
-    return graph
-
-
-def relative_difference(host):
-    ours, stock = (host.tensors(name)["samples"] for name in ("ours", "stock"))
-    assert ours.shape == stock.shape
-    assert torch.isfinite(stock).all()
-    return ((ours - stock).norm() / stock.norm()).item()
 
 
 @pytest.mark.parametrize(
@@ -91,23 +31,112 @@ def test_equals_two_ksamplers(comfy_server, rule, steps, shift, step, first_low_
     assert relative_difference(comfy_server) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", ["noise_mask", "batch_index"])
-def test_latents_with_a_mask_or_a_batch_index_are_treated_as_the_host_does(comfy_server, kind):
+def test_a_latent_with_a_batch_index_is_treated_as_the_host_does(comfy_server):
     graph = sampler_graph(n57_handover="step", n57_handover_step=2, n67_batch_size=3, n57_noise_seed=9)
-    if kind == "noise_mask":
-        graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
-        inputs = {"samples": ["67", 2], "mask": ["mask", 0]}
-        graph["latent"] = {"class_type": "SetLatentNoiseMask", "inputs": inputs}
-    else:
-        inputs = {"samples": ["67", 2], "batch_index": 2, "length": 1}
-        graph["latent"] = {"class_type": "LatentFromBatch", "inputs": inputs}
+    inputs = {"samples": ["67", 2], "batch_index": 2, "length": 1}
+    graph["latent"] = {"class_type": "LatentFromBatch", "inputs": inputs}
     graph["57"]["inputs"]["latent_image"] = ["latent", 0]
     comfy_server.run(add_stock(graph, 2))
     assert relative_difference(comfy_server) <= 1e-5
-    with_it = comfy_server.tensors("ours")["samples"]
+    assert_latent_matters(comfy_server, graph)
+
+
+@pytest.mark.parametrize("solver", ["euler", "ddim", "dpmpp_3m_sde"])
+def test_a_latent_with_a_mask_is_treated_as_the_host_does(comfy_server, solver):
+    """As in one run: two chained samplers take the first one's noisy result for the picture under the mask."""
+    graph = sampler_graph(n57_handover="step", n57_handover_step=2, n67_batch_size=2, n57_sampler_name=solver)
+    graph["57"]["inputs"]["model_low_noise"] = graph["57"]["inputs"]["model_high_noise"]
+    masked_latent(graph)
+    comfy_server.run(add_plain(graph))
+    assert relative_difference(comfy_server) == 0
+    assert_latent_matters(comfy_server, graph)
+
+
+def masked_latent(graph):
+    graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
+    inputs = {"samples": ["67", 2], "mask": ["mask", 0]}
+    graph["latent"] = {"class_type": "SetLatentNoiseMask", "inputs": inputs}
+    graph["57"]["inputs"]["latent_image"] = ["latent", 0]
+
+
+def assert_latent_matters(host, graph):
+    with_it = host.tensors("ours")["samples"]
     graph["57"]["inputs"]["latent_image"] = ["67", 2]
+    host.run(graph)
+    assert not torch.equal(with_it, host.tensors("ours")["samples"][: len(with_it)])
+
+
+def test_cfg_of_its_own_for_the_low_noise_expert(comfy_server):
+    graph = sampler_graph(n57_handover="step", n57_handover_step=2, n57_cfg=4.0, n57_cfg_low_noise=1.0)
+    comfy_server.run(add_stock(graph, 2, cfg_low=1.0))
+    assert relative_difference(comfy_server) <= 1e-5
+    graph["57"]["inputs"]["cfg_low_noise"] = 0.0
+    comfy_server.run(add_stock(graph, 2, cfg_low=4.0))
+    assert relative_difference(comfy_server) <= 1e-5
+
+
+def test_another_boundary(comfy_server):
+    """20 steps at shift 8: 10 timesteps from 900 on, 11 from 875 on."""
+    graph = sampler_graph(n57_steps=20, n54_shift=8.0, n57_boundary=0.875)
+    comfy_server.run(add_stock(graph, 11))
+    assert relative_difference(comfy_server) <= 1e-5
+
+
+@pytest.mark.parametrize("solver", ["euler", "uni_pc", "dpmpp_2m_sde"])
+def test_denoise_changes_a_video_as_the_host_does(comfy_server, solver):
+    graph = sampler_graph(n57_sampler_name=solver, n57_steps=6, n57_denoise=0.6, n57_noise_seed=3)
+    graph["57"]["inputs"]["model_low_noise"] = graph["57"]["inputs"]["model_high_noise"]
+    first = {**graph["57"]["inputs"], "denoise": 1.0, "sampler_name": "euler"}
+    graph["video"] = {"class_type": "WanFLF2VSampler", "inputs": first}
+    graph["57"]["inputs"]["latent_image"] = ["video", 0]
+    comfy_server.run(add_plain(graph, denoise=0.6))
+    assert relative_difference(comfy_server) == 0
+
+
+def test_sigmas_of_ones_own(comfy_server):
+    graph = sampler_graph(n57_sampler_name="dpmpp_2m", n57_handover="half")
+    ours = graph["57"]["inputs"]
+    ours["model_low_noise"] = ours["model_high_noise"]
+    graph["sigmas"] = {"class_type": "ManualSigmas", "inputs": {"sigmas": "1, 0.97, 0.9, 0.8, 0.5, 0"}}
+    ours["sigmas"] = ["sigmas", 0]
+    graph["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "dpmpp_2m"}}
+    inputs = {key: ours[key] for key in ("noise_seed", "cfg", "positive", "negative", "latent_image", "sigmas")}
+    inputs.update(model=ours["model_high_noise"], add_noise=True, sampler=["sampler", 0])
+    graph["58"] = {"class_type": "SamplerCustom", "inputs": inputs}
+    dump_latent(graph, "58", "stock")
     comfy_server.run(graph)
-    assert not torch.equal(with_it, comfy_server.tensors("ours")["samples"][: len(with_it)])
+    assert relative_difference(comfy_server) == 0
+    assert "node 57: 5 steps: 2 high noise, 3 low noise; hand-over at sigma 0.900" in comfy_server.log_text()
+
+
+def test_sigmas_that_are_no_schedule_are_refused(comfy_server):
+    graph = sampler_graph()
+    graph["sigmas"] = {"class_type": "ManualSigmas", "inputs": {"sigmas": "0.5, 0.9, 0"}}
+    graph["57"]["inputs"]["sigmas"] = ["sigmas", 0]
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(graph)
+    assert "must be a list of at least 2 falling values" in str(error.value)
+
+
+@pytest.mark.parametrize("solver", ["euler", "uni_pc", "dpmpp_3m_sde", "euler_cfg_pp"])
+def test_the_guider_gives_what_the_sampler_gives(comfy_server, solver):
+    graph = sampler_graph(n57_sampler_name=solver, n57_steps=6, n57_handover="step", n57_handover_step=3)
+    ours = graph["57"]["inputs"]
+    shared = ("positive", "negative", "cfg", "handover", "handover_step", "boundary", "cfg_low_noise", "cfg_gate")
+    experts = ("model_high_noise", "model_low_noise")
+    guider = {key: ours[key] for key in (*experts, *shared)}
+    graph["guider"] = {"class_type": "WanFLF2VGuider", "inputs": guider}
+    graph["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": ours["noise_seed"]}}
+    graph["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": solver}}
+    scheduler = {"scheduler": "simple", "steps": 6, "denoise": 1.0, "model": ours["model_high_noise"]}
+    graph["sigmas"] = {"class_type": "BasicScheduler", "inputs": scheduler}
+    ours["sigmas"] = ["sigmas", 0]
+    advanced = {name: [name, 0] for name in ("guider", "noise", "sampler", "sigmas")}
+    advanced["latent_image"] = ours["latent_image"]
+    graph["58"] = {"class_type": "SamplerCustomAdvanced", "inputs": advanced}
+    dump_latent(graph, "58", "stock")
+    comfy_server.run(graph)
+    assert relative_difference(comfy_server) == 0
 
 
 def test_latent_of_another_length_is_refused(comfy_server):

@@ -1,0 +1,102 @@
+"""A ComfyUI node pack that measures: what reaches a model, and where this pack hands over. For benches and tests."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import comfy.patcher_extension
+import folder_paths
+
+import nodes
+
+_NOTES: list[dict[str, Any]] = []
+
+
+class _Node:
+    CATEGORY, FUNCTION = "wan flf2v measuring", "run"
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:  # noqa: N802 -- the host's name
+        """Run every time."""
+        return float("nan")
+
+
+class Probe(_Node):
+    """Note each call of this model (sigma, and rows: 0 conditional, 1 unconditional), each load, run and clean-up."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "label": ("STRING", {})}})
+    RETURN_TYPES = ("MODEL",)
+
+    def run(self, model: Any, label: str) -> tuple[Any]:
+        """Return the model with the notes added; the argument is not changed."""
+        model = model.clone()
+        events = comfy.patcher_extension.CallbacksMP
+        for event, kind in (("load", events.ON_LOAD), ("pre_run", events.ON_PRE_RUN), ("cleanup", events.ON_CLEANUP)):
+            model.add_callback_with_key(kind, "probe", _note_event(label, event))
+        wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        model.add_wrapper_with_key(wrapper, "probe", _note_calls(label))
+        return (model,)
+
+
+def _note_event(label: str, event: str) -> Any:
+    return lambda *_: _NOTES.append({"model": label, "event": event})
+
+
+def _note_calls(label: str) -> Any:
+    def on_call(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        options = args[-1] if isinstance(args[-1], dict) else kwargs["transformer_options"]
+        sigma = float(options["sigmas"].max())
+        _NOTES.append({"model": label, "sigma": sigma, "rows": list(options["cond_or_uncond"])})
+        return executor(*args, **kwargs)
+
+    return on_call
+
+
+class WriteNotes(_Node):
+    """Write what was noted since the last time to ``<output>/<name>.json``."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"name": ("STRING", {})}})
+    RETURN_TYPES, OUTPUT_NODE = (), True
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Write and forget."""
+        notes = list(_NOTES)
+        _NOTES.clear()
+        return _write(name, notes)
+
+
+class Schedules(_Node):
+    """Write sigmas and hand-over step of each case, [steps, shift, sampler, scheduler], to ``<output>/<name>.json``.
+
+    What is asked is what node 57 asks; no weight is used, only the model's schedule.
+    """
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"model": ("MODEL",), "cases": ("STRING", {}), "name": ("STRING", {})}}
+    )
+    RETURN_TYPES, OUTPUT_NODE = (), True
+
+    def run(self, model: Any, cases: str, name: str) -> dict[str, Any]:
+        """Write the schedules."""
+        mappings = nodes.NODE_CLASS_MAPPINGS
+        pack = mappings["WanFLF2VSampler"].__module__.rpartition(".nodes.")[0]
+        schedule = import_module(f"{pack}.sampling.schedule")
+        found = []
+        for steps, shift, sampler, scheduler in json.loads(cases):
+            (shifted,) = mappings["ModelSamplingSD3"]().patch(model, shift)
+            sigmas = schedule.schedule_sigmas(shifted, sampler, scheduler, steps)
+            step = schedule.handover_step(shifted.get_model_object("model_sampling"), sigmas, "boundary")
+            found.append({"sigmas": sigmas.tolist(), "step": step})
+        return _write(name, found)
+
+
+def _write(name: str, content: Any) -> dict[str, Any]:
+    path = Path(folder_paths.get_output_directory()) / f"{Path(name).name}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return {"ui": {"images": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
+
+
+NODE_CLASS_MAPPINGS = {f"WanFLF2VMeasure{cls.__name__}": cls for cls in (Probe, Schedules, WriteNotes)}

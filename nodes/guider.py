@@ -1,0 +1,60 @@
+"""The two experts as one GUIDER, for the host's SamplerCustomAdvanced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sampling import preflight
+from ..sampling.guider import Handover
+from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
+
+
+class WanFLF2VGuider(io.ComfyNode):
+    """Guide one sampler run over both Wan 2.2 experts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="WanFLF2VGuider",
+            display_name="Wan FLF2V Guider",
+            category="video/wan flf2v",
+            description=(
+                "Both Wan 2.2 experts as one guider for SamplerCustomAdvanced: any sampler and any sigmas run once "
+                "over the whole schedule, and the low-noise model takes over on the way. The solver keeps its history."
+            ),
+            search_aliases=["wan moe guider", "dual model guider", "high low noise guider"],
+            inputs=[*expert_inputs(), cfg_input(), *handover_inputs(), *advanced_inputs()],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model_high_noise: Any,
+        model_low_noise: Any,
+        positive: list,
+        negative: list,
+        cfg: float,
+        handover: str,
+        handover_step: int,
+        boundary: float,
+        cfg_low_noise: float,
+        cfg_gate: float,
+    ) -> io.NodeOutput:
+        """Check the experts; nothing is loaded before the sampler runs."""
+        preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, cls.hidden.unique_id)
+        guider = make_guider(
+            model_high_noise,
+            model_low_noise,
+            positive,
+            negative,
+            cfg=cfg,
+            cfg_low_noise=cfg_low_noise,
+            cfg_gate=cfg_gate,
+            handover=Handover(handover, handover_step, boundary),
+        )
+        return io.NodeOutput(guider)

@@ -1,0 +1,83 @@
+"""Fewer model rows: leave out the unconditional prediction once it has stopped changing the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+from .schedule import reached
+
+_POST_CFG = "sampler_post_cfg_function"
+_CFG_FUNCTIONS = (_POST_CFG, "sampler_pre_cfg_function", "sampler_cfg_function", "sampler_calc_cond_batch_function")
+
+
+class GuidanceGate:
+    """Closes after a fraction of one expert's steps; from then on the guidance is that of the last full step.
+
+    The guided prediction is ``cond + (cfg - 1) * (cond - uncond)`` (Ho & Salimans 2022, eq. 6). Behind the closed gate
+    the difference is that of the last call before it and only ``cond`` is computed: one row in the place of two. That
+    it changes little in late steps is what guidance caches rest on (Lv et al. 2024, FasterCache, 3.3). It is kept as a
+    velocity, which is what the model predicts: for a flow the denoised latent is ``x - sigma * velocity``.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        self._fraction = fraction
+        self._close_sigma: float | None = None
+        self._velocity: torch.Tensor | None = None  # cond - uncond
+
+    def begin(self, sigmas: torch.Tensor) -> None:
+        """Open the gate for a run over the steps that begin at ``sigmas`` [steps]; what was kept is forgotten."""
+        full = math.ceil(self._fraction * len(sigmas))
+        self._close_sigma = float(sigmas[full]) if full < len(sigmas) else None
+        self._velocity = None
+
+    def predict(
+        self, predict: Callable, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: Any, *, guider: Any
+    ) -> torch.Tensor:
+        """Return the guided prediction; ``predict`` is the host's ``predict_noise`` of ``guider``."""
+        if self._close_sigma is None or math.isclose(guider.cfg, 1.0):
+            return predict(x, timestep, model_options, seed)
+        refuse_with_cfg_functions(model_options)
+        if self._velocity is not None and reached(timestep, self._close_sigma):
+            conds = (None, guider.conds["positive"])
+            cond = comfy.samplers.sampling_function(
+                guider.inner_model, x, timestep, *conds, 1.0, model_options=model_options, seed=seed
+            )
+            return cond - (guider.cfg - 1.0) * _per_item(timestep, x) * self._velocity
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        comfy.model_patcher.set_model_options_post_cfg_function(options, self._keep)
+        return predict(x, timestep, options, seed)
+
+    def _keep(self, call: dict[str, Any]) -> torch.Tensor:
+        difference = call["uncond_denoised"] - call["cond_denoised"]
+        self._velocity = difference / _per_item(call["sigma"], difference)
+        return call["denoised"]
+
+
+def _per_item(sigma: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return sigma [batch] so that it multiplies the items of ``x`` [batch, …]."""
+    return sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def refuse_with_cfg_functions(model_options: dict[str, Any], sampler_name: str = "") -> None:
+    """Refuse a closed gate where something else wants the unconditional prediction of every step.
+
+    Raises:
+        ValueError: the sampler is a cfg_pp one, or the model carries a function of the guided prediction.
+    """
+    found = next((key for key in _CFG_FUNCTIONS if model_options.get(key)), None)
+    if "cfg_pp" in sampler_name or found == _POST_CFG:
+        what = f"the sampler {sampler_name}" if sampler_name else "a cfg_pp sampler or a node such as RescaleCFG"
+    elif found is not None:
+        what = f"a model patch ({found})"
+    else:
+        return
+    raise ValueError(
+        f"cfg_gate is below 1, which leaves out unconditional predictions, but {what} needs all of them. Set cfg_gate "
+        "to 1, or choose a sampler without cfg_pp and remove the patch."
+    )

@@ -1,0 +1,122 @@
+"""Every sampler of the host on node 57: one run, one change of experts, the solver's history kept."""
+
+import json
+import urllib.request
+
+import pytest
+import torch
+from graphs import demo_graph, only
+
+SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
+STEPS, FIRST_LOW = 6, 3
+
+
+@pytest.fixture(scope="module")
+def samplers(comfy_server):
+    """The names of all samplers that the host has."""
+    with urllib.request.urlopen(f"{comfy_server.url}/object_info/KSampler", timeout=60) as answer:
+        kind, *rest = json.load(answer)["KSampler"]["input"]["required"]["sampler_name"]
+    names = kind if isinstance(kind, list) else rest[0]["options"]
+    assert len(names) >= 40
+    return names
+
+
+def runs_graph(samplers, *, same):
+    """Return a graph that runs node 57 with every sampler; the schedulers take turns."""
+    graph = demo_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
+    template = graph.pop("57")["inputs"]
+    del graph["73"]
+    if same:
+        template["model_low_noise"] = template["model_high_noise"]
+    for number, name in enumerate(samplers):
+        inputs = {**template, "sampler_name": name, "scheduler": SCHEDULERS[number % len(SCHEDULERS)]}
+        graph[name] = {"class_type": "WanFLF2VSampler", "inputs": inputs}
+        dump(graph, name, f"ours_{name}")
+    return graph
+
+
+def dump(graph, node_id, name):
+    inputs = {"latent": [node_id, 0], "name": name}
+    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpLatent", "inputs": inputs}
+
+
+def add_stock(graph, samplers):
+    """Add what the host's KSampler makes with the high-noise model alone."""
+    shared = ("steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
+    for name in samplers:
+        ours = graph[name]["inputs"]
+        inputs = {key: ours[key] for key in shared}
+        inputs.update(model=ours["model_high_noise"], seed=ours["noise_seed"], denoise=1.0)
+        graph[f"stock_{name}"] = {"class_type": "KSampler", "inputs": inputs}
+        dump(graph, f"stock_{name}", f"stock_{name}")
+
+
+def schedules(host, samplers):
+    """Return the sigmas of each sampler's run."""
+    graph = only(demo_graph(), "37")
+    shift = demo_graph()["54"]["inputs"]["shift"]
+    cases = [(STEPS, shift, name, SCHEDULERS[number % 4]) for number, name in enumerate(samplers)]
+    inputs = {"model": ["37", 0], "cases": json.dumps(cases), "name": "schedules"}
+    host.run({**graph, "1": {"class_type": "WanFLF2VMeasureSchedules", "inputs": inputs}})
+    return {name: found["sigmas"] for name, found in zip(samplers, host.state("schedules"), strict=True)}
+
+
+def notes(host, name="notes"):
+    """Return what the probes noted since the last time."""
+    host.run({"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": name}}})
+    return host.state(name)
+
+
+def test_one_model_as_both_experts_is_a_plain_ksampler_bit_for_bit(comfy_server, samplers):
+    graph = runs_graph(samplers, same=True)
+    add_stock(graph, samplers)
+    comfy_server.run(graph)
+    different = []
+    for name in samplers:
+        ours, stock = (comfy_server.tensors(f"{kind}_{name}")["samples"] for kind in ("ours", "stock"))
+        assert torch.isfinite(stock).all(), name
+        if not torch.equal(ours, stock):
+            different.append(name)
+    assert different == []
+
+
+def test_every_sampler_changes_experts_once_and_by_the_rule(comfy_server, samplers):
+    """A call goes to the low-noise expert once its sigma is at most that of the first low step, and never back."""
+    graph = runs_graph(samplers, same=False)
+    for name in samplers:
+        for expert in ("high", "low"):
+            key = f"model_{expert}_noise"
+            inputs = {"model": graph[name]["inputs"][key], "label": f"{name} {expert}"}
+            graph[f"probe_{name}_{expert}"] = {"class_type": "WanFLF2VMeasureProbe", "inputs": inputs}
+            graph[name]["inputs"][key] = [f"probe_{name}_{expert}", 0]
+    notes(comfy_server)
+    comfy_server.run(graph)
+    noted, sigmas = notes(comfy_server), schedules(comfy_server, samplers)
+    for name in samplers:
+        calls = [note for note in noted if note["model"].rpartition(" ")[0] == name and "sigma" in note]
+        experts = [call["model"].rpartition(" ")[2] for call in calls]
+        limit = sigmas[name][FIRST_LOW] * (1 + 1e-6)
+        switch = next(number for number, call in enumerate(calls) if call["sigma"] <= limit)
+        assert 0 < switch < len(calls), name
+        assert experts == ["high"] * switch + ["low"] * (len(experts) - switch), name
+
+
+def test_the_high_noise_expert_is_cleaned_up_before_the_low_noise_one_is_loaded(comfy_server):
+    """Both may share one base model: what the second leaves there must not be taken away by the first."""
+    graph = demo_graph(
+        n57_steps=4, n57_handover="step", n57_handover_step=2, n56_unet_name="tiny_wan_high_noise.safetensors"
+    )
+    del graph["73"]
+    for expert, source in (("high", ["54", 0]), ("low", ["37", 0])):
+        inputs = {"model": source, "label": expert}
+        graph[f"probe_{expert}"] = {"class_type": "WanFLF2VMeasureProbe", "inputs": inputs}
+        graph["57"]["inputs"][f"model_{expert}_noise"] = [f"probe_{expert}", 0]
+    dump(graph, "57", "ours")
+    notes(comfy_server)
+    comfy_server.run(graph)
+    order = [(note["model"], note.get("event", "call")) for note in notes(comfy_server)]
+    cleaned = order.index(("high", "cleanup"))
+    assert order.index(("high", "pre_run")) < order.index(("high", "call")) < cleaned
+    assert cleaned < order.index(("low", "load")) < order.index(("low", "pre_run")) < order.index(("low", "call"))
+    assert order[-1][1] == "cleanup"
+    assert order.count(("low", "pre_run")) == 1

@@ -1,0 +1,111 @@
+"""Graphs around node 57: its inputs patched, its result beside that of the stock nodes."""
+
+import torch
+from graphs import demo_graph
+from safetensors.torch import save_file
+
+LORA = "tiny_lora.safetensors"
+
+
+def sampler_graph(**inputs):
+    """Return the demo graph up to node 57, its latent dumped as ``ours``."""
+    graph = demo_graph(**inputs)
+    del graph["73"]
+    dump_latent(graph, "57", "ours")
+    return graph
+
+
+def dump_latent(graph, node_id, name):
+    inputs = {"latent": [node_id, 0], "name": name}
+    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpLatent", "inputs": inputs}
+
+
+def dump_model(graph, source, name, after=None):
+    inputs = {"model": source, "name": name, **({"after": after} if after else {})}
+    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpModel", "inputs": inputs}
+
+
+def patch(graph, expert, class_type, **inputs):
+    """Put a patch between an expert and node 57 (on top of those before)."""
+    key = f"model_{expert}_noise"
+    node_id = f"{class_type}_{expert}_{len(graph)}"
+    graph[node_id] = {"class_type": class_type, "inputs": {"model": graph["57"]["inputs"][key], **inputs}}
+    graph["57"]["inputs"][key] = [node_id, 0]
+    return graph
+
+
+def add_stock(graph, first_low_step, shift=None, cfg_low=None):
+    """Add the stock way: a shift node for the low-noise expert and two KSamplerAdvanced, dumped as ``stock``."""
+    ours = graph["57"]["inputs"]
+    shift = graph["54"]["inputs"]["shift"] if shift is None else shift
+    graph["55"] = {"class_type": "ModelSamplingSD3", "inputs": {"shift": shift, "model": ours["model_low_noise"]}}
+    same = ("noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative")
+    common = {key: ours[key] for key in same}
+    graph["58"] = {
+        "class_type": "KSamplerAdvanced",
+        "inputs": {
+            **common,
+            "model": ours["model_high_noise"],
+            "latent_image": ours["latent_image"],
+            "add_noise": "enable",
+            "start_at_step": 0,
+            "end_at_step": first_low_step,
+            "return_with_leftover_noise": "enable",
+        },
+    }
+    graph["59"] = {
+        "class_type": "KSamplerAdvanced",
+        "inputs": {
+            **common,
+            "cfg": ours["cfg"] if cfg_low is None else cfg_low,
+            "model": ["55", 0],
+            "latent_image": ["58", 0],
+            "add_noise": "disable",
+            "start_at_step": first_low_step,
+            "end_at_step": 10000,
+            "return_with_leftover_noise": "disable",
+        },
+    }
+    dump_latent(graph, "59", "stock")
+    return graph
+
+
+def add_plain(graph, denoise=1.0):
+    """Add one KSampler with the high-noise model alone, dumped as ``stock``."""
+    ours = graph["57"]["inputs"]
+    shared = ("steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
+    inputs = {key: ours[key] for key in shared}
+    inputs.update(model=ours["model_high_noise"], seed=ours["noise_seed"], denoise=denoise)
+    graph["58"] = {"class_type": "KSampler", "inputs": inputs}
+    dump_latent(graph, "58", "stock")
+    return graph
+
+
+def relative_difference(host, names=("ours", "stock")):
+    ours, stock = (host.tensors(name)["samples"] for name in names)
+    assert ours.shape == stock.shape
+    assert torch.isfinite(stock).all()
+    return ((ours - stock).norm() / stock.norm()).item()
+
+
+def notes(host):
+    """Return what the probes noted since the last time."""
+    host.run({"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": "notes"}}})
+    return host.state("notes")
+
+
+def calls(noted, label):
+    return [note for note in noted if note["model"] == label and "sigma" in note]
+
+
+def write_lora(host):
+    """Make a LoRA for the tiny experts and return its name."""
+    path = host.base_dir / "models" / "loras" / LORA
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        generator, tensors = torch.Generator().manual_seed(7), {}
+        for layer in ("blocks.0.self_attn.q", "blocks.1.cross_attn.o"):
+            for half, shape in (("lora_A", (4, 128)), ("lora_B", (128, 4))):
+                tensors[f"diffusion_model.{layer}.{half}.weight"] = torch.randn(shape, generator=generator) * 0.2
+        save_file(tensors, path)
+    return LORA
