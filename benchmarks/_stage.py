@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -13,7 +14,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..bootstrap.server import ComfyServer
+from ..bootstrap.paths import REPO
+from ..bootstrap.server import ComfyServer, prepare_base_dir
+from ..client.comfy import ComfyClient
+from ..client.errors import NoOutputError
+from ..client.run import run_graph as queue_and_wait
+from ..contract.workflow import Graph
 from ..demo.base import prepare_demo
 from ._figures import Options
 
@@ -74,17 +80,37 @@ class Gateway:
 @contextlib.contextmanager
 def stage(options: Options) -> Iterator[tuple[ComfyServer, Gateway]]:
     """Start both in a folder that is removed at the end."""
+    with comfyui_alone(options) as comfyui:
+        gateway = Gateway(comfyui.url, comfyui.base_dir.parent / "gateway")
+        try:
+            gateway.start()
+            yield comfyui, gateway
+        finally:
+            gateway.stop()
+
+
+@contextlib.contextmanager
+def comfyui_alone(options: Options) -> Iterator[ComfyServer]:
+    """Start a ComfyUI with the demo's models and the measuring nodes, in a folder that is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
         base_dir = Path(folder) / "comfyui"
         prepare_demo(base_dir, options.comfyui)
+        prepare_base_dir(base_dir, {"wan-flf2v-measure": REPO / "benchmarks" / "pack"})
         arguments = ("--cpu", "--disable-api-nodes")
-        with ComfyServer(options.comfyui, options.python, base_dir, port=free_port(), extra_args=arguments) as comfyui:
-            gateway = Gateway(comfyui.url, Path(folder) / "gateway")
-            try:
-                gateway.start()
-                yield comfyui, gateway
-            finally:
-                gateway.stop()
+        port = free_port()
+        with ComfyServer(options.comfyui, options.python, base_dir, port=port, extra_args=arguments) as comfyui:
+            yield comfyui
+
+
+def run_graph(comfyui: ComfyServer, graph: Graph) -> None:
+    """Run a graph and wait for its end; raises what the client raises, but for a graph that saves no file."""
+
+    async def go() -> None:
+        async with ComfyClient(comfyui.url) as client:
+            with contextlib.suppress(NoOutputError):
+                await queue_and_wait(client, graph)
+
+    asyncio.run(go())
 
 
 def free_port() -> int:
