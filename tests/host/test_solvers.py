@@ -99,24 +99,3 @@ def test_every_sampler_changes_experts_once_and_by_the_rule(comfy_server, sample
         switch = next(number for number, call in enumerate(calls) if call["sigma"] <= limit)
         assert 0 < switch < len(calls), name
         assert experts == ["high"] * switch + ["low"] * (len(experts) - switch), name
-
-
-def test_the_high_noise_expert_is_cleaned_up_before_the_low_noise_one_is_loaded(comfy_server):
-    """Both may share one base model: what the second leaves there must not be taken away by the first."""
-    graph = demo_graph(
-        n57_steps=4, n57_handover="step", n57_handover_step=2, n56_unet_name="tiny_wan_high_noise.safetensors"
-    )
-    del graph["73"]
-    for expert, source in (("high", ["54", 0]), ("low", ["37", 0])):
-        inputs = {"model": source, "label": expert}
-        graph[f"probe_{expert}"] = {"class_type": "WanFLF2VMeasureProbe", "inputs": inputs}
-        graph["57"]["inputs"][f"model_{expert}_noise"] = [f"probe_{expert}", 0]
-    dump(graph, "57", "ours")
-    notes(comfy_server)
-    comfy_server.run(graph)
-    order = [(note["model"], note.get("event", "call")) for note in notes(comfy_server)]
-    cleaned = order.index(("high", "cleanup"))
-    assert order.index(("high", "pre_run")) < order.index(("high", "call")) < cleaned
-    assert cleaned < order.index(("low", "load")) < order.index(("low", "pre_run")) < order.index(("low", "call"))
-    assert order[-1][1] == "cleanup"
-    assert order.count(("low", "pre_run")) == 1
