@@ -21,6 +21,8 @@ from ..client.errors import NoOutputError
 from ..client.run import run_graph as queue_and_wait
 from ..contract.workflow import Graph
 from ..demo.base import prepare_demo
+from ..hosted.store import Store
+from ..hosted.tokens import create_token
 from ._figures import Options
 
 _START_S = 60.0
@@ -28,13 +30,17 @@ _STOP_S = 30.0
 
 
 class Gateway:
-    """``wan-flf2v serve`` as a process on a port of its own, without tokens, offering the demo's model."""
+    """``wan-flf2v serve`` as a process on a port of its own, offering the demo's model to whoever has ``token``."""
 
     def __init__(self, comfyui_url: str, data: Path) -> None:
         self.data = data
         self._port = free_port()
         where = ["--comfyui", comfyui_url, "--port", str(self._port), "--data", str(data)]
-        self._command = [sys.executable, "-I", "-m", "wan_flf2v", "serve", *where, "--no-auth", "--demo"]
+        self._command = [sys.executable, "-I", "-m", "wan_flf2v", "serve", *where, "--demo"]
+        data.mkdir(mode=0o700)
+        store = Store(data / "store.sqlite3")
+        self.token = create_token(store, "bench")[0]
+        store.close()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

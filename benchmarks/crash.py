@@ -115,7 +115,7 @@ async def _kill(
 
 
 async def _round(comfyui: ComfyServer, gateway: Gateway) -> Round:
-    async with HostedApi(gateway.url) as api:
+    async with HostedApi(gateway.url, gateway.token) as api:
         deadline = time.monotonic() + _END_S
         ids = await asyncio.gather(*(_submit(api, deadline) for _ in range(REQUESTS)))
         accepted = [request_id for request_id in ids if request_id is not None]

@@ -66,7 +66,8 @@ def run(options: Options) -> Figures:
 async def _round(gateway: Gateway) -> Round:
     round_ = Round()
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as http:
+    headers = {"Authorization": f"Bearer {gateway.token}"}
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as http:
         calls = _Calls(http, gateway.url, round_)
         await calls.submit()
         await calls.until_running()
