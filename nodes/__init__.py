@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from .conditioning import WanFLF2VConditioning
+from .plan import WanFLF2VPlan
+from .preflight_route import add_preflight_route
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
 from .video_combine import WanFLF2VVideoCombine
@@ -16,7 +19,9 @@ class WanFLF2VExtension(ComfyExtension):
     """What the host loads."""
 
     async def on_load(self) -> None:
-        """Serve the hosted API on the host's own server; the nodes work without it."""
+        """Add the preflight route and the hosted API to the host's own server; the nodes work without them."""
+        if PromptServer.instance is not None:
+            add_preflight_route(PromptServer.instance.routes)
         try:
             from ..hosted.mount import mount  # needs pydantic, one of the host's optional requirements
 
@@ -26,4 +31,4 @@ class WanFLF2VExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the pack's nodes in the order of a graph from left to right."""
-        return [WanFLF2VResolution, WanFLF2VConditioning, WanFLF2VSampler, WanFLF2VVideoCombine]
+        return [WanFLF2VResolution, WanFLF2VConditioning, WanFLF2VSampler, WanFLF2VVideoCombine, WanFLF2VPlan]

@@ -48,15 +48,26 @@ class WanFLF2VSampler(io.ComfyNode):
         handover_step: int,
     ) -> io.NodeOutput:
         """Check, plan the hand-over, sample."""
-        preflight.check_latent(latent_image, positive)
-        preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, cls.hidden.unique_id)
+        warnings = preflight.check_run(
+            model_high_noise,
+            model_low_noise,
+            positive,
+            latent_image,
+            cls.hidden.prompt,
+            cls.hidden.unique_id,
+            steps=steps,
+            cfg=cfg,
+            cfg_low=cfg,
+        )
         low = schedule.follow_schedule(model_low_noise, model_high_noise)
         sigmas = schedule.schedule_sigmas(model_high_noise, sampler_name, scheduler, steps)
         model_sampling = model_high_noise.get_model_object("model_sampling")
         first_low_step = schedule.handover_step(model_sampling, sigmas, handover, handover_step)
         total = len(sigmas) - 1
         show_notice(
-            cls.hidden.unique_id, f"{total} steps: {first_low_step} high noise, {total - first_low_step} low noise"
+            cls.hidden.unique_id,
+            f"{total} steps: {first_low_step} high noise, {total - first_low_step} low noise",
+            warnings=warnings,
         )
         samples = experts.sample_experts(
             model_high_noise,

@@ -12,20 +12,21 @@ BOUNDARY = 0.900
 HANDOVERS = ("boundary", "step", "half")
 
 
-def schedule_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int) -> torch.Tensor:
+def schedule_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float = 1.0) -> torch.Tensor:
     """Return the sigmas [steps + 1] that the host's KSampler would use for ``model``, penultimate rule included."""
     sampler = comfy.samplers.KSampler(
-        model, steps, model.load_device, sampler_name, scheduler, model_options=model.model_options
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model_options=model.model_options
     )
     return sampler.sigmas
 
 
-def handover_step(model_sampling: Any, sigmas: torch.Tensor, rule: str, step: int) -> int:
+def handover_step(model_sampling: Any, sigmas: torch.Tensor, rule: str, step: int, boundary: float = BOUNDARY) -> int:
     """Return the index of the first step that runs on the low-noise expert (0: all low; steps: all high).
 
-    ``boundary`` is Wan 2.2's official rule (Wan2.2 wan/image2video.py): a step whose timestep is at least 0.9 * 1000
-    runs on the high-noise expert. It is compared in timesteps, as there, since a comparison of sigmas rounds
-    otherwise at ties. ``half`` is the split of the official ComfyUI template; ``step`` takes ``step`` as it is.
+    ``boundary`` is Wan 2.2's official rule (Wan2.2 wan/image2video.py): a step whose timestep is at least
+    ``boundary`` * 1000 runs on the high-noise expert. It is compared in timesteps, as there, since a comparison of
+    sigmas rounds otherwise at ties. ``half`` is the split of the official ComfyUI template; ``step`` takes ``step`` as
+    it is.
 
     Raises:
         ValueError: ``step`` lies outside the schedule.
@@ -41,7 +42,7 @@ def handover_step(model_sampling: Any, sigmas: torch.Tensor, rule: str, step: in
             )
         return step
     timesteps = model_sampling.timestep(sigmas[:-1])
-    return int((timesteps >= BOUNDARY * 1000).sum())
+    return int((timesteps >= boundary * 1000).sum())
 
 
 def follow_schedule(low: Any, high: Any) -> Any:
