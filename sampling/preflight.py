@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import ModelFile, read_file
-from .prompt_files import Prompt, class_type, expert_files, loaded_files, missing_files
+from .prompt_files import Prompt, class_type, expert_files, loaded_files, missing_files, title
 from .prompt_graph import images_connected, number, output_folder, video_frames
 from .rules import SLOTS, Expert, Report, Settings, check_machine, check_settings
 
@@ -108,9 +108,9 @@ def _check_sampler(prompt: Prompt, node_id: str) -> Report:
     report = Report()
     for file in missing_files(prompt, node_id):
         report.errors.append(
-            f'Node {file.node_id} needs the model file "{file.name}" ({file.input}), which is not in any of these '
-            f"folders: {file.folder_list}. Put it there or choose another; the README's table of models says where to "
-            "get it."
+            f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not in '
+            f"{file.folder_list}. Put it there, or choose another in {file.input}; the table of models in the README "
+            "says where to get it."
         )
     read: dict[Path, ModelFile] = {}
     for path in dict.fromkeys(file.path for file in loaded_files(prompt, node_id) if file.path is not None):

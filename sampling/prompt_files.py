@@ -51,7 +51,7 @@ class LoaderFile(NamedTuple):
     @property
     def folder_list(self) -> str:
         """The folders that were looked in, for a message."""
-        return ", ".join(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
+        return " or ".join(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
 
 
 class ExpertFiles(NamedTuple):
@@ -82,6 +82,13 @@ def class_type(prompt: Prompt, node_id: str) -> str:
     """Return a node's type, empty if it has none."""
     node = prompt.get(node_id)
     return str(node.get("class_type", "")) if isinstance(node, Mapping) else ""
+
+
+def title(prompt: Prompt, node_id: str) -> str:
+    """Return what a person calls the node: its title in the workflow, else its type."""
+    node = prompt.get(node_id)
+    meta = node.get("_meta") if isinstance(node, Mapping) else None
+    return str((meta.get("title") if isinstance(meta, Mapping) else None) or class_type(prompt, node_id))
 
 
 def linked(value: object) -> str | None:
@@ -128,8 +135,8 @@ def loaded_files(prompt: Prompt | None, node_id: object) -> list[LoaderFile]:
 
 
 def missing_files(prompt: Prompt, node_id: str) -> Iterator[LoaderFile]:
-    """Yield the files upstream of a node that the host's own loaders will not find."""
-    for file in loaded_files(prompt, node_id):
+    """Yield the files upstream of a node that the host's own loaders will not find, in the order of the loaders."""
+    for file in sorted(loaded_files(prompt, node_id), key=lambda file: (len(file.node_id), file.node_id)):
         if file.path is None and class_type(prompt, file.node_id) in _CORE_LOADERS:
             yield file
 
