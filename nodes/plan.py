@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +99,24 @@ def _files() -> list[io.Input]:
     """Return the inputs for files; what is not downloaded yet can be left out."""
     models = folder_paths.get_filename_list(plan.FOLDERS["high"])
 
-    def expert(name: str, slot: str) -> io.Input:
-        default = next((file for file in models if expert_of(file) == slot), NONE)
-        tooltip = f"The {slot}-noise expert's file. 'none' plans with the dimensions of Wan 14B, without its memory."
-        return io.Combo.Input(name, options=[NONE, *models], default=default, tooltip=tooltip)
+    def combo(name: str, files: list[str], is_default: Callable[[str], bool], tooltip: str) -> io.Input:
+        default = next(filter(is_default, files), NONE)
+        return io.Combo.Input(name, options=[NONE, *files], default=default, tooltip=tooltip)
 
-    def other(name: str, what: str) -> io.Input:
-        options = [NONE, *folder_paths.get_filename_list(plan.FOLDERS[name])]
-        return io.Combo.Input(name, options=options, default=NONE, tooltip=f"The {what}, counted in main memory.")
+    def expert(name: str, slot: str) -> io.Input:
+        tooltip = f"The {slot}-noise expert's file. 'none' plans with the dimensions of Wan 14B, without its memory."
+        return combo(name, models, lambda file: expert_of(file) == slot, tooltip)
+
+    def other(name: str, words: tuple[str, ...], what: str) -> io.Input:
+        files = folder_paths.get_filename_list(plan.FOLDERS[name])
+        tooltip = f"The {what}, counted in main memory."
+        return combo(name, files, lambda file: all(word in file.lower() for word in words), tooltip)
 
     return [
         expert("model_high_noise", "high"),
         expert("model_low_noise", "low"),
-        other("text_encoder", "text encoder"),
-        other("vae", "VAE"),
+        other("text_encoder", ("umt5",), "text encoder"),
+        other("vae", ("wan", "vae"), "VAE"),
     ]
 
 

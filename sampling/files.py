@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from .wan_shape import WanShape
+
 # Bits per element of a safetensors dtype (https://huggingface.co/docs/safetensors); all others there have 8.
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32}
 _BITS |= {"F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
@@ -29,22 +31,6 @@ class Tensor(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-
-
-class WanShape(NamedTuple):
-    """The dimensions of a Wan transformer; ``text_dim`` is the width of the text encoder's embeddings."""
-
-    dim: int
-    ffn_dim: int
-    layers: int
-    in_channels: int
-    out_channels: int
-    text_dim: int
-
-    @property
-    def image_channels(self) -> int:
-        """Input channels beyond the latent's own: 0 is text-to-video, 20 Wan 2.2 image-to-video (4 mask, 16 image)."""
-        return self.in_channels - self.out_channels
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,10 @@
-"""How much memory a run asks for, told from the files' headers; and how much there is."""
+"""How much memory a model asks of the device besides its weights, told from its file's header."""
 
 from __future__ import annotations
-
-import shutil
-from pathlib import Path
 
 import comfy.model_detection
 import comfy.model_management
 import comfy.utils
-import psutil
 import torch
 
 from .files import ModelFile
@@ -71,21 +67,3 @@ def _set_dtypes(config: object, weights: dict[str, torch.Tensor]) -> None:
         None if quantised else storage, comfy.model_management.get_torch_device(), supported
     )
     config.set_inference_dtype(storage, computation)
-
-
-def available_ram() -> int:
-    """Return the bytes of main memory that models could have: what is free, and what this process holds already.
-
-    What the process holds counts because the models of an earlier run may be among it; they are used again or make
-    room. Pages shared with files are left out of it where the system tells them: they count as free already.
-    """
-    own = psutil.Process().memory_info()
-    return psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
-
-
-def free_disk(folder: Path) -> int | None:
-    """Return the free bytes where ``folder`` is or will be made; ``None`` where the file system does not tell."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else None

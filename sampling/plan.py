@@ -10,14 +10,11 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
-from . import memory, rules, schedule
-from .files import ModelFile, WanShape, read_file
+from . import machine, memory, rules, schedule
+from .files import ModelFile, read_file
 from .prompt_files import ExpertFiles, LoaderFile, find_file
+from .wan_shape import WAN_14B
 
-# Wan2.2 wan/configs/wan_i2v_A14B.py (dim, ffn_dim, num_layers; 16 latent channels, 4 mask, 16 image) and shared_config
-# (text_len = 512); the text encoder UMT5-XXL is 4096 wide.
-WAN_14B = WanShape(dim=5120, ffn_dim=13824, layers=40, in_channels=36, out_channels=16, text_dim=4096)
-TEXT_TOKENS = 512
 # Pixels on a side of a latent value (Wan2.2 configs: vae_stride (4, 8, 8)) and of a token (patch_size (1, 2, 2)).
 _LATENT, _TOKEN = 8, 16
 FOLDERS = {"high": "diffusion_models", "low": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae"}
@@ -179,26 +176,14 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         handover_step=first_low,
         handover_sigma=steps[first_low].sigma if first_low < len(steps) else final_sigma,
         assumed_14b=shape is None,
-        tflop_per_forward=forward_tflop(shape or WAN_14B, video.tokens),
+        tflop_per_forward=(shape or WAN_14B).forward_tflop(video.tokens),
         tflop=sum(expert.tflop for expert in experts),
         experts=experts,
         ram_bytes=ram or None,
-        available_ram_bytes=memory.available_ram(),
+        available_ram_bytes=machine.available_ram(),
         errors=(*errors, *report.errors),
         warnings=tuple(report.warnings),
     )
-
-
-def forward_tflop(shape: WanShape, tokens: int) -> float:
-    """Return the 10^12 operations of one pass over ``tokens``, counting a multiplication and an addition as two.
-
-    Per layer (Wan2.2 wan/modules/model.py): q, k, v and o of the self-attention and q and o of the cross-attention are
-    6 products of 2*N*d*d; attention over the tokens is 4*N*N*d and over the text 4*N*L*d; k and v of the text are
-    4*L*d*d; the feed-forward part is 4*N*d*f. What lies outside the layers is left out, less than 0.1 % at real sizes.
-    """
-    n, d, length = tokens, shape.dim, TEXT_TOKENS
-    layer = 12 * n * d**2 + 4 * n**2 * d + 4 * n * length * d + 4 * length * d**2 + 4 * n * d * shape.ffn_dim
-    return shape.layers * layer / 1e12
 
 
 def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
@@ -254,7 +239,7 @@ def _expert(
         steps=own,
         cfg=cfg,
         forwards=forwards,
-        tflop=forwards * forward_tflop(shape, video.tokens),
+        tflop=forwards * shape.forward_tflop(video.tokens),
         weight_bytes=weights,
         weight_bytes_by_dtype=file.bytes_by_dtype if file else {},
         activation_bytes=activations,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .plan import ExpertPlan, Plan
 
-_GIB = 1 << 30
+_MIB, _GIB = 1 << 20, 1 << 30
 
 
 def to_text(plan: Plan) -> str:
@@ -68,8 +68,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield "Memory      by the files' headers and this ComfyUI's own estimate for its device"
     for expert in plan.experts:
         yield f"  {expert.expert:<9} {_device_memory(expert)}"
-    needed = "unknown: no files chosen" if plan.ram_bytes is None else f"{_gib(plan.ram_bytes)}, all files chosen"
-    yield f"  RAM       {needed}; {_gib(plan.available_ram_bytes)} available"
+    needed = "unknown: no files chosen" if plan.ram_bytes is None else f"{_size(plan.ram_bytes)}, all files chosen"
+    yield f"  RAM       {needed}; {_size(plan.available_ram_bytes)} available"
 
 
 def _device_memory(expert: ExpertPlan) -> str:
@@ -77,11 +77,12 @@ def _device_memory(expert: ExpertPlan) -> str:
         return "no file chosen"
     if expert.weight_bytes is None:
         return f"{expert.file}: unknown"
-    dtypes = ", ".join(f"{dtype} {_gib(size)}" for dtype, size in expert.weight_bytes_by_dtype.items() if size >= 1e6)
-    weights = f"{_gib(expert.weight_bytes)} weights{f' ({dtypes})' if dtypes else ''}"
+    dtypes = ", ".join(f"{dtype} {_size(size)}" for dtype, size in expert.weight_bytes_by_dtype.items())
+    weights = f"{_size(expert.weight_bytes)} weights{f' ({dtypes})' if dtypes else ''}"
     if expert.activation_bytes is None or expert.vram_bytes is None:
         return f"{expert.file}: {weights}; the rest is unknown, this file does not tell its dimensions"
-    return f"{expert.file}: {_gib(expert.vram_bytes)} VRAM = {weights} + {_gib(expert.activation_bytes)} activations"
+    activations = f"{_size(expert.activation_bytes)} activations"
+    return f"{expert.file}: {_size(expert.vram_bytes)} on the device = {weights} + {activations}"
 
 
 def _findings(plan: Plan) -> Iterator[str]:
@@ -90,5 +91,5 @@ def _findings(plan: Plan) -> Iterator[str]:
             yield f"{kind:<12}{text}"
 
 
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB"
+def _size(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / _MIB:.1f} MiB"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from . import memory
+from . import machine
 from .files import expert_of
 from .prompt_files import ExpertFiles
 
@@ -108,14 +108,14 @@ def check_settings(experts: Sequence[Expert], settings: Settings, *, same_model:
 def check_machine(ram_needed: int, folder: Path) -> Report:
     """Check main memory for ``ram_needed`` bytes, and the disk of the output ``folder``."""
     report = Report()
-    ram = memory.available_ram()
+    ram = machine.available_ram()
     if ram < ram_needed:
         report.warnings.append(
             f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB are "
             "available: the run may become very slow or end ComfyUI. Close other programs, or use smaller files (fp8 "
             "or GGUF)."
         )
-    free = memory.free_disk(folder)
+    free = machine.free_disk(folder)
     if free is not None and free < _LOW_DISK:
         text = f"The output folder {folder} has {free / _MIB:.0f} MiB of free disk space"
         if free < _FULL_DISK:
