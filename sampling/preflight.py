@@ -109,8 +109,8 @@ def _check_sampler(prompt: Prompt, node_id: str) -> Report:
     for file in missing_files(prompt, node_id):
         report.errors.append(
             f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not in '
-            f"{file.folder_list}. Put it there, or choose another in {file.input}; the table of models in the README "
-            "says where to get it."
+            f"this ComfyUI's {' or '.join(file.folders)} folders ({file.folder_list}). Put it there, or choose another "
+            f"in {file.input}; the table of models in the README says where to get it."
         )
     read: dict[Path, ModelFile] = {}
     for path in dict.fromkeys(file.path for file in loaded_files(prompt, node_id) if file.path is not None):

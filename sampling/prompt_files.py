@@ -51,7 +51,7 @@ class LoaderFile(NamedTuple):
     @property
     def folder_list(self) -> str:
         """The folders that were looked in, for a message."""
-        return " or ".join(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
+        return ", ".join(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
 
 
 class ExpertFiles(NamedTuple):

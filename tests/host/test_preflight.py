@@ -187,9 +187,9 @@ def test_no_path_leads_out_of_the_model_folders(comfy_server, models):
 
 
 def test_a_file_that_was_cut_short_is_an_error(comfy_server, models):
-    errors, _ = check(comfy_server, graph(n37_unet_name="preflight/cut_high_noise.safetensors"))
+    errors, _ = check(comfy_server, graph(n37_unet_name="preflight/x_cut_high_noise.safetensors"))
     assert len(errors) == 1
-    assert errors[0].startswith("cut_high_noise.safetensors is not a whole safetensors file (")
+    assert errors[0].startswith("x_cut_high_noise.safetensors is not a whole safetensors file (")
 
 
 def test_too_little_memory_is_a_warning(comfy_server, models):

@@ -6,41 +6,17 @@ import shutil
 import subprocess
 import uuid
 
-import aiohttp
 import pytest
+from nodes_text import texts_shown
 from preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError
-from wan_flf2v.client.run import run_graph
 
 
 @pytest.fixture(scope="module")
 def models(comfy_server):
     with model_files(comfy_server) as models:
         yield models
-
-
-async def run_and_listen(server, prompt):
-    """Run a prompt and return the texts that nodes showed meanwhile, by node id."""
-    shown = []
-
-    async def listen(session):
-        async with session.ws_connect(f"{server.url}/ws?clientId={uuid.uuid4().hex}") as socket:
-            async for message in socket:
-                if message.type is aiohttp.WSMsgType.BINARY and message.data[:4] == b"\0\0\0\3":  # a node's text
-                    length = int.from_bytes(message.data[4:8], "big")
-                    shown.append((message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()))
-
-    async with aiohttp.ClientSession() as session, ComfyClient(server.url) as client:
-        listener = asyncio.create_task(listen(session))
-        await asyncio.sleep(0.2)
-        try:
-            await run_graph(client, prompt)
-        finally:
-            listener.cancel()
-            await asyncio.wait([listener])
-    return shown
 
 
 def sampled(prompt):
@@ -58,7 +34,7 @@ def sampled(prompt):
 
 def test_node_57_shows_and_logs_its_warnings(comfy_server, models):
     prompt = with_loras("preflight/huge.safetensors", "high", n57_cfg=4.0, n56_unet_name=HIGH)
-    shown = asyncio.run(run_and_listen(comfy_server, sampled(prompt)))
+    shown = asyncio.run(texts_shown(comfy_server, sampled(prompt)))
     text = next(text for node, text in shown if node == "57")
     first, *warnings = text.splitlines()
     assert first == "1 steps: 1 high noise, 0 low noise"
@@ -71,13 +47,15 @@ def test_node_57_shows_and_logs_its_warnings(comfy_server, models):
         assert f"node 57: {warning}" in comfy_server.log_text()
 
 
-def test_node_57_knows_one_model_object_behind_two_names(comfy_server, models):
-    """Without a prompt that tells the files, the models themselves are compared."""
-    prompt = sampled(graph(n56_unet_name=HIGH))
-    prompt["57"]["inputs"]["model_low_noise"] = ["37", 0]
+def test_node_57_knows_one_model_behind_both_inputs(comfy_server, models):
+    """A merge hides the files, so only the models themselves can tell."""
+    prompt = sampled(graph())
+    merge = {"model1": ["54", 0], "model2": ["37", 0], "ratio": 1.0}
+    prompt["merge"] = {"class_type": "ModelMergeSimple", "inputs": merge}
+    prompt["57"]["inputs"].update(model_high_noise=["merge", 0], model_low_noise=["merge", 0])
     logged = len(comfy_server.log_text())
     comfy_server.run(prompt)
-    assert SAME.format(HIGH) in comfy_server.log_text()[logged:]
+    assert f"node 57: {SAME.replace(' ({})', '')}" in comfy_server.log_text()[logged:]
 
 
 def test_node_57_refuses_swapped_experts_before_it_loads_them(comfy_server, models):

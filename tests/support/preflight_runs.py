@@ -23,7 +23,7 @@ def model_files(server):
     diffusion = models / "diffusion_models" / "preflight"
     write_wan(diffusion / "wan_t2v_high_noise.safetensors", in_channels=16)
     write_wan(diffusion / "wan_i2v.safetensors")
-    broken = write_wan(diffusion / "cut_high_noise.safetensors")
+    broken = write_wan(diffusion / "x_cut_high_noise.safetensors")
     broken.write_bytes(broken.read_bytes()[:-100])
     (diffusion / "wan2.2_i2v_high_noise_Q4.gguf").write_bytes(b"GGUF" + bytes(1000))
     lora = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": [[0.0] * 128]}
