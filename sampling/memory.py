@@ -51,6 +51,11 @@ def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | No
     return int(model.memory_required([2 * batch, *rest]))
 
 
+def device_name() -> str:
+    """Return torch's name of the device that models run on here: ``"cuda:0"``, ``"cpu"``."""
+    return str(comfy.model_management.get_torch_device())
+
+
 def _set_dtypes(config: object, weights: dict[str, torch.Tensor]) -> None:
     """Choose storage and computation dtypes as comfy/sd.py's load_diffusion_model_state_dict does."""
     supported = list(config.supported_inference_dtypes)

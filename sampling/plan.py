@@ -101,7 +101,8 @@ class Plan:
 
     A step takes two forward passes, with and without the prompt, or one if cfg is 1; samplers that call the model more
     than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
-    those of Wan 14B were taken. ``ram_bytes`` is the size of all files chosen.
+    those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``), ``ram_bytes`` the
+    size of all files chosen.
     """
 
     video: Video
@@ -113,6 +114,7 @@ class Plan:
     assumed_14b: bool
     tflop_per_forward: float
     tflop: float
+    device: str
     experts: tuple[ExpertPlan, ...]
     ram_bytes: int | None
     available_ram_bytes: int
@@ -165,6 +167,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         steps=sampling.steps,
         cfg=sampling.cfg,
         cfg_low=sampling.cfg_low_noise or sampling.cfg,
+        loras_known=False,
     )
     report = rules.check_settings([_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS], settings)
     report.merge(rules.check_machine(ram, output_folder))
@@ -178,6 +181,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         assumed_14b=shape is None,
         tflop_per_forward=(shape or WAN_14B).forward_tflop(video.tokens),
         tflop=sum(expert.tflop for expert in experts),
+        device=memory.device_name(),
         experts=experts,
         ram_bytes=ram or None,
         available_ram_bytes=machine.available_ram(),

@@ -55,17 +55,17 @@ def _schedule(plan: Plan) -> Iterator[str]:
 
 def _work(plan: Plan) -> Iterator[str]:
     assumed = " (dimensions of Wan 14B assumed: no file tells them)" if plan.assumed_14b else ""
-    yield f"Work        {plan.tflop_per_forward:,.4g} TFLOP a forward pass{assumed}"
+    yield f"Work        {_tflop(plan.tflop_per_forward)} a forward pass{assumed}"
     for expert in plan.experts:
         yield (
             f"  {expert.expert:<9} {expert.steps} steps at cfg {expert.cfg:g}: {expert.forwards} forward passes, "
-            f"{expert.tflop:,.4g} TFLOP"
+            f"{_tflop(expert.tflop)}"
         )
-    yield f"  total     {sum(expert.forwards for expert in plan.experts)} forward passes, {plan.tflop:,.4g} TFLOP"
+    yield f"  total     {sum(expert.forwards for expert in plan.experts)} forward passes, {_tflop(plan.tflop)}"
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-    yield "Memory      by the files' headers and this ComfyUI's own estimate for its device"
+    yield f"Memory      by the files' headers and this ComfyUI's own estimate for its device, {plan.device}"
     for expert in plan.experts:
         yield f"  {expert.expert:<9} {_device_memory(expert)}"
     needed = "unknown: no files chosen" if plan.ram_bytes is None else f"{_size(plan.ram_bytes)}, all files chosen"
@@ -93,3 +93,7 @@ def _findings(plan: Plan) -> Iterator[str]:
 
 def _size(size: int) -> str:
     return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / _MIB:.1f} MiB"
+
+
+def _tflop(count: float) -> str:
+    return f"{count:,.0f} TFLOP" if count >= 100 else f"{count:.3g} TFLOP"

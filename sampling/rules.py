@@ -62,13 +62,17 @@ class Expert(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a run was asked for; ``None`` is what a prompt does not tell. ``cfg_low`` is the low-noise expert's own."""
+    """What a run was asked for; ``None`` is what a prompt does not tell.
+
+    ``cfg_low`` is the low-noise expert's own; ``loras_known`` says that there are no LoRAs but those of the experts.
+    """
 
     images: bool
     frames: int | None
     steps: int | None
     cfg: float | None
     cfg_low: float | None
+    loras_known: bool = True
 
 
 def check_settings(experts: Sequence[Expert], settings: Settings, *, same_model: bool = False) -> Report:
@@ -162,7 +166,7 @@ def _distilled(experts: Sequence[Expert], settings: Settings) -> Iterator[str]:
             f"steps is {steps}, but {high.files.distilled} and {low.files.distilled} look made for 4 to {_FEW_STEPS} "
             "steps. Set steps to 4, or remove those files."
         )
-    known = high.files.loader and low.files.loader
+    known = settings.loras_known and high.files.loader and low.files.loader
     if known and not high.files.distilled and not low.files.distilled and steps <= _FEW_STEPS:
         yield (
             f"steps is {steps}, but no file's name says that it is made for few steps (Lightning, lightx2v, 4steps): "

@@ -10,13 +10,16 @@ from nodes_text import texts_shown
 from plans import DEFAULTS, NO_FILES, plan
 from preflight_runs import BIG, FRAMES, HIGH, LOW, SWAPPED, model_files
 from safetensors.numpy import save_file
-from wan_files import wan_tensors, write_sparse
+from wan_files import wan_tensors, write_sparse, write_wan
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
+
+FEW = "preflight/x_lightning_high_noise.safetensors"
 
 
 @pytest.fixture(scope="module")
 def models(comfy_server):
     with model_files(comfy_server) as models:
+        write_wan(models / "diffusion_models" / FEW)
         yield models
 
 
@@ -108,7 +111,7 @@ def test_main_memory_is_the_size_of_all_files(comfy_server, models):
     folders |= {"text_encoder": "text_encoders", "vae": "vae"}
     sizes = [(models / folder / DEFAULTS[key]).stat().st_size for key, folder in folders.items()]
     assert made["ram_bytes"] == sum(sizes)
-    assert (made["errors"], made["warnings"], made["assumed_14b"]) == ([], [], False)
+    assert (made["errors"], made["warnings"], made["assumed_14b"], made["device"]) == ([], [], False, "cpu")
     _, twice = plan(comfy_server, model_low_noise=HIGH)
     assert twice["ram_bytes"] == sum(sizes) - sizes[1], "one file is loaded once"
 
@@ -134,7 +137,9 @@ def test_no_weight_is_read(comfy_server, models):
         ({"length": 141}, [], [FRAMES.format(141)]),
         ({"model_low_noise": "tiny_wan_t2v.safetensors"}, ["model_low_noise (tiny_wan_t2v.safetensors) is a"], []),
         ({"model_high_noise": "preflight/x_cut_high_noise.safetensors"}, ["x_cut_high_noise.safetensors is not a"], []),
-        ({"steps": 4}, [], ["steps is 4, but no file's name says"]),
+        ({"steps": 4}, [], []),  # the plan knows of no LoRAs
+        ({"model_high_noise": FEW}, [], [f"cfg is 4, but {FEW} (model_high_noise) looks made for few steps"]),
+        ({"model_high_noise": FEW, "cfg": 1.0}, [], []),
         ({"model_high_noise": LOW}, [], [f"model_high_noise has {LOW}, whose", "model_high_noise and model_low"]),
     ],
 )

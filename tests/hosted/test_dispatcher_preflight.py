@@ -7,12 +7,12 @@ import pytest
 from aiohttp import web
 from client_runs import with_client
 from hosted_runs import Api
-from web_server import serve
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.client.preflight import check_graph
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import validate
+from web_server import serve
 
 
 @pytest.fixture
