@@ -76,8 +76,10 @@ def read_inputs(info: Mapping[str, Any], assignments: list[str]) -> dict[str, An
         name, separator, value = text.partition("=")
         if not separator or name not in specs:
             raise UsageError(f'"{text}" does not set an input. Write NAME=VALUE, with one of: {", ".join(specs)}.')
+        kind = specs[name][0]  # "INT", "FLOAT", or a list of choices, which older versions write out here
+        convert = _NUMBERS.get(kind, str) if isinstance(kind, str) else str
         try:
-            values[name] = _NUMBERS.get(specs[name][0], str)(value) if isinstance(specs[name][0], str) else value
+            values[name] = convert(value)
         except ValueError as error:
             raise UsageError(f'{name} is "{value}", but must be a number, such as {values[name]}.') from error
     return values

@@ -20,8 +20,9 @@ class WanFLF2VExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         """Add the preflight route and the hosted API to the host's own server; the nodes work without them."""
-        if PromptServer.instance is not None:
-            add_preflight_route(PromptServer.instance.routes)
+        server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
+        if server is not None:
+            add_preflight_route(server.routes)
         try:
             from ..hosted.mount import mount  # needs pydantic, one of the host's optional requirements
 

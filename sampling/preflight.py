@@ -53,7 +53,7 @@ def check_run(
         cfg_low: the low-noise expert's.
 
     Raises:
-        ValueError: the first of the errors: a latent that is no video or has another length than the images, a
+        ValueError: a latent that is no video or has another length than the images, a
             text-to-video checkpoint, swapped experts, a full disk.
     """
     check_latent(latent, positive)
@@ -70,7 +70,7 @@ def check_run(
     ram += sum(model.model_size() for expert, model in zip(experts, (high, low), strict=True) if expert.path is None)
     report.merge(check_machine(ram, output_folder(prompt or {})))
     if report.errors:
-        raise ValueError(report.errors[0])
+        raise ValueError("\n".join(report.errors))
     return report.warnings
 
 

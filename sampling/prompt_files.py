@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ Prompt = Mapping[str, Any]
 # Loader input -> where the host looks for its file (nodes.py). GGUF loaders take the same names.
 _FOLDERS = {
     "unet_name": ("diffusion_models",),
+    "model_name": ("diffusion_models",),
     "ckpt_name": ("checkpoints",),
     "clip_name": ("text_encoders", "clip_vision"),
     "clip_name1": ("text_encoders",),
@@ -100,9 +102,9 @@ def linked(value: object) -> str | None:
 def upstream(prompt: Prompt | None, *values: object) -> list[str]:
     """Return the ids of all nodes that the given input values come from, each once, the nearest first."""
     found: dict[str, None] = {}
-    waiting = [node_id for node_id in map(linked, values) if node_id is not None]
+    waiting = deque(node_id for node_id in map(linked, values) if node_id is not None)
     while waiting:
-        node_id = waiting.pop(0)
+        node_id = waiting.popleft()
         if node_id not in found and node_id in (prompt or {}):
             found[node_id] = None
             waiting += [link for link in map(linked, node_inputs(prompt, node_id).values()) if link is not None]
@@ -119,7 +121,7 @@ def expert_files(prompt: Prompt | None, node_id: object, input_name: str) -> Exp
         inputs = node_inputs(prompt, link)
         for key in _MODEL_INPUTS:
             if isinstance(inputs.get(key), str):
-                return ExpertFiles(_find(link, key, inputs[key], _FOLDERS.get(key, ("diffusion_models",))), (*names,))
+                return ExpertFiles(_find(link, key, inputs[key], _FOLDERS[key]), (*names,))
         names += _file_names(inputs.values())
         link = linked(inputs.get("model"))
     return ExpertFiles(None, (*names,))
