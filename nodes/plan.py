@@ -97,7 +97,7 @@ class WanFLF2VPlan(io.ComfyNode):
 
 def _files() -> list[io.Input]:
     """Return the inputs for files; what is not downloaded yet can be left out."""
-    models = folder_paths.get_filename_list(plan.FOLDERS["high"])
+    models = _names(plan.FOLDERS["high"], "unet_gguf")
 
     def combo(name: str, files: list[str], is_default: Callable[[str], bool], tooltip: str) -> io.Input:
         default = next(filter(is_default, files), NONE)
@@ -108,7 +108,7 @@ def _files() -> list[io.Input]:
         return combo(name, models, lambda file: expert_of(file) == slot, tooltip)
 
     def other(name: str, words: tuple[str, ...], what: str) -> io.Input:
-        files = folder_paths.get_filename_list(plan.FOLDERS[name])
+        files = _names(plan.FOLDERS[name], "clip_gguf" if name == "text_encoder" else None)
         tooltip = f"The {what}, counted in main memory."
         return combo(name, files, lambda file: all(word in file.lower() for word in words), tooltip)
 
@@ -118,6 +118,12 @@ def _files() -> list[io.Input]:
         other("text_encoder", ("umt5",), "text encoder"),
         other("vae", ("wan", "vae"), "VAE"),
     ]
+
+
+def _names(folder: str, gguf_folder: str | None) -> list[str]:
+    """Return a folder's files, with those that the GGUF loaders' pack lists under a name of its own."""
+    with_gguf = gguf_folder in folder_paths.folder_names_and_paths
+    return folder_paths.get_filename_list(folder) + (folder_paths.get_filename_list(gguf_folder) if with_gguf else [])
 
 
 def _video() -> list[io.Input]:

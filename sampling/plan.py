@@ -153,7 +153,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         output_folder: where it goes.
 
     Raises:
-        ValueError: ``handover_step`` lies outside the schedule.
+        ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
     """
     steps, final_sigma = _steps(sampling)
     first_low = sum(step.expert == "high" for step in steps)
@@ -196,6 +196,11 @@ def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
     sigmas = schedule.schedule_sigmas(
         model, sampling.sampler_name, sampling.scheduler, sampling.steps, sampling.denoise
     )
+    if not sigmas.isfinite().all():  # kl_optimal divides by steps - 1
+        raise ValueError(
+            f"scheduler {sampling.scheduler} gives no sigmas for steps {sampling.steps}. Set more steps, or choose "
+            "another scheduler."
+        )
     model_sampling = model.get_model_object("model_sampling")
     first_low = schedule.handover_step(
         model_sampling, sigmas, sampling.handover, sampling.handover_step, sampling.boundary

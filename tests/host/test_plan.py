@@ -153,12 +153,11 @@ def test_what_is_wrong_is_said_and_planned_all_the_same(comfy_server, models, in
 
 
 def test_a_gguf_file_tells_its_size(comfy_server, models):
-    """The host lists GGUF files only with a loader's pack, so the file goes by a name that it lists."""
-    path = models / "diffusion_models" / "preflight" / "x_high_noise.ckpt"
-    path.write_bytes(bytes(1000))
-    text, made = plan(comfy_server, model_high_noise="preflight/x_high_noise.ckpt")
+    name = "preflight/wan2.2_i2v_high_noise_Q4.gguf"
+    size = (models / "diffusion_models" / name).stat().st_size
+    text, made = plan(comfy_server, model_high_noise=name)
     expert = made["experts"][0]
-    assert (expert["weight_bytes"], expert["activation_bytes"], expert["vram_bytes"]) == (1000, None, None)
+    assert (expert["weight_bytes"], expert["activation_bytes"], expert["vram_bytes"]) == (size, None, None)
     assert "this file does not tell its dimensions" in text
 
 
@@ -185,9 +184,16 @@ def test_bad_values_are_refused_when_queued(comfy_server, models, inputs, messag
         plan(comfy_server, **inputs)
 
 
-def test_a_handover_outside_the_schedule_is_refused(comfy_server, models):
-    with pytest.raises(RunFailedError, match="handover_step is 21, but must be from 0"):
-        plan(comfy_server, handover="step", handover_step=21)
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"handover": "step", "handover_step": 21}, "handover_step is 21, but must be from 0"),
+        ({"steps": 1, "scheduler": "kl_optimal"}, "scheduler kl_optimal gives no sigmas for steps 1. Set more steps"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(comfy_server, models, inputs, message):
+    with pytest.raises(RunFailedError, match=message):
+        plan(comfy_server, **inputs)
 
 
 def test_outputs_for_other_nodes(comfy_server, models):

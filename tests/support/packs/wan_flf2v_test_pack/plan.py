@@ -10,6 +10,12 @@ import comfy.samplers
 import folder_paths
 from comfy_api.latest import io
 
+# As the pack of the GGUF loaders does it.
+folder_paths.folder_names_and_paths["unet_gguf"] = (
+    folder_paths.folder_names_and_paths["diffusion_models"][0],
+    {".gguf"},
+)
+
 
 def pack_module(name):
     """Return a module of the pack under test, which the host loaded under a name of its own."""
