@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from .wan_shape import WanShape
 
-# Bits per element of a safetensors dtype (https://huggingface.co/docs/safetensors); all others there have 8.
+# Bits per element of a safetensors dtype (the description of its format); all others there have 8.
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32}
 _BITS |= {"F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
 # Wan2.2 wan/configs: patch_size (1, 2, 2), so the head makes four values of every output channel.
