@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from ..contract.workflow import fill, load_graph
 from .comfy import ComfyClient, OutputFile
 from .errors import ComfyError, ServerAddressError
 from .images import ImageFileError, check_image
+from .preflight import check_graph
 from .render import ProgressRenderer
 from .run import run_graph
 
@@ -64,14 +65,14 @@ def run(
     try:
         given = {key: str(value) for key, value in options if value is not None}
         values = _read_values(given, assignments or [])
-        _check_output(output)
+        check_output(output)
         path, seconds = asyncio.run(_make_video(values, server, output))
     except KeyboardInterrupt:
-        _fail("Cancelled.", EXIT_INTERRUPTED)
+        fail("Cancelled.", EXIT_INTERRUPTED)
     except (ContractError, ImageFileError, UsageError, ServerAddressError) as error:
-        _fail(str(error), EXIT_USAGE)
+        fail(str(error), EXIT_USAGE)
     except (ComfyError, OSError) as error:
-        _fail(str(error), EXIT_FAILED)
+        fail(str(error), EXIT_FAILED)
     _err.print(f"Done in {seconds:.1f} s.", highlight=False)
     _out.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
@@ -92,7 +93,8 @@ def params() -> None:
     _out.print(table)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int) -> NoReturn:
+    """Say why nothing came of it, and end."""
     _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
@@ -129,7 +131,8 @@ def _name_option(error: FieldError) -> FieldError:
     return FieldError(error.loc, f"{option} ({HOSTED.parameter(error.loc[0]).title}) is missing.", error.type)
 
 
-def _check_output(output: Path | None) -> None:
+def check_output(output: Path | None) -> None:
+    """Refuse a file name that nothing can be written to."""
     if output is None:
         return
     if output.is_dir():
@@ -142,11 +145,9 @@ async def _make_video(values: dict[str, Value], server: str, output: Path | None
     """Return the downloaded file and the server's time for the run in seconds."""
     async with ComfyClient(server) as client:
         await client.system_stats()
-        if await client.object_info(_PACK_NODE) is None:
-            raise UsageError(
-                f"ComfyUI at {client.url} does not have the wan-flf2v nodes. Install the wan-flf2v node pack in its "
-                "custom_nodes folder and restart it."
-            )
+        await node_info(client, _PACK_NODE)
+        for warning in await check_graph(client, fill(load_graph(HOSTED.workflow), HOSTED, values)):
+            _err.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         for parameter in (START_IMAGE, END_IMAGE):
             values[parameter.key] = await client.upload_image(Path(str(values[parameter.key])))
         graph = fill(load_graph(HOSTED.workflow), HOSTED, values)
@@ -155,6 +156,17 @@ async def _make_video(values: dict[str, Value], server: str, output: Path | None
         file = next((file for file in result.files if file.type == "output"), result.files[0])
         path = await client.download(file, output or _free_path(file))
     return path, result.seconds
+
+
+async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
+    """Return what the server knows of one of the pack's nodes; ``UsageError`` if it does not have it."""
+    info = await client.object_info(node)
+    if info is None:
+        raise UsageError(
+            f"ComfyUI at {client.url} does not have the wan-flf2v nodes. Install the wan-flf2v node pack in its "
+            "custom_nodes folder (or update it) and restart it."
+        )
+    return info
 
 
 def _free_path(file: OutputFile) -> Path:

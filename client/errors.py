@@ -45,6 +45,10 @@ class ServerLostError(ComfyError):
     """The server stopped answering, or forgot the prompt, while the prompt was queued or running."""
 
 
+class PreflightError(ComfyError):
+    """The pack on the server found that the workflow cannot give the video; nothing was queued."""
+
+
 class PromptRejectedError(ComfyError):
     """The server refused the workflow before running it; ``node_id`` is the first node to blame, if it named one."""
 

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ..client.comfy import ComfyClient, OutputFile
-from ..client.errors import ComfyError, NoOutputError, ServerAnswerError, ServerLostError
+from ..client.errors import ComfyError, NoOutputError, PreflightError, ServerAnswerError, ServerLostError
 from ..client.progress import Progress
 from ..client.run import RunResult
 from .host import Host, Identity, is_lost, public_text, result_file
@@ -147,6 +147,7 @@ class Dispatcher:
     async def _complete(self, host: Host, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running request to its end from where it was found."""
         try:
+            warnings = await _check(host, job, found)
             if found == "never_sent":
                 await host.submit(job)
                 await asyncio.to_thread(self._store.mark_submitted, job.id)
@@ -168,7 +169,7 @@ class Dispatcher:
             _log.exception("request=%s state=broken", job.id)
             await self._finish(job, "failed", error=_INTERNAL)
         else:
-            await self._finish(job, "succeeded", output=output, detail=_detail(job, identity, run))
+            await self._finish(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
 
     async def _watch(self, host: Host, job: Job) -> RunResult | None:
         """Follow the prompt and note its progress; ``None`` as soon as the request shall be cancelled."""
@@ -214,6 +215,16 @@ class Dispatcher:
             await asyncio.to_thread(self._store.set_host_state, state)
 
 
+async def _check(host: Host, job: Job, found: Found) -> list[str]:
+    """Return the warnings about a request. They are not stored: a gateway that takes up a run asks for them anew."""
+    try:
+        return await host.check(job)
+    except PreflightError:
+        if found == "never_sent":
+            raise
+        return []  # it runs already, or is done
+
+
 def _video(run: RunResult | None, job_id: str) -> OutputFile:
     """Return the file that the run reported; of a run that only left its file, that one."""
     return run.files[0] if run is not None else result_file(job_id)
@@ -230,7 +241,7 @@ def _progress(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _detail(job: Job, identity: Identity, run: RunResult | None) -> dict[str, Any]:
+def _detail(job: Job, identity: Identity, run: RunResult | None, found: list[str]) -> dict[str, Any]:
     """Return what the result tells besides the files; times are seconds, ``running`` is ComfyUI's own measure."""
     started = job.started_at or job.created_at
     warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.host_deaths else []
@@ -241,6 +252,6 @@ def _detail(job: Job, identity: Identity, run: RunResult | None) -> dict[str, An
             "running": round(run.seconds, 3) if run is not None else None,
             "total": round(time.time() - job.created_at, 3),
         },
-        "warnings": warnings,
+        "warnings": [*warnings, *found],
         "host_version": identity.version,
     }

@@ -17,6 +17,7 @@ from ..client.errors import (
     ServerUnreachableError,
     explain_rejection,
 )
+from ..client.preflight import check_graph
 from ..client.progress import Progress
 from ..client.run import RunResult, follow_graph
 from ..contract.parameters import MODELS
@@ -89,6 +90,13 @@ class Host:
     async def has_result(self, job_id: str) -> bool:
         """Whether the prompt's file is there. It appears under its name only when it is whole."""
         return await self.client.has_file(result_file(job_id))
+
+    async def check(self, job: Job) -> list[str]:
+        """Have the request's graph checked against ComfyUI's files and machine; return what to warn its client of.
+
+        Raises ``PreflightError`` if it cannot give the video.
+        """
+        return [_FOLDERS.sub("", text) for text in await check_graph(self.client, request_graph(job))]
 
     async def submit(self, job: Job) -> None:
         """Upload the request's images and queue its graph."""

@@ -19,7 +19,7 @@ import aiohttp
 from PIL import Image, ImageOps, UnidentifiedImageError
 from yarl import URL
 
-from ..client.comfy import connector
+from ..client.connection import connector
 from .durable import write_durably
 from .fetch import Fetcher, FetchError
 from .settings import Settings

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from .conditioning import WanFLF2VConditioning
 from .guider import WanFLF2VGuider
+from .plan import WanFLF2VPlan
+from .preflight_route import add_preflight_route
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
 from .video_combine import WanFLF2VVideoCombine
@@ -17,7 +20,10 @@ class WanFLF2VExtension(ComfyExtension):
     """What the host loads."""
 
     async def on_load(self) -> None:
-        """Serve the hosted API on the host's own server; the nodes work without it."""
+        """Add the preflight route and the hosted API to the host's own server; the nodes work without them."""
+        server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
+        if server is not None:
+            add_preflight_route(server.routes)
         try:
             from ..hosted.mount import mount  # needs pydantic, one of the host's optional requirements
 
@@ -27,4 +33,11 @@ class WanFLF2VExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the pack's nodes in the order of a graph from left to right."""
-        return [WanFLF2VResolution, WanFLF2VConditioning, WanFLF2VSampler, WanFLF2VGuider, WanFLF2VVideoCombine]
+        return [
+            WanFLF2VResolution,
+            WanFLF2VConditioning,
+            WanFLF2VSampler,
+            WanFLF2VGuider,
+            WanFLF2VVideoCombine,
+            WanFLF2VPlan,
+        ]

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..sampling import preflight
 from ..sampling.guider import Handover
+from .notice import show_notice
 from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
 
 
@@ -46,7 +47,11 @@ class WanFLF2VGuider(io.ComfyNode):
         cfg_gate: float,
     ) -> io.NodeOutput:
         """Check the experts; nothing is loaded before the sampler runs."""
-        preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, cls.hidden.unique_id)
+        node_id = cls.hidden.unique_id
+        models = (model_high_noise, model_low_noise)
+        settings = {"steps": None, "cfg": cfg, "cfg_low": cfg_low_noise or cfg}
+        for warning in preflight.check_run(*models, positive, None, cls.hidden.prompt, node_id, **settings):
+            show_notice(node_id, warning, warning=True)
         guider = make_guider(
             model_high_noise,
             model_low_noise,

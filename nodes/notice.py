@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from server import PromptServer
 
 
-def show_notice(node_id: str | None, text: str, *, warning: bool = False) -> None:
-    """Show ``text`` under the node while it runs and write it to the host's log."""
-    logging.getLogger("wan_flf2v").log(logging.WARNING if warning else logging.INFO, "node %s: %s", node_id, text)
-    show_text(node_id, text)
+def show_notice(node_id: str | None, text: str, *, warning: bool = False, warnings: Sequence[str] = ()) -> None:
+    """Show ``text``, and ``warnings`` below it, under the node while it runs and write them to the host's log."""
+    log = logging.getLogger("wan_flf2v")
+    log.log(logging.WARNING if warning else logging.INFO, "node %s: %s", node_id, text)
+    for line in warnings:
+        log.warning("node %s: %s", node_id, line)
+    show_text(node_id, "\n".join([text, *warnings]))
 
 
 def show_text(node_id: str | None, text: str) -> None:

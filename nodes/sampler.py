@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -68,8 +67,17 @@ class WanFLF2VSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Check, plan the hand-over, sample."""
         node_id = cls.hidden.unique_id
-        preflight.check_latent(latent_image, positive)
-        preflight.check_experts(model_high_noise, model_low_noise, positive, cls.hidden.prompt, node_id)
+        warnings = preflight.check_run(
+            model_high_noise,
+            model_low_noise,
+            positive,
+            latent_image,
+            cls.hidden.prompt,
+            node_id,
+            steps=steps if sigmas is None else len(sigmas) - 1,
+            cfg=cfg,
+            cfg_low=cfg_low_noise or cfg,
+        )
         guider = make_guider(
             model_high_noise,
             model_low_noise,
@@ -87,16 +95,16 @@ class WanFLF2VSampler(io.ComfyNode):
             schedule.check_sigmas(sigmas)
         sampler = comfy.samplers.sampler_object(sampler_name)
         run = experts.Run(sampler, sigmas, latent_image, noise_seed, seed_count)
-        return io.NodeOutput(_sample(guider, run, node_id))
+        return io.NodeOutput(_sample(guider, run, node_id, warnings))
 
 
-def _sample(guider: DualExpertGuider, run: experts.Run, node_id: str | None) -> dict[str, Any]:
-    """Sample, and show on the node what is run, how far it is, and at the end what was run."""
+def _sample(guider: DualExpertGuider, run: experts.Run, node_id: str | None, warnings: list[str]) -> dict[str, Any]:
+    """Sample, and show on the node what is run, how far it is, and at the end what was run; warnings stay below."""
     summary = schedule.summary(run.sigmas, guider.handover.first_low_step(guider.model_patcher, run.sigmas))
-    show_notice(node_id, summary)
-    progress = RunProgress(guider.model_patcher, partial(show_text, node_id))
+    show_notice(node_id, summary, warnings=warnings)
+    progress = RunProgress(guider.model_patcher, lambda text: show_text(node_id, "\n".join([text, *warnings])))
     latent = experts.sample_experts(guider, run, progress)
-    show_text(node_id, f"{summary}\n{progress.summary()}")
+    show_text(node_id, "\n".join([summary, progress.summary(), *warnings]))
     return latent
 
 

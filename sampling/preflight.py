@@ -1,10 +1,79 @@
-"""Mistakes that can be told from the models alone, refused before any weight goes to the device."""
+"""Mistakes that can be told before any weight goes to the device: from the models, or from a prompt's files alone."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-_LOADER_INPUTS = ("unet_name", "ckpt_name", "model_name")
+from .files import ModelFile, read_file
+from .prompt_files import Prompt, class_type, expert_files, loaded_files, missing_files, title
+from .prompt_graph import images_connected, number, output_folder, video_frames
+from .rules import SLOTS, Expert, Report, Settings, check_machine, check_settings
+
+# Nodes with both experts, as inputs of these names.
+_SAMPLERS = ("WanFLF2VSampler", "WanFLF2VGuider")
+
+
+def check_graph(prompt: Prompt) -> Report:
+    """Check an API prompt by the headers and names of the files that it will load; no weights are read.
+
+    Every sampler with two experts in it is checked. What the prompt does not tell is left out: values from other
+    nodes' outputs, files of loaders that are not known.
+    """
+    report = Report()
+    for node_id in prompt:
+        if class_type(prompt, node_id) in _SAMPLERS:
+            report.merge(_check_sampler(prompt, node_id))
+    return report
+
+
+def check_run(
+    high: Any,
+    low: Any,
+    positive: list,
+    latent: dict | None,
+    prompt: dict | None,
+    node_id: str | None,
+    *,
+    steps: int | None,
+    cfg: float,
+    cfg_low: float,
+) -> list[str]:
+    """Check a run before any weight goes to the device, and return the warnings.
+
+    Args:
+        high: the high-noise MODEL.
+        low: the low-noise MODEL.
+        positive: the positive CONDITIONING; images are in it under ``concat_latent_image``.
+        latent: the LATENT to denoise, ``None`` if it is not known here.
+        prompt: the queued API prompt and
+        node_id: this node's id in it, to name files.
+        steps: of both experts together, ``None`` if they are not known here.
+        cfg: the high-noise expert's guidance scale.
+        cfg_low: the low-noise expert's.
+
+    Raises:
+        ValueError: a latent that is no video or has another length than the images, a
+            text-to-video checkpoint, swapped experts, a full disk.
+    """
+    frames = None
+    if latent is not None:
+        check_latent(latent, positive)
+        frames = (latent["samples"].shape[2] - 1) * 4 + 1  # the VAE's temporal stride (Wan2.2 configs: vae_stride)
+    experts = [
+        Expert(slot, expert_files(prompt, node_id, SLOTS[slot]), image_channels(model))
+        for slot, model in (("high", high), ("low", low))
+    ]
+    images = any("concat_latent_image" in options for _, options in positive)
+    settings = Settings(images, frames, steps, cfg, cfg_low)
+    report = check_settings(experts, settings, same_model=high.model is low.model)
+    paths = {file.path for file in loaded_files(prompt, node_id) if file.path is not None}
+    ram = sum(path.stat().st_size for path in paths)
+    ram += sum(model.model_size() for expert, model in zip(experts, (high, low), strict=True) if expert.path is None)
+    report.merge(check_machine(ram, output_folder(prompt or {})))
+    if report.errors:
+        raise ValueError("\n".join(report.errors))
+    return report.warnings
 
 
 def check_latent(latent: dict, positive: list) -> None:
@@ -29,31 +98,6 @@ def check_latent(latent: dict, positive: list) -> None:
             )
 
 
-def check_experts(high: Any, low: Any, positive: list, prompt: dict | None, node_id: str | None) -> None:
-    """Refuse an expert that would silently ignore the first and last image.
-
-    Args:
-        high: the high-noise MODEL.
-        low: the low-noise MODEL.
-        positive: the positive CONDITIONING; images are in it under ``concat_latent_image``.
-        prompt: the queued API prompt and
-        node_id: this node's id in it, to name the file in the message.
-
-    Raises:
-        ValueError: a model has no input channels for images.
-    """
-    if not any("concat_latent_image" in options for _, options in positive):
-        return
-    for name, model in (("model_high_noise", high), ("model_low_noise", low)):
-        if image_channels(model) == 0:
-            file = loader_file(prompt, node_id, name)
-            raise ValueError(
-                f"{name}{f' ({file})' if file else ''} is a text-to-video checkpoint: it has no input channels for "
-                "images, so it would ignore both of them. Load an image-to-video checkpoint, for example "
-                f"wan2.2_i2v_{'high' if model is high else 'low'}_noise_14B_fp8_scaled.safetensors."
-            )
-
-
 def image_channels(model: Any) -> int | None:
     """Return how many input channels ``model`` has beyond the latent's own, or None when it is not a Wan model."""
     patch_embedding = getattr(model.model.diffusion_model, "patch_embedding", None)
@@ -62,15 +106,31 @@ def image_channels(model: Any) -> int | None:
     return patch_embedding.weight.shape[1] - model.get_model_object("latent_format").latent_channels
 
 
-def loader_file(prompt: dict | None, node_id: str | None, input_name: str) -> str | None:
-    """Follow a model input back through patches and LoRAs to its loader and return the file it loads, if it tells."""
-    link = (prompt or {}).get(node_id, {}).get("inputs", {}).get(input_name)
-    seen = set()
-    while isinstance(link, list) and link[0] in prompt and link[0] not in seen:
-        seen.add(link[0])
-        inputs = prompt[link[0]]["inputs"]
-        for key in _LOADER_INPUTS:
-            if isinstance(inputs.get(key), str):
-                return inputs[key]
-        link = inputs.get("model")
-    return None
+def _check_sampler(prompt: Prompt, node_id: str) -> Report:
+    report = Report()
+    for file in missing_files(prompt, node_id):
+        report.errors.append(
+            f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not in '
+            f"this ComfyUI's {' or '.join(file.folders)} folders ({file.folder_list}). Put it there, or choose another "
+            f"in {file.input}; the table of models in the README says where to get it."
+        )
+    read: dict[Path, ModelFile] = {}
+    for path in dict.fromkeys(file.path for file in loaded_files(prompt, node_id) if file.path is not None):
+        try:
+            read[path] = read_file(path)
+        except (OSError, ValueError) as error:
+            report.errors.append(str(error))
+    experts = [_expert(prompt, node_id, slot, read) for slot in SLOTS]
+    cfg = number(prompt, node_id, "cfg")
+    cfg_low = number(prompt, node_id, "cfg_low_noise") or cfg  # 0: the same
+    steps, frames = number(prompt, node_id, "steps"), video_frames(prompt, node_id)
+    settings = Settings(images_connected(prompt, node_id), frames, None if steps is None else int(steps), cfg, cfg_low)
+    report.merge(check_settings(experts, settings))
+    report.merge(check_machine(sum(file.size for file in read.values()), output_folder(prompt)))
+    return report
+
+
+def _expert(prompt: Prompt, node_id: str, slot: str, read: dict[Path, ModelFile]) -> Expert:
+    files = expert_files(prompt, node_id, SLOTS[slot])
+    file = read.get(files.loader.path) if files.loader and files.loader.path else None
+    return Expert(slot, files, image_channels=file.wan.image_channels if file and file.wan else None)

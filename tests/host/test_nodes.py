@@ -9,7 +9,14 @@ import pytest
 from graphs import demo_graph
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
 
-OURS = ("WanFLF2VResolution", "WanFLF2VConditioning", "WanFLF2VSampler", "WanFLF2VGuider", "WanFLF2VVideoCombine")
+OURS = (
+    "WanFLF2VResolution",
+    "WanFLF2VConditioning",
+    "WanFLF2VSampler",
+    "WanFLF2VGuider",
+    "WanFLF2VVideoCombine",
+    "WanFLF2VPlan",
+)
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 
 

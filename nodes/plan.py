@@ -1,0 +1,186 @@
+"""The plan: what a run will do and take, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..sampling import plan, plan_text, plot, schedule
+from ..sampling.files import expert_of
+from ..video import geometry
+from .notice import show_text
+
+NONE = "none"
+
+
+class WanFLF2VPlan(io.ComfyNode):
+    """Plan a run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="WanFLF2VPlan",
+            display_name="Wan FLF2V Plan",
+            category="video/wan flf2v",
+            description=(
+                "A dry run that loads no weights: every step with its sigma and its expert, the hand-over, frames and "
+                "seconds, size, operations, and what the chosen files will take of main and GPU memory, told from "
+                "their headers. Says what is wrong with the files or the settings."
+            ),
+            search_aliases=[
+                "dry run",
+                "sigma table",
+                "schedule preview",
+                "vram estimate",
+                "preflight",
+                "wan moe split",
+            ],
+            inputs=[*_files(), *_video(), *_sampling(), *_handover()],
+            outputs=[
+                io.String.Output(display_name="text", tooltip="The plan in words."),
+                io.String.Output(display_name="json", tooltip="The plan as a JSON object."),
+                io.Image.Output(display_name="plot", tooltip="Sigma over the steps, in the experts' colours."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, width: int | None, height: int | None) -> bool | str:
+        """Refuse sizes that cannot be generated when the prompt is queued; None is a value linked from elsewhere."""
+        errors = [
+            geometry.size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None
+        ]
+        return " ".join(filter(None, errors)) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> float:
+        """Plan anew every time: files and free memory change."""
+        return float("nan")
+
+    @classmethod
+    def execute(
+        cls,
+        model_high_noise: str,
+        model_low_noise: str,
+        text_encoder: str,
+        vae: str,
+        width: int,
+        height: int,
+        length: int,
+        frame_rate: float,
+        **sampling: Any,
+    ) -> io.NodeOutput:
+        """Plan, and show the plan."""
+        chosen = {"high": model_high_noise, "low": model_low_noise, "text_encoder": text_encoder, "vae": vae}
+        frames = geometry.snap_length(length)
+        video = plan.Video(
+            *geometry.video_size(width, height), length, frames, geometry.latent_frames(frames), frame_rate
+        )
+        made = plan.make_plan(
+            {key: None if name == NONE else name for key, name in chosen.items()},
+            video,
+            plan.Sampling(**sampling),
+            Path(folder_paths.get_output_directory()),
+        )
+        text, json, picture = plan_text.to_text(made), made.to_json(), plot.draw(made)
+        show_text(cls.hidden.unique_id, text)
+        shown = {"text": (text,), "json": (json,), **ui.PreviewImage(picture, cls=cls).as_dict()}
+        return io.NodeOutput(text, json, picture, ui=shown)
+
+
+def _files() -> list[io.Input]:
+    """Return the inputs for files; what is not downloaded yet can be left out."""
+    models = _names(plan.FOLDERS["high"], "unet_gguf")
+
+    def combo(name: str, files: list[str], is_default: Callable[[str], bool], tooltip: str) -> io.Input:
+        default = next(filter(is_default, files), NONE)
+        return io.Combo.Input(name, options=[NONE, *files], default=default, tooltip=tooltip)
+
+    def expert(name: str, slot: str) -> io.Input:
+        tooltip = f"The {slot}-noise expert's file. 'none' plans with the dimensions of Wan 14B, without its memory."
+        return combo(name, models, lambda file: expert_of(file) == slot, tooltip)
+
+    def other(name: str, words: tuple[str, ...], what: str) -> io.Input:
+        files = _names(plan.FOLDERS[name], "clip_gguf" if name == "text_encoder" else None)
+        tooltip = f"The {what}, counted in main memory."
+        return combo(name, files, lambda file: all(word in file.lower() for word in words), tooltip)
+
+    return [
+        expert("model_high_noise", "high"),
+        expert("model_low_noise", "low"),
+        other("text_encoder", ("umt5",), "text encoder"),
+        other("vae", ("wan", "vae"), "VAE"),
+    ]
+
+
+def _names(folder: str, gguf_folder: str | None) -> list[str]:
+    """Return a folder's files, with those that the GGUF loaders' pack lists under a name of its own."""
+    with_gguf = gguf_folder in folder_paths.folder_names_and_paths
+    return folder_paths.get_filename_list(folder) + (folder_paths.get_filename_list(gguf_folder) if with_gguf else [])
+
+
+def _video() -> list[io.Input]:
+    side = {"default": 720, "min": geometry.SIZE_MIN, "max": geometry.SIZE_MAX, "step": 2}
+    return [
+        io.Int.Input("width", tooltip="Pixels, even; generated at a multiple of 16 and cropped.", **side),
+        io.Int.Input("height", tooltip="Pixels, even; generated at a multiple of 16 and cropped.", **side),
+        io.Int.Input("length", default=81, min=1, max=4097, step=4, tooltip="Frames; the next lower 4n+1 is made."),
+        io.Float.Input("frame_rate", default=16.0, min=0.1, max=240.0, step=1.0, tooltip="Frames per second."),
+    ]
+
+
+def _sampling() -> list[io.Input]:
+    cfg = {"min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
+    return [
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of both experts together."),
+        io.Float.Input("cfg", default=4.0, tooltip="Guidance scale; 1 halves the work.", **cfg),
+        io.Float.Input(
+            "cfg_low_noise", default=0.0, tooltip="The low-noise expert's own guidance scale; 0 is the same.", **cfg
+        ),
+        io.Float.Input(
+            "shift", default=8.0, min=0.01, max=100.0, step=0.01, tooltip="As set by ModelSamplingSD3; Wan's own is 8."
+        ),
+        io.Combo.Input(
+            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="simple",
+            tooltip="How the sigmas are spaced.",
+        ),
+        io.Float.Input(
+            "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="Below 1, the last part of a longer schedule."
+        ),
+    ]
+
+
+def _handover() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "handover",
+            options=list(schedule.HANDOVERS),
+            default="boundary",
+            tooltip="When the low-noise expert takes over: at a timestep below the boundary, at handover_step, or "
+            "after half of the steps.",
+        ),
+        io.Int.Input(
+            "handover_step", default=10, min=0, max=10000, tooltip="First low-noise step, used when handover is 'step'."
+        ),
+        io.Float.Input(
+            "boundary",
+            default=schedule.BOUNDARY,
+            min=0.0,
+            max=1.0,
+            step=0.005,
+            round=0.001,
+            tooltip="Used when handover is 'boundary': 0.9 for image-to-video, 0.875 for text-to-video experts.",
+        ),
+    ]

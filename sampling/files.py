@@ -1,0 +1,118 @@
+"""What a model file tells without its weights: its header and its name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from .wan_shape import WanShape
+
+# Bits per element of a safetensors dtype (the description of its format); all others there have 8.
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32}
+_BITS |= {"F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
+# Wan2.2 wan/configs: patch_size (1, 2, 2), so the head makes four values of every output channel.
+_PATCH_AREA = 4
+# "high" and "low" as words of a name, or joined to "noise" in any spelling; "low_vram" is no expert.
+_EXPERT = re.compile(r"(?<![a-z])(high|low)(?:[\W_]*noise|(?![a-z])(?![\W_]*(?:vram|res|rank|quality|poly|mem)))", re.I)
+# Lightning, lightx2v's step-distilled files and their like; "2000steps" is a training run.
+_DISTILLED = re.compile(r"lightning|lightx2v|distill|(?<!\d)[1-8][-_ ]?steps?(?![a-z])", re.I)
+
+
+class Tensor(NamedTuple):
+    """A tensor as the header lists it: safetensors' name of its dtype (``"BF16"``) and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file: ``size`` in bytes; ``tensors`` by name, or ``None`` where the format does not tell (GGUF, .pt)."""
+
+    path: Path
+    size: int
+    tensors: Mapping[str, Tensor] | None
+
+    @cached_property
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of the tensors by safetensors dtype, empty without a header."""
+        total: Counter[str] = Counter()
+        for dtype, shape in (self.tensors or {}).values():
+            total[dtype] += math.prod(shape) * _BITS.get(dtype, 8) // 8
+        return dict(total)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights; without a header, the file's."""
+        return sum(self.bytes_by_dtype.values()) or self.size
+
+    @cached_property
+    def wan(self) -> WanShape | None:
+        """The dimensions if it is a Wan diffusion model, by the keys that the host's detection looks for."""
+        prefix = self.wan_prefix
+        if prefix is None or self.tensors is None:
+            return None
+        blocks = re.compile(rf"{re.escape(prefix)}blocks\.(\d+)\.")
+        try:
+            return WanShape(
+                dim=self.tensors[f"{prefix}head.modulation"].shape[-1],
+                ffn_dim=self.tensors[f"{prefix}blocks.0.ffn.0.weight"].shape[0],
+                layers=len({match[1] for match in map(blocks.match, self.tensors) if match}),
+                in_channels=self.tensors[f"{prefix}patch_embedding.weight"].shape[1],
+                out_channels=self.tensors[f"{prefix}head.head.weight"].shape[0] // _PATCH_AREA,
+                text_dim=self.tensors[f"{prefix}text_embedding.0.weight"].shape[1],
+            )
+        except (KeyError, IndexError):
+            return None
+
+    @property
+    def wan_prefix(self) -> str | None:
+        """What comes before the transformer's own key names; ``None`` if it is no Wan transformer."""
+        end = "head.modulation"  # comfy/model_detection.py knows Wan by it
+        return next((key[: -len(end)] for key in self.tensors or () if key.endswith(end)), None)
+
+
+def read_file(path: Path) -> ModelFile:
+    """Read a model file's header, no weights.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is called ``.safetensors`` but is none, or is cut short.
+    """
+    size = path.stat().st_size
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        return ModelFile(path, size, None)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 -- the file is no dict
+            tensors = {key: Tensor(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path.name} is not a whole safetensors file ({error}). The download was probably cut short: "
+            f"download it again. It has {size:,} bytes now."
+        ) from error
+    return ModelFile(path, size, tensors)
+
+
+def expert_of(name: str) -> str | None:
+    """Return which expert a file's name says it is for, ``"high"`` or ``"low"``; ``None`` if neither or both."""
+    found = {match[1].lower() for match in _EXPERT.finditer(_stem(name))}
+    return found.pop() if len(found) == 1 else None
+
+
+def is_distilled(name: str) -> bool:
+    """Whether a file's name says that it makes videos in a few steps without guidance (Lightning, lightx2v, …)."""
+    return _DISTILLED.search(_stem(name)) is not None
+
+
+def _stem(name: str) -> str:
+    """Return the name without its folders, whichever system wrote it."""
+    return re.split(r"[\\/]", name)[-1]

@@ -1,0 +1,106 @@
+"""A plan's schedule as a picture."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .plan import Plan
+from .plan_text import summary
+
+WIDTH, HEIGHT = 960, 540
+_LEFT, _TOP, _RIGHT, _BOTTOM = 70, 70, 930, 470
+_WHITE, _BLACK, _GREY = (255, 255, 255), (34, 34, 34), (210, 210, 210)
+# Blue and orange of Okabe and Ito's palette (2008), which people with any colour vision tell apart.
+COLOURS = {"high": (0, 114, 178), "low": (230, 159, 0)}
+_DASH, _GAP = 12, 8
+_MOST_TICKS = 20
+
+
+def draw(plan: Plan) -> torch.Tensor:
+    """Draw sigma over the steps, each in its expert's colour, with the boundary as a dashed line.
+
+    Returns:
+        An IMAGE, [1, 540, 960, 3], float32 in 0...1.
+    """
+    picture = Image.new("RGB", (WIDTH, HEIGHT), _WHITE)
+    canvas = _Canvas(picture, len(plan.steps), max(1.0, plan.steps[0].sigma))
+    canvas.axes()
+    ends = [*(step.sigma for step in plan.steps[1:]), plan.final_sigma]
+    for step, end in zip(plan.steps, ends, strict=True):
+        canvas.step(step.index, step.sigma, end, COLOURS[step.expert])
+    if plan.sampling.handover == "boundary":
+        canvas.level(plan.sampling.boundary, f"boundary {plan.sampling.boundary:g}")
+    canvas.handover(plan.handover_step)
+    canvas.title(summary(plan))
+    return torch.from_numpy(numpy.asarray(picture).astype(numpy.float32) / 255).unsqueeze(0)
+
+
+class _Canvas:
+    """The plot's coordinates: steps to the right, sigma upwards."""
+
+    def __init__(self, picture: Image.Image, steps: int, top: float) -> None:
+        self._draw = ImageDraw.Draw(picture)
+        self._font = _font(16)
+        self._steps = steps
+        self._top = top
+
+    def _x(self, step: float) -> float:
+        return _LEFT + (_RIGHT - _LEFT) * step / self._steps
+
+    def _y(self, sigma: float) -> float:
+        return _BOTTOM - (_BOTTOM - _TOP) * sigma / self._top
+
+    def _text(self, x: float, y: float, text: str, anchor: str, colour: tuple[int, int, int] = _BLACK) -> None:
+        self._draw.text((x, y), text, colour, font=self._font, anchor=anchor)
+
+    def axes(self) -> None:
+        for tenths in range(0, int(self._top * 10) + 1, 2):
+            y = self._y(tenths / 10)
+            self._draw.line((_LEFT, y, _RIGHT, y), _GREY)
+            self._text(_LEFT - 10, y, f"{tenths / 10:g}", "rm")
+        every = -(-self._steps // _MOST_TICKS)
+        for step in range(0, self._steps + 1, every):
+            self._draw.line((self._x(step), _BOTTOM, self._x(step), _BOTTOM + 5), _BLACK)
+            self._text(self._x(step), _BOTTOM + 8, str(step), "ma")
+        self._draw.line((_LEFT, _TOP, _LEFT, _BOTTOM, _RIGHT, _BOTTOM), _BLACK)
+        self._text((_LEFT + _RIGHT) / 2, _BOTTOM + 34, "step", "ma")
+        self._text(_LEFT - 10, _TOP - 28, "sigma", "rm")
+
+    def step(self, index: int, start: float, end: float, colour: tuple[int, int, int]) -> None:
+        here, there = (self._x(index), self._y(start)), (self._x(index + 1), self._y(end))
+        self._draw.polygon(
+            (*here, *there, there[0], _BOTTOM, here[0], _BOTTOM), tuple((c + 3 * 255) // 4 for c in colour)
+        )
+        self._draw.line((*here, *there), colour, width=4)
+        self._draw.ellipse((here[0] - 4, here[1] - 4, here[0] + 4, here[1] + 4), colour)
+
+    def level(self, sigma: float, text: str) -> None:
+        y = self._y(sigma)
+        for x in range(_LEFT, _RIGHT, _DASH + _GAP):
+            self._draw.line((x, y, min(x + _DASH, _RIGHT), y), _BLACK, width=2)
+        self._text(_RIGHT, y - 4, text, "rd")
+
+    def handover(self, step: int) -> None:
+        x = self._x(step)
+        self._draw.line((x, _TOP, x, _BOTTOM), _BLACK)
+        for name, edge, anchor in (("high", x - 8, "rd"), ("low", x + 8, "ld")):
+            inside = _LEFT + 60 < edge < _RIGHT - 60
+            if inside:
+                self._text(edge, _BOTTOM - 8, f"{name} noise", anchor)
+
+    def title(self, text: str) -> None:
+        self._draw.text((_LEFT, 12), text, _BLACK, font=_font(20))
+        for place, (expert, colour) in enumerate(COLOURS.items()):
+            x = _RIGHT - 250 + 130 * place
+            self._draw.rectangle((x, 44, x + 14, 58), colour)
+            self._text(x + 22, 51, f"{expert} noise", "lm")
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return Pillow's own font; before Pillow 10.1 it has one size."""
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()

@@ -1,0 +1,112 @@
+"""Preflight at the top of node 57, before any weight goes to the device; and on small disks."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import uuid
+
+import pytest
+from nodes_text import texts_shown
+from preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
+from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.client.errors import RunFailedError
+
+
+@pytest.fixture(scope="module")
+def models(comfy_server):
+    with model_files(comfy_server) as models:
+        yield models
+
+
+def sampled(prompt):
+    """Return the graph up to node 57, in one step from a latent of its own, with no image and no VAE."""
+    del prompt["73"]
+    prompt["latent"] = {
+        "class_type": "EmptyHunyuanLatentVideo",
+        "inputs": {"width": 32, "height": 32, "length": 85, "batch_size": 1},
+    }
+    prompt["57"]["inputs"].update(positive=["6", 0], negative=["7", 0], latent_image=["latent", 0], steps=1)
+    prompt["57"]["inputs"]["noise_seed"] = uuid.uuid4().int % 2**32
+    prompt["dump"] = {"class_type": "WanFLF2VTestDumpLatent", "inputs": {"latent": ["57", 0], "name": "preflight"}}
+    return prompt
+
+
+def test_node_57_shows_and_logs_its_warnings(comfy_server, models):
+    prompt = with_loras("preflight/huge.safetensors", "high", n57_cfg=4.0, n56_unet_name=HIGH)
+    shown = asyncio.run(texts_shown(comfy_server, sampled(prompt)))
+    text = next(text for node, text in shown if node == "57")
+    first, *warnings = text.splitlines()
+    assert first == "1 steps: 1 high noise, 0 low noise"
+    assert warnings[:3] == [other("model_low_noise", HIGH, "high", "low"), SAME.format(HIGH), warnings[2]]
+    assert warnings[2].startswith("steps is 1, but no file's name says")
+    assert warnings[3] == FRAMES.format(85)
+    assert warnings[4].startswith("The model files need about ")
+    assert len(warnings) == 5
+    for warning in warnings:
+        assert f"node 57: {warning}" in comfy_server.log_text()
+
+
+def test_node_57_knows_one_model_behind_both_inputs(comfy_server, models):
+    """A merge hides the files, so only the models themselves can tell."""
+    prompt = sampled(graph())
+    merge = {"model1": ["54", 0], "model2": ["37", 0], "ratio": 1.0}
+    prompt["merge"] = {"class_type": "ModelMergeSimple", "inputs": merge}
+    prompt["57"]["inputs"].update(model_high_noise=["merge", 0], model_low_noise=["merge", 0])
+    logged = len(comfy_server.log_text())
+    comfy_server.run(prompt)
+    assert f"node 57: {SAME.replace(' ({})', '')}" in comfy_server.log_text()[logged:]
+
+
+def test_node_57_refuses_swapped_experts_before_it_loads_them(comfy_server, models):
+    prompt = sampled(graph(n37_unet_name=LOW, n56_unet_name=HIGH))
+    loads = comfy_server.log_text().count("Requested to load WAN21")
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(prompt)
+    assert SWAPPED in str(error.value)
+    assert comfy_server.log_text().count("Requested to load WAN21") == loads
+
+
+# Run by the host's Python: ComfyUI's modules and this pack's, without a server.
+CHECK_DISKS = """
+import importlib.util, json, pathlib, sys
+comfyui, pack, *folders = sys.argv[1:]
+sys.path.insert(0, comfyui)
+sys.argv = ["test"]
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+rules = importlib.import_module("pack.sampling.rules")
+reports = [rules.check_machine(0, pathlib.Path(folder)) for folder in folders]
+print(json.dumps([(report.errors, report.warnings) for report in reports]))
+"""
+
+
+def test_disks_that_are_nearly_full(comfy_install, tmp_path):
+    """Real file systems of those sizes, in a mount namespace of their own."""
+    sizes = ("32m", "512m", "2g")
+    mounts = " && ".join(f"mkdir {size} && mount -t tmpfs -o size={size} none {size}" for size in sizes)
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*command, mounts], cwd=tmp_path, check=False).returncode:
+        pytest.skip("this machine cannot mount a small file system (Linux's unshare can)")
+    folders = [f"m/{size}/not/there/yet" for size in sizes]
+    run = f'mkdir m && cd m && {mounts} && cd .. && exec "$0" "$@"'
+    program = [comfy_install["python"], "-c", CHECK_DISKS, comfy_install["path"], str(REPO), *folders]
+    done = subprocess.run([*command, run, *program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        [
+            [
+                "The output folder m/32m/not/there/yet has 32 MiB of free disk space; a video needs at least 64 MiB. "
+                "Delete something there, or start ComfyUI with another --output-directory."
+            ],
+            [],
+        ],
+        [
+            [],
+            [
+                "The output folder m/512m/not/there/yet has 512 MiB of free disk space, less than 1 GiB: it may fill "
+                "up. Delete something there."
+            ],
+        ],
+        [[], []],
+    ]
