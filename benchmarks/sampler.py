@@ -206,7 +206,7 @@ def _loads(server: ComfyServer) -> tuple[int, int]:
 def _gate(server: ComfyServer) -> Figures:
     """Return the rows (one conditional or unconditional prediction each) at 10 + 10 steps, gate on and off."""
     figures = {}
-    for key, gate, limit in (("rows_gate_on", 0.5, ("<", 31.0)), ("rows_gate_off", 1.0, ("==", 40.0))):
+    for key, gate, limit in (("rows_gate_on", 0.5, ("<=", 30.0)), ("rows_gate_off", 1.0, ("==", 40.0))):
         graph = _graph(cfg_gate=gate)
         graph["57"]["inputs"].update(steps=20, handover_step=10)
         for expert in ("high", "low"):

@@ -3,7 +3,6 @@
 import json
 import select
 import socket
-import uuid
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +10,7 @@ from gateway import BODY, NOWHERE, SUBMIT, Gateway, raw
 from wan_flf2v.bootstrap.paths import REPO
 
 MEBIBYTE = 1 << 20
+UNKNOWN = "6f1c2f0e-5d0b-4a55-9d0c-1b2a3c4d5e6f"  # a request id that nothing has
 
 
 @pytest.fixture(scope="module")
@@ -262,10 +262,10 @@ def test_traversal_in_image_names(gateway, name):
     [
         "/v1/results/../../etc/passwd",
         "/v1/results/%2e%2e/%2e%2e%2fetc%2fpasswd",
-        f"/v1/results/{uuid.uuid4()}/..%2f..%2fstore.sqlite3?expires=99999999999&signature=x",
-        f"/v1/results/{uuid.uuid4()}/video.mp4?expires=99999999999&signature={'0' * 64}",
-        f"/v1/results/{uuid.uuid4()}/video.mp4?expires=%00&signature=%ff",
-        f"/v1/results/{uuid.uuid4()}/video.mp4",
+        f"/v1/results/{UNKNOWN}/..%2f..%2fstore.sqlite3?expires=99999999999&signature=x",
+        f"/v1/results/{UNKNOWN}/video.mp4?expires=99999999999&signature={'0' * 64}",
+        f"/v1/results/{UNKNOWN}/video.mp4?expires=%00&signature=%ff",
+        f"/v1/results/{UNKNOWN}/video.mp4",
         "/v1/requests/..%2f..%2fstore/status",
         "/v1/models/../../etc/passwd",
     ],
