@@ -50,8 +50,9 @@ class WanFLF2VGuider(io.ComfyNode):
         node_id = cls.hidden.unique_id
         models = (model_high_noise, model_low_noise)
         settings = {"steps": None, "cfg": cfg, "cfg_low": cfg_low_noise or cfg}
-        for warning in preflight.check_run(*models, positive, None, cls.hidden.prompt, node_id, **settings):
-            show_notice(node_id, warning, warning=True)
+        warnings = preflight.check_run(*models, positive, None, cls.hidden.prompt, node_id, **settings)
+        if warnings:
+            show_notice(node_id, "\n".join(warnings), warning=True)
         guider = make_guider(
             model_high_noise,
             model_low_noise,

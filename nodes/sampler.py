@@ -102,9 +102,14 @@ def _sample(guider: DualExpertGuider, run: experts.Run, node_id: str | None, war
     """Sample, and show on the node what is run, how far it is, and at the end what was run; warnings stay below."""
     summary = schedule.summary(run.sigmas, guider.handover.first_low_step(guider.model_patcher, run.sigmas))
     show_notice(node_id, summary, warnings=warnings)
-    progress = RunProgress(guider.model_patcher, lambda text: show_text(node_id, "\n".join([text, *warnings])))
+
+    def say(text: str) -> None:
+        calls = [f"two sampler calls: {guider.obstacle}"] if guider.obstacle else []
+        show_text(node_id, "\n".join([summary, text, *calls, *warnings]))
+
+    progress = RunProgress(guider.model_patcher, guider.position, say)
     latent = experts.sample_experts(guider, run, progress)
-    show_text(node_id, "\n".join([summary, progress.summary(), *warnings]))
+    say(progress.summary())
     return latent
 
 
@@ -156,7 +161,7 @@ def _more_inputs() -> list[io.Input]:
             "seed_count",
             default=1,
             min=1,
-            max=64,
+            max=16,
             tooltip="Videos of this many seeds, noise_seed and those after it, in one batch. Each expert is loaded "
             "once for all of them.",
             advanced=True,

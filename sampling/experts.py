@@ -37,28 +37,30 @@ def sample_experts(guider: DualExpertGuider, run: Run, progress: RunProgress) ->
     """Return the LATENT of a run; with several seeds, their results in one batch, each as its own run would give it.
 
     Several seeds run phase by phase, so that each expert is loaded once: all of them on the high-noise expert, then all
-    of them from the hand-over on.
+    of them from the hand-over on. Between the two, main memory holds a latent for each call of each seed.
     """
     samples = _match_channels(guider.model_patcher, run.latent)
     seeds = [(run.seed + number) % _SEEDS for number in range(run.seed_count)]
     first_low = guider.handover.first_low_step(guider.model_patcher, run.sigmas)
-    steps = len(run.sigmas) - 1
-
-    def call(method: Callable, seed: int, *before: Any, low_phase: bool = False) -> Any:
-        noise = comfy.sample.prepare_noise(samples, seed, run.latent.get("batch_index"))
-        callback = progress.callback(seeds.index(seed), low_phase=low_phase)
-        mask, quiet = run.latent.get("noise_mask"), not comfy.utils.PROGRESS_BAR_ENABLED
-        return method(*before, noise, samples, run.sampler, run.sigmas, mask, callback, quiet, seed)
-
-    progress.begin(steps, first_low, run.seed_count)
-    if run.seed_count == 1 or first_low in (0, steps):
-        results = [call(guider.sample, seed) for seed in seeds]
-    else:
-        records = [call(guider.record_high, seed) for seed in seeds]
-        both = zip(seeds, records, strict=True)
-        results = [call(guider.play_low, seed, record, low_phase=True) for seed, record in both]
     device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
-    return _latent(run, torch.cat([result.to(device=device, dtype=dtype) for result in results]))
+
+    def call(method: Callable, number: int, *before: Any) -> Any:
+        noise = comfy.sample.prepare_noise(samples, seeds[number], run.latent.get("batch_index"))
+        mask, quiet = run.latent.get("noise_mask"), not comfy.utils.PROGRESS_BAR_ENABLED
+        callback = progress.callback(number)
+        return method(*before, noise, samples, run.sampler, run.sigmas, mask, callback, quiet, seeds[number])
+
+    def kept(result: torch.Tensor) -> torch.Tensor:
+        return result.to(device=device, dtype=dtype)
+
+    numbers = range(run.seed_count)
+    progress.begin(run.sigmas, first_low, run.seed_count)
+    if run.seed_count == 1 or first_low in (0, len(run.sigmas) - 1):
+        results = [kept(call(guider.sample, number)) for number in numbers]
+    else:
+        records = [call(guider.record_high, number) for number in numbers]
+        results = [kept(call(guider.play_low, number, records.pop(0))) for number in numbers]
+    return _latent(run, torch.cat(results))
 
 
 def _latent(run: Run, samples: torch.Tensor) -> dict[str, Any]:

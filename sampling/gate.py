@@ -36,6 +36,10 @@ class GuidanceGate:
         self._close_sigma = float(sigmas[full]) if full < len(sigmas) else None
         self._velocity = None
 
+    def end(self) -> None:
+        """Let go of what was kept."""
+        self._velocity = None
+
     def predict(
         self, predict: Callable, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: Any, *, guider: Any
     ) -> torch.Tensor:
@@ -72,7 +76,8 @@ def refuse_with_cfg_functions(model_options: dict[str, Any], sampler_name: str =
     """
     found = next((key for key in _CFG_FUNCTIONS if model_options.get(key)), None)
     if "cfg_pp" in sampler_name or found == _POST_CFG:
-        what = f"the sampler {sampler_name}" if sampler_name else "a cfg_pp sampler or a node such as RescaleCFG"
+        named = f"the sampler {sampler_name}"
+        what = named if "cfg_pp" in sampler_name else "a node such as CFGNorm or a cfg_pp sampler"
     elif found is not None:
         what = f"a model patch ({found})"
     else:

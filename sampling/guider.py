@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
 from .gate import GuidanceGate
+from .memory_release import release_cast_buffers
 from .nesting import nesting_obstacle
 from .options import add_changes
 from .replay import Recording, playing, recording
@@ -45,14 +48,31 @@ class Handover:
         return handover_step(model_sampling, sigmas, self.rule, self.step, self.boundary)
 
 
+@dataclass
+class Position:
+    """Where a run is: the sigma of its last model call and whose it was; ``None`` before the first."""
+
+    sigma: float | None = None
+    low: bool = False
+
+
 class ExpertGuider(comfy.samplers.CFGGuider):
     """The host's classifier-free guidance with one expert, as if it ran alone, and its guidance gate."""
 
-    def __init__(self, model: Any, guidance: Guidance) -> None:
+    low_noise = False
+
+    def __init__(self, model: Any, guidance: Guidance, position: Position) -> None:
         super().__init__(model)
         self.set_conds(guidance.positive, guidance.negative)
         self.set_cfg(guidance.cfg)
         self.gate = GuidanceGate(guidance.gate)
+        self.position = position
+
+    def __call__(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
+        """Answer one model call; a run that was interrupted ends here, whatever its sampler reports."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.position.sigma, self.position.low = float(timestep.max()), self.low_noise
+        return super().__call__(x, timestep, model_options=model_options, seed=seed)
 
     def predict_noise(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict = {}, seed: int | None = None):  # noqa: B006, D102 -- the host's signature
         return self.gate.predict(super().predict_noise, x, timestep, model_options, seed, guider=self)
@@ -61,6 +81,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
 class _InnerExpert(ExpertGuider):
     """The low-noise expert inside another guider's run: its own wrappers around it, loaded at the switch."""
 
+    low_noise = True
     run: Callable[..., torch.Tensor] | None = None
 
     def outer_sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *rest, **more):
@@ -74,6 +95,13 @@ class _InnerExpert(ExpertGuider):
         self.inner_model, self.conds, self.loaded_models = helpers.prepare_sampling(
             self.model_patcher, inputs.noise.shape, self.conds, self.model_options
         )
+        try:
+            self._prepare(inputs, device)
+        except BaseException:  # out of memory, as a rule
+            self.leave()
+            raise
+
+    def _prepare(self, inputs: _Inputs, device: torch.device) -> None:
         comfy.samplers.cast_to_load_options(self.model_options, device=device, dtype=self.model_patcher.model_dtype())
         self.model_patcher.pre_run()
         latent = inputs.latent_image
@@ -90,7 +118,6 @@ class _InnerExpert(ExpertGuider):
         """Let go of what ``enter`` took."""
         self.model_patcher.cleanup()
         comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
-        del self.inner_model, self.loaded_models, self.call_options
 
 
 @dataclass(frozen=True)
@@ -123,35 +150,33 @@ class DualExpertGuider(ExpertGuider):
     """
 
     def __init__(self, high: Any, low: Any, guidance: Guidance, cfg_low: float, handover: Handover) -> None:
-        super().__init__(high, guidance)
-        self.low = _InnerExpert(low, replace(guidance, cfg=cfg_low))
+        super().__init__(high, guidance, Position())
+        self.low = _InnerExpert(low, replace(guidance, cfg=cfg_low), self.position)
         self.handover = handover
+        self.obstacle: str | None = None  # why the last run took two sampler calls, if it did
         self._switch_sigma: float | None = None
         self._inputs: _Inputs | None = None
         self._switched = False
-        self._said = False
 
     def sample(
         self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None
     ):
         """Run ``sigmas`` [steps + 1] from ``noise`` and ``latent_image``; as ``CFGGuider.sample``."""
         rest = (denoise_mask, callback, disable_pbar, seed)
-        alone = self._alone(sigmas)
-        if alone is not None:
-            return _sample(alone, noise, latent_image, sampler, sigmas, *rest)
-        obstacle = nesting_obstacle(self, self.low, has_mask=denoise_mask is not None)
-        if obstacle is not None:
-            if not self._said:
-                _LOG.info("wan-flf2v: two sampler calls, one for each expert, as %s; the trajectory is one", obstacle)
-                self._said = True
+        if len(sigmas) < 2:  # as the host's guider: nothing to do
+            return latent_image
+        first_low = self.handover.first_low_step(self.model_patcher, sigmas)
+        if first_low in (0, len(sigmas) - 1):
+            with self._run(sigmas, first_low):
+                return _sample(self.low if first_low == 0 else self, noise, latent_image, sampler, sigmas, *rest)
+        self.obstacle = nesting_obstacle(self, self.low, has_mask=denoise_mask is not None)
+        if self.obstacle is not None:
+            _LOG.info("wan-flf2v: two sampler calls, one for each expert, as %s; the trajectory is one", self.obstacle)
             record = self.record_high(noise, latent_image, sampler, sigmas, *rest)
             return self.play_low(record, noise, latent_image, sampler, sigmas, *rest)
-        self._switch_sigma = self._begin(sigmas)
-        try:
+        with self._run(sigmas, first_low):
+            self._switch_sigma = float(sigmas[first_low])
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
-        finally:
-            self._switch_sigma = self._inputs = None
-            self._switched = False
 
     def record_high(self, noise, latent_image, sampler, sigmas, *rest) -> Recording:
         """Run the high-noise expert alone up to the hand-over, and return what it answered; arguments as ``sample``.
@@ -159,14 +184,17 @@ class DualExpertGuider(ExpertGuider):
         Raises:
             ValueError: ``sampler`` is no ``KSAMPLER``, the host's wrapper of a sampler function.
         """
-        record = Recording(self._begin(sigmas))
-        _sample(self, noise, latent_image, recording(sampler, record), sigmas, *rest)
+        first_low = self.handover.first_low_step(self.model_patcher, sigmas)
+        record = Recording(float(sigmas[first_low]))
+        with self._run(sigmas, first_low):
+            _sample(self, noise, latent_image, recording(sampler, record), sigmas, *rest)
         return record
 
     def play_low(self, record: Recording, noise, latent_image, sampler, sigmas, *rest) -> torch.Tensor:
         """Run the low-noise expert from the hand-over on, with the recorded run before it; arguments as ``sample``."""
-        self._begin(sigmas)
-        return _sample(self.low, noise, latent_image, playing(sampler, record), sigmas, *rest)
+        release_cast_buffers()
+        with self._run(sigmas, self.handover.first_low_step(self.model_patcher, sigmas)):
+            return _sample(self.low, noise, latent_image, playing(sampler, record), sigmas, *rest)
 
     def outer_sample(
         self,
@@ -209,7 +237,8 @@ class DualExpertGuider(ExpertGuider):
         latent_shapes=None,
     ):
         """Sample with the loaded high-noise expert, and note what the low-noise one is prepared from."""
-        self._inputs = _Inputs(noise, latent_image, device, sigmas, denoise_mask, seed, latent_shapes)
+        if self._switch_sigma is not None:
+            self._inputs = _Inputs(noise, latent_image, device, sigmas, denoise_mask, seed, latent_shapes)
         rest = (denoise_mask, callback, disable_pbar, seed, latent_shapes)
         try:
             return super().inner_sample(noise, latent_image, device, sampler, sigmas, *rest)
@@ -229,26 +258,28 @@ class DualExpertGuider(ExpertGuider):
     def _switch(self) -> None:
         """Clean up the high-noise expert before the low-noise one is loaded: both may share one base model."""
         assert self._inputs is not None  # noqa: S101 -- set by inner_sample
+        comfy.model_management.throw_exception_if_processing_interrupted()  # before the load, which takes long
         self.model_patcher.cleanup()
+        release_cast_buffers()
         self.low.enter(self._inputs)
         self.inner_model = self.low.inner_model  # the high-noise one's patches may be gone
         self._switched = True
 
-    def _alone(self, sigmas: torch.Tensor) -> ExpertGuider | None:
-        """Return the guider that has the whole run to itself, if one has."""
-        first_low = self.handover.first_low_step(self.model_patcher, sigmas)
-        if 0 < first_low < len(sigmas) - 1:
-            return None
-        alone = self.low if first_low == 0 else self
-        alone.gate.begin(sigmas[:-1])
-        return alone
-
-    def _begin(self, sigmas: torch.Tensor) -> float:
-        """Set both gates; return the sigma of the first low-noise step."""
-        first_low = self.handover.first_low_step(self.model_patcher, sigmas)
+    @contextlib.contextmanager
+    def _run(self, sigmas: torch.Tensor, first_low: int) -> Iterator[None]:
+        """Set both gates for a run; in the end let go of all its tensors: the host keeps guiders between prompts."""
+        self.position.sigma, self.position.low = None, False
         self.gate.begin(sigmas[:first_low])
         self.low.gate.begin(sigmas[first_low:-1])
-        return float(sigmas[first_low])
+        try:
+            yield
+        finally:
+            self._switch_sigma = self._inputs = None
+            self._switched = False
+            for guider in (self, self.low):
+                guider.gate.end()
+                for name in ("conds", "inner_model", "loaded_models", "call_options"):
+                    guider.__dict__.pop(name, None)
 
 
 def _sample(guider: comfy.samplers.CFGGuider, *arguments: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ def nesting_obstacle(high: Any, low: Any, *, has_mask: bool) -> str | None:
 
     Three things belong to a whole sampler call and cannot change within it:
 
-    - ``SAMPLER_SAMPLE`` wrappers of the low-noise expert that the high-noise one has not (they wrap the call);
+    - ``SAMPLER_SAMPLE`` wrappers of one expert that the other has not (they wrap the call);
     - a ``denoise_mask_function`` of one expert only, where there is a mask (the sampler call reads it once);
     - clones on several devices (the call holds their threads), or experts on different devices.
     """
@@ -22,8 +22,8 @@ def nesting_obstacle(high: Any, low: Any, *, has_mask: bool) -> str | None:
         return "the experts are on different devices"
     if any(_devices(guider) for guider in (high, low)):
         return "an expert is spread over several devices"
-    if set(_sampler_wrappers(low)) - set(_sampler_wrappers(high)):
-        return "model_low_noise has a wrapper around the sampler call"
+    if set(_sampler_wrappers(low)) != set(_sampler_wrappers(high)):
+        return "one expert has a wrapper around the sampler call that the other has not"
     functions = [guider.model_options.get(_MASK_FUNCTION) for guider in (high, low)]
     if has_mask and functions[0] != functions[1]:
         return "the experts have different denoise mask functions"

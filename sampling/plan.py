@@ -196,11 +196,6 @@ def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
     sigmas = schedule.schedule_sigmas(
         model, sampling.sampler_name, sampling.scheduler, sampling.steps, sampling.denoise
     )
-    if not sigmas.isfinite().all():  # kl_optimal divides by steps - 1
-        raise ValueError(
-            f"scheduler {sampling.scheduler} gives no sigmas for steps {sampling.steps}. Set more steps, or choose "
-            "another scheduler."
-        )
     model_sampling = model.get_model_object("model_sampling")
     first_low = schedule.handover_step(
         model_sampling, sigmas, sampling.handover, sampling.handover_step, sampling.boundary

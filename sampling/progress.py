@@ -17,54 +17,65 @@ class RunProgress:
     """Reports a run's steps to the host's progress bar, and in words to ``say``.
 
     ``model`` (MODEL) tells how its latents are shown. The pictures are the host's own previews, so they are off where
-    those are off.
+    those are off. ``position`` is the guider's: some samplers count in a way of their own (dpm_fast, dpm_adaptive).
     """
 
-    def __init__(self, model: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, model: Any, position: Any, say: Callable[[str], None]) -> None:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._position = position
         self._say = say
 
-    def begin(self, steps: int, first_low: int, seeds: int) -> None:
-        """Begin a run of ``seeds`` times ``steps`` steps, of which those from ``first_low`` on are low-noise ones."""
-        self._steps, self._first_low, self._seeds = steps, first_low, seeds
-        self._by_phase = seeds > 1 and 0 < first_low < steps
-        self._bar = comfy.utils.ProgressBar(steps * seeds)
+    def begin(self, sigmas: torch.Tensor, first_low: int, seeds: int) -> None:
+        """Begin a run of ``seeds`` times ``sigmas`` [steps + 1]; steps from ``first_low`` on are low-noise ones."""
+        self._sigmas, self._steps = sigmas[:-1].tolist(), len(sigmas) - 1
+        self._first_low, self._seeds = first_low, seeds
+        self._by_phase = seeds > 1 and 0 < first_low < self._steps
+        self._bar = comfy.utils.ProgressBar(self._steps * seeds)
         self._done, self._started = 0, time.perf_counter()
         self._first: tuple[int, float] | None = None
 
-    def callback(self, number: int, *, low_phase: bool = False) -> Callable:
-        """Return the host's step callback for seed ``number``; in the low phase replayed steps are not counted."""
+    def callback(self, number: int) -> Callable:
+        """Return the host's step callback for seed ``number``; replayed steps call no model and are not counted."""
 
         def on_step(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
-            if low_phase and step < self._first_low:
+            if self._position.sigma is None:
                 return
-            done = self._position(number, step, low_phase)
+            reached = sum(sigma > self._position.sigma * (1 + 1e-6) for sigma in self._sigmas) + 1
+            reached = min(reached, self._steps)
+            done = self._over_all(number, reached)
             if done <= self._done:  # a sampler may report a step twice
                 return
             self._done = done
-            picture = self._previewer and self._previewer.decode_latent_to_preview_image("JPEG", frame_strip(x0))
-            self._bar.update_absolute(done, self._steps * self._seeds, picture)  # raises when the run was interrupted
-            self._say(self._text(number, step))
+            self._bar.update_absolute(done, self._steps * self._seeds, self._picture(x0))
+            self._say(self._text(number, reached))
 
         return on_step
+
+    def _picture(self, x0: torch.Tensor) -> Any:
+        """Return the host's preview; only the quick one, a matrix product, shows several frames."""
+        if self._previewer is None:
+            return None
+        quick = isinstance(self._previewer, latent_preview.Latent2RGBPreviewer)
+        return self._previewer.decode_latent_to_preview_image("JPEG", frame_strip(x0) if quick else x0)
 
     def summary(self) -> str:
         """Return how long the run took, by now."""
         return f"{clock(time.perf_counter() - self._started)} in all"
 
-    def _position(self, number: int, step: int, low_phase: bool) -> int:
+    def _over_all(self, number: int, reached: int) -> int:
+        """Return how many steps of all seeds are done, when seed ``number`` has reached a step."""
         if not self._by_phase:
-            return number * self._steps + step + 1
-        if not low_phase:
-            return number * self._first_low + step + 1
+            return number * self._steps + reached
+        if not self._position.low:
+            return number * self._first_low + min(reached, self._first_low)
         low_steps = self._steps - self._first_low
-        return self._seeds * self._first_low + number * low_steps + step + 1 - self._first_low
+        return self._seeds * self._first_low + number * low_steps + max(reached - self._first_low, 0)
 
-    def _text(self, number: int, step: int) -> str:
+    def _text(self, number: int, reached: int) -> str:
         now = time.perf_counter()
         self._first = self._first or (self._done, now)  # the time before it is loading, mostly
-        expert = "high" if step < self._first_low else "low"
-        text = f"step {step + 1} of {self._steps}, {expert} noise"
+        expert = "low" if self._position.low else "high"
+        text = f"step {reached} of {self._steps}, {expert} noise"
         if self._seeds > 1:
             text = f"seed {number + 1} of {self._seeds}, {text}"
         first, then = self._first

@@ -41,6 +41,7 @@ class Recording:
 
     switch_sigma: float
     start: dict[str, torch.Tensor | None] = field(default_factory=dict)
+    random: list[torch.Tensor] = field(default_factory=list)  # states of torch's own generators, on which some draw
     calls: list[_Call] = field(default_factory=list)
 
 
@@ -52,6 +53,7 @@ def recording(sampler: Any, record: Recording) -> Any:
             name: None if tensor is None else _kept(tensor)
             for name, tensor in (("x", x), ("sigmas", sigmas), ("noise", model.noise), ("latent", model.latent_image))
         }
+        record.random = _random_states(x)
         try:
             return function(_Recorder(model, record), x, sigmas, **options)
         except _HandoverReachedError:
@@ -66,6 +68,9 @@ def playing(sampler: Any, record: Recording) -> Any:
     def run(function: Callable, model: Any, x: torch.Tensor, sigmas: torch.Tensor, **options: Any) -> torch.Tensor:
         start = {name: None if tensor is None else tensor.to(x.device) for name, tensor in record.start.items()}
         model.noise, model.latent_image = start["noise"], start["latent"]
+        torch.set_rng_state(record.random[0])
+        if x.is_cuda:
+            torch.cuda.set_rng_state(record.random[1], x.device)
         return function(_Player(model, record), start["x"], start["sigmas"], **options)
 
     return _with_function(sampler, run)
@@ -128,7 +133,8 @@ class _Player(_Model):
             )
         options, injected = _injected(self._model, arguments)
         for kept in call.post_cfg:
-            again = {**{key: value.to(x.device) for key, value in kept.items()}, "model_options": options}
+            again = {**_host_arguments(self._model.inner_model), "model_options": options}
+            again |= {key: value.to(x.device) for key, value in kept.items()}
             for function in injected:
                 again["denoised"] = function(again)
         return call.answer.to(x.device)
@@ -139,6 +145,22 @@ def _injected(model: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     options = arguments.get("model_options") or {}
     given = model.inner_model.model_options.get(_POST_CFG)
     return options, appended_to(given, options.get(_POST_CFG) or [])
+
+
+def _host_arguments(guider: Any) -> dict[str, Any]:
+    """Return what the host gives to post-cfg functions besides tensors and options."""
+    conds = guider.conds
+    return {
+        "model": guider.inner_model,
+        "cond": conds.get("positive"),
+        "uncond": conds.get("negative"),
+        "cond_scale": guider.cfg,
+    }
+
+
+def _random_states(x: torch.Tensor) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(x.device)] if x.is_cuda else states
 
 
 def _kept(tensor: torch.Tensor) -> torch.Tensor:

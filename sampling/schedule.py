@@ -16,10 +16,17 @@ def schedule_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, d
     """Return the sigmas [steps + 1] that the host's KSampler would use for ``model``, penultimate rule included.
 
     ``denoise`` below 1 leaves out the noisiest part, as there: the last ``steps`` of a schedule of ``steps / denoise``.
+
+    Raises:
+        ValueError: the scheduler cannot make that few steps.
     """
     sampler = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model_options=model.model_options
     )
+    if not sampler.sigmas.isfinite().all():  # kl_optimal divides by steps - 1
+        raise ValueError(
+            f"scheduler {scheduler} gives no sigmas for steps {steps}. Set more steps, or choose another scheduler."
+        )
     return sampler.sigmas
 
 
@@ -58,8 +65,8 @@ def follow_schedule(low: Any, high: Any) -> Any:
     """
     high_sampling = high.get_model_object("model_sampling")
     own = low.object_patches.get("model_sampling")
+    low = low.clone()  # also where nothing changes: one patcher must not be both experts of a run
     if own is None:
-        low = low.clone()
         low.add_object_patch("model_sampling", high_sampling)
         return low
     if not torch.equal(own.sigmas.cpu(), high_sampling.sigmas.cpu()):

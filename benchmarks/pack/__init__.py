@@ -81,7 +81,7 @@ class Schedules(_Node):
 
     def run(self, model: Any, cases: str, name: str) -> dict[str, Any]:
         """Write the schedules."""
-        mappings = nodes.NODE_CLASS_MAPPINGS
+        mappings = import_module("nodes").NODE_CLASS_MAPPINGS  # ComfyUI's, not this pack's
         pack = mappings["WanFLF2VSampler"].__module__.rpartition(".nodes.")[0]
         schedule = import_module(f"{pack}.sampling.schedule")
         found = []

@@ -5,6 +5,7 @@ from experts import (
     add_plain,
     add_stock,
     calls,
+    dump_latent,
     dump_model,
     notes,
     patch,
@@ -12,6 +13,7 @@ from experts import (
     sampler_graph,
     write_lora,
 )
+from wan_flf2v.client.errors import RunFailedError
 
 STEPS, FIRST_LOW = 6, 3
 CACHE = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
@@ -116,16 +118,42 @@ def test_two_calls_where_a_run_cannot_be_nested_are_still_one_trajectory(comfy_s
     assert relative_difference(comfy_server) == 0
     log = comfy_server.log_text()
     assert log.count("two sampler calls") == said + 1
-    assert "as model_low_noise has a wrapper around the sampler call; the trajectory is one" in log
+    assert "as one expert has a wrapper around the sampler call that the other has not; the trajectory is one" in log
 
 
-def test_a_wrapper_around_the_sampler_call_on_the_high_noise_expert_is_nested(comfy_server):
+def test_a_wrapper_around_the_sampler_call_stays_on_its_expert(comfy_server):
     graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
-    patch(graph, "high", "WanFLF2VTestWrap", kind="sampler_sample", factor=1.0)
-    said = comfy_server.log_text().count("two sampler calls")
+    patch(graph, "high", "WanFLF2VTestWrap", kind="sampler_sample", factor=0.9)
     comfy_server.run(add_stock(graph, FIRST_LOW))
     assert relative_difference(comfy_server) <= 1e-5
-    assert comfy_server.log_text().count("two sampler calls") == said
+
+
+def test_a_guider_is_used_again_after_a_failure_at_the_change(comfy_server):
+    """The host keeps it between prompts: nothing of a run may stay on it, however that ended."""
+    graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
+    ours = graph["57"]["inputs"]
+    patch(graph, "low", "WanFLF2VTestFailOnce")
+    scheduler = {"scheduler": "simple", "steps": STEPS, "denoise": 1.0, "model": ours["model_high_noise"]}
+    graph["sigmas"] = {"class_type": "BasicScheduler", "inputs": scheduler}
+    shared = ("model_high_noise", "model_low_noise", "positive", "negative", "cfg", "handover", "handover_step")
+    guider = {key: ours[key] for key in (*shared, "boundary", "cfg_low_noise", "cfg_gate")}
+    graph["guider"] = {"class_type": "WanFLF2VGuider", "inputs": guider}
+    graph["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": ours["noise_seed"]}}
+    graph["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+    advanced = {name: [name, 0] for name in ("guider", "noise", "sampler", "sigmas")}
+    graph["58"] = {"class_type": "SamplerCustomAdvanced", "inputs": {**advanced, "latent_image": ours["latent_image"]}}
+    dump_latent(graph, "58", "stock")
+    state = {"guider": ["guider", 0], "after": ["58", 0], "name": "guider"}
+    graph["state"] = {"class_type": "WanFLF2VTestDumpGuider", "inputs": state}
+    both = {node_id: graph.pop(node_id) for node_id in ("57", "dump_ours")}
+    with pytest.raises(RunFailedError, match="failed once"):
+        comfy_server.run(graph)
+    comfy_server.run({**graph, **both})
+    assert relative_difference(comfy_server) == 0
+    held = comfy_server.state("guider")
+    for name in ("conds", "inner_model", "loaded_models", "call_options"):
+        assert name not in held["guider"] + held["low"]
+    assert held["gate"]["_velocity"] is None
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -31,6 +31,7 @@ MAY_IMPORT_HOST = (
     "video/wan_vae.py",
     "demo/pack/",
     "demo/make_models.py",
+    "benchmarks/pack/",
 )
 NO_TORCH = ("contract", "client", "hosted", "bootstrap")
 

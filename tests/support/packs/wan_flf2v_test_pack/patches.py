@@ -1,6 +1,10 @@
 """Patches that other packs put on a model, each in its smallest form."""
 
+import json
+from pathlib import Path
+
 import comfy.patcher_extension
+import folder_paths
 
 
 class ScaleBlock:
@@ -19,7 +23,7 @@ class ScaleBlock:
 
 
 class Wrap:
-    """Wrap one part of a run; what it returns is scaled. ``sampler_sample`` notes that it ran and changes nothing."""
+    """Wrap one part of a run; what it returns is scaled, or of ``sampler_sample`` the noise that it begins with."""
 
     KINDS = ("predict_noise", "outer_sample", "calc_cond_batch", "apply_model", "sampler_sample")
     INPUT_TYPES = classmethod(
@@ -33,6 +37,8 @@ class Wrap:
         def wrapper(executor, *args, **kwargs):
             if kind == "outer_sample":  # what another pack would look at: this expert's guider, not the other's
                 assert executor.class_obj.model_patcher.get_attachment("wrapped") == id(wrapper)
+            if kind == "sampler_sample":  # model_wrap, sigmas, extra_args, callback, noise, ...
+                args = [*args[:4], args[4] * factor, *args[5:]]
             result = executor(*args, **kwargs)
             if isinstance(result, list):
                 return [item * factor for item in result]
@@ -41,6 +47,41 @@ class Wrap:
         model.set_attachments("wrapped", id(wrapper))
         model.add_wrapper_with_key(getattr(comfy.patcher_extension.WrappersMP, kind.upper()), "test", wrapper)
         return (model,)
+
+
+class FailOnce:
+    """Fail at this model's first call after the host started, as when memory runs out; later calls are fine."""
+
+    failed = False
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
+
+    def patch(self, model):
+        def wrapper(executor, *args, **kwargs):
+            if not FailOnce.failed:
+                FailOnce.failed = True
+                raise RuntimeError("failed once")
+            return executor(*args, **kwargs)
+
+        model = model.clone()
+        model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "test", wrapper)
+        return (model,)
+
+
+class DumpGuider:
+    """Write which attributes of a guider, and of the experts in it, hold tensors; ``after`` a run of it."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"guider": ("GUIDER",), "after": ("LATENT",), "name": ("STRING", {})}}
+    )
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "dump", True, "test"
+    IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
+
+    def dump(self, guider, after, name):
+        held = {"guider": sorted(vars(guider)), "low": sorted(vars(guider.low)), "gate": vars(guider.low.gate)}
+        path = Path(folder_paths.get_output_directory()) / f"{name}.json"
+        path.write_text(json.dumps(held, default=str))
+        return {"ui": {"images": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
 
 
 class MaskFunction:
@@ -55,5 +96,5 @@ class MaskFunction:
         return (model,)
 
 
-NODES = (MaskFunction, ScaleBlock, Wrap)
+NODES = (DumpGuider, FailOnce, MaskFunction, ScaleBlock, Wrap)
 NODE_CLASS_MAPPINGS = {f"WanFLF2VTest{cls.__name__}": cls for cls in NODES}
