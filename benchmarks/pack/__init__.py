@@ -10,8 +10,6 @@ from typing import Any
 import comfy.patcher_extension
 import folder_paths
 
-import nodes
-
 _NOTES: list[dict[str, Any]] = []
 
 
