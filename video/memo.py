@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# comfy/ldm/wan/vae.py (Wan2.1's wan/modules/vae.py): the first chunk is one frame, every other two; a convolution
-# keeps the last CACHE_T = 2 frames of its input for the next chunk.
-CHUNK_FRAMES = 2
+# comfy/ldm/wan/vae.py, CACHE_T: how many frames of its input a convolution keeps for the next chunk.
 _CACHED_FRAMES = 2
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -71,9 +69,7 @@ class _Layer:
         slots = [cache.tensor for cache in self._caches]
         output = self._run(x.tensor, slots, [0], final=final)
         tracked = _track(output, (past.output for past in self._past), self._numbers)
-        caches = (
-            _track(slot, (past.caches[i] for past in self._past), self._numbers) for i, slot in enumerate(slots)
-        )
+        caches = (_track(slot, (past.caches[i] for past in self._past), self._numbers) for i, slot in enumerate(slots))
         return _Call(key, tracked, tuple(caches))
 
 
@@ -97,8 +93,8 @@ class MemoisedEncoder:
         """Return the latent mean, [1, latent channels, latent frames, height / 8, width / 8], as ``model.encode`` does.
 
         Args:
-            chunk: returns chunk ``i``, [1, 3, frames, height, width] in -1...1, of the model's dtype and on its device:
-                one frame for ``i`` 0, else two. Returning the same tensor again saves the comparison.
+            chunk: returns chunk ``i`` (its frames are ``chunk_bounds(i)``), [1, 3, frames, height, width], -1...1, of
+                the model's dtype and on its device. Returning the same tensor again saves the comparison.
             chunks: how many chunks there are, at least 2.
         """
         latent, previous = None, _NOTHING
@@ -111,16 +107,6 @@ class MemoisedEncoder:
             else:  # joined one by one as the host does: the memory format of the whole depends on it
                 latent = x.tensor if latent is None else torch.cat([latent, x.tensor], 2)
         return self._model.conv1(latent).chunk(2, dim=1)[0]
-
-
-def chunk_count(frames: int) -> int:
-    """Return how many chunks hold ``frames`` frames, 4n+1."""
-    return 1 + (frames - 1) // CHUNK_FRAMES
-
-
-def chunk_frames(i: int) -> tuple[int, int]:
-    """Return the first frame of chunk ``i`` and the one after its last."""
-    return (0, 1) if i == 0 else (1 + CHUNK_FRAMES * (i - 1), 1 + CHUNK_FRAMES * i)
 
 
 def _track(tensor: torch.Tensor | None, known: Iterable[_Tracked], numbers: Iterator[int]) -> _Tracked:

@@ -29,6 +29,7 @@ MAY_IMPORT_HOST = (
     "sampling/",
     "video/frames.py",
     "video/wan_vae.py",
+    "video/wan_vae_layout.py",
     "demo/pack/",
     "demo/make_models.py",
 )
