@@ -198,7 +198,7 @@ def _settings() -> list[io.Input]:
             default="streamed",
             optional=True,
             advanced=True,
-            tooltip="For a latent: streamed decodes a few frames at a time while earlier ones are encoded, whole decodes "
-            "all of them first, as VAE Decode does. The file is the same.",
+            tooltip="For a latent: streamed decodes a few frames at a time while earlier ones are encoded, whole "
+            "decodes all of them first, as VAE Decode does. The file is the same.",
         ),
     ]

@@ -37,7 +37,7 @@ class EncoderThread:
         self._thread = threading.Thread(target=self._run, name="wan-flf2v encoder", daemon=True)
 
     def put(self, frame: torch.Tensor | None) -> None:
-        """Hand over a frame, uint8 [3, height, width] on the CPU, waiting for room; None says that there are no more."""
+        """Hand over a frame, uint8 [3, height, width] on the CPU, waiting for room; None: there are no more."""
         while True:
             self._raise_error()
             self._tick()

@@ -47,7 +47,7 @@ class EndsVideo:
     def frames(
         self, first: int, end: int, top: int = 0, left: int = 0, height: int = 0, width: int = 0
     ) -> torch.Tensor:
-        """Return frames ``first`` to before ``end``, [frames, height, width, 3]; no height and width mean all of them."""
+        """Return frames ``first`` to before ``end``, [frames, height, width, 3]; no height and width: all of them."""
         rows = slice(top, top + (height or self.size.generated_height))
         columns = slice(left, left + (width or self.size.generated_width))
         frames = torch.full((end - first, rows.stop - top, columns.stop - left, 3), UNKNOWN_GREY)

@@ -91,7 +91,9 @@ def clips(vae: Any, samples: torch.Tensor, how: str = "streamed") -> list[Clip]:
                 return [_streamed(vae, samples[i : i + 1]) for i in range(samples.shape[0])]
         reason = "its self-check failed"
     if how == "streamed":
-        _log.warning("the VAE is decoded whole by ComfyUI: %s", reason or f"the latent has {samples.ndim} dimensions")
+        _log.warning(
+            "ComfyUI's own decode is used for this VAE: %s", reason or f"its latent has {samples.ndim} dimensions"
+        )
     images = vae.decode(samples)
     return [clip_of_images(clip) for clip in (images if images.ndim == 5 else images.unsqueeze(0))]
 
@@ -118,7 +120,7 @@ def fits_in_memory(write: Callable[[Clip], None], clip: Clip) -> bool:
 
 
 def _encode(vae: Any, video: EndsVideo) -> tuple[torch.Tensor, bool]:
-    """Return the latent, and whether it was encoded whole (False: memory was short, so it was put together of tiles)."""
+    """Return the latent, and whether it was encoded whole; where memory is short it is put together of tiles."""
     reason = layout.why_not_chunked(vae)
     if reason is None:
         with _on_device(vae):
@@ -131,7 +133,7 @@ def _encode(vae: Any, video: EndsVideo) -> tuple[torch.Tensor, bool]:
                 comfy.model_management.soft_empty_cache()
                 return _tiled_encode(vae, video), False
         reason = "its self-check failed"
-    _log.warning("the VAE encodes by ComfyUI's own way: %s", reason)
+    _log.warning("ComfyUI's own encode is used for this VAE: %s", reason)
     return vae.encode(video.whole()), True
 
 

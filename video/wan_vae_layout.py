@@ -19,7 +19,7 @@ from .chunks import chunk_bounds, chunk_count, decode_chunks
 from .memo import MemoisedEncoder
 
 # Long enough for layers to be reused, with a held-back frame at the end; one latent pixel more than a patch of two.
-_CHECK_FRAMES, _CHECK_PIXELS = 29, 24
+_CHECK_FRAMES, CHECK_PIXELS = 29, 24
 # What the host's ModelPatcher keeps changes in (comfy/model_patcher.py), but for those of weights.
 _CODE_PATCHES = ("object_patches", "weight_wrapper_patches", "hook_patches", "forced_hooks")
 
@@ -70,8 +70,8 @@ def encodes_alike(vae: Any) -> bool:
     """Whether the memoised encode of a tiny video equals the host's; the VAE must be loaded. Asked once for a VAE."""
 
     def check(model: torch.nn.Module) -> bool:
-        video = torch.zeros(1, 3, _CHECK_FRAMES, _CHECK_PIXELS, _CHECK_PIXELS)
-        video[:, :, (0, 1, -1)] = _noise(1, 3, 3, _CHECK_PIXELS, _CHECK_PIXELS)
+        video = torch.zeros(1, 3, _CHECK_FRAMES, CHECK_PIXELS, CHECK_PIXELS)
+        video[:, :, (0, 1, -1)] = _noise(1, 3, 3, CHECK_PIXELS, CHECK_PIXELS)
         video = video.to(vae.device, vae.vae_dtype)
 
         def chunk(i: int) -> torch.Tensor:
