@@ -15,7 +15,11 @@ from wan_flf2v.demo.base import make_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
-PACKS = {**DEMO_PACKS, "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack"}
+PACKS = {
+    **DEMO_PACKS,
+    "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
+    "wan-flf2v-encode-counter": REPO / "benchmarks" / "encode_counter",
+}
 
 
 @pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")

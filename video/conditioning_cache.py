@@ -46,10 +46,13 @@ class LatentCache:
         return latent.clone()
 
     def put(self, key: str, latent: torch.Tensor) -> None:
-        """Keep a copy, and let go of old ones until all fits."""
+        """Keep a copy, and let go of old ones until all fits; a latent above the limit is not kept."""
+        limit = limit_bytes()
+        if latent.nbytes > limit:
+            return
         self._latents[key] = latent.clone()
         self._latents.move_to_end(key)
-        while self._latents and self.size_bytes() > limit_bytes():
+        while self.size_bytes() > limit:
             self._latents.popitem(last=False)
 
     def size_bytes(self) -> int:

@@ -26,7 +26,9 @@ import comfy_extras.nodes_wan  # noqa: E402
 import torch  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location("wan_flf2v", REPO / "__init__.py", submodule_search_locations=[str(REPO)])
+_spec = importlib.util.spec_from_file_location(
+    "wan_flf2v", REPO / "__init__.py", submodule_search_locations=[str(REPO)]
+)
 sys.modules["wan_flf2v"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(sys.modules["wan_flf2v"])
 
