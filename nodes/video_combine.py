@@ -69,7 +69,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         for clip in clips:
             path, subfolder = _new_path(filename_prefix, *size)
             new_writer = partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata())
-            write = partial(_write, new_writer, progress, progress.current)
+            write = partial(write_clip, new_writer, progress, progress.current)
             if not wan_vae.fits_in_memory(write, clip):
                 write(clip.tiled())
             saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
@@ -125,7 +125,7 @@ def _new_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
     return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
 
 
-def _write(new_writer: Callable[[], Mp4Writer], progress: comfy.utils.ProgressBar, done: int, clip: Clip) -> None:
+def write_clip(new_writer: Callable[[], Mp4Writer], progress: comfy.utils.ProgressBar, done: int, clip: Clip) -> None:
     """Encode each frame in a thread while the next ones are decoded here; ``done`` frames of others came before."""
     writer = new_writer()
 

@@ -40,4 +40,6 @@ def decode_chunks(model: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     x = model.conv2(latent)
     for i in range(chunk_count(frames)):
         first, end = chunk_bounds(i)
-        yield from model.decoder(x[:, :, first:end], feat_cache=caches, feat_idx=[0])
+        parts = model.decoder(x[:, :, first:end], feat_cache=caches, feat_idx=[0])
+        while parts:
+            yield parts.pop(0)  # and let go of it

@@ -11,13 +11,14 @@ import torch
 
 from .encoder import Mp4Writer
 
-# Enough to keep both sides busy; more would only hold more frames in memory.
-_WAITING_FRAMES = 2
+# What one call of the decoder gives, two latent frames of four frames each: with fewer it would wait for the encoder
+# before it goes on, with more only memory would be taken.
+_WAITING_FRAMES = 8
 _POLL_S = 0.1
 
 
 class EncoderThread:
-    """Write frames in order in a thread of its own, at most two of them waiting.
+    """Write frames in order in a thread of its own, at most eight of them waiting.
 
     Use as a context manager: leaving it normally waits until all frames are written and the codec is flushed, leaving
     it by an exception stops at once. An error of the encoder is raised by ``put`` or on leaving, as it is.
