@@ -10,11 +10,12 @@ from typing import Any
 from ..bootstrap.server import comfy_env
 from ._figures import Figure, Options
 
-# One thread for PyTorch, and memory that is given back as soon as it is free, so that peaks are of what is in use.
-_ENV = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for PyTorch
+# glibc: memory is given back as soon as it is free, so that a peak is of what is in use. Costs time.
+EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
-def measure(options: Options, module: str, **parameters: Any) -> dict[str, Any]:
+def measure(options: Options, module: str, env: dict[str, str] | None = None, **parameters: Any) -> dict[str, Any]:
     """Run ``in_host.module`` in a process of its own and return the last thing it reported.
 
     Raises:
@@ -23,7 +24,12 @@ def measure(options: Options, module: str, **parameters: Any) -> dict[str, Any]:
     command = [str(options.python), "-m", f"wan_flf2v.benchmarks.in_host.{module}", json.dumps(parameters)]
     # The working directory comes first on sys.path, so comfy is found there.
     done = subprocess.run(  # noqa: S603
-        command, cwd=options.comfyui, env=comfy_env(_ENV), capture_output=True, text=True, check=False
+        command,
+        cwd=options.comfyui,
+        env=comfy_env({**_ONE_THREAD, **(env or {})}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise RuntimeError(f"{module} failed:\n{done.stderr[-3000:]}")

@@ -6,6 +6,7 @@ Counted in the VAE of a real ComfyUI across queue runs; with the stock node in t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ async def _edits(comfyui: ComfyServer, *, stock: bool) -> list[int]:
         for edit in ({}, *_EDITS):
             await run_graph(client, _graph(edit, stock=stock))
             counts.append(int((comfyui.base_dir / "output" / "encodes.txt").read_text(encoding="utf-8")))
-    return [after - before for before, after in zip(counts, counts[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(counts)]
 
 
 def _graph(edit: dict[str, Any], *, stock: bool) -> dict[str, Any]:

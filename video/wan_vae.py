@@ -208,9 +208,10 @@ def _streamed(vae: Any, samples: torch.Tensor) -> Clip:
         with _on_device(vae):
             latent = samples.to(device=vae.device, dtype=vae.vae_dtype)
             for pixels in decode_chunks(vae.first_stage_model, latent):
-                # Elementwise, so on the device the values are those of the host's own conversion.
+                # Elementwise, so on the device the values are those of the host's own conversion; its process_output
+                # has clipped them, so only the rounding of to_planar_bytes is left.
                 pixels = vae.process_output(pixels.to(dtype=vae.vae_output_dtype(), copy=True))
-                yield to_planar_bytes(pixels[0].movedim(0, 1))
+                yield pixels.mul_(255.0).round_().to(torch.uint8)[0].movedim(0, 1)
 
     def tiled() -> Clip:
         _log.warning("out of memory: decoding in tiles of %d pixels", _DECODE_TILE * 8)

@@ -6,9 +6,6 @@ in the place of a real Wan VAE's decoder, is called chunk by chunk with caches a
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import numpy as np
 import torch
 from comfy.ldm.wan.vae import CausalConv3d
@@ -17,20 +14,28 @@ from PIL import Image
 from ...bootstrap.paths import REPO
 
 _SIZE = (1640, 900)
-_STEP = 4  # pixels a frame
+_PAN = 4  # pixels a frame
+
+
+def photograph() -> torch.Tensor:
+    """Return the photograph, uint8 [3, height, width]."""
+    picture = Image.open(REPO / "demo" / "images" / "start.jpg").convert("RGB").resize(_SIZE, Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0).contiguous()
+
+
+def panned(picture: torch.Tensor, frame: int, height: int, width: int) -> torch.Tensor:
+    """Return what one frame shows, [3, height, width] (a view)."""
+    return picture[:, :height, _PAN * frame : _PAN * frame + width]
 
 
 class PannedPhotograph(torch.nn.Module):
-    """Frames of one photograph, each a few pixels further right; ``seconds`` is what every frame takes besides."""
+    """Frames of one photograph, each a few pixels further right."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.seconds = seconds
         self.has_cache = CausalConv3d(1, 1, 1)  # never run: for each of these the host provides a cache
-        picture = (
-            Image.open(REPO / "demo" / "images" / "start.jpg").convert("RGB").resize(_SIZE, Image.Resampling.BICUBIC)
-        )
-        self._picture = torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0) / 127.5 - 1
+        # A little off the photograph's own 8-bit codes, as a decoder's values are.
+        self._picture = (photograph() / 127.5 - 1).mul(0.97).to(dtype)
 
     def forward(self, x: torch.Tensor, feat_cache: list | None, feat_idx: list[int]) -> list[torch.Tensor]:
         """Return the chunk's frames as the Wan decoder does: the first alone, then two at a time."""
@@ -38,14 +43,5 @@ class PannedPhotograph(torch.nn.Module):
         end = first + (1 if first == 0 else 4 * x.shape[2])
         if feat_cache is not None:
             feat_cache[0] = end
-        time.sleep(self.seconds * (end - first))
-        height, width = 8 * x.shape[3], 8 * x.shape[4]
-        frames = [self._picture[None, :, None, :height, _STEP * i : _STEP * i + width] for i in range(first, end)]
-        # A little off the photograph's own 8-bit codes, as a decoder's values are.
-        return [torch.cat(frames[i : i + 2], 2).mul(0.97).to(x.dtype) for i in range(0, len(frames), 2)]
-
-
-def with_photograph(vae: Any, seconds: float = 0.0) -> Any:
-    """Put the photograph in the place of the VAE's decoder."""
-    vae.first_stage_model.decoder = PannedPhotograph(seconds)
-    return vae
+        frames = [panned(self._picture, i, 8 * x.shape[3], 8 * x.shape[4]) for i in range(first, end)]
+        return [torch.stack(frames[i : i + 2], 1)[None] for i in range(0, len(frames), 2)]

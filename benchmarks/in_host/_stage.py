@@ -52,7 +52,7 @@ def report(result: dict[str, Any]) -> None:
 
 
 class PeakMemory:
-    """By how many bytes the resident memory of this process and its children rose at most."""
+    """By how many bytes the resident memory of this process rose at most."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -64,18 +64,11 @@ def peak_memory() -> Iterator[PeakMemory]:
     gc.collect()
     peak, process, done = PeakMemory(), psutil.Process(), threading.Event()
 
-    def resident() -> int:
-        total = process.memory_info().rss
-        for child in process.children():
-            with contextlib.suppress(psutil.Error):
-                total += child.memory_info().rss
-        return int(total)
-
-    baseline = resident()
+    baseline = process.memory_info().rss
 
     def watch() -> None:
         while not done.is_set():
-            peak.bytes = max(peak.bytes, resident() - baseline)
+            peak.bytes = max(peak.bytes, process.memory_info().rss - baseline)
             time.sleep(_SAMPLE_S)
 
     watcher = threading.Thread(target=watch)

@@ -1,4 +1,4 @@
-"""Seconds, peak memory and likeness from a latent to an MP4, by core's decode and VideoHelperSuite's method or by ours."""
+"""Seconds, peak memory and likeness from a latent to an MP4, by core's decode and VideoHelperSuite's method or ours."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from ...nodes.video_combine import write_clip
 from ...video.encoder import Mp4Writer
 from ...video.wan_vae import clips
 from . import _videohelper
-from ._photograph import with_photograph
+from ._photograph import PannedPhotograph
 
 _RATE = 16
 
 
 def main(node: str, width: int, height: int, frames: int, crf: int, preset: str, judge: bool) -> None:
     """Measure one run, after one of a small video."""
-    vae = with_photograph(new_vae(4, torch.bfloat16))
+    vae = new_vae(4, torch.bfloat16)
+    vae.first_stage_model.decoder = PannedPhotograph(torch.bfloat16)
 
     def run(width: int, height: int, frames: int, path: Path) -> dict[str, float]:
         latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
