@@ -3,8 +3,8 @@
 VideoHelperSuite's method is written afresh (raw RGB frames through a pipe to ffmpeg, that of the imageio-ffmpeg
 package). The decoder is a stand-in that takes next to no time, as on a GPU, where the processor is free. Memory is that
 of ComfyUI's process, in which this pack has its encoder too; the other's peak has passed when its ffmpeg starts.
-``size_ratio_same_psnr`` compares sizes at the PSNR that both reach: the stock file's size is taken between crf 19 and 18
-or 20, where its PSNR would be ours.
+``size_ratio_same_psnr`` compares sizes at the PSNR that both reach: the stock file's size is taken between crf 19 and
+18 or 20, where its PSNR would be ours.
 """
 
 from __future__ import annotations
