@@ -97,11 +97,15 @@ def identity(vae: Any) -> str:
     """Return a SHA-256 of what makes a known VAE's results: weights, patches of them, dtypes, device."""
     patches = vae.patcher.patches_uuid if vae.patcher.patches else None
     facts = (patches, vae.vae_dtype, vae.vae_output_dtype(), str(vae.device), str(vae.output_device))
-    weights = sorted(vae.first_stage_model.state_dict().items())
+    # While patches are in the weights, the host keeps the weights without them aside.
+    plain = vae.patcher.backup
+    weights = {
+        name: plain[name].weight if name in plain else weight
+        for name, weight in vae.first_stage_model.state_dict().items()
+    }
     with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        digests = list(pool.map(lambda item: _digest(item[1]), weights))
-    names = [name for name, _ in weights]
-    return hashlib.sha256(repr((facts, names, digests)).encode()).hexdigest()
+        digests = list(pool.map(_digest, weights.values()))
+    return hashlib.sha256(repr((facts, list(weights), digests)).encode()).hexdigest()
 
 
 def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool:
@@ -111,12 +115,7 @@ def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool
     if key not in results:
         try:
             results[key] = check(model)
-        except (
-            AttributeError,
-            TypeError,
-            ValueError,
-            IndexError,
-        ) as error:  # another layout fails in any of these ways
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # so another layout fails
             logging.getLogger("wan_flf2v").warning("self-check of %s: %s: %s", what, type(error).__name__, error)
             results[key] = False
     return results[key]

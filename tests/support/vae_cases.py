@@ -245,10 +245,9 @@ def cache_cases():
     vae = new_vae()
 
     def chunks(name, vae, video, how="cached"):
-        before = core_encode(vae, video)[0]
-        with counted() as calls:
+        with counted() as calls:  # first, while the host has not yet put patches into the weights
             latent = wan_vae.encode_first_last(vae, video, how)
-        assert torch.equal(latent, before), name
+        assert torch.equal(latent, core_encode(vae, video)[0]), name
         latent.zero_()  # what is kept must not change with it
         return name, len(calls)
 
@@ -283,7 +282,10 @@ def cache_cases():
 
 
 CASES = {
-    "encode": lambda: encode_cases((17, 81), ("fp32",), ENDS),
+    "encode": lambda: [
+        *encode_cases((17,), ("fp32",), ENDS),
+        *encode_cases((81, 141), ("fp32",), ("start", "2 and 7")),
+    ],
     "encode dtypes": lambda: encode_cases((17, 33), ("bf16", "fp16"), ("start and end", "2 and 7")),
     "decode": lambda: decode_cases(range(1, 13), ("fp32",)),
     "decode dtypes": lambda: decode_cases((1, 2, 21, 36), ("bf16", "fp16")),
