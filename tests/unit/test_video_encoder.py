@@ -130,6 +130,16 @@ def test_bad_option_surfaces_as_itself_and_stops_the_source(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_error_of_the_last_frame_surfaces_on_leaving(tmp_path):
+    with (
+        pytest.raises(av.error.FFmpegError),
+        writer(tmp_path, 19, (47, 32)) as file,
+        EncoderThread(file, nothing) as encoder,
+    ):
+        encoder.put(torch.zeros(3, 32, 47, dtype=torch.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 DISK_FULL = """
 import resource, signal, sys
 from pathlib import Path
