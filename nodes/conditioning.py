@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..video import frames, geometry, wan_vae
+from ..video.ends_video import EndsVideo
 from .latent_size import SIZE_KEY
 from .notice import show_notice
 
@@ -65,6 +66,7 @@ class WanFLF2VConditioning(io.ComfyNode):
         batch_size: int,
         fit: str,
         background: str,
+        encode: str = "cached",
         start_image: torch.Tensor | None = None,
         end_image: torch.Tensor | None = None,
         start_mask: torch.Tensor | None = None,
@@ -84,8 +86,9 @@ class WanFLF2VConditioning(io.ComfyNode):
 
         start = prepare(start_image, start_mask, slice(length))
         end = prepare(end_image, end_mask, slice(-length, None))
-        image_latent, mask = wan_vae.encode_first_last(vae, start, end, size, length)
-        values = {"concat_latent_image": image_latent, "concat_mask": mask}
+        video = EndsVideo(start, end, size, length)
+        image_latent = wan_vae.encode_first_last(vae, video, encode)
+        values = {"concat_latent_image": image_latent, "concat_mask": video.mask(vae.spacial_compression_encode())}
         clip_vision = _join_clip_vision(clip_vision_start_image, clip_vision_end_image)
         if clip_vision is not None:
             values["clip_vision_output"] = clip_vision
@@ -155,6 +158,16 @@ def _settings() -> list[io.Input]:
             "background",
             default="#000000",
             tooltip="Colour behind transparent images and around padded ones, as #rrggbb.",
+        ),
+        io.Combo.Input(
+            "encode",
+            options=list(wan_vae.ENCODES),
+            default="cached",
+            optional=True,
+            advanced=True,
+            tooltip="How the images are encoded; the result is the same, bit for bit. cached encodes nothing while "
+            "images, size, length and VAE stay the same, memoised only skips the work that repeats inside the video, "
+            "host does all of it, as the stock node does.",
         ),
     ]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..video.geometry import VideoSize
 
 # A key of the LATENT dict. Core latent nodes copy unknown keys even when they resize the latent, so the size counts
@@ -11,9 +9,9 @@ from ..video.geometry import VideoSize
 SIZE_KEY = "wan_flf2v_size"
 
 
-def exact_size(latent: dict, frames: torch.Tensor) -> tuple[int, int] | None:
-    """Return (width, height) to crop [..., height, width, channels] to, or None when the latent was changed since."""
+def exact_size(latent: dict, width: int, height: int) -> tuple[int, int] | None:
+    """Return (width, height) to crop frames of this size to, or None when the latent was changed since node 67."""
     size: VideoSize | None = latent.get(SIZE_KEY)
-    if size is None or (size.generated_width, size.generated_height) != (frames.shape[-2], frames.shape[-3]):
+    if size is None or (size.generated_width, size.generated_height) != (width, height):
         return None
     return size.width, size.height

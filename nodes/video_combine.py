@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..video import frames, geometry, wan_vae
 from ..video.encoder import Mp4Writer
+from ..video.encoder_thread import EncoderThread
+from ..video.wan_vae import Clip
 from .latent_size import exact_size
 from .notice import show_notice
 
@@ -55,44 +59,40 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         images: torch.Tensor | None = None,
         width: int = 0,
         height: int = 0,
+        decode: str = "streamed",
     ) -> io.NodeOutput:
         """Get frames, crop them, write one file for each clip."""
-        clips = cls._cropped(_clips(latent, vae, images), latent, width, height)
-        metadata = cls._metadata()
-        progress = comfy.utils.ProgressBar(clips.shape[0] * clips.shape[1])
+        clips = _clips(latent, vae, images, decode)
+        size = cls._size(clips[0], latent, width, height)
+        progress = comfy.utils.ProgressBar(sum(clip.frames for clip in clips))
         saved, videos = [], []
         for clip in clips:
-            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-                filename_prefix, folder_paths.get_output_directory(), clip.shape[2], clip.shape[1]
-            )
-            path = Path(folder) / f"{name}_{counter:05}_.mp4"
-            with Mp4Writer(path, clip.shape[2], clip.shape[1], frame_rate, crf, metadata) as writer:
-                for frame in clip:
-                    comfy.model_management.throw_exception_if_processing_interrupted()
-                    writer.write(frame)
-                    progress.update(1)
+            path, subfolder = _new_path(filename_prefix, *size)
+            new_writer = partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata())
+            write = partial(write_clip, new_writer, progress, progress.current)
+            if not wan_vae.fits_in_memory(write, clip):
+                write(clip.tiled())
             saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
             videos.append(InputImpl.VideoFromFile(str(path)))
         return io.NodeOutput(videos, ui=ui.PreviewVideo(saved))
 
     @classmethod
-    def _cropped(cls, clips: torch.Tensor, latent: dict | None, width: int, height: int) -> torch.Tensor:
-        """Crop to the exact size the latent carries, or to the one given for images, and always to even sides."""
-        have_height, have_width = clips.shape[2:4]
+    def _size(cls, clip: Clip, latent: dict | None, width: int, height: int) -> tuple[int, int]:
+        """Return the exact width and height that the latent carries, or those given for images, made even."""
         if latent is not None:
-            want_width, want_height = exact_size(latent, clips) or (have_width, have_height)
+            width, height = exact_size(latent, clip.width, clip.height) or (clip.width, clip.height)
         else:
-            want_width, want_height = width or have_width, height or have_height
-        if want_width > have_width or want_height > have_height:
+            width, height = width or clip.width, height or clip.height
+        if width > clip.width or height > clip.height:
             raise ValueError(
-                f"width x height is {want_width}x{want_height}, but the images have {have_width}x{have_height} pixels "
+                f"width x height is {width}x{height}, but the images have {clip.width}x{clip.height} pixels "
                 "and can only be cropped. Use a smaller size, or 0 to keep theirs."
             )
-        even_width, even_height = want_width - want_width % 2, want_height - want_height % 2
-        if (even_width, even_height) != (want_width, want_height):
-            text = f"{want_width}x{want_height} cropped to {even_width}x{even_height}: H.264 needs even sizes."
+        even_width, even_height = width - width % 2, height - height % 2
+        if (even_width, even_height) != (width, height):
+            text = f"{width}x{height} cropped to {even_width}x{even_height}: H.264 needs even sizes."
             show_notice(cls.hidden.unique_id, text, warning=True)
-        return frames.crop_to_exact(clips, even_width, even_height)
+        return even_width, even_height
 
     @classmethod
     def _metadata(cls) -> dict[str, Any]:
@@ -103,18 +103,41 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         return {**(cls.hidden.extra_pnginfo or {}), **prompt}
 
 
-def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None) -> torch.Tensor:
-    """Return [clips, frames, height, width, 3] from whichever input is connected."""
+def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None, decode: str) -> list[Clip]:
+    """Return the clips of whichever input is connected."""
     if (latent is None) == (images is None):
         given = "neither is" if latent is None else "both are"
         raise ValueError(f"latent and images: {given} connected. Connect one: a latent with its vae, or images.")
     if images is not None:
         if images.shape[-1] not in (3, 4):
             raise ValueError(f"images has {images.shape[-1]} channel(s), but must be RGB or RGBA. Convert it first.")
-        return images.unsqueeze(0)[..., :3]
+        return [wan_vae.clip_of_images(images)]
     if vae is None:
         raise ValueError("vae is not connected, but a latent needs it to become frames. Connect the Load VAE node.")
-    return wan_vae.decode_clips(vae, latent["samples"])
+    return wan_vae.clips(vae, latent["samples"], decode)
+
+
+def _new_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
+    """Return a path in the output folder that no file has yet, and the subfolder it is in."""
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height
+    )
+    return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
+
+
+def write_clip(new_writer: Callable[[], Mp4Writer], progress: comfy.utils.ProgressBar, done: int, clip: Clip) -> None:
+    """Encode each frame in a thread while the next ones are decoded here; ``done`` frames of others came before."""
+    writer = new_writer()
+
+    def tick() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress.update_absolute(done + writer.frames_written)
+
+    with writer, EncoderThread(writer, tick) as encoder:
+        for part in clip.parts:
+            for frame in frames.crop_to_exact(part.movedim(1, -1), writer.width, writer.height).movedim(-1, 1).cpu():
+                encoder.put(frame)
+    tick()
 
 
 def _sockets() -> list[io.Input]:
@@ -168,5 +191,14 @@ def _settings() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="For images only: crop to this height around the centre. 0 keeps it.",
+        ),
+        io.Combo.Input(
+            "decode",
+            options=list(wan_vae.DECODES),
+            default="streamed",
+            optional=True,
+            advanced=True,
+            tooltip="For a latent: streamed decodes a few frames at a time while earlier ones are encoded, whole "
+            "decodes all of them first, as VAE Decode does. The file is the same.",
         ),
     ]

@@ -19,6 +19,7 @@ NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [py
 PACKS = {
     **DEMO_PACKS,
     "wan-flf2v-measure": REPO / "benchmarks" / "pack",
+    "wan-flf2v-encode-counter": REPO / "benchmarks" / "encode_counter",
     "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
 }
 

@@ -238,25 +238,60 @@ def test_larger_than_the_images_is_refused(comfy_server):
     ) in str(error.value)
 
 
-def test_cancelled_while_writing_leaves_no_file(comfy_server):
-    frames = torch.rand(1, 32, 32, 3).expand(3000, -1, -1, -1)
-    graph = images_graph(comfy_server, frames, n73_filename_prefix="cancelled/clip")
+def cancelled_graph(host, graph, step):
+    """Cancel the run once node 73 has counted to ``step``; returns how many frames it counted in all."""
 
     async def go():
-        async with ComfyClient(comfy_server.url) as client:
-            writing = asyncio.Event()
+        async with ComfyClient(host.url) as client:
+            reached, steps = asyncio.Event(), []
 
             def on_progress(progress):
-                if progress.node_id == "73" and progress.step > 10:
-                    writing.set()
+                if progress.node_id == "73":
+                    steps.append(progress.step)
+                    if progress.step >= step:
+                        reached.set()
 
             run = asyncio.create_task(run_graph(client, graph, on_progress=on_progress))
-            await asyncio.wait_for(writing.wait(), 60)
+            await asyncio.wait_for(reached.wait(), 60)
             run.cancel()
             await asyncio.wait([run])
             assert run.cancelled()
             while (await client.queue()).running:
                 await asyncio.sleep(0.05)
+            return steps[-1]
 
-    asyncio.run(go())
+    return asyncio.run(go())
+
+
+def test_cancelled_while_writing_leaves_no_file(comfy_server):
+    frames = torch.rand(1, 32, 32, 3).expand(3000, -1, -1, -1)
+    cancelled_graph(comfy_server, images_graph(comfy_server, frames, n73_filename_prefix="cancelled/clip"), 11)
     assert list((comfy_server.base_dir / "output" / "cancelled").iterdir()) == []
+
+
+def latent_graph(latent_frames=6, width=64, height=48, **inputs):
+    """Return a graph that decodes seeded noise."""
+    graph = only(demo_graph(), "39", "73")
+    size = {"seed": 3, "frames": latent_frames, "width": width // 8, "height": height // 8}
+    graph["57"] = {"class_type": "WanFLF2VTestRandomLatent", "inputs": size}
+    return set_inputs(graph, **inputs)
+
+
+@pytest.mark.parametrize("latent_frames", [1, 2, 5])
+def test_streamed_and_whole_write_the_same_video(comfy_server, latent_frames):
+    decoded = []
+    for decode in ("streamed", "whole"):
+        graph = latent_graph(latent_frames, n73_decode=decode, n73_crf=0)
+        (file,) = comfy_server.run(graph).files
+        frames, _ = read_planes(comfy_server.path(file))
+        assert len(frames) == 4 * latent_frames - 3
+        decoded.append(frames)
+    for streamed, whole in zip(*decoded, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(streamed, whole, strict=True))
+    assert "ComfyUI's own decode is used" not in comfy_server.log_text()
+
+
+def test_cancelled_while_decoding_stops_there_and_leaves_no_file(comfy_server):
+    graph = latent_graph(120, 128, 128, n73_filename_prefix="cancelled_decode/clip")
+    assert cancelled_graph(comfy_server, graph, 9) < 400
+    assert list((comfy_server.base_dir / "output" / "cancelled_decode").iterdir()) == []

@@ -93,6 +93,19 @@ class RandomImages:
         return (torch.rand(frames, height, width, channels, generator=generator),)
 
 
+class RandomLatent:
+    """A seeded latent of a Wan VAE."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {key: ("INT", {}) for key in ("seed", "frames", "width", "height")}}
+    )
+    RETURN_TYPES, FUNCTION, CATEGORY = ("LATENT",), "make", "test"
+
+    def make(self, seed, frames, width, height):
+        generator = torch.Generator().manual_seed(seed)
+        return ({"samples": torch.randn(1, 16, frames, height, width, generator=generator)},)
+
+
 class LoadTensorImage:
     """An IMAGE from a safetensors file in the input folder, to the last bit."""
 
@@ -105,5 +118,5 @@ class LoadTensorImage:
         return (safetensors.torch.load_file(path)["image"],)
 
 
-NODES = (DumpConditioning, DumpLatent, DumpModel, FakeClipVision, LoadTensorImage, RandomImages)
+NODES = (DumpConditioning, DumpLatent, DumpModel, FakeClipVision, LoadTensorImage, RandomImages, RandomLatent)
 NODE_CLASS_MAPPINGS = {f"WanFLF2VTest{cls.__name__}": cls for cls in NODES}

@@ -1,0 +1,24 @@
+"""Peak memory of the first/last-frame conditioning at 1280x720, 81 frames: the stock node against this pack's.
+
+A Wan VAE of width 1, so that what is measured is the video that is built and not the encoder's own work, which is on
+the GPU where there is one. Each run has a process of its own.
+"""
+
+from __future__ import annotations
+
+from ._figures import Figures, Options
+from ._in_host import EXACT_MEMORY, measure, ratio
+
+_ROUNDS = 3
+_VIDEO = {"dim": 1, "width": 1280, "height": 720, "frames": 81}
+
+
+def run(options: Options) -> Figures:
+    """Run the rounds, 3 pairs if not said otherwise."""
+    pairs = []
+    for _ in range(options.rounds or _ROUNDS):
+        stock, ours = (
+            measure(options, "conditioning", EXACT_MEMORY, node=node, **_VIDEO)["peak"] for node in ("stock", "ours")
+        )
+        pairs.append((stock, ours))
+    return {"peak_ratio": ratio(pairs, 10.0)}

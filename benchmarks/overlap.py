@@ -1,0 +1,23 @@
+"""How much of a decode is hidden behind the encode of a 1280x720 video when both take as long: 2 would be all of it.
+
+x264 begins a frame only when it has seen those after it, 10 of them with preset veryfast and 40 with medium
+(rc-lookahead), and what it still holds at the end nothing can hide: half of 81 frames with medium.
+The decode is a stand-in that waits without using the processor, as for a GPU, for as long as the encode alone took.
+"""
+
+from __future__ import annotations
+
+from ._figures import Figures, Options
+from ._in_host import measure, ratio
+
+_ROUNDS = 5
+
+
+def run(options: Options) -> Figures:
+    """Run the rounds, 5 pairs for each preset if not said otherwise."""
+    rounds = options.rounds or _ROUNDS
+    pairs = {
+        preset: measure(options, "overlap", width=1280, height=720, frames=81, preset=preset, rounds=rounds)["pairs"]
+        for preset in ("veryfast", "medium")
+    }
+    return {"ratio": ratio(pairs["veryfast"], 1.5), "ratio_medium": ratio(pairs["medium"], None)}

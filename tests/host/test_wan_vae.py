@@ -1,0 +1,104 @@
+"""The Wan VAE's encode and decode inside a real host's Python: equal to the host's own, and what work they save.
+
+``WAN_FLF2V_TEST_SWEEP=1`` adds the whole list of lengths, dtypes and ends (a few minutes a host).
+"""
+
+import json
+import os
+import subprocess
+
+import pytest
+from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.bootstrap.server import comfy_env
+
+ENDS = ("start and end", "start", "end", "5 start", "5 end", "2 and 7")
+GROUPS = ("encode", "encode dtypes", "decode", "decode dtypes", "work", "host", "memory", "cache")
+
+
+def run_cases(comfy_install, folder, groups):
+    results = folder / "results.json"
+    script = REPO / "tests" / "support" / "vae_cases.py"
+    command = [comfy_install["python"], str(script), comfy_install["path"], str(results), *groups]
+    env = comfy_env({"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, cwd=comfy_install["path"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(results.read_text())
+
+
+@pytest.fixture(scope="module")
+def cases(comfy_install, tmp_path_factory):
+    return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), GROUPS)
+
+
+@pytest.mark.parametrize("group", ["encode", "encode dtypes", "decode", "decode dtypes"])
+def test_bit_equal_to_the_host(cases, group):
+    warnings = cases[group].pop("warnings")
+    assert cases[group]
+    assert all(cases[group].values()), cases[group]
+    assert warnings == []  # nothing was left to the host
+
+
+if os.environ.get("WAN_FLF2V_TEST_SWEEP"):
+
+    def test_whole_list_is_bit_equal_to_the_host(comfy_install, tmp_path):
+        results = run_cases(comfy_install, tmp_path, ("encode all", "decode all"))
+        assert results["encode all"].pop("warnings") == results["decode all"].pop("warnings") == []
+        expected = {f"{n} {d} {e}" for n in (17, 33, 81, 141) for d in ("fp32", "bf16") for e in ENDS}
+        assert results["encode all"] == dict.fromkeys(expected, True)
+        assert results["decode all"] == {f"{n} {d}": True for n in range(1, 37) for d in ("fp32", "bf16")}
+
+
+def test_layers_compute_only_what_is_new(cases):
+    """Chunks computed, of chunks: the first convolution, then each layer of 96, 192 and 384 channels and the rest."""
+    early = [4, 6, 8, 8, 10, 12, 14]
+    computed, calls = zip(*cases["work"]["81"], strict=True)
+    assert list(calls) == [41] * 7 + [21] * 3 + [11] * 6
+    assert list(computed) == [*early, 10, 12, 14, 10, *[11] * 5]
+    computed, calls = zip(*cases["work"]["141"], strict=True)
+    assert list(calls) == [71] * 7 + [36] * 3 + [19] * 6
+    assert list(computed) == [*early, 10, 12, 14, 10, 12, 14, 14, 16, 17]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("another VAE class", "it is not the VAE object of ComfyUI"),
+        ("another model class", "its class is OtherWan, not WanVAE"),
+        ("replaced on the object", "it is not the VAE object of ComfyUI"),
+        ("replaced in the class", "WanVAE.encode was replaced by another pack"),
+        ("hooked", "its code is patched"),
+        ("patched weights", "its weights are patched"),
+    ],
+)
+def test_any_other_vae_is_left_to_the_host_and_the_log_says_why(cases, case, reason):
+    same, same_bytes, encode_log, decode_log = cases["host"][case]
+    assert same
+    assert same_bytes
+    assert encode_log == [f"ComfyUI's own encode is used for this VAE: {reason}"]
+    assert decode_log == [f"ComfyUI's own decode is used for this VAE: {reason}"]
+
+
+def test_self_check_finds_a_layer_that_behaves_otherwise(cases):
+    same, same_bytes, encode_log, decode_log = cases["host"]["a layer that counts"]
+    assert same
+    assert same_bytes
+    assert encode_log == ["ComfyUI's own encode is used for this VAE: its self-check failed"]
+    assert decode_log == []  # the decoder is as it was
+
+
+def test_out_of_memory_means_the_tiles_of_the_host(cases):
+    assert cases["memory"]["encode"] == [True, ["out of memory: encoding in tiles of 256 pixels"]]
+    assert cases["memory"]["decode"] == [False, True, ["out of memory: decoding in tiles of 256 pixels"]]
+    assert cases["memory"]["a tiled latent is not kept"]
+
+
+def test_only_equal_content_and_vae_encode_nothing(cases):
+    known = {
+        "again", "same file loaded anew", "other image again", "back to the first image", "patched, again",
+        "before a weight is changed in place",
+    }  # fmt: skip
+    chunks = cases["cache"]
+    assert {case for case, computed in chunks.items() if computed == 0} == known
+    assert chunks.pop("kept") == 12  # one for each of the others, but for the two with the cache off
+    assert chunks["first"] == chunks["again, off"] == 4
+    assert chunks["again, host"] == 9

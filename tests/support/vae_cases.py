@@ -1,0 +1,307 @@
+"""Cases for the Wan VAE that run inside a ComfyUI's own Python: ``python vae_cases.py COMFYUI RESULTS GROUP...``.
+
+Real modules with seeded random weights, biases too: with none, grey would stay exactly zero in every layer. Each case's
+result goes into the JSON file RESULTS; what it must be is in tests/host/test_wan_vae.py.
+"""
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import logging
+import sys
+from pathlib import Path
+
+COMFYUI, RESULTS, *GROUPS = sys.argv[1:]
+sys.path.insert(0, COMFYUI)
+sys.argv = [sys.argv[0], "--cpu"]
+import comfy.options  # noqa: E402 - found in the ComfyUI under test
+
+comfy.options.enable_args_parsing()
+
+import comfy.ldm.wan.vae  # noqa: E402
+import comfy.model_management  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy_extras.nodes_wan  # noqa: E402
+import torch  # noqa: E402
+
+REPO = Path(__file__).resolve().parents[2]
+_spec = importlib.util.spec_from_file_location(
+    "wan_flf2v", REPO / "__init__.py", submodule_search_locations=[str(REPO)]
+)
+sys.modules["wan_flf2v"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sys.modules["wan_flf2v"])
+
+from wan_flf2v.demo.make_models import TINY_VAE, random_weights  # noqa: E402
+from wan_flf2v.video import conditioning_cache, wan_vae, wan_vae_layout  # noqa: E402
+from wan_flf2v.video.chunks import chunk_bounds, chunk_count  # noqa: E402
+from wan_flf2v.video.encoder import to_planar_bytes  # noqa: E402
+from wan_flf2v.video.ends_video import EndsVideo  # noqa: E402
+from wan_flf2v.video.geometry import video_size  # noqa: E402
+from wan_flf2v.video.memo import MemoisedEncoder  # noqa: E402
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ENDS = {"start and end": (1, 1), "start": (1, 0), "end": (0, 1), "5 start": (5, 0), "5 end": (0, 5), "2 and 7": (2, 7)}
+WanVAE, CausalConv3d = comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae.CausalConv3d
+
+
+def noise(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(dim, seed=1):
+    state_dict = random_weights(WanVAE(**{**TINY_VAE, "dim": dim}).state_dict(), seed)
+    return {key: noise(*v.shape, seed=i) * 0.2 if v.ndim == 1 and key.endswith("bias") else v
+            for i, (key, v) in enumerate(state_dict.items())}  # fmt: skip
+
+
+def new_vae(dim=8, dtype="fp32", seed=1):
+    return comfy.sd.VAE(sd=weights(dim, seed), dtype=DTYPES[dtype])
+
+
+def ends_video(length, first=1, last=1, width=32, height=16, seed=0):
+    size = video_size(width, height)
+    start = noise(first, height, width, 3, seed=seed) if first else None
+    end = noise(last, height, width, 3, seed=seed + 100) if last else None
+    return EndsVideo(start, end, size, length)
+
+
+def core_encode(vae, video):
+    """What the host's own node puts into the conditioning: the latent and the mask."""
+    _, _, length, height, width = video.shape
+    node = comfy_extras.nodes_wan.WanFirstLastFrameToVideo
+    inputs = {"start_image": video.start, "end_image": video.end}
+    (positive, *_) = node.execute([[None, {}]], [], vae, width, height, length, 1, **inputs).result
+    return positive[0][1]["concat_latent_image"], positive[0][1]["concat_mask"]
+
+
+def same_as_core(vae, video, how="memoised"):
+    latent, mask = core_encode(vae, video)
+    ours = wan_vae.encode_first_last(vae, video, how)
+    same = torch.equal(ours, latent) and ours.dtype == latent.dtype and bool(torch.isfinite(latent).all())
+    return same and torch.equal(video.mask(8), mask)
+
+
+class Log(logging.Handler):
+    """The warnings of the pack, as the user reads them."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+        logging.getLogger("wan_flf2v").addHandler(self)
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def take(self):
+        lines, self.lines = self.lines, []
+        return lines
+
+
+LOG = Log()
+
+
+@contextlib.contextmanager
+def counted():
+    """Yield a list that grows by one for each chunk that the encoder's first convolution computes."""
+    calls, forward = [], CausalConv3d.forward
+
+    def counting(self, x, *args, **options):
+        if self.in_channels == 3 and x.shape[-1] != wan_vae_layout.CHECK_PIXELS:
+            calls.append(tuple(x.shape))
+        return forward(self, x, *args, **options)
+
+    CausalConv3d.forward = counting
+    try:
+        yield calls
+    finally:
+        CausalConv3d.forward = forward
+
+
+@contextlib.contextmanager
+def out_of_memory_above(width, part):
+    """Let the host's encoder or decoder fail as a full GPU does, for anything wider than this."""
+    modules = comfy.ldm.wan.vae
+    forward = CausalConv3d.forward
+
+    def failing(self, x, *args, **options):
+        first = self.in_channels == 3 if part == "encode" else self.out_channels == 3
+        if first and x.shape[-1] > width:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(self, x, *args, **options)
+
+    modules.CausalConv3d.forward = failing
+    try:
+        yield
+    finally:
+        modules.CausalConv3d.forward = forward
+
+
+def encode_cases(lengths, dtypes, ends, dim=8):
+    for dtype in dtypes:
+        vae = new_vae(dim, dtype)
+        for length, end in itertools.product(lengths, ends):
+            first, last = ENDS[end]
+            yield f"{length} {dtype} {end}", same_as_core(vae, ends_video(length, first, last))
+    yield "warnings", LOG.take()
+
+
+def decode_cases(counts, dtypes, dim=8):
+    for dtype in dtypes:
+        vae = new_vae(dim, dtype)
+        for count in counts:
+            samples = noise(1, 16, count, 2, 3) * 2 - 1
+            whole = to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))
+            (clip,) = wan_vae.clips(vae, samples)
+            parts = list(clip.parts)
+            right = torch.equal(torch.cat(parts), whole) and max(map(len, parts)) <= 2
+            sizes = (clip.frames, clip.height, clip.width) == (whole.shape[0], *whole.shape[2:])
+            yield f"{count} {dtype}", right and sizes and len(whole.unique()) > 50
+    yield "warnings", LOG.take()
+
+
+def work_cases():
+    """How many chunks each layer computes, of how many it is called for."""
+    vae = new_vae()
+    for length in (81, 141):
+        video = ends_video(length).whole().movedim(-1, 1).movedim(1, 0).unsqueeze(0) * 2 - 1
+        encoder = MemoisedEncoder(vae.first_stage_model)
+        encoder.encode(lambda i: video[:, :, slice(*chunk_bounds(i))], chunk_count(length))  # noqa: B023
+        yield str(length), [(layer.computed, layer.calls) for layer in encoder.layers]
+
+
+def host_cases():
+    """VAEs that are left to the host: the result is the host's and one line says why."""
+
+    def left_to_host(name, vae):
+        LOG.take()
+        same = same_as_core(vae, ends_video(17))
+        encode_log = LOG.take()
+        samples = noise(1, 16, 3, 2, 3)
+        clip = wan_vae.clips(vae, samples)[0]
+        same_bytes = torch.equal(torch.cat(list(clip.parts)), to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1)))
+        return name, [same, same_bytes, encode_log, LOG.take()]
+
+    class CountsChunks(torch.nn.ZeroPad2d):
+        """Treats every chunk of a video otherwise and shows it in no cache, so only the self-check can tell."""
+
+        def forward(self, x):
+            self.chunk = 1 if x.shape[0] == 1 else self.chunk + 1
+            return super().forward(x) * self.chunk
+
+    class OtherVae(comfy.sd.VAE):
+        pass
+
+    class OtherWan(WanVAE):
+        pass
+
+    yield left_to_host("as it is", new_vae())
+    yield left_to_host("another VAE class", OtherVae(sd=weights(8), dtype=torch.float32))
+    vae = new_vae()
+    vae.first_stage_model.__class__ = OtherWan
+    yield left_to_host("another model class", vae)
+    vae = new_vae()
+    vae.encode, vae.decode = vae.encode, vae.decode
+    yield left_to_host("replaced on the object", vae)
+    vae = new_vae()
+    vae.first_stage_model.encoder.middle[1].register_forward_hook(lambda module, args, output: output * 1.5)
+    yield left_to_host("hooked", vae)
+    vae = new_vae()
+    key = "encoder.conv1.weight"
+    vae.patcher.add_patches({key: ("diff", (noise(*vae.first_stage_model.state_dict()[key].shape),))})
+    yield left_to_host("patched weights", vae)
+    vae = new_vae()
+    vae.first_stage_model.encoder.downsamples[2].resample[0] = CountsChunks((0, 1, 0, 1))
+    yield left_to_host("a layer that counts", vae)
+    original = WanVAE.encode
+    WanVAE.encode = lambda self, x: original(self, x)
+    yield left_to_host("replaced in the class", new_vae())
+    WanVAE.encode = original
+
+
+def memory_cases():
+    """Out of memory: the tiles of the host, bit for bit, and one line."""
+    vae = new_vae()
+    video = ends_video(9, width=288, height=16)
+    with out_of_memory_above(256, "encode"), counted() as shapes:
+        yield "encode", [torch.equal(wan_vae.encode_first_last(vae, video), vae.encode(video.whole())), LOG.take()]
+        tiles = [shape for shape in shapes if shape[2] == 1]
+        shapes.clear()
+        wan_vae.encode_first_last(vae, video)
+        yield "a tiled latent is not kept", len([shape for shape in shapes if shape[2] == 1]) == len(tiles) // 2 > 1
+        LOG.take()
+    samples = noise(1, 16, 5, 2, 36)
+    with out_of_memory_above(256, "decode"):
+        (clip,) = wan_vae.clips(vae, samples)
+        got = []
+        fits = wan_vae.fits_in_memory(lambda clip: got.extend(clip.parts), clip)
+        tiled = torch.cat(list(clip.tiled().parts))
+        yield "decode", [fits, torch.equal(tiled, to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))), LOG.take()]
+
+
+def cache_cases():
+    """Which changes encode again, in chunks computed by the first convolution (0: nothing was encoded)."""
+    cache = conditioning_cache.CACHE
+    vae = new_vae()
+
+    def chunks(name, vae, video, how="cached"):
+        with counted() as calls:  # first, while the host has not yet put patches into the weights
+            latent = wan_vae.encode_first_last(vae, video, how)
+        assert torch.equal(latent, core_encode(vae, video)[0]), name
+        latent.zero_()  # what is kept must not change with it
+        return name, len(calls)
+
+    yield chunks("first", vae, ends_video(17))
+    yield chunks("again", vae, ends_video(17))
+    yield chunks("again, off", vae, ends_video(17), "memoised")
+    yield chunks("again, host", vae, ends_video(17), "host")
+    yield chunks("same file loaded anew", new_vae(), ends_video(17))
+    yield chunks("other image", vae, ends_video(17, seed=1))
+    yield chunks("other image again", vae, ends_video(17, seed=1))
+    yield chunks("back to the first image", vae, ends_video(17))
+    yield chunks("start only", vae, ends_video(17, last=0))
+    yield chunks("end only", vae, ends_video(17, first=0))
+    swapped = ends_video(17)
+    yield chunks("images swapped", vae, EndsVideo(swapped.end, swapped.start, swapped.size, 17))
+    yield chunks("other length", vae, ends_video(21))
+    yield chunks("other size", vae, ends_video(17, width=16, height=32))
+    yield chunks("other weights", new_vae(seed=2), ends_video(17))
+    yield chunks("other dtype", new_vae(dtype="bf16"), ends_video(17))
+    key = "encoder.conv1.weight"
+    patched, strength = new_vae(), noise(*vae.first_stage_model.state_dict()[key].shape)
+    patched.patcher.add_patches({key: ("diff", (strength,))})
+    yield chunks("patched", patched, ends_video(17))
+    yield chunks("patched, again", patched, ends_video(17))
+    patched.patcher.add_patches({key: ("diff", (strength * 0.5,))})
+    yield chunks("patched otherwise", patched, ends_video(17))
+    changed = new_vae()
+    yield chunks("before a weight is changed in place", changed, ends_video(17))
+    changed.first_stage_model.encoder.middle[0].residual[2].weight.data[0, 0, 0, 0, 0] += 0.5
+    yield chunks("after a weight was changed in place", changed, ends_video(17))
+    yield "kept", len(cache._latents)
+
+
+CASES = {
+    "encode": lambda: [
+        *encode_cases((17,), ("fp32",), ENDS),
+        *encode_cases((81, 141), ("fp32",), ("start", "2 and 7")),
+    ],
+    "encode dtypes": lambda: encode_cases((17, 33), ("bf16", "fp16"), ("start and end", "2 and 7")),
+    "decode": lambda: decode_cases(range(1, 13), ("fp32",)),
+    "decode dtypes": lambda: decode_cases((1, 2, 21, 36), ("bf16", "fp16")),
+    "encode all": lambda: encode_cases((17, 33, 81, 141), ("fp32", "bf16"), ENDS, 16),
+    "decode all": lambda: decode_cases(range(1, 37), ("fp32", "bf16"), 16),
+    "work": work_cases,
+    "host": host_cases,
+    "memory": memory_cases,
+    "cache": cache_cases,
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # tiny tensors: threads only wait
+    with torch.inference_mode():
+        results = {}
+        for group in GROUPS:
+            LOG.take()
+            results[group] = dict(CASES[group]())
+    Path(RESULTS).write_text(json.dumps(results))

@@ -1,0 +1,85 @@
+"""A thread that encodes while the next frames are decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+
+import torch
+
+from .encoder import Mp4Writer
+
+# What one call of the decoder gives, two latent frames of four frames each: with fewer it would wait for the encoder
+# before it goes on, with more only memory would be taken.
+_WAITING_FRAMES = 8
+_POLL_S = 0.1
+
+
+class EncoderThread:
+    """Write frames in order in a thread of its own, at most eight of them waiting.
+
+    Use as a context manager: leaving it normally waits until all frames are written and the codec is flushed, leaving
+    it by an exception stops at once. An error of the encoder is raised by ``put`` or on leaving, as it is.
+
+    Args:
+        writer: where the frames go; nobody else may write to it meanwhile.
+        tick: called from the thread that calls ``put``, at least every tenth of a second while it waits; what it raises
+            (the host's interrupt) comes through.
+    """
+
+    def __init__(self, writer: Mp4Writer, tick: Callable[[], None]) -> None:
+        self._writer = writer
+        self._tick = tick
+        self._frames: queue.Queue[torch.Tensor | None] = queue.Queue(_WAITING_FRAMES)
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="wan-flf2v encoder", daemon=True)
+
+    def put(self, frame: torch.Tensor | None) -> None:
+        """Hand over a frame, uint8 [3, height, width] on the CPU, waiting for room; None: there are no more."""
+        while True:
+            self._raise_error()
+            self._tick()
+            try:
+                return self._frames.put(frame, timeout=_POLL_S)
+            except queue.Full:
+                continue
+
+    def __enter__(self) -> EncoderThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error_type is None:
+                self.put(None)
+                while self._thread.is_alive():
+                    self._tick()
+                    self._thread.join(_POLL_S)
+                self._raise_error()
+        finally:
+            self._stop()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _stop(self) -> None:
+        """End the thread before anybody closes the file; it finishes the frame that it has begun."""
+        self._stopped = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._frames.get_nowait()
+        self._frames.put_nowait(None)  # there is room: nobody else puts anything in
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (frame := self._frames.get()) is not None and not self._stopped:
+                self._writer.write(frame)
+            if not self._stopped:
+                self._writer.flush()
+        except BaseException as error:  # noqa: BLE001 - told in the thread that waits for it
+            self._error = error

@@ -1,0 +1,139 @@
+"""Is this VAE the one that the chunked encode and decode were written for, and which one is it?"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import comfy.ldm.wan.vae
+import comfy.sd
+import torch
+
+from .chunks import chunk_bounds, chunk_count, decode_chunks
+from .memo import MemoisedEncoder
+
+# Long enough for layers to be reused, with a held-back frame at the end; one latent pixel more than a patch of two.
+_CHECK_FRAMES, CHECK_PIXELS = 29, 24
+# What the host's ModelPatcher keeps changes in (comfy/model_patcher.py), but for those of weights.
+_CODE_PATCHES = ("object_patches", "weight_wrapper_patches", "hook_patches", "forced_hooks")
+
+_wan = comfy.ldm.wan.vae
+# The functions whose work is done here in another way, with the arguments they must have.
+_REPLACED: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (comfy.sd.VAE, "encode", ("self", "pixel_samples")),
+    (comfy.sd.VAE, "decode", ("self", "samples_in", "vae_options")),
+    (_wan.WanVAE, "encode", ("self", "x")),
+    (_wan.WanVAE, "decode", ("self", "z")),
+    (_wan.Encoder3d, "forward", ("self", "x", "feat_cache", "feat_idx", "final")),
+    (_wan.Decoder3d, "forward", ("self", "x", "feat_cache", "feat_idx")),
+)
+
+_checked: WeakKeyDictionary[torch.nn.Module, dict[tuple, bool]] = WeakKeyDictionary()
+
+
+def why_unknown(vae: Any) -> str | None:
+    """Say why ``vae`` is not a Wan 2.1 VAE whose code is the host's own, or return None when it is."""
+    if type(vae) is not comfy.sd.VAE or vars(vae).keys() & {"encode", "decode"}:
+        return "it is not the VAE object of ComfyUI"
+    model = vae.first_stage_model
+    if type(model) is not _wan.WanVAE:
+        return f"its class is {type(model).__name__}, not WanVAE"
+    for cls, name, parameters in _REPLACED:
+        function = getattr(cls, name)
+        if _file(function) != sys.modules[cls.__module__].__file__:
+            return f"{cls.__name__}.{name} was replaced by another pack"
+        if tuple(inspect.signature(function).parameters) != parameters:
+            return f"{cls.__name__}.{name} has other arguments than expected"
+    if vae.latent_dim != 3 or vae.output_channels != 3 or getattr(vae, "format_encoded", None) is not None:
+        return "its channels are not those of Wan 2.1"
+    codes = torch.tensor([0.0, 0.5, 1.0])
+    if vae.process_input(codes).tolist() != [-1, 0, 1] or vae.process_output(codes * 2 - 1).tolist() != [0, 0.5, 1]:
+        return "its value range was changed"
+    if any(getattr(vae.patcher, kind, None) for kind in _CODE_PATCHES) or any(map(_is_hooked, model.modules())):
+        return "its code is patched"
+    return None
+
+
+def why_not_chunked(vae: Any) -> str | None:
+    """Say why ``vae`` is left to the host, or return None when chunks may be tried."""
+    reason = why_unknown(vae)
+    return "its weights are patched" if reason is None and vae.patcher.patches else reason
+
+
+def encodes_alike(vae: Any) -> bool:
+    """Whether the memoised encode of a tiny video equals the host's; the VAE must be loaded. Asked once for a VAE."""
+
+    def check(model: torch.nn.Module) -> bool:
+        video = torch.zeros(1, 3, _CHECK_FRAMES, CHECK_PIXELS, CHECK_PIXELS)
+        video[:, :, (0, 1, -1)] = _noise(1, 3, 3, CHECK_PIXELS, CHECK_PIXELS)
+        video = video.to(vae.device, vae.vae_dtype)
+
+        def chunk(i: int) -> torch.Tensor:
+            first, end = chunk_bounds(i)
+            return video[:, :, first:end]
+
+        return torch.equal(MemoisedEncoder(model).encode(chunk, chunk_count(_CHECK_FRAMES)), model.encode(video))
+
+    return _once(vae, "encode", check)
+
+
+def decodes_alike(vae: Any) -> bool:
+    """Whether the chunked decode of a tiny latent equals the host's; the VAE must be loaded. Asked once for a VAE."""
+
+    def check(model: torch.nn.Module) -> bool:
+        latent = _noise(1, vae.latent_channels, 4, 3, 3).to(vae.device, vae.vae_dtype)
+        return torch.equal(torch.cat(list(decode_chunks(model, latent)), 2), model.decode(latent))
+
+    return _once(vae, "decode", check)
+
+
+def identity(vae: Any) -> str:
+    """Return a SHA-256 of what makes a known VAE's results: weights, patches of them, dtypes, device."""
+    patches = vae.patcher.patches_uuid if vae.patcher.patches else None
+    facts = (patches, vae.vae_dtype, vae.vae_output_dtype(), str(vae.device), str(vae.output_device))
+    # While patches are in the weights, the host keeps the weights without them aside.
+    plain = vae.patcher.backup
+    weights = {
+        name: plain[name].weight if name in plain else weight
+        for name, weight in vae.first_stage_model.state_dict().items()
+    }
+    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
+        digests = list(pool.map(_digest, weights.values()))
+    return hashlib.sha256(repr((facts, list(weights), digests)).encode()).hexdigest()
+
+
+def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool:
+    model = vae.first_stage_model
+    results = _checked.setdefault(model, {})
+    key = (what, vae.device, vae.vae_dtype)
+    if key not in results:
+        try:
+            results[key] = check(model)
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # so another layout fails
+            logging.getLogger("wan_flf2v").warning("self-check of %s: %s: %s", what, type(error).__name__, error)
+            results[key] = False
+    return results[key]
+
+
+def _digest(weight: torch.Tensor) -> tuple[str, torch.dtype, tuple[int, ...]]:
+    content = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(content).hexdigest(), weight.dtype, tuple(weight.shape)
+
+
+def _file(function: Any) -> str | None:
+    return getattr(getattr(function, "__code__", None), "co_filename", None)
+
+
+def _is_hooked(module: torch.nn.Module) -> bool:
+    return "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _noise(*shape: int) -> torch.Tensor:
+    """Return noise in -1...1 that leaves torch's global seed alone."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
