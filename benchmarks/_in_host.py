@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from ..bootstrap.server import comfy_env
 from ._figures import Figure, Options
 
-_ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for PyTorch
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for PyTorch; seconds of the processor are compared
 # glibc: memory is given back as soon as it is free, so that a peak is of what is in use. Costs time.
+ALL_THREADS = {"OMP_NUM_THREADS": str(os.cpu_count())}
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 

@@ -8,7 +8,7 @@ The decode is a stand-in that waits without using the processor, as for a GPU, f
 from __future__ import annotations
 
 from ._figures import Figures, Options
-from ._in_host import measure, ratio
+from ._in_host import ALL_THREADS, measure, ratio
 
 _ROUNDS = 5
 
@@ -17,7 +17,9 @@ def run(options: Options) -> Figures:
     """Run the rounds, 5 pairs for each preset if not said otherwise."""
     rounds = options.rounds or _ROUNDS
     pairs = {
-        preset: measure(options, "overlap", width=1280, height=720, frames=81, preset=preset, rounds=rounds)["pairs"]
+        preset: measure(
+            options, "overlap", ALL_THREADS, width=1280, height=720, frames=81, preset=preset, rounds=rounds
+        )["pairs"]
         for preset in ("veryfast", "medium")
     }
     return {"ratio": ratio(pairs["veryfast"], 1.5), "ratio_medium": ratio(pairs["medium"], None)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -133,11 +134,11 @@ def write_clip(new_writer: Callable[[], Mp4Writer], progress: comfy.utils.Progre
         comfy.model_management.throw_exception_if_processing_interrupted()
         progress.update_absolute(done + writer.frames_written)
 
-    with writer, EncoderThread(writer, tick) as encoder:
+    with contextlib.closing(clip.parts), writer, EncoderThread(writer, tick) as encoder:
         for part in clip.parts:
             for frame in frames.crop_to_exact(part.movedim(1, -1), writer.width, writer.height).movedim(-1, 1).cpu():
                 encoder.put(frame)
-    tick()
+    progress.update_absolute(done + writer.frames_written)
 
 
 def _sockets() -> list[io.Input]:

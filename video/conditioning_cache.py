@@ -50,7 +50,7 @@ class LatentCache:
         limit = limit_bytes()
         if latent.nbytes > limit:
             return
-        self._latents[key] = latent.clone()
+        self._latents[key] = latent.to("cpu", copy=True)  # the host's memory manager knows nothing of it
         self._latents.move_to_end(key)
         while self.size_bytes() > limit:
             self._latents.popitem(last=False)

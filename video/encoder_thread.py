@@ -63,8 +63,12 @@ class EncoderThread:
             self._stop()
 
     def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # kept no longer: with its frames it holds what they hold
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     def _stop(self) -> None:
         """End the thread before anybody closes the file; it finishes the frame that it has begun."""

@@ -65,12 +65,12 @@ def encode_first_last(vae: Any, video: EndsVideo, how: str = "cached") -> torch.
     if how == "host":
         return vae.encode(video.whole())
     key = None
-    if how == "cached" and limit_bytes() and layout.why_unknown(vae) is None:
+    if how == "cached" and limit_bytes() and layout.why_not_chunked(vae) is None:
         key = f"{video.digest()} {layout.identity(vae)}"
         latent = CACHE.get(key)
         if latent is not None:
             _log.info("images, size and VAE are those of an earlier run: its latent is used, nothing is encoded")
-            return latent
+            return latent.to(vae.output_device)
     latent, whole = _encode(vae, video)
     if key is not None and whole:
         CACHE.put(key, latent)
@@ -114,13 +114,14 @@ def fits_in_memory(write: Callable[[Clip], None], clip: Clip) -> bool:
     except Exception as error:
         if clip.tiled is None:
             raise
-        comfy.model_management.raise_non_oom(error)
+        if not comfy.model_management.is_oom(error):
+            raise
         return False
     return True
 
 
 def _encode(vae: Any, video: EndsVideo) -> tuple[torch.Tensor, bool]:
-    """Return the latent, and whether it was encoded whole; where memory is short it is put together of tiles."""
+    """Return the latent, and whether it is known to be encoded whole: where memory is short, tiles are put together."""
     reason = layout.why_not_chunked(vae)
     if reason is None:
         with _on_device(vae):
@@ -134,15 +135,16 @@ def _encode(vae: Any, video: EndsVideo) -> tuple[torch.Tensor, bool]:
                 return _tiled_encode(vae, video), False
         reason = "its self-check failed"
     _log.warning("ComfyUI's own encode is used for this VAE: %s", reason)
-    return vae.encode(video.whole()), True
+    return vae.encode(video.whole()), False
 
 
 def _untiled_encode(vae: Any, video: EndsVideo) -> torch.Tensor | None:
     """Return the latent, or None when memory ran out (returned, so that the error lets go of the tensors it holds)."""
     try:
         latent = _memoised(vae, video, comfy.utils.ProgressBar(chunk_count(video.length)))
-    except Exception as error:  # noqa: BLE001 - the host raises again what is no lack of memory
-        comfy.model_management.raise_non_oom(error)
+    except Exception as error:
+        if not comfy.model_management.is_oom(error):
+            raise
         return None
     return latent.to(vae.output_device).contiguous()
 

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.ldm.wan.vae
+import comfy.model_management
 import comfy.sd
 import torch
 
@@ -33,6 +34,8 @@ _REPLACED: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (_wan.Encoder3d, "forward", ("self", "x", "feat_cache", "feat_idx", "final")),
     (_wan.Decoder3d, "forward", ("self", "x", "feat_cache", "feat_idx")),
 )
+
+_ENCODER = ("encoder.", "conv1.")  # the weights that an encode uses
 
 _checked: WeakKeyDictionary[torch.nn.Module, dict[tuple, bool]] = WeakKeyDictionary()
 
@@ -94,14 +97,14 @@ def decodes_alike(vae: Any) -> bool:
 
 
 def identity(vae: Any) -> str:
-    """Return a SHA-256 of what makes a known VAE's results: weights, patches of them, dtypes, device."""
-    patches = vae.patcher.patches_uuid if vae.patcher.patches else None
-    facts = (patches, vae.vae_dtype, vae.vae_output_dtype(), str(vae.device), str(vae.output_device))
+    """Return a SHA-256 of what makes a known VAE's latents: the encoder's layers and weights, dtypes, device."""
+    facts = (repr(vae.first_stage_model), vae.vae_dtype, vae.vae_output_dtype(), str(vae.device))
     # While patches are in the weights, the host keeps the weights without them aside.
     plain = vae.patcher.backup
     weights = {
         name: plain[name].weight if name in plain else weight
         for name, weight in vae.first_stage_model.state_dict().items()
+        if name.startswith(_ENCODER)
     }
     with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
         digests = list(pool.map(_digest, weights.values()))
@@ -111,12 +114,14 @@ def identity(vae: Any) -> str:
 def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool:
     model = vae.first_stage_model
     results = _checked.setdefault(model, {})
-    key = (what, vae.device, vae.vae_dtype)
+    key = (what, vae.device, vae.vae_dtype, repr(model))
     if key not in results:
         try:
             results[key] = check(model)
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # so another layout fails
             logging.getLogger("wan_flf2v").warning("self-check of %s: %s: %s", what, type(error).__name__, error)
+            if comfy.model_management.is_oom(error):  # says nothing of the VAE: asked again next time
+                return False
             results[key] = False
     return results[key]
 
@@ -131,7 +136,8 @@ def _file(function: Any) -> str | None:
 
 
 def _is_hooked(module: torch.nn.Module) -> bool:
-    return "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+    replaced = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return replaced or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _noise(*shape: int) -> torch.Tensor:

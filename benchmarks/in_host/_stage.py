@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from ...demo.make_models import TINY_VAE, random_weights  # noqa: E402
 
 _SAMPLE_S = 0.002
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def new_vae(dim: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> comfy.sd.VAE:

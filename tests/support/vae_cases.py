@@ -241,7 +241,6 @@ def memory_cases():
 
 def cache_cases():
     """Which changes encode again, in chunks computed by the first convolution (0: nothing was encoded)."""
-    cache = conditioning_cache.CACHE
     vae = new_vae()
 
     def chunks(name, vae, video, how="cached"):
@@ -253,8 +252,8 @@ def cache_cases():
 
     yield chunks("first", vae, ends_video(17))
     yield chunks("again", vae, ends_video(17))
-    yield chunks("again, off", vae, ends_video(17), "memoised")
-    yield chunks("again, host", vae, ends_video(17), "host")
+    for off in ("memoised", "host"):
+        yield chunks(f"again, {off}", vae, ends_video(17), off)
     yield chunks("same file loaded anew", new_vae(), ends_video(17))
     yield chunks("other image", vae, ends_video(17, seed=1))
     yield chunks("other image again", vae, ends_video(17, seed=1))
@@ -278,7 +277,11 @@ def cache_cases():
     yield chunks("before a weight is changed in place", changed, ends_video(17))
     changed.first_stage_model.encoder.middle[0].residual[2].weight.data[0, 0, 0, 0, 0] += 0.5
     yield chunks("after a weight was changed in place", changed, ends_video(17))
-    yield "kept", len(cache._latents)
+    seamless = new_vae()
+    layer = next(layer for layer in seamless.first_stage_model.modules() if isinstance(layer, torch.nn.Conv2d))
+    layer._conv_forward = layer._conv_forward  # as packs for seamless pictures do
+    yield chunks("code of a layer patched", seamless, ends_video(17))
+    yield "kept", len(conditioning_cache.CACHE._latents)
 
 
 CASES = {
