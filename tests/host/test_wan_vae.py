@@ -3,31 +3,18 @@
 ``WAN_FLF2V_TEST_SWEEP=1`` adds the whole list of lengths, dtypes and ends (a few minutes a host).
 """
 
-import json
 import os
-import subprocess
 
 import pytest
-from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.bootstrap.server import comfy_env
+from in_host import run_cases
 
 ENDS = ("start and end", "start", "end", "5 start", "5 end", "2 and 7")
 GROUPS = ("encode", "encode dtypes", "decode", "decode dtypes", "work", "host", "memory", "cache")
 
 
-def run_cases(comfy_install, folder, groups):
-    results = folder / "results.json"
-    script = REPO / "tests" / "support" / "vae_cases.py"
-    command = [comfy_install["python"], str(script), comfy_install["path"], str(results), *groups]
-    env = comfy_env({"OMP_NUM_THREADS": "1"})
-    done = subprocess.run(command, cwd=comfy_install["path"], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(results.read_text())
-
-
 @pytest.fixture(scope="module")
 def cases(comfy_install, tmp_path_factory):
-    return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), GROUPS)
+    return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), "vae_cases", *GROUPS)
 
 
 @pytest.mark.parametrize("group", ["encode", "encode dtypes", "decode", "decode dtypes"])
@@ -41,7 +28,7 @@ def test_bit_equal_to_the_host(cases, group):
 if os.environ.get("WAN_FLF2V_TEST_SWEEP"):
 
     def test_whole_list_is_bit_equal_to_the_host(comfy_install, tmp_path):
-        results = run_cases(comfy_install, tmp_path, ("encode all", "decode all"))
+        results = run_cases(comfy_install, tmp_path, "vae_cases", "encode all", "decode all")
         assert results["encode all"].pop("warnings") == results["decode all"].pop("warnings") == []
         expected = {f"{n} {d} {e}" for n in (17, 33, 81, 141) for d in ("fp32", "bf16") for e in ENDS}
         assert results["encode all"] == dict.fromkeys(expected, True)

@@ -1,0 +1,37 @@
+"""A clip that cannot be finished, inside a real host's Python: at once, by its own error, with nothing left behind."""
+
+import sys
+
+import pytest
+from in_host import run_cases
+
+PARTS = 17  # of 33 frames: the first, and then two at a time
+
+
+@pytest.fixture(scope="module")
+def ends(comfy_install, tmp_path_factory):
+    if sys.platform == "win32":
+        pytest.skip("files of a limited size are made another way on Windows")
+    return run_cases(comfy_install, tmp_path_factory.mktemp("clips"), "clip_cases")
+
+
+def test_a_clip_is_whole(ends):
+    assert ends["whole"] == {"error": None, "asked": PARTS, "freed": True, "files": ["clip.mp4"], "frames": 33}
+
+
+def test_an_interrupt_takes_effect_within_one_part(ends):
+    assert ends["interrupt"] == {"error": "InterruptProcessingException", "asked": 3, "freed": True, "files": []}
+
+
+def test_an_error_of_the_decoder_leaves_nothing(ends):
+    assert ends["error"] == {"error": "RuntimeError", "asked": 2, "freed": True, "files": []}
+
+
+def test_out_of_memory_in_the_middle_begins_again_in_tiles(ends):
+    assert ends["out of memory"] == {"error": None, "asked": 2, "freed": True, "files": ["clip.mp4"], "frames": 33}
+
+
+def test_a_full_disk_is_its_own_error_and_stops_the_decoder(ends):
+    assert ends["disk"]["error"] not in (None, "RuntimeError")
+    assert ends["disk"]["files"] == []
+    assert ends["disk"]["freed"]

@@ -1,0 +1,99 @@
+"""Cases of writing a clip inside a ComfyUI's own Python: ``python clip_cases.py COMFYUI RESULTS GROUP...``.
+
+A run that ends early, in each way there is; what must come of it is in tests/host/test_clips.py.
+"""
+
+import gc
+import json
+import resource
+import signal
+import tempfile
+import weakref
+from functools import partial
+from pathlib import Path
+
+from vae_cases import RESULTS, new_vae, noise  # isort: skip -- first, it prepares the host
+import av
+import comfy.model_management
+import comfy.utils
+import torch
+from wan_flf2v.nodes.video_combine import write_clip
+from wan_flf2v.video import wan_vae
+from wan_flf2v.video.encoder import Mp4Writer
+
+LATENT_FRAMES, SIZE = 9, 64  # 33 frames
+
+
+class Source:
+    """The decoded parts of a clip, with something that happens before part ``at``."""
+
+    def __init__(self, clip, at=None, happens=None):
+        self.clip, self.at, self.happens, self.asked = clip, at, happens, 0
+
+    def parts(self):
+        for part in self.clip.parts:
+            if self.asked == self.at:
+                self.happens()
+            self.asked += 1
+            yield part
+
+
+def end(folder, at, happens):
+    """Write a clip in which something happens; return what came of it."""
+    (clip,) = wan_vae.clips(new_vae(), noise(1, 16, LATENT_FRAMES, SIZE // 8, SIZE // 8) * 2 - 1)
+    source = Source(clip, at, happens)
+    write = partial(write_clip, partial(Mp4Writer, folder / "clip.mp4", SIZE, SIZE, 16, 1, {}), BAR, 0)
+    error = None
+    try:
+        if not wan_vae.fits_in_memory(write, clip._replace(parts=source.parts())):
+            write(clip.tiled())
+    except BaseException as raised:  # noqa: BLE001 -- interrupts too
+        error = type(raised).__name__
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    asked, held = source.asked, weakref.ref(source)
+    gc.disable()  # what an error leaves in a cycle would hold the device's memory until it is collected
+    del source, write, clip
+    freed = held() is None
+    gc.enable()
+    return {"error": error, "asked": asked, "freed": freed, "files": [path.name for path in folder.iterdir()]}
+
+
+def out_of_memory():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def fail():
+    raise RuntimeError("the decoder failed")
+
+
+def no_more_disk():
+    """Let no file of this process grow beyond what the first frames took, as a full disk does."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+
+
+def frames(path):
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+BAR = comfy.utils.ProgressBar(1)
+RUNS = {
+    "whole": (None, None),
+    "interrupt": (2, comfy.model_management.interrupt_current_processing),
+    "error": (2, fail),
+    "out of memory": (2, out_of_memory),
+    "disk": (0, no_more_disk),
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = {}
+    for name, (at, happens) in RUNS.items():
+        with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+            results[name] = end(Path(folder), at, happens)
+            if results[name]["files"] == ["clip.mp4"]:
+                results[name]["frames"] = frames(Path(folder) / "clip.mp4")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    Path(RESULTS).write_text(json.dumps(results))
