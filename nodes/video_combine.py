@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
-from ..video import frames, geometry, wan_vae
+from ..video import geometry, wan_vae
+from ..video.clip_writer import write_clip
 from ..video.encoder import Mp4Writer
-from ..video.encoder_thread import EncoderThread
 from ..video.wan_vae import Clip
 from .latent_size import exact_size
 from .notice import show_notice
@@ -124,21 +122,6 @@ def _new_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
         prefix, folder_paths.get_output_directory(), width, height
     )
     return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
-
-
-def write_clip(new_writer: Callable[[], Mp4Writer], progress: comfy.utils.ProgressBar, done: int, clip: Clip) -> None:
-    """Encode each frame in a thread while the next ones are decoded here; ``done`` frames of others came before."""
-    writer = new_writer()
-
-    def tick() -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        progress.update_absolute(done + writer.frames_written)
-
-    with contextlib.closing(clip.parts), writer, EncoderThread(writer, tick) as encoder:
-        for part in clip.parts:
-            for frame in frames.crop_to_exact(part.movedim(1, -1), writer.width, writer.height).movedim(-1, 1).cpu():
-                encoder.put(frame)
-    progress.update_absolute(done + writer.frames_written)
 
 
 def _sockets() -> list[io.Input]:

@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from ._stage import PARAMETERS, new_vae, peak_memory, report  # isort: skip -- first, it prepares the host
 import comfy.utils
 
-from ...nodes.video_combine import write_clip
+from ...video.clip_writer import write_clip
 from ...video.encoder import Mp4Writer
 from ...video.wan_vae import clips
 from . import _videohelper

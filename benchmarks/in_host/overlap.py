@@ -13,7 +13,7 @@ import torch
 from ._stage import PARAMETERS, report  # isort: skip -- first, it prepares the host
 import comfy.utils
 
-from ...nodes.video_combine import write_clip
+from ...video.clip_writer import write_clip
 from ...video.encoder import Mp4Writer
 from ...video.wan_vae import Clip
 from ._photograph import panned, photograph

@@ -17,8 +17,8 @@ import av
 import comfy.model_management
 import comfy.utils
 import torch
-from wan_flf2v.nodes.video_combine import write_clip
 from wan_flf2v.video import wan_vae
+from wan_flf2v.video.clip_writer import write_clip
 from wan_flf2v.video.encoder import Mp4Writer
 
 LATENT_FRAMES, SIZE = 9, 64  # 33 frames

@@ -29,6 +29,7 @@ MAY_IMPORT_HOST = (
     "hosted/mount.py",
     "nodes/",
     "sampling/",
+    "video/clip_writer.py",
     "video/frames.py",
     "video/wan_vae.py",
     "video/wan_vae_layout.py",
