@@ -40,8 +40,17 @@ def measure(options: Options, module: str, env: dict[str, str] | None = None, **
     return result
 
 
-def ratio(pairs: list[tuple[float, float]], limit: float | None) -> Figure:
+def pairs(
+    options: Options, module: str, key: str, rounds: int, env: dict[str, str] | None = None, **parameters: Any
+) -> list[tuple[float, float]]:
+    """Measure ``key`` of the stock node and of ours in turn, ``rounds`` times, each in a process of its own."""
+    both = ("stock", "ours")
+    measured = [[measure(options, module, env, node=node, **parameters)[key] for node in both] for _ in range(rounds)]
+    return [(stock, ours) for stock, ours in measured]
+
+
+def ratio(measured: list[tuple[float, float]], limit: float | None) -> Figure:
     """Return the median of first/second over the pairs, which must be at least ``limit``."""
-    values = [first / second for first, second in pairs]
+    values = [first / second for first, second in measured]
     bar = None if limit is None else (">=", limit)
     return Figure(statistics.median(values), "x", len(values), min(values), max(values), bar)

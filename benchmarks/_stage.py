@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..bootstrap.paths import REPO
-from ..bootstrap.server import ComfyServer, prepare_base_dir
+from ..bootstrap.server import ComfyServer, free_port, prepare_base_dir
 from ..client.comfy import ComfyClient
 from ..client.errors import NoOutputError
 from ..client.run import run_graph as queue_and_wait
@@ -25,6 +24,10 @@ from ..hosted.store import Store
 from ..hosted.tokens import create_token
 from ._figures import Options
 
+MEASURING_PACKS = {
+    "wan-flf2v-measure": REPO / "benchmarks" / "pack",
+    "wan-flf2v-encode-counter": REPO / "benchmarks" / "encode_counter",
+}
 _START_S = 60.0
 _STOP_S = 30.0
 
@@ -101,7 +104,7 @@ def comfyui_alone(options: Options) -> Iterator[ComfyServer]:
     with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
         base_dir = Path(folder) / "comfyui"
         prepare_demo(base_dir, options.comfyui)
-        prepare_base_dir(base_dir, {"wan-flf2v-measure": REPO / "benchmarks" / "pack"})
+        prepare_base_dir(base_dir, MEASURING_PACKS)
         arguments = ("--cpu", "--disable-api-nodes")
         port = free_port()
         with ComfyServer(options.comfyui, options.python, base_dir, port=port, extra_args=arguments) as comfyui:
@@ -117,13 +120,6 @@ def run_graph(comfyui: ComfyServer, graph: Graph) -> None:
                 await queue_and_wait(client, graph)
 
     asyncio.run(go())
-
-
-def free_port() -> int:
-    """Return a port of the loopback address that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

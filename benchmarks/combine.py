@@ -13,20 +13,24 @@ import math
 from typing import Any
 
 from ._figures import Figure, Figures, Options
-from ._in_host import ALL_THREADS, EXACT_MEMORY, measure, ratio
+from ._in_host import ALL_THREADS, EXACT_MEMORY, measure, pairs, ratio
 
 _ROUNDS = 3
 _CRF = 19
+_VIDEO = {"width": 1280, "height": 720, "frames": 81}
 
 
 def run(options: Options) -> Figures:
     """Run the rounds, 3 pairs for each preset if not said otherwise."""
     rounds = options.rounds or _ROUNDS
     walls, peaks = (
-        {preset: [_pair(options, preset, key, env) for _ in range(rounds)] for preset in ("veryfast", "medium")}
+        {
+            preset: pairs(options, "combine", key, rounds, env, preset=preset, crf=_CRF, judge=False, **_VIDEO)
+            for preset in ("veryfast", "medium")
+        }
         for key, env in (("seconds", ALL_THREADS), ("peak", EXACT_MEMORY))
     )
-    stock, ours = (_run(options, node, "medium", _CRF, judge=True) for node in ("stock", "ours"))
+    stock, ours = (_judged(options, node, _CRF) for node in ("stock", "ours"))
     return {
         "rss_ratio": ratio(peaks["veryfast"], 8.0),
         "rss_ratio_medium": ratio(peaks["medium"], None),
@@ -38,21 +42,14 @@ def run(options: Options) -> Figures:
     }
 
 
-def _pair(options: Options, preset: str, key: str, env: dict[str, str] | None = None) -> tuple[float, float]:
-    stock, ours = (_run(options, node, preset, _CRF, env)[key] for node in ("stock", "ours"))
-    return stock, ours
-
-
-def _run(
-    options: Options, node: str, preset: str, crf: int, env: dict[str, str] | None = None, *, judge: bool = False
-) -> dict[str, Any]:
-    video = {"width": 1280, "height": 720, "frames": 81}
-    return measure(options, "combine", env, node=node, preset=preset, crf=crf, judge=judge, **video)
+def _judged(options: Options, node: str, crf: int) -> dict[str, Any]:
+    """Return the size and the PSNR of the file that a node writes."""
+    return measure(options, "combine", node=node, preset="medium", crf=crf, judge=True, **_VIDEO)
 
 
 def _stock_size_at(options: Options, psnr: float, stock: dict[str, Any]) -> float:
     """Return how large the stock file would be at this PSNR, between two crf, on a logarithmic scale."""
-    other = _run(options, "stock", "medium", _CRF - 1 if psnr > stock["psnr"] else _CRF + 1, judge=True)
+    other = _judged(options, "stock", _CRF - 1 if psnr > stock["psnr"] else _CRF + 1)
     part = (psnr - stock["psnr"]) / (other["psnr"] - stock["psnr"])
     return math.exp(math.log(stock["bytes"]) + part * math.log(other["bytes"] / stock["bytes"]))
 

@@ -7,7 +7,7 @@ the GPU where there is one. Each run has a process of its own.
 from __future__ import annotations
 
 from ._figures import Figures, Options
-from ._in_host import EXACT_MEMORY, measure, ratio
+from ._in_host import EXACT_MEMORY, pairs, ratio
 
 _ROUNDS = 3
 _VIDEO = {"dim": 1, "width": 1280, "height": 720, "frames": 81}
@@ -15,10 +15,5 @@ _VIDEO = {"dim": 1, "width": 1280, "height": 720, "frames": 81}
 
 def run(options: Options) -> Figures:
     """Run the rounds, 3 pairs if not said otherwise."""
-    pairs = []
-    for _ in range(options.rounds or _ROUNDS):
-        stock, ours = (
-            measure(options, "conditioning", EXACT_MEMORY, node=node, **_VIDEO)["peak"] for node in ("stock", "ours")
-        )
-        pairs.append((stock, ours))
-    return {"peak_ratio": ratio(pairs, 10.0)}
+    peaks = pairs(options, "conditioning", "peak", options.rounds or _ROUNDS, EXACT_MEMORY, **_VIDEO)
+    return {"peak_ratio": ratio(peaks, 10.0)}

@@ -5,20 +5,14 @@ Counted in the VAE of a real ComfyUI across queue runs; with the stock node in t
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from ..bootstrap.paths import REPO
-from ..bootstrap.server import ComfyServer, link_folder
-from ..client.comfy import ComfyClient
-from ..client.run import run_graph
+from ..bootstrap.server import ComfyServer
 from ..contract.parameters import DEMO, END_IMAGE, START_IMAGE
 from ..contract.workflow import graph_for
-from ..demo.base import prepare_demo
 from ._figures import Figures, Options, summed
+from ._stage import comfyui_alone, run_graph
 
 _EDITS: tuple[dict[str, Any], ...] = (
     {"6": {"text": "a cup of coffee"}},
@@ -35,23 +29,17 @@ _STOCK_INPUTS = (
 
 def run(options: Options) -> Figures:
     """Run every edit once with either node, in one ComfyUI."""
-    with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
-        base_dir = Path(folder)
-        prepare_demo(base_dir, options.comfyui)
-        link_folder(base_dir / "custom_nodes" / "encode_counter", REPO / "benchmarks" / "encode_counter")
-        arguments = ("--cpu", "--disable-api-nodes")
-        with ComfyServer(options.comfyui, options.python, base_dir, extra_args=arguments) as comfyui:
-            ours, stock = (asyncio.run(_edits(comfyui, stock=stock)) for stock in (False, True))
+    with comfyui_alone(options) as comfyui:
+        ours, stock = (_edits(comfyui, stock=stock) for stock in (False, True))
     return {"encodes": summed(ours, "encodes", ("==", 0)), "encodes_stock": summed(stock, "encodes")}
 
 
-async def _edits(comfyui: ComfyServer, *, stock: bool) -> list[int]:
+def _edits(comfyui: ComfyServer, *, stock: bool) -> list[int]:
     """Return how many videos each edit encoded, after a first run that is not counted."""
     counts = []
-    async with ComfyClient(comfyui.url) as client:
-        for edit in ({}, *_EDITS):
-            await run_graph(client, _graph(edit, stock=stock))
-            counts.append(int((comfyui.base_dir / "output" / "encodes.txt").read_text(encoding="utf-8")))
+    for edit in ({}, *_EDITS):
+        run_graph(comfyui, _graph(edit, stock=stock))
+        counts.append(int((comfyui.base_dir / "output" / "encodes.txt").read_text(encoding="utf-8")))
     return [after - before for before, after in itertools.pairwise(counts)]
 
 

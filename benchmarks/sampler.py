@@ -190,7 +190,7 @@ def _loads(server: ComfyServer) -> tuple[int, int]:
     template = graph.pop("57")["inputs"]
     counts = []
     for stock in (False, True):
-        run_graph(server, {"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": "before"}}})
+        _notes(server)
         if stock:
             for number in range(_SEEDS):
                 one = copy.deepcopy(graph)

@@ -148,7 +148,7 @@ class ComfyServer:
         if self._wanted_port and port_is_taken(self._wanted_port):
             raise ServerError(f"port {self._wanted_port} is taken by another program: stop it or choose another port")
         for attempt in range(1, PORT_TRIES + 1):
-            self._port = self._wanted_port or _free_port()
+            self._port = self._wanted_port or free_port()
             self._spawn()
             try:
                 if self._wait_until_ready(timeout_s):
@@ -247,7 +247,8 @@ def _popen(command: list[str], env: Mapping[str, str], cwd: Path, log: IO[bytes]
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback address that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -33,7 +33,8 @@ def public(handler: Handler) -> Handler:
 @web.middleware
 async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what browsers ask before a page of a configured origin calls this API."""
-    if _origin(request) is None or request.method != "OPTIONS":
+    asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if not asked or _origin(request) is None:
         return await handler(request)
     response = web.Response(status=204)
     response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"

@@ -6,8 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sampling import preflight
-from ..sampling.guider import Handover
 from .notice import show_notice
 from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
 
@@ -33,34 +31,9 @@ class WanFLF2VGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model_high_noise: Any,
-        model_low_noise: Any,
-        positive: list,
-        negative: list,
-        cfg: float,
-        handover: str,
-        handover_step: int,
-        boundary: float,
-        cfg_low_noise: float,
-        cfg_gate: float,
-    ) -> io.NodeOutput:
+    def execute(cls, **experts: Any) -> io.NodeOutput:
         """Check the experts; nothing is loaded before the sampler runs."""
-        node_id = cls.hidden.unique_id
-        models = (model_high_noise, model_low_noise)
-        settings = {"steps": None, "cfg": cfg, "cfg_low": cfg_low_noise or cfg}
-        warnings = preflight.check_run(*models, positive, None, cls.hidden.prompt, node_id, **settings)
+        guider, warnings = make_guider(cls.hidden, None, None, "", **experts)
         if warnings:
-            show_notice(node_id, "\n".join(warnings), warning=True)
-        guider = make_guider(
-            model_high_noise,
-            model_low_noise,
-            positive,
-            negative,
-            cfg=cfg,
-            cfg_low_noise=cfg_low_noise,
-            cfg_gate=cfg_gate,
-            handover=Handover(handover, handover_step, boundary),
-        )
+            show_notice(cls.hidden.unique_id, "\n".join(warnings), warning=True)
         return io.NodeOutput(guider)

@@ -6,14 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import comfy.samplers
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..sampling import plan, plan_text, plot, schedule
+from ..sampling import plan, plan_text, plot
 from ..sampling.files import expert_of
 from ..video import geometry
 from .notice import show_text
+from .sampler_inputs import (
+    boundary_input,
+    cfg_input,
+    cfg_low_noise_input,
+    handover_inputs,
+    solver_inputs,
+    steps_input,
+)
 
 NONE = "none"
 
@@ -41,7 +48,7 @@ class WanFLF2VPlan(io.ComfyNode):
                 "preflight",
                 "wan moe split",
             ],
-            inputs=[*_files(), *_video(), *_sampling(), *_handover()],
+            inputs=[*_files(), *_video(), *_sampling()],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The plan in words."),
                 io.String.Output(display_name="json", tooltip="The plan as a JSON object."),
@@ -137,50 +144,17 @@ def _video() -> list[io.Input]:
 
 
 def _sampling() -> list[io.Input]:
-    cfg = {"min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
     return [
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of both experts together."),
-        io.Float.Input("cfg", default=4.0, tooltip="Guidance scale; 1 halves the work.", **cfg),
-        io.Float.Input(
-            "cfg_low_noise", default=0.0, tooltip="The low-noise expert's own guidance scale; 0 is the same.", **cfg
-        ),
+        steps_input(),
+        cfg_input(),
+        cfg_low_noise_input(advanced=False),
         io.Float.Input(
             "shift", default=8.0, min=0.01, max=100.0, step=0.01, tooltip="As set by ModelSamplingSD3; Wan's own is 8."
         ),
-        io.Combo.Input(
-            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="simple",
-            tooltip="How the sigmas are spaced.",
-        ),
+        *solver_inputs(),
         io.Float.Input(
             "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="Below 1, the last part of a longer schedule."
         ),
-    ]
-
-
-def _handover() -> list[io.Input]:
-    return [
-        io.Combo.Input(
-            "handover",
-            options=list(schedule.HANDOVERS),
-            default="boundary",
-            tooltip="When the low-noise expert takes over: at a timestep below the boundary, at handover_step, or "
-            "after half of the steps.",
-        ),
-        io.Int.Input(
-            "handover_step", default=10, min=0, max=10000, tooltip="First low-noise step, used when handover is 'step'."
-        ),
-        io.Float.Input(
-            "boundary",
-            default=schedule.BOUNDARY,
-            min=0.0,
-            max=1.0,
-            step=0.005,
-            round=0.001,
-            tooltip="Used when handover is 'boundary': 0.9 for image-to-video, 0.875 for text-to-video experts.",
-        ),
+        *handover_inputs(),
+        boundary_input(advanced=False),
     ]

@@ -8,11 +8,20 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..sampling import experts, preflight, schedule
-from ..sampling.guider import DualExpertGuider, Handover
+from ..sampling import schedule
+from ..sampling.experts import Run, sample_experts
+from ..sampling.guider import DualExpertGuider
 from ..sampling.progress import RunProgress
 from .notice import show_notice, show_text
-from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
+from .sampler_inputs import (
+    advanced_inputs,
+    cfg_input,
+    expert_inputs,
+    handover_inputs,
+    make_guider,
+    solver_inputs,
+    steps_input,
+)
 
 
 class WanFLF2VSampler(io.ComfyNode):
@@ -46,61 +55,31 @@ class WanFLF2VSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model_high_noise: Any,
-        model_low_noise: Any,
-        positive: list,
-        negative: list,
         latent_image: dict,
         noise_seed: int,
         steps: int,
-        cfg: float,
         sampler_name: str,
         scheduler: str,
-        handover: str,
-        handover_step: int,
-        boundary: float,
-        cfg_low_noise: float,
-        cfg_gate: float,
         denoise: float,
         seed_count: int,
         sigmas: torch.Tensor | None = None,
+        **experts: Any,
     ) -> io.NodeOutput:
         """Check, plan the hand-over, sample."""
-        node_id = cls.hidden.unique_id
-        warnings = preflight.check_run(
-            model_high_noise,
-            model_low_noise,
-            positive,
-            latent_image,
-            cls.hidden.prompt,
-            node_id,
-            steps=steps if sigmas is None else len(sigmas) - 1,
-            cfg=cfg,
-            cfg_low=cfg_low_noise or cfg,
-        )
-        guider = make_guider(
-            model_high_noise,
-            model_low_noise,
-            positive,
-            negative,
-            cfg=cfg,
-            cfg_low_noise=cfg_low_noise,
-            cfg_gate=cfg_gate,
-            handover=Handover(handover, handover_step, boundary),
-            sampler_name=sampler_name,
-        )
+        steps = steps if sigmas is None else len(sigmas) - 1
+        guider, warnings = make_guider(cls.hidden, latent_image, steps, sampler_name, **experts)
         if sigmas is None:
-            sigmas = schedule.schedule_sigmas(model_high_noise, sampler_name, scheduler, steps, denoise)
+            sigmas = schedule.schedule_sigmas(guider.model_patcher, sampler_name, scheduler, steps, denoise)
         else:
             schedule.check_sigmas(sigmas)
         sampler = comfy.samplers.sampler_object(sampler_name)
-        run = experts.Run(sampler, sigmas, latent_image, noise_seed, seed_count)
-        return io.NodeOutput(_sample(guider, run, node_id, warnings))
+        run = Run(sampler, sigmas, latent_image, noise_seed, seed_count)
+        return io.NodeOutput(_sample(guider, run, cls.hidden.unique_id, warnings))
 
 
-def _sample(guider: DualExpertGuider, run: experts.Run, node_id: str | None, warnings: list[str]) -> dict[str, Any]:
+def _sample(guider: DualExpertGuider, run: Run, node_id: str | None, warnings: list[str]) -> dict[str, Any]:
     """Sample, and show on the node what is run, how far it is, and at the end what was run; warnings stay below."""
-    summary = schedule.summary(run.sigmas, guider.handover.first_low_step(guider.model_patcher, run.sigmas))
+    summary = schedule.summary(run.sigmas, guider.first_low_step(run.sigmas))
     show_notice(node_id, summary, warnings=warnings)
 
     def say(text: str) -> None:
@@ -108,7 +87,7 @@ def _sample(guider: DualExpertGuider, run: experts.Run, node_id: str | None, war
         show_text(node_id, "\n".join([summary, text, *calls, *warnings]))
 
     progress = RunProgress(guider.model_patcher, guider.position, say)
-    latent = experts.sample_experts(guider, run, progress)
+    latent = sample_experts(guider, run, progress)
     say(progress.summary())
     return latent
 
@@ -124,23 +103,9 @@ def _schedule_inputs() -> list[io.Input]:
             control_after_generate=True,
             tooltip="The same seed and settings give the same video.",
         ),
-        io.Int.Input(
-            "steps",
-            default=20,
-            min=1,
-            max=10000,
-            tooltip="Denoising steps of the whole run, both experts together. With 4-step LoRAs: 4.",
-        ),
+        steps_input(),
         cfg_input(),
-        io.Combo.Input(
-            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="simple",
-            tooltip="How the sigmas are spaced.",
-        ),
+        *solver_inputs(),
     ]
 
 

@@ -1,12 +1,13 @@
-"""The inputs that the sampler and the guider share: two experts, their conditioning, guidance and hand-over."""
+"""The inputs that the sampler, the guider and the plan share, and the guider that comes of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import comfy.samplers
 from comfy_api.latest import io
 
-from ..sampling import schedule
+from ..sampling import preflight, schedule
 from ..sampling.gate import refuse_with_cfg_functions
 from ..sampling.guider import DualExpertGuider, Guidance, Handover
 
@@ -41,6 +42,46 @@ def cfg_input() -> io.Input:
     )
 
 
+def cfg_low_noise_input(*, advanced: bool) -> io.Input:
+    """Return the low-noise expert's own guidance scale."""
+    return io.Float.Input(
+        "cfg_low_noise",
+        default=0.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        tooltip="Guidance scale of the low-noise expert. 0: the same as cfg.",
+        advanced=advanced,
+    )
+
+
+def steps_input() -> io.Input:
+    """Return the number of steps."""
+    return io.Int.Input(
+        "steps",
+        default=20,
+        min=1,
+        max=10000,
+        tooltip="Denoising steps of the whole run, both experts together. With 4-step LoRAs: 4.",
+    )
+
+
+def solver_inputs() -> list[io.Input]:
+    """Return the sampler and the scheduler."""
+    return [
+        io.Combo.Input(
+            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The solver."
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="simple",
+            tooltip="How the sigmas are spaced.",
+        ),
+    ]
+
+
 def handover_inputs() -> list[io.Input]:
     """Return when the low-noise expert takes over."""
     return [
@@ -61,30 +102,26 @@ def handover_inputs() -> list[io.Input]:
     ]
 
 
+def boundary_input(*, advanced: bool) -> io.Input:
+    """Return the boundary."""
+    return io.Float.Input(
+        "boundary",
+        default=schedule.BOUNDARY,
+        min=0.0,
+        max=1.0,
+        step=0.005,
+        round=0.001,
+        tooltip="Used when handover is 'boundary': timesteps from this fraction of 1000 on are high noise. 0.9 for "
+        "image-to-video experts, 0.875 for text-to-video ones.",
+        advanced=advanced,
+    )
+
+
 def advanced_inputs() -> list[io.Input]:
     """Return what few runs need."""
     return [
-        io.Float.Input(
-            "boundary",
-            default=schedule.BOUNDARY,
-            min=0.0,
-            max=1.0,
-            step=0.005,
-            round=0.001,
-            tooltip="Used when handover is 'boundary': timesteps from this fraction of 1000 on are high noise. 0.9 for "
-            "image-to-video experts, 0.875 for text-to-video ones.",
-            advanced=True,
-        ),
-        io.Float.Input(
-            "cfg_low_noise",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance scale of the low-noise expert. 0: the same as cfg.",
-            advanced=True,
-        ),
+        boundary_input(advanced=True),
+        cfg_low_noise_input(advanced=True),
         io.Float.Input(
             "cfg_gate",
             default=1.0,
@@ -100,21 +137,39 @@ def advanced_inputs() -> list[io.Input]:
 
 
 def make_guider(
+    hidden: Any,
+    latent: dict | None,
+    steps: int | None,
+    sampler_name: str,
+    *,
     model_high_noise: Any,
     model_low_noise: Any,
     positive: list,
     negative: list,
-    *,
     cfg: float,
+    handover: str,
+    handover_step: int,
+    boundary: float,
     cfg_low_noise: float,
     cfg_gate: float,
-    handover: Handover,
-    sampler_name: str = "",
-) -> DualExpertGuider:
-    """Return the guider of checked inputs; no model is loaded or changed. ``ValueError`` if they do not go together."""
+) -> tuple[DualExpertGuider, list[str]]:
+    """Return the guider of a node's inputs and the warnings about them; no model is loaded or changed.
+
+    ``hidden`` is the node's, ``latent``, ``steps`` and ``sampler_name`` (empty) are not known to every node; the rest
+    are the inputs of these names.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    cfg_low = cfg_low_noise or cfg
+    models = (model_high_noise, model_low_noise)
+    warnings = preflight.check_run(
+        *models, positive, latent, hidden.prompt, hidden.unique_id, steps=steps, cfg=cfg, cfg_low=cfg_low
+    )
     low = schedule.follow_schedule(model_low_noise, model_high_noise)
     if cfg_gate < 1:
-        for model in (model_high_noise, low):
+        for model in models:
             refuse_with_cfg_functions(model.model_options, sampler_name)
     guidance = Guidance(positive, negative, cfg, cfg_gate)
-    return DualExpertGuider(model_high_noise, low, guidance, cfg_low_noise or cfg, handover)
+    guider = DualExpertGuider(model_high_noise, low, guidance, cfg_low, Handover(handover, handover_step, boundary))
+    return guider, warnings

@@ -41,7 +41,7 @@ def sample_experts(guider: DualExpertGuider, run: Run, progress: RunProgress) ->
     """
     samples = _match_channels(guider.model_patcher, run.latent)
     seeds = [(run.seed + number) % _SEEDS for number in range(run.seed_count)]
-    first_low = guider.handover.first_low_step(guider.model_patcher, run.sigmas)
+    first_low = guider.first_low_step(run.sigmas)
     device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
 
     def call(method: Callable, number: int, *before: Any) -> Any:

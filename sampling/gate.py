@@ -10,10 +10,10 @@ import comfy.model_patcher
 import comfy.samplers
 import torch
 
+from .options import POST_CFG
 from .schedule import reached
 
-_POST_CFG = "sampler_post_cfg_function"
-_CFG_FUNCTIONS = (_POST_CFG, "sampler_pre_cfg_function", "sampler_cfg_function", "sampler_calc_cond_batch_function")
+_CFG_FUNCTIONS = (POST_CFG, "sampler_pre_cfg_function", "sampler_cfg_function", "sampler_calc_cond_batch_function")
 
 
 class GuidanceGate:
@@ -47,7 +47,7 @@ class GuidanceGate:
         if self._close_sigma is None or math.isclose(guider.cfg, 1.0):
             return predict(x, timestep, model_options, seed)
         refuse_with_cfg_functions(model_options)
-        if self._velocity is not None and reached(timestep, self._close_sigma):
+        if self._velocity is not None and reached(guider.position.sigma, self._close_sigma):
             conds = (None, guider.conds["positive"])
             cond = comfy.samplers.sampling_function(
                 guider.inner_model, x, timestep, *conds, 1.0, model_options=model_options, seed=seed
@@ -75,7 +75,7 @@ def refuse_with_cfg_functions(model_options: dict[str, Any], sampler_name: str =
         ValueError: the sampler is a cfg_pp one, or the model carries a function of the guided prediction.
     """
     found = next((key for key in _CFG_FUNCTIONS if model_options.get(key)), None)
-    if "cfg_pp" in sampler_name or found == _POST_CFG:
+    if "cfg_pp" in sampler_name or found == POST_CFG:
         named = f"the sampler {sampler_name}"
         what = named if "cfg_pp" in sampler_name else "a node such as CFGNorm or a cfg_pp sampler"
     elif found is not None:

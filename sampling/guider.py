@@ -42,11 +42,6 @@ class Handover:
     step: int = 0
     boundary: float = BOUNDARY
 
-    def first_low_step(self, model: Any, sigmas: torch.Tensor) -> int:
-        """Return the index of the first low-noise step of ``sigmas`` [steps + 1]; ``ValueError`` if outside."""
-        model_sampling = model.get_model_object("model_sampling")
-        return handover_step(model_sampling, sigmas, self.rule, self.step, self.boundary)
-
 
 @dataclass
 class Position:
@@ -91,17 +86,17 @@ class _InnerExpert(ExpertGuider):
 
     def enter(self, inputs: _Inputs) -> None:
         """Load the expert and prepare its conditioning, as the host's guider does before its first model call."""
-        helpers, device = comfy.sampler_helpers, inputs.device
-        self.inner_model, self.conds, self.loaded_models = helpers.prepare_sampling(
+        self.inner_model, self.conds, self.loaded_models = comfy.sampler_helpers.prepare_sampling(
             self.model_patcher, inputs.noise.shape, self.conds, self.model_options
         )
         try:
-            self._prepare(inputs, device)
+            self._prepare(inputs)
         except BaseException:  # out of memory, as a rule
             self.leave()
             raise
 
-    def _prepare(self, inputs: _Inputs, device: torch.device) -> None:
+    def _prepare(self, inputs: _Inputs) -> None:
+        device = inputs.device
         comfy.samplers.cast_to_load_options(self.model_options, device=device, dtype=self.model_patcher.model_dtype())
         self.model_patcher.pre_run()
         latent = inputs.latent_image
@@ -165,10 +160,11 @@ class DualExpertGuider(ExpertGuider):
         rest = (denoise_mask, callback, disable_pbar, seed)
         if len(sigmas) < 2:  # as the host's guider: nothing to do
             return latent_image
-        first_low = self.handover.first_low_step(self.model_patcher, sigmas)
+        first_low = self.first_low_step(sigmas)
         if first_low in (0, len(sigmas) - 1):
+            alone = self.low.sample if first_low == 0 else super().sample
             with self._run(sigmas, first_low):
-                return _sample(self.low if first_low == 0 else self, noise, latent_image, sampler, sigmas, *rest)
+                return alone(noise, latent_image, sampler, sigmas, *rest)
         self.obstacle = nesting_obstacle(self, self.low, has_mask=denoise_mask is not None)
         if self.obstacle is not None:
             _LOG.info("wan-flf2v: two sampler calls, one for each expert, as %s; the trajectory is one", self.obstacle)
@@ -178,23 +174,28 @@ class DualExpertGuider(ExpertGuider):
             self._switch_sigma = float(sigmas[first_low])
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
 
+    def first_low_step(self, sigmas: torch.Tensor) -> int:
+        """Return the index of the first low-noise step of ``sigmas`` [steps + 1]; ``ValueError`` if outside."""
+        model_sampling = self.model_patcher.get_model_object("model_sampling")
+        return handover_step(model_sampling, sigmas, self.handover.rule, self.handover.step, self.handover.boundary)
+
     def record_high(self, noise, latent_image, sampler, sigmas, *rest) -> Recording:
         """Run the high-noise expert alone up to the hand-over, and return what it answered; arguments as ``sample``.
 
         Raises:
             ValueError: ``sampler`` is no ``KSAMPLER``, the host's wrapper of a sampler function.
         """
-        first_low = self.handover.first_low_step(self.model_patcher, sigmas)
+        first_low = self.first_low_step(sigmas)
         record = Recording(float(sigmas[first_low]))
         with self._run(sigmas, first_low):
-            _sample(self, noise, latent_image, recording(sampler, record), sigmas, *rest)
+            super().sample(noise, latent_image, recording(sampler, record), sigmas, *rest)
         return record
 
     def play_low(self, record: Recording, noise, latent_image, sampler, sigmas, *rest) -> torch.Tensor:
         """Run the low-noise expert from the hand-over on, with the recorded run before it; arguments as ``sample``."""
         release_cast_buffers()
-        with self._run(sigmas, self.handover.first_low_step(self.model_patcher, sigmas)):
-            return _sample(self.low, noise, latent_image, playing(sampler, record), sigmas, *rest)
+        with self._run(sigmas, self.first_low_step(sigmas)):
+            return self.low.sample(noise, latent_image, playing(sampler, record), sigmas, *rest)
 
     def outer_sample(
         self,
@@ -248,7 +249,8 @@ class DualExpertGuider(ExpertGuider):
 
     def __call__(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
         """Answer one model call of the sampler with the expert whose turn it is."""
-        if self._switch_sigma is not None and not self._switched and reached(timestep, self._switch_sigma):
+        waiting = self._switch_sigma is not None and not self._switched
+        if waiting and reached(float(timestep.max()), self._switch_sigma):
             self._switch()
         if not self._switched:
             return super().__call__(x, timestep, model_options=model_options, seed=seed)
@@ -280,8 +282,3 @@ class DualExpertGuider(ExpertGuider):
                 guider.gate.end()
                 for name in ("conds", "inner_model", "loaded_models", "call_options"):
                     guider.__dict__.pop(name, None)
-
-
-def _sample(guider: comfy.samplers.CFGGuider, *arguments: Any) -> torch.Tensor:
-    """Sample with the host's own guider code."""
-    return comfy.samplers.CFGGuider.sample(guider, *arguments)

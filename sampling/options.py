@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+POST_CFG = "sampler_post_cfg_function"  # the host's key of functions that are given each guided prediction
+
 
 def add_changes(own: dict[str, Any], passed: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Return ``own`` with what ``passed`` has beyond ``base``: dictionaries key by key, lists by what was appended.

@@ -65,6 +65,11 @@ class Sampling:
     handover_step: int
     boundary: float
 
+    @property
+    def cfg_low(self) -> float:
+        """The low-noise expert's guidance scale."""
+        return self.cfg_low_noise or self.cfg
+
 
 @dataclass(frozen=True)
 class Step:
@@ -166,7 +171,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         frames=video.frames,
         steps=sampling.steps,
         cfg=sampling.cfg,
-        cfg_low=sampling.cfg_low_noise or sampling.cfg,
+        cfg_low=sampling.cfg_low,
         loras_known=False,
     )
     report = rules.check_settings([_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS], settings)
@@ -231,7 +236,7 @@ def _files(slot: str, name: str | None, file: ModelFile | None) -> rules.Expert:
 def _expert(
     slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: Sampling, video: Video
 ) -> ExpertPlan:
-    cfg = sampling.cfg if slot == "high" else sampling.cfg_low_noise or sampling.cfg
+    cfg = sampling.cfg if slot == "high" else sampling.cfg_low
     own = sum(step.expert == slot for step in steps)
     forwards = own * (1 if cfg == 1 else 2)  # the host leaves out the negative prompt at cfg 1
     shape = (file.wan if file else None) or WAN_14B

@@ -10,6 +10,8 @@ import comfy.utils
 import latent_preview
 import torch
 
+from .schedule import reached
+
 STRIP_FRAMES = 4
 
 
@@ -40,14 +42,13 @@ class RunProgress:
         def on_step(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
             if self._position.sigma is None:
                 return
-            reached = sum(sigma > self._position.sigma * (1 + 1e-6) for sigma in self._sigmas) + 1
-            reached = min(reached, self._steps)
-            done = self._over_all(number, reached)
+            step_now = min(sum(not reached(sigma, self._position.sigma) for sigma in self._sigmas) + 1, self._steps)
+            done = self._over_all(number, step_now)
             if done <= self._done:  # a sampler may report a step twice
                 return
             self._done = done
             self._bar.update_absolute(done, self._steps * self._seeds, self._picture(x0))
-            self._say(self._text(number, reached))
+            self._say(self._text(number, step_now))
 
         return on_step
 
@@ -62,20 +63,20 @@ class RunProgress:
         """Return how long the run took, by now."""
         return f"{clock(time.perf_counter() - self._started)} in all"
 
-    def _over_all(self, number: int, reached: int) -> int:
-        """Return how many steps of all seeds are done, when seed ``number`` has reached a step."""
+    def _over_all(self, number: int, step: int) -> int:
+        """Return how many steps of all seeds are done, when seed ``number`` has come to ``step`` (1 is the first)."""
         if not self._by_phase:
-            return number * self._steps + reached
+            return number * self._steps + step
         if not self._position.low:
-            return number * self._first_low + min(reached, self._first_low)
+            return number * self._first_low + min(step, self._first_low)
         low_steps = self._steps - self._first_low
-        return self._seeds * self._first_low + number * low_steps + max(reached - self._first_low, 0)
+        return self._seeds * self._first_low + number * low_steps + max(step - self._first_low, 0)
 
-    def _text(self, number: int, reached: int) -> str:
+    def _text(self, number: int, step: int) -> str:
         now = time.perf_counter()
         self._first = self._first or (self._done, now)  # the time before it is loading, mostly
         expert = "low" if self._position.low else "high"
-        text = f"step {reached} of {self._steps}, {expert} noise"
+        text = f"step {step} of {self._steps}, {expert} noise"
         if self._seeds > 1:
             text = f"seed {number + 1} of {self._seeds}, {text}"
         first, then = self._first

@@ -16,10 +16,8 @@ from typing import Any
 import comfy.samplers
 import torch
 
-from .options import appended_to
+from .options import POST_CFG, appended_to
 from .schedule import reached
-
-_POST_CFG = "sampler_post_cfg_function"
 
 
 class _HandoverReachedError(Exception):
@@ -99,7 +97,8 @@ class _Model:
 
 class _Recorder(_Model):
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        if reached(sigma, self._record.switch_sigma):
+        at = float(sigma.max())
+        if reached(at, self._record.switch_sigma):
             raise _HandoverReachedError
         post_cfg: list[dict[str, Any]] = []
 
@@ -109,11 +108,11 @@ class _Recorder(_Model):
 
         options, injected = _injected(self._model, arguments)
         if injected:
-            functions = options[_POST_CFG]
+            functions = options[POST_CFG]
             functions = [*functions[: len(functions) - len(injected)], spy, *injected]
-            arguments = {**arguments, "model_options": {**options, _POST_CFG: functions}}
+            arguments = {**arguments, "model_options": {**options, POST_CFG: functions}}
         answer = self._model(x, sigma, **arguments)
-        self._record.calls.append(_Call(float(sigma.max()), _kept(answer), post_cfg))
+        self._record.calls.append(_Call(at, _kept(answer), post_cfg))
         return answer
 
 
@@ -126,9 +125,10 @@ class _Player(_Model):
         call = next(self._left, None)
         if call is None:
             return self._model(x, sigma, **arguments)
-        if call.sigma != float(sigma.max()):
+        at = float(sigma.max())
+        if call.sigma != at:
             raise RuntimeError(
-                f"The sampler asked for sigma {float(sigma.max())} where it asked for {call.sigma} in its first run. "
+                f"The sampler asked for sigma {at} where it asked for {call.sigma} in its first run. "
                 "It does not repeat itself, so several seeds cannot share the models: set seed_count to 1."
             )
         options, injected = _injected(self._model, arguments)
@@ -143,8 +143,8 @@ class _Player(_Model):
 def _injected(model: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], list]:
     """Return a call's model options, and the post-cfg functions in them that are the sampler's own."""
     options = arguments.get("model_options") or {}
-    given = model.inner_model.model_options.get(_POST_CFG)
-    return options, appended_to(given, options.get(_POST_CFG) or [])
+    given = model.inner_model.model_options.get(POST_CFG)
+    return options, appended_to(given, options.get(POST_CFG) or [])
 
 
 def _host_arguments(guider: Any) -> dict[str, Any]:

@@ -105,9 +105,9 @@ def summary(sigmas: torch.Tensor, first_low_step: int) -> str:
     return text
 
 
-def reached(sigma: torch.Tensor, switch_sigma: float) -> bool:
-    """Return whether a model call at ``sigma`` [batch] lies at or below ``switch_sigma``.
+def reached(sigma: float, limit: float) -> bool:
+    """Return whether a model call at ``sigma`` lies at or below ``limit``.
 
     1e-6 relative above it counts: some samplers (uni_pc) compute a step's sigma back from a logarithm.
     """
-    return float(sigma.max()) <= switch_sigma * (1 + 1e-6)
+    return sigma <= limit * (1 + 1e-6)

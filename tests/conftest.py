@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from host import Host
+from wan_flf2v.benchmarks._stage import MEASURING_PACKS
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
 from wan_flf2v.bootstrap.server import ComfyServer, prepare_base_dir
@@ -18,8 +19,7 @@ HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
 PACKS = {
     **DEMO_PACKS,
-    "wan-flf2v-measure": REPO / "benchmarks" / "pack",
-    "wan-flf2v-encode-counter": REPO / "benchmarks" / "encode_counter",
+    **MEASURING_PACKS,
     "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
 }
 

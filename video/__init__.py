@@ -1,1 +1,1 @@
-"""Frames and files: sizes, fitting, the Wan VAE, encoding. Only ``frames`` and ``wan_vae*`` touch the host."""
+"""Frames and files. Only ``clip_writer``, ``frames`` and ``wan_vae*`` touch the host."""

@@ -5,27 +5,18 @@ from __future__ import annotations
 import torch
 
 from ._stage import PARAMETERS, new_vae, noise, peak_memory, report  # isort: skip -- first, it prepares the host
-from comfy_extras.nodes_wan import WanFirstLastFrameToVideo
-
-from ...nodes.conditioning import WanFLF2VConditioning
+from ._conditioning import condition
 
 
 def main(node: str, dim: int, width: int, height: int, frames: int) -> None:
     """Measure one run, after one of a small video."""
     # bfloat16 as on a GPU; in float32 PyTorch unfolds a convolution of few channels into 27 times its memory.
     vae = new_vae(dim, torch.bfloat16)
-    conditioning = [[torch.zeros(1, 1, 1), {}]]
 
     def run(width: int, height: int, length: int) -> None:
         images = {f"{end}_image": noise(1, height, width, 3) for end in ("start", "end")}
         with peak_memory() as peak:
-            if node == "stock":
-                WanFirstLastFrameToVideo.execute(conditioning, conditioning, vae, width, height, length, 1, **images)
-            else:
-                settings = {"fit": "crop", "background": "#000000", "encode": "memoised"}
-                WanFLF2VConditioning.execute(
-                    conditioning, conditioning, vae, width, height, length, 1, **settings, **images
-                )
+            condition(node, vae, width, height, length, images)
         report({"peak": peak.bytes})
 
     run(64, 64, 5)

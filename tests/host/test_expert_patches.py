@@ -2,10 +2,11 @@
 
 import pytest
 from experts import (
+    add_guided,
+    add_mask,
     add_plain,
     add_stock,
     calls,
-    dump_latent,
     dump_model,
     notes,
     patch,
@@ -131,18 +132,8 @@ def test_a_wrapper_around_the_sampler_call_stays_on_its_expert(comfy_server):
 def test_a_guider_is_used_again_after_a_failure_at_the_change(comfy_server):
     """The host keeps it between prompts: nothing of a run may stay on it, however that ended."""
     graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
-    ours = graph["57"]["inputs"]
     patch(graph, "low", "WanFLF2VTestFailOnce")
-    scheduler = {"scheduler": "simple", "steps": STEPS, "denoise": 1.0, "model": ours["model_high_noise"]}
-    graph["sigmas"] = {"class_type": "BasicScheduler", "inputs": scheduler}
-    shared = ("model_high_noise", "model_low_noise", "positive", "negative", "cfg", "handover", "handover_step")
-    guider = {key: ours[key] for key in (*shared, "boundary", "cfg_low_noise", "cfg_gate")}
-    graph["guider"] = {"class_type": "WanFLF2VGuider", "inputs": guider}
-    graph["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": ours["noise_seed"]}}
-    graph["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
-    advanced = {name: [name, 0] for name in ("guider", "noise", "sampler", "sigmas")}
-    graph["58"] = {"class_type": "SamplerCustomAdvanced", "inputs": {**advanced, "latent_image": ours["latent_image"]}}
-    dump_latent(graph, "58", "stock")
+    add_guided(graph)
     state = {"guider": ["guider", 0], "after": ["58", 0], "name": "guider"}
     graph["state"] = {"class_type": "WanFLF2VTestDumpGuider", "inputs": state}
     both = {node_id: graph.pop(node_id) for node_id in ("57", "dump_ours")}
@@ -161,10 +152,7 @@ def test_a_mask_function_of_one_expert_takes_two_calls_only_with_a_mask(comfy_se
     graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
     patch(graph, "low", "WanFLF2VTestMaskFunction")
     if masked:
-        graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
-        inputs = {"samples": ["67", 2], "mask": ["mask", 0]}
-        graph["latent"] = {"class_type": "SetLatentNoiseMask", "inputs": inputs}
-        graph["57"]["inputs"]["latent_image"] = ["latent", 0]
+        add_mask(graph)
     text = "two sampler calls, one for each expert, as the experts have different denoise mask functions"
     said = comfy_server.log_text().count(text)
     comfy_server.run(graph)

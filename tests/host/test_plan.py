@@ -1,15 +1,14 @@
 """The Plan node: the schedule, the work and the memory of a run, before it loads anything."""
 
-import asyncio
 import json
 import re
 
 import pytest
 from graphs import demo_graph, only
-from nodes_text import texts_shown
 from plans import DEFAULTS, NO_FILES, plan
 from preflight_runs import BIG, FRAMES, HIGH, LOW, SWAPPED, model_files
 from safetensors.numpy import save_file
+from shown import Shown
 from wan_files import wan_tensors, write_sparse, write_wan
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
 
@@ -220,6 +219,6 @@ def test_the_plan_is_made_anew_every_time(comfy_server, models):
 
 
 def test_the_node_shows_the_plan(comfy_server, models):
-    shown = asyncio.run(texts_shown(comfy_server, {"1": {"class_type": "WanFLF2VPlan", "inputs": DEFAULTS}}))
+    shown = Shown(comfy_server, {"1": {"class_type": "WanFLF2VPlan", "inputs": DEFAULTS}}).texts
     assert [node for node, _ in shown] == ["1"]
     assert "step   sigma  timestep  expert" in shown[0][1]

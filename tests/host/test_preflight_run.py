@@ -1,14 +1,13 @@
 """Preflight at the top of node 57, before any weight goes to the device; and on small disks."""
 
-import asyncio
 import json
 import shutil
 import subprocess
 import uuid
 
 import pytest
-from nodes_text import texts_shown
 from preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
+from shown import Shown
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.errors import RunFailedError
 
@@ -34,7 +33,7 @@ def sampled(prompt):
 
 def test_node_57_shows_and_logs_its_warnings(comfy_server, models):
     prompt = with_loras("preflight/huge.safetensors", "high", n57_cfg=4.0, n56_unet_name=HIGH)
-    shown = asyncio.run(texts_shown(comfy_server, sampled(prompt)))
+    shown = Shown(comfy_server, sampled(prompt)).texts
     text = next(text for node, text in shown if node == "57")
     first, *warnings = text.splitlines()
     assert first == "1 steps: 1 high noise, 0 low noise"

@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 import torch
-from experts import add_plain, add_stock, dump_latent, dump_model, relative_difference, sampler_graph
+from experts import (
+    add_guided,
+    add_mask,
+    add_plain,
+    add_stock,
+    dump_latent,
+    dump_model,
+    relative_difference,
+    sampler_graph,
+)
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError
 from wan_flf2v.client.run import run_graph
@@ -46,17 +55,10 @@ def test_a_latent_with_a_mask_is_treated_as_the_host_does(comfy_server, solver):
     """As in one run: two chained samplers take the first one's noisy result for the picture under the mask."""
     graph = sampler_graph(n57_handover="step", n57_handover_step=2, n67_batch_size=2, n57_sampler_name=solver)
     graph["57"]["inputs"]["model_low_noise"] = graph["57"]["inputs"]["model_high_noise"]
-    masked_latent(graph)
+    add_mask(graph)
     comfy_server.run(add_plain(graph))
     assert relative_difference(comfy_server) == 0
     assert_latent_matters(comfy_server, graph)
-
-
-def masked_latent(graph):
-    graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
-    inputs = {"samples": ["67", 2], "mask": ["mask", 0]}
-    graph["latent"] = {"class_type": "SetLatentNoiseMask", "inputs": inputs}
-    graph["57"]["inputs"]["latent_image"] = ["latent", 0]
 
 
 def assert_latent_matters(host, graph):
@@ -121,21 +123,7 @@ def test_sigmas_that_are_no_schedule_are_refused(comfy_server):
 @pytest.mark.parametrize("solver", ["euler", "uni_pc", "dpmpp_3m_sde", "euler_cfg_pp"])
 def test_the_guider_gives_what_the_sampler_gives(comfy_server, solver):
     graph = sampler_graph(n57_sampler_name=solver, n57_steps=6, n57_handover="step", n57_handover_step=3)
-    ours = graph["57"]["inputs"]
-    shared = ("positive", "negative", "cfg", "handover", "handover_step", "boundary", "cfg_low_noise", "cfg_gate")
-    experts = ("model_high_noise", "model_low_noise")
-    guider = {key: ours[key] for key in (*experts, *shared)}
-    graph["guider"] = {"class_type": "WanFLF2VGuider", "inputs": guider}
-    graph["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": ours["noise_seed"]}}
-    graph["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": solver}}
-    scheduler = {"scheduler": "simple", "steps": 6, "denoise": 1.0, "model": ours["model_high_noise"]}
-    graph["sigmas"] = {"class_type": "BasicScheduler", "inputs": scheduler}
-    ours["sigmas"] = ["sigmas", 0]
-    advanced = {name: [name, 0] for name in ("guider", "noise", "sampler", "sigmas")}
-    advanced["latent_image"] = ours["latent_image"]
-    graph["58"] = {"class_type": "SamplerCustomAdvanced", "inputs": advanced}
-    dump_latent(graph, "58", "stock")
-    comfy_server.run(graph)
+    comfy_server.run(add_guided(graph))
     assert relative_difference(comfy_server) == 0
 
 

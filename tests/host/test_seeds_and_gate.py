@@ -1,22 +1,17 @@
 """Several seeds with two loads, fewer rows, and what is seen and stopped meanwhile."""
 
 import asyncio
-import io
 import re
-import struct
 import uuid
 
-import aiohttp
 import numpy as np
 import pytest
 import torch
 from experts import add_stock, calls, dump_latent, notes, patch, relative_difference, sampler_graph, write_lora
-from PIL import Image
+from shown import Shown
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError, RunInterruptedError
 from wan_flf2v.client.run import run_graph
-
-TEXT, PREVIEW = 3, 1  # what the host sends on its websocket besides JSON
 
 
 @pytest.mark.parametrize(
@@ -146,34 +141,6 @@ def test_the_gate_is_refused_where_every_unconditional_prediction_is_needed(comf
     assert ("a node such as CFGNorm" if patched else "the sampler euler_cfg_pp") in str(error.value)
 
 
-class Seen:
-    """What the host sends over the websocket while a graph runs: texts on nodes, and previews."""
-
-    def __init__(self, host, graph):
-        self.texts, self.previews = [], []
-        asyncio.run(self._run(host, graph))
-
-    async def _run(self, host, graph):
-        async with aiohttp.ClientSession() as http, http.ws_connect(f"{host.url}/ws?clientId=seen") as socket:
-            body = {"prompt": graph, "client_id": "seen"}
-            async with http.post(f"{host.url}/prompt", json=body) as response:
-                assert response.status == 200, await response.text()
-            async for message in socket:
-                if message.type is aiohttp.WSMsgType.BINARY:
-                    self._binary(message.data)
-                elif message.json()["type"] in ("execution_success", "execution_error"):
-                    assert message.json()["type"] == "execution_success", message.json()
-                    return
-
-    def _binary(self, data):
-        (kind,) = struct.unpack(">I", data[:4])
-        if kind == TEXT:
-            (length,) = struct.unpack(">I", data[4:8])
-            self.texts.append((data[8 : 8 + length].decode(), data[8 + length :].decode()))
-        elif kind == PREVIEW:
-            self.previews.append(Image.open(io.BytesIO(data[8:])))
-
-
 @pytest.fixture(scope="module")
 def previewing(new_comfy_server):
     with new_comfy_server("--preview-method", "latent2rgb") as host:
@@ -183,11 +150,11 @@ def previewing(new_comfy_server):
 def test_the_node_says_how_far_it_is_and_shows_the_whole_clip(previewing):
     sizes = {"n71_width": 128, "n71_height": 96, "n67_length": 33}
     graph = sampler_graph(n57_steps=6, n57_handover="step", n57_handover_step=4, n57_seed_count=2, **sizes)
-    seen = Seen(previewing, graph)
-    shown = [text.splitlines() for node, text in seen.texts if node == "57"]
-    assert {lines[0] for lines in shown} == {"6 steps: 4 high noise, 2 low noise; hand-over at sigma 0.800"}
-    assert all("no file's name says that it is made for few steps" in lines[-1] for lines in shown), "warnings stay"
-    texts = [lines[1] for lines in shown]
+    shown = Shown(previewing, graph)
+    told = [text.splitlines() for node, text in shown.texts if node == "57"]
+    assert {lines[0] for lines in told} == {"6 steps: 4 high noise, 2 low noise; hand-over at sigma 0.800"}
+    assert all("no file's name says that it is made for few steps" in lines[-1] for lines in told), "warnings stay"
+    texts = [lines[1] for lines in told]
     assert texts[1] == "seed 1 of 2, step 1 of 6, high noise"
     assert texts[2].startswith("seed 1 of 2, step 2 of 6, high noise, 0:")
     assert texts[2].endswith(" left")
@@ -195,8 +162,8 @@ def test_the_node_says_how_far_it_is_and_shows_the_whole_clip(previewing):
     assert [tuple(map(int, re.findall(r"(?:seed|step) (\d+) of", text))) for text in texts[1:-1]] == expected
     assert re.fullmatch(r"0:\d\d in all", texts[-1])
     # Four latent frames of 16 x 12, stacked since they are wide, in the size that the host shows.
-    assert {preview.size for preview in seen.previews} == {(round(512 * 16 / (4 * 12)), 512)}
-    frames = np.array_split(np.asarray(seen.previews[-1].convert("L"), float), 4)
+    assert {preview.size for preview in shown.previews} == {(round(512 * 16 / (4 * 12)), 512)}
+    frames = np.array_split(np.asarray(shown.previews[-1].convert("L"), float), 4)
     assert np.abs(frames[0] - frames[3]).mean() > 1, "other frames, not one four times"
 
 

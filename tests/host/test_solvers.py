@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 import torch
+from experts import add_plain, dump_latent, notes
 from graphs import demo_graph, only
 
 SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
@@ -31,24 +32,8 @@ def runs_graph(samplers, *, same):
     for number, name in enumerate(samplers):
         inputs = {**template, "sampler_name": name, "scheduler": SCHEDULERS[number % len(SCHEDULERS)]}
         graph[name] = {"class_type": "WanFLF2VSampler", "inputs": inputs}
-        dump(graph, name, f"ours_{name}")
+        dump_latent(graph, name, f"ours_{name}")
     return graph
-
-
-def dump(graph, node_id, name):
-    inputs = {"latent": [node_id, 0], "name": name}
-    graph[f"dump_{name}"] = {"class_type": "WanFLF2VTestDumpLatent", "inputs": inputs}
-
-
-def add_stock(graph, samplers):
-    """Add what the host's KSampler makes with the high-noise model alone."""
-    shared = ("steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
-    for name in samplers:
-        ours = graph[name]["inputs"]
-        inputs = {key: ours[key] for key in shared}
-        inputs.update(model=ours["model_high_noise"], seed=ours["noise_seed"], denoise=1.0)
-        graph[f"stock_{name}"] = {"class_type": "KSampler", "inputs": inputs}
-        dump(graph, f"stock_{name}", f"stock_{name}")
 
 
 def schedules(host, samplers):
@@ -61,15 +46,10 @@ def schedules(host, samplers):
     return {name: found["sigmas"] for name, found in zip(samplers, host.state("schedules"), strict=True)}
 
 
-def notes(host, name="notes"):
-    """Return what the probes noted since the last time."""
-    host.run({"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": name}}})
-    return host.state(name)
-
-
 def test_one_model_as_both_experts_is_a_plain_ksampler_bit_for_bit(comfy_server, samplers):
     graph = runs_graph(samplers, same=True)
-    add_stock(graph, samplers)
+    for name in samplers:
+        add_plain(graph, node_id=name, name=f"stock_{name}")
     comfy_server.run(graph)
     different = []
     for name in samplers:

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import ssl
 import subprocess
 import time
@@ -10,7 +9,7 @@ import time
 import pytest
 import trustme
 from gateway import BODY, SUBMIT_DEMO
-from wan_flf2v.bootstrap.server import comfy_env, server_args
+from wan_flf2v.bootstrap.server import comfy_env, free_port, server_args
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 
@@ -25,9 +24,7 @@ def secure(new_comfy_server):
     folder = host.base_dir / "user" / "wan_flf2v"
     folder.mkdir(parents=True)
     (folder / "api.json").write_text(json.dumps({"demo": True}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(host.python), str(host.comfyui_dir / "main.py"), *server_args(host.base_dir, port), "--cpu"]
     command += ["--disable-api-nodes", "--tls-keyfile", "key.pem", "--tls-certfile", "cert.pem"]
 

@@ -70,15 +70,43 @@ def add_stock(graph, first_low_step, shift=None, cfg_low=None):
     return graph
 
 
-def add_plain(graph, denoise=1.0):
-    """Add one KSampler with the high-noise model alone, dumped as ``stock``."""
-    ours = graph["57"]["inputs"]
+def add_plain(graph, denoise=1.0, *, node_id="57", name="stock"):
+    """Add one KSampler with the high-noise model of a WanFLF2VSampler alone, dumped under ``name``."""
+    ours = graph[node_id]["inputs"]
     shared = ("steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
     inputs = {key: ours[key] for key in shared}
     inputs.update(model=ours["model_high_noise"], seed=ours["noise_seed"], denoise=denoise)
-    graph["58"] = {"class_type": "KSampler", "inputs": inputs}
+    graph[f"plain_{name}"] = {"class_type": "KSampler", "inputs": inputs}
+    dump_latent(graph, f"plain_{name}", name)
+    return graph
+
+
+def add_guided(graph):
+    """Add node 57's run as WanFLF2VGuider and SamplerCustomAdvanced on the same sigmas, dumped as ``stock``."""
+    ours = graph["57"]["inputs"]
+    experts = ("model_high_noise", "model_low_noise", "positive", "negative", "cfg", "cfg_low_noise", "cfg_gate")
+    guider = {key: ours[key] for key in (*experts, "handover", "handover_step", "boundary")}
+    sigmas = {key: ours[key] for key in ("scheduler", "steps", "denoise")}
+    parts = {
+        "guider": ("WanFLF2VGuider", guider),
+        "noise": ("RandomNoise", {"noise_seed": ours["noise_seed"]}),
+        "sampler": ("KSamplerSelect", {"sampler_name": ours["sampler_name"]}),
+        "sigmas": ("BasicScheduler", {**sigmas, "model": ours["model_high_noise"]}),
+    }
+    graph |= {name: {"class_type": class_type, "inputs": inputs} for name, (class_type, inputs) in parts.items()}
+    ours["sigmas"] = ["sigmas", 0]
+    inputs = {**{name: [name, 0] for name in parts}, "latent_image": ours["latent_image"]}
+    graph["58"] = {"class_type": "SamplerCustomAdvanced", "inputs": inputs}
     dump_latent(graph, "58", "stock")
     return graph
+
+
+def add_mask(graph):
+    """Give node 57's latent a mask of a half."""
+    graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
+    inputs = {"samples": ["67", 2], "mask": ["mask", 0]}
+    graph["latent"] = {"class_type": "SetLatentNoiseMask", "inputs": inputs}
+    graph["57"]["inputs"]["latent_image"] = ["latent", 0]
 
 
 def relative_difference(host, names=("ours", "stock")):

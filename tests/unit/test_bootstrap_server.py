@@ -111,9 +111,9 @@ def test_a_port_lost_before_the_server_binds_it_is_replaced(make_server, monkeyp
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        lost, free_port = taken.getsockname()[1], server_module._free_port
+        lost, free_port = taken.getsockname()[1], server_module.free_port
         ports = iter([lost])
-        monkeypatch.setattr(server_module, "_free_port", lambda: next(ports, None) or free_port())
+        monkeypatch.setattr(server_module, "free_port", lambda: next(ports, None) or free_port())
         with make_server(ANSWERING_MAIN) as server:
             assert server.alive() and not server.url.endswith(f":{lost}")
 
