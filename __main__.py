@@ -1,9 +1,9 @@
 """``wan-flf2v`` and ``python -m wan_flf2v``: the client's commands and the server's on one command line."""
 
-from .client.cli import app
-from .client.cli_hosted import add_commands as add_client_commands
-from .client.cli_plan import add_commands as add_plan_command
-from .hosted.cli import add_commands as add_server_commands
+from .cli.plan import add_commands as add_plan_command
+from .cli.requests import add_commands as add_client_commands
+from .cli.run import app
+from .cli.serve import add_commands as add_server_commands
 
 add_plan_command(app)
 add_client_commands(app)

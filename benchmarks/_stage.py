@@ -20,8 +20,8 @@ from ..client.errors import NoOutputError
 from ..client.run import run_graph as queue_and_wait
 from ..contract.workflow import Graph
 from ..demo.base import prepare_demo
-from ..hosted.store import Store
-from ..hosted.tokens import create_token
+from ..gateway.jobs.store import Store
+from ..gateway.jobs.tokens import create_token
 from ._figures import Options
 
 MEASURING_PACKS = {

@@ -24,8 +24,8 @@ import av
 from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi, HostedApiError
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
-from ..hosted.host import FOLDER
-from ..hosted.store import Store
+from ..gateway.jobs.comfyui import FOLDER
+from ..gateway.jobs.store import Store
 from ._figures import Figure, Figures, Options, summed
 from ._stage import Gateway, stage
 

@@ -19,7 +19,7 @@ INTERRUPTED = 130  # what shells report for Ctrl-C
 # Most tests wait for ComfyUI: one worker for each version that is tested by default. `-n 0` after it wins.
 _WORKERS = ("-n", "2", "--dist", "loadgroup")
 PACK = "wan-flf2v"
-TYPED = ("contract", "client", "hosted", "bootstrap")
+TYPED = ("contract", "client", "cli", "gateway", "bootstrap")
 
 
 def setup() -> int:

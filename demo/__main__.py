@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ..bootstrap.server import ComfyServer, ServerError
+from ..cli.progress_bar import ProgressRenderer
 from ..client.comfy import ComfyClient
 from ..client.errors import ComfyError
 from ..client.images import ImageFileError, check_image
-from ..client.render import ProgressRenderer
 from ..client.run import run_graph
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
 from ..contract.validation import ContractError, validate

@@ -25,7 +25,7 @@ class WanFLF2VExtension(ComfyExtension):
         if server is not None:
             add_preflight_route(server.routes)
         try:
-            from ..hosted.mount import mount  # needs pydantic, one of the host's optional requirements
+            from .mount import mount  # needs pydantic, one of the host's optional requirements
 
             mount()
         except Exception as error:  # whatever it is, the nodes must load

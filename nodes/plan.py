@@ -9,8 +9,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..sampling import plan, plan_text, plot
-from ..sampling.files import expert_of
+from ..preflight import plan, plan_text, plot
+from ..preflight.files import expert_of
 from ..video import geometry
 from .notice import show_text
 from .sampler_inputs import (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from ..sampling.preflight import check_graph
+from ..preflight.checks import check_graph
 
 
 def add_preflight_route(routes: web.RouteTableDef) -> None:

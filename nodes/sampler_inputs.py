@@ -7,7 +7,8 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..sampling import preflight, schedule
+from ..preflight import checks
+from ..sampling import schedule
 from ..sampling.gate import refuse_with_cfg_functions
 from ..sampling.guider import DualExpertGuider, Guidance, Handover
 
@@ -163,7 +164,7 @@ def make_guider(
     """
     cfg_low = cfg_low_noise or cfg
     models = (model_high_noise, model_low_noise)
-    warnings = preflight.check_run(
+    warnings = checks.check_run(
         *models, positive, latent, hidden.prompt, hidden.unique_id, steps=steps, cfg=cfg, cfg_low=cfg_low
     )
     low = schedule.follow_schedule(model_low_noise, model_high_noise)

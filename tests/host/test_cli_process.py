@@ -16,7 +16,7 @@ IMAGES = Path(__file__).resolve().parents[2] / "demo" / "images"
 
 # The command with the demo's sizes and models: only data differs from what users run.
 DEMO_CLI = """
-import wan_flf2v.client.cli as cli
+import wan_flf2v.cli.run as cli
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wan_flf2v.contract.parameters import DEMO, HOSTED
-from wan_flf2v.hosted.store import Store
-from wan_flf2v.hosted.tokens import create_token
+from wan_flf2v.gateway.jobs.store import Store
+from wan_flf2v.gateway.jobs.tokens import create_token
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
 CURL_BODY = """{

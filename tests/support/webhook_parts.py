@@ -8,9 +8,9 @@ import hmac
 import uuid
 
 from aiohttp import web
-from wan_flf2v.hosted.fetch import Fetcher
-from wan_flf2v.hosted.settings import Settings
-from wan_flf2v.hosted.webhooks import WebhookSender
+from wan_flf2v.gateway.fetch import Fetcher
+from wan_flf2v.gateway.jobs.webhooks import WebhookSender
+from wan_flf2v.gateway.settings import Settings
 from web_server import serve
 
 

@@ -4,9 +4,9 @@ import io
 
 import pytest
 from rich.console import Console
+from wan_flf2v.cli.progress_bar import ProgressRenderer, describe
 from wan_flf2v.client.comfy import Event
 from wan_flf2v.client.progress import Progress, ProgressTracker
-from wan_flf2v.client.render import ProgressRenderer, describe
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.workflow import load_graph
 

@@ -6,8 +6,8 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 from wan_files import wan_tensors, write_sparse, write_tensors, write_wan
-from wan_flf2v.sampling.files import expert_of, is_distilled, read_file
-from wan_flf2v.sampling.wan_shape import WAN_14B, WanShape
+from wan_flf2v.preflight.files import expert_of, is_distilled, read_file
+from wan_flf2v.preflight.wan_shape import WAN_14B, WanShape
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The command line ``wan-flf2v``. Speaks HTTP; imports neither torch nor ComfyUI."""

@@ -1,0 +1,65 @@
+"""Shows progress: a live bar in a terminal, an occasional plain line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from ..client.progress import Progress
+
+_PLAIN_EVERY_S = 15.0
+
+
+class ProgressRenderer:
+    """A context manager that is called with every ``Progress``."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=console, transient=True
+        )
+        self._task = self._bar.add_task("Connecting", total=1.0)
+        self._plain_node: str | None = None
+        self._plain_time = 0.0
+
+    def __enter__(self) -> ProgressRenderer:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show ``progress``."""
+        text = describe(progress)
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=progress.fraction, description=text)
+            return
+        node_id = progress.node_id or f"queue {progress.queue_position}"
+        if node_id == self._plain_node and time.monotonic() - self._plain_time < _PLAIN_EVERY_S:
+            return
+        self._plain_node, self._plain_time = node_id, time.monotonic()
+        self._console.print(f"{progress.fraction:4.0%}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def describe(progress: Progress) -> str:
+    """Say in one line where the run is: ``57 Sampler, step 3 of 20, 1:40 left``."""
+    if progress.queue_position:
+        return f"Waiting in ComfyUI's queue, place {progress.queue_position}"
+    if progress.node_id is None:
+        return "Done" if progress.fraction >= 1 else "Starting"
+    text = f"{progress.node_id} {progress.title}"
+    if progress.steps:
+        text += f", step {progress.step} of {progress.steps}"
+    if progress.eta_s is not None:
+        minutes, seconds = divmod(round(progress.eta_s), 60)
+        text += f", {minutes}:{seconds:02d} left"
+    return text

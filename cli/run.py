@@ -1,0 +1,180 @@
+"""The command line ``wan-flf2v``: make a video on any ComfyUI that has the node pack."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..client.comfy import ComfyClient, OutputFile
+from ..client.errors import ComfyError, ServerAddressError
+from ..client.images import ImageFileError, check_image
+from ..client.preflight import check_graph
+from ..client.run import run_graph
+from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Value
+from ..contract.validation import ContractError, FieldError, allowed, parse_assignment, validate
+from ..contract.workflow import fill, load_graph
+from .progress_bar import ProgressRenderer
+
+EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
+_OPTIONS = {START_IMAGE.key: "--start", END_IMAGE.key: "--end", PROMPT.key: "--prompt"}
+_PACK_NODE = "WanFLF2VSampler"
+
+app = typer.Typer(
+    help="Two images and a prompt become a video, on any ComfyUI that has the wan-flf2v nodes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = Console()
+_err = Console(stderr=True)
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done here; nothing was queued."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 the server or the run failed, 2 wrong usage or values, 130 Ctrl-C."""
+    app()
+
+
+@app.command()
+def run(
+    start: Annotated[Path | None, typer.Option(help="The first frame: an image file.")] = None,
+    end: Annotated[Path | None, typer.Option(help="The last frame: an image file.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What happens in between.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A parameter, e.g. 57_steps=12; `wan-flf2v params` lists them."
+        ),
+    ] = None,
+    server: Annotated[str, typer.Option(envvar="COMFYUI_URL", help="ComfyUI's address.")] = DEFAULT_SERVER,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The video file (default: ComfyUI's name for it, here).")
+    ] = None,
+) -> None:
+    """Make a video: check everything, upload, queue, show progress, download. Ctrl-C cancels this run only."""
+    options = zip(_OPTIONS, (start, end, prompt), strict=True)
+    try:
+        given = {key: str(value) for key, value in options if value is not None}
+        values = _read_values(given, assignments or [])
+        check_output(output)
+        path, seconds = asyncio.run(_make_video(values, server, output))
+    except KeyboardInterrupt:
+        fail("Cancelled.", EXIT_INTERRUPTED)
+    except (ContractError, ImageFileError, UsageError, ServerAddressError) as error:
+        fail(str(error), EXIT_USAGE)
+    except (ComfyError, OSError) as error:
+        fail(str(error), EXIT_FAILED)
+    _err.print(f"Done in {seconds:.1f} s.", highlight=False)
+    _out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def params() -> None:
+    """List the parameters that --set takes."""
+    if not _out.is_terminal:
+        for parameter in HOSTED.parameters:
+            row = (parameter.key, parameter.title, allowed(parameter), f"default {parameter.default}")
+            typer.echo("\t".join(row))
+        return
+    table = Table("Key", "Title", "Takes", "Default", title=HOSTED.model_id)
+    for parameter in HOSTED.parameters:
+        title = f"{parameter.title}\n[dim]{parameter.description}[/dim]" if parameter.description else parameter.title
+        default = "required" if parameter.required else str(parameter.default)
+        table.add_row(parameter.key, title, allowed(parameter), default)
+    _out.print(table)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say why nothing came of it, and end."""
+    _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _read_values(given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
+    """Merge options and assignments and check all of it; every problem is reported at once."""
+    values: dict[str, object] = dict(given)
+    errors: list[FieldError] = []
+    for text in assignments:
+        try:
+            key, value = parse_assignment(HOSTED, text)
+        except ContractError as error:
+            errors += error.errors
+            continue
+        if key in values:
+            errors.append(FieldError((key,), f"{key} is given twice. Give it once.", "twice"))
+        values[key] = value
+    try:
+        checked = validate(HOSTED, values)
+    except ContractError as error:
+        errors += [_name_option(field) for field in error.errors]
+    if errors:
+        raise ContractError(errors)
+    for parameter in (START_IMAGE, END_IMAGE):
+        check_image(Path(str(checked[parameter.key])))
+    return checked
+
+
+def _name_option(error: FieldError) -> FieldError:
+    """Tell a person at the command line which option is missing."""
+    option = _OPTIONS.get(error.loc[0])
+    if error.type != "missing" or option is None:
+        return error
+    return FieldError(error.loc, f"{option} ({HOSTED.parameter(error.loc[0]).title}) is missing.", error.type)
+
+
+def check_output(output: Path | None) -> None:
+    """Refuse a file name that nothing can be written to."""
+    if output is None:
+        return
+    if output.is_dir():
+        raise UsageError(f"-o {output} is a folder. Name the video file, such as {output / 'out.mp4'}.")
+    if not output.parent.is_dir():
+        raise UsageError(f"-o {output}: there is no folder {output.parent}. Create it first.")
+
+
+async def _make_video(values: dict[str, Value], server: str, output: Path | None) -> tuple[Path, float]:
+    """Return the downloaded file and the server's time for the run in seconds."""
+    async with ComfyClient(server) as client:
+        await client.system_stats()
+        await node_info(client, _PACK_NODE)
+        for warning in await check_graph(client, fill(load_graph(HOSTED.workflow), HOSTED, values)):
+            _err.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        for parameter in (START_IMAGE, END_IMAGE):
+            values[parameter.key] = await client.upload_image(Path(str(values[parameter.key])))
+        graph = fill(load_graph(HOSTED.workflow), HOSTED, values)
+        with ProgressRenderer(_err) as show:
+            result = await run_graph(client, graph, on_progress=show)
+        file = next((file for file in result.files if file.type == "output"), result.files[0])
+        path = await client.download(file, output or _free_path(file))
+    return path, result.seconds
+
+
+async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
+    """Return what the server knows of one of the pack's nodes; ``UsageError`` if it does not have it."""
+    info = await client.object_info(node)
+    if info is None:
+        raise UsageError(
+            f"ComfyUI at {client.url} does not have the wan-flf2v nodes. Install the wan-flf2v node pack in its "
+            "custom_nodes folder (or update it) and restart it."
+        )
+    return info
+
+
+def _free_path(file: OutputFile) -> Path:
+    """Return the server's file name in the current folder, numbered if it is taken."""
+    name = PureWindowsPath(PurePosixPath(file.filename).name).name  # the server's word is no path here
+    path = Path(name)
+    number = 2
+    while path.exists():
+        path = Path(f"{Path(name).stem}-{number}{Path(name).suffix}")
+        number += 1
+    return path

@@ -1,0 +1,136 @@
+"""The commands of the machine that serves: ``wan-flf2v serve`` and ``wan-flf2v token``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..gateway.config import ConfigError, read_settings
+from ..gateway.http.responses import timestamp
+from ..gateway.jobs.database import DatabaseVersionError
+from ..gateway.jobs.store import Store
+from ..gateway.jobs.tokens import TokenNameError, create_token
+from ..gateway.serve import ServeError, default_data
+from ..gateway.serve import serve as serve_api
+from ..gateway.settings import Settings
+
+DEFAULT_PORT = 8189  # beside ComfyUI's 8188
+_out = Console()
+_err = Console(stderr=True)
+_tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
+
+_Data = Annotated[
+    Path | None, typer.Option("--data", envvar="WAN_FLF2V_DATA", help="Where requests, results and tokens are kept.")
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``serve`` and ``token`` to the command line."""
+    app.command()(serve)
+    app.add_typer(_tokens, name="token")
+
+
+def serve(
+    comfyui: Annotated[str | None, typer.Option(help="ComfyUI's address (default http://127.0.0.1:8188).")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen at; 0 takes a free one.")
+    ] = DEFAULT_PORT,
+    data: _Data = None,
+    config: Annotated[Path | None, typer.Option(help="A JSON file with settings; README lists them.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The API's address as clients see it, without /v1.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded-* headers count.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Offer the demo's tiny model too.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no token; on the loopback address only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every answer.")] = False,
+) -> None:
+    """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s level=%(levelname)s %(message)s")
+    logging.getLogger("wan_flf2v").setLevel(level)
+    # aiohttp logs every malformed request with what is in it; errors of this API are logged by its own middleware.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    given: dict[str, object] = {"comfyui_url": comfyui, "base_url": base_url, "trusted_proxies": trusted_proxy or None}
+    given |= {"demo": demo or None, "auth": False if no_auth else None}
+    try:
+        changes = {name: value for name, value in given.items() if value is not None}
+        settings = read_settings(data or default_data(), config, **changes)
+        _hint_token(settings)
+        serve_api(settings, host, port, lambda url: _err.print(f"Serving {url}/v1", highlight=False, soft_wrap=True))
+    except (ServeError, ConfigError, DatabaseVersionError) as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("Stopped.", 130)
+
+
+@_tokens.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose token it is.")],
+    data: _Data = None,
+    rate: Annotated[int | None, typer.Option(min=1, help="Calls a minute, instead of the settings' limit.")] = None,
+    queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
+) -> None:
+    """Make a token and print it. It is shown this once; only its hash is kept."""
+    store = _open(data)
+    try:
+        text, token = create_token(store, name, rate_per_minute=rate, queue_limit=queue)
+    except TokenNameError as error:
+        _fail(str(error), 2)
+    finally:
+        store.close()
+    _err.print(
+        f"Token {token.name}; its webhooks are signed with {token.webhook_secret}", highlight=False, soft_wrap=True
+    )
+    typer.echo(text)
+
+
+@_tokens.command("list")
+def list_tokens(data: _Data = None) -> None:
+    """List the tokens' names and limits."""
+    store = _open(data)
+    tokens = store.tokens()
+    store.close()
+    table = Table("Name", "Made", "Calls a minute", "Waiting")
+    for token in tokens:
+        limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
+        table.add_row(token.name, timestamp(token.created_at), *limits)
+    _out.print(table)
+
+
+@_tokens.command()
+def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
+    """Make a token worthless at once. Requests made with it go on."""
+    store = _open(data)
+    revoked = store.revoke_token(name)
+    store.close()
+    if not revoked:
+        _fail(f'There is no token "{name}". `wan-flf2v token list` shows those there are.', 2)
+
+
+def _open(data: Path | None) -> Store:
+    try:
+        return Store((data or default_data()) / "store.sqlite3")
+    except (DatabaseVersionError, OSError) as error:
+        _fail(str(error), 1)
+
+
+def _hint_token(settings: Settings) -> None:
+    """Tell who starts a server without tokens how to make one."""
+    store = _open(settings.data)
+    if settings.auth and not store.tokens():
+        _err.print(f"There is no token yet: wan-flf2v token create NAME --data {settings.data}", soft_wrap=True)
+    store.close()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)

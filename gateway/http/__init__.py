@@ -1,0 +1,1 @@
+"""The HTTP application: routes, middleware, responses. Knows no ComfyUI."""

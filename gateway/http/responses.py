@@ -1,0 +1,191 @@
+"""The JSON bodies of the API, as pydantic models: what the routes answer and what the OpenAPI document says."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, Field
+
+from ..jobs.records import DISPATCHER_DOWN, Job, Status
+
+StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
+_STATUS_WORDS: dict[Status, StatusWord] = {
+    "in_queue": "in_queue",
+    "in_progress": "in_progress",
+    "succeeded": "completed",
+    "failed": "completed",
+    "cancelled": "cancelled",
+}
+
+
+class ErrorAnswer(BaseModel):
+    """Every error."""
+
+    error_code: int = Field(description="The HTTP status in its first three digits; 400004 comes with 401.")
+    error_message: str
+    detail: Any = Field(description="For 422001 a list with `loc`, `msg` and `type` of every bad field.")
+
+
+class SubmitAnswer(BaseModel):
+    """The request was accepted, and outlives a crash."""
+
+    request_id: str
+    status_url: str
+    result_url: str
+    cancel_url: str
+
+
+class ProgressAnswer(BaseModel):
+    """How far a running request is."""
+
+    fraction: float = Field(ge=0, le=1)
+    step: int = Field(description="Of `steps`, inside the node; 0 of 0 if the node does not count.")
+    steps: int
+    node: str = Field(description="The title of the node that runs.")
+    eta_seconds: float | None
+
+
+class StatusAnswer(BaseModel):
+    """Where a request stands. A failed one reads `completed` here, and `failed` in the result."""
+
+    request_id: str
+    status: StatusWord
+    queue_position: int | None = Field(default=None, description="Only while in_queue; 0 is the next.")
+    status_url: str
+    result_url: str
+    progress: ProgressAnswer | None = None
+    waiting_for: str | None = Field(default=None, description="What is down, if nothing can run.")
+
+
+class OutputAnswer(BaseModel):
+    """Signed addresses of the files; whoever has one can fetch it, until it expires."""
+
+    image: str
+    video: str
+    images: list[str]
+    videos: list[str]
+
+
+class ResultAnswer(BaseModel):
+    """A request's result, or its present state."""
+
+    request_id: str
+    status: Status
+    output: OutputAnswer | None = Field(default=None, description="Only when succeeded.")
+    created_at: str
+    finished_at: str | None
+    error: str | None = Field(default=None, description="Only when failed.")
+    seed: int | None = None
+    timings: dict[str, Any] | None = None
+    warnings: list[Any] | None = None
+    host_version: str | None = None
+
+
+class CancelAnswer(BaseModel):
+    """What came of the wish to cancel; `status` is that of the status call."""
+
+    request_id: str
+    status: StatusWord
+    outcome: Literal["cancelled", "not_cancellable"]
+
+
+class ModelAnswer(BaseModel):
+    """A model; the schemas are the hosted page's own, the OpenAPI document has them as real JSON Schema."""
+
+    model_id: str
+    display_name: str
+    description: str
+    categories: list[str]
+    kind: str
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+
+
+class ModelListAnswer(BaseModel):
+    """The models that match, and how many there are in all."""
+
+    models: list[ModelAnswer]
+    total: int
+
+
+class FileAnswer(BaseModel):
+    """An uploaded image; its id is what image parameters take."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int
+    created_at: str
+
+
+def json_answer(answer: BaseModel, status: int = 200) -> web.Response:
+    """Return an answer as JSON, without the members that were not set."""
+    return web.Response(
+        text=answer.model_dump_json(exclude_unset=True),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def status_word(job: Job) -> StatusWord:
+    """Return the status as the status call says it."""
+    return _STATUS_WORDS[job.status]
+
+
+def urls(base: str, job_id: str) -> dict[str, str]:
+    """Return the addresses of the three calls about a request."""
+    root = f"{base}/v1/requests/{job_id}"
+    return {"status_url": f"{root}/status", "result_url": f"{root}/result", "cancel_url": f"{root}/cancel"}
+
+
+def timestamp(seconds: float) -> str:
+    """Return a time as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def submit_answer(job_id: str, base: str) -> SubmitAnswer:
+    """Return the body of an accepted request."""
+    return SubmitAnswer(request_id=job_id, **urls(base, job_id))
+
+
+def status_answer(job: Job, base: str, position: int | None, host_state: str) -> StatusAnswer:
+    """Return the body of the status call; ``position`` is the place in the queue while there is one."""
+    links = urls(base, job.id)
+    optional: dict[str, Any] = {}
+    if job.status == "in_queue":
+        optional["queue_position"] = position
+        if host_state == DISPATCHER_DOWN:
+            optional["waiting_for"] = "The API's dispatcher, which ended unexpectedly and starts again soon."
+        elif host_state.startswith("down"):
+            optional["waiting_for"] = "ComfyUI, which does not answer at the moment."  # its address is not the client's
+    if job.status == "in_progress" and job.progress is not None:
+        optional["progress"] = ProgressAnswer.model_validate(job.progress)
+    return StatusAnswer(
+        request_id=job.id,
+        status=status_word(job),
+        status_url=links["status_url"],
+        result_url=links["result_url"],
+        **optional,
+    )
+
+
+def result_answer(job: Job, output: dict[str, Any] | None) -> ResultAnswer:
+    """Return the body of the result call; ``output`` is that of a request that succeeded."""
+    optional: dict[str, Any] = {}
+    if output is not None:
+        optional["output"] = OutputAnswer.model_validate(output)
+    if job.status == "failed":
+        optional["error"] = job.error or "unknown"
+    if job.finished:
+        optional |= {name: job.detail[name] for name in ("timings", "warnings", "host_version") if name in job.detail}
+        optional["seed"] = job.values.get("57_noise_seed")
+    return ResultAnswer(
+        request_id=job.id,
+        status=job.status,
+        created_at=timestamp(job.created_at),
+        finished_at=timestamp(job.finished_at) if job.finished_at is not None else None,
+        **optional,
+    )

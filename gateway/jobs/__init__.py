@@ -1,0 +1,1 @@
+"""Jobs from acceptance to result: store, dispatcher, results, webhooks. Knows no HTTP request."""

@@ -1,0 +1,159 @@
+"""Results on the disk, and the signed addresses under which clients fetch them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import io
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from ...client.comfy import ComfyClient, OutputFile
+from ..durable import sync, sync_folder, write_durably
+from ..http.errors import FORBIDDEN, NOT_FOUND, ApiError
+from ..settings import Settings
+from .records import REQUEST_ID, Job
+from .store import Store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_VIDEO, _FRAME = "video.mp4", "frame0.png"
+CONTENT_TYPES = {_VIDEO: "video/mp4", _FRAME: "image/png"}
+_KEY_BYTES = 32
+_EXPIRES = re.compile(r"[0-9]{1,12}")
+
+
+class ResultError(Exception):
+    """What ComfyUI wrote is not a video that can be read; the text is for the client."""
+
+
+class StorageError(Exception):
+    """The result cannot be kept now, as when the disk is full; it can later."""
+
+
+class Results:
+    """Keeps each finished request's files in ``<data>/results/<id>/``."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._folder = settings.data / "results"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._key = read_secret(settings.data / "signing.key", secrets.token_bytes(_KEY_BYTES))
+
+    async def collect(self, client: ComfyClient, file: OutputFile, job_id: str) -> dict[str, str]:
+        """Copy the video that ComfyUI wrote for a request, and cut out its first frame; durable on return.
+
+        Returns the file names by kind, ``video`` and ``image``. May be repeated. Raises a ``ComfyError`` if ComfyUI
+        does not give the file, ``ResultError`` if it is no video, ``StorageError`` if it cannot be written here.
+        """
+        folder = self._folder / job_id
+        try:
+            folder.mkdir(exist_ok=True)
+            video = await client.download(file, folder / _VIDEO)
+            await asyncio.to_thread(_finish, video)
+        except OSError as error:
+            raise StorageError(f"the result of request {job_id} cannot be kept: {error}") from error
+        return {"video": _VIDEO, "image": _FRAME}
+
+    def urls(self, job: Job, base_url: str) -> dict[str, str | list[str]]:
+        """Return a succeeded request's output as clients get it; the addresses work for the configured time.
+
+        ``base_url`` is this API's address as the client sees it, without ``/v1``.
+        """
+        expires = str(int(time.time() + self._settings.url_ttl_s))
+        links = {}
+        for kind, name in (job.output or {}).items():
+            query = urlencode({"expires": expires, "signature": self._sign(job.id, name, expires)})
+            links[kind] = f"{base_url}/v1/results/{job.id}/{name}?{query}"
+        plural: dict[str, list[str]] = {f"{kind}s": [link] for kind, link in links.items()}
+        return {**links, **plural}
+
+    def verify(self, job_id: str, name: str, expires: str, signature: str) -> Path:
+        """Return the file that a signed address names; ``ApiError`` (403, 404) if the address is not good any more."""
+        # Checked before the signature is, and whatever it says: nothing but these shapes may name a file.
+        shaped = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
+        if not shaped or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), _bytes(signature)):
+            raise ApiError(FORBIDDEN, "The address of this result is not complete or was changed.")
+        if int(expires) < time.time():
+            message = "The address of this result has expired. Ask for the request's result again to get a new one."
+            raise ApiError(FORBIDDEN, message)
+        path = self._folder / job_id / name
+        job = self._store.get(job_id)
+        if job is None or job.expired or not path.is_file():
+            raise ApiError(NOT_FOUND, "This result is no longer kept.")
+        return path
+
+    def purge(self) -> int:
+        """Let results expire that are older, or in all larger, than the settings allow, and delete their files.
+
+        The oldest go first. Returns how many requests expired.
+        """
+        limit = time.time() - self._settings.result_ttl_s
+        sizes = {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
+        total, expired = sum(sizes.values()), []
+        for job_id, finished_at in self._store.unexpired():
+            size = sizes.get(job_id, 0)
+            if finished_at < limit or (size and total > self._settings.results_max_bytes):
+                expired.append(job_id)
+                total -= size
+        self._store.expire(expired)
+        for job_id in sizes:  # also those of a purge that was cut short
+            job = self._store.get(job_id)
+            if job is not None and job.expired:
+                shutil.rmtree(self._folder / job_id, ignore_errors=True)
+        return len(expired)
+
+    def _sign(self, job_id: str, name: str, expires: str) -> str:
+        return hmac.new(self._key, f"{job_id}/{name}?{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def read_secret(path: Path, new: bytes) -> bytes:
+    """Return the content of a secret file; the first process that asks writes ``new`` into it."""
+    if not path.exists():
+        write_durably(path, new, replace=False)
+    return path.read_bytes()
+
+
+def _finish(video: Path) -> None:
+    """Cut out frame 0, and wait until all is on the disk."""
+    image = io.BytesIO()
+    _first_frame(video).save(image, "PNG", compress_level=1)
+    sync(video)
+    write_durably(video.with_name(_FRAME), image.getvalue())
+    sync_folder(video.parent.parent)
+
+
+def _first_frame(video: Path) -> Image:
+    import av  # here, since only the process that dispatches needs it, and it is large
+
+    try:
+        with av.open(str(video)) as container:
+            for frame in container.decode(video=0):
+                image: Image = frame.to_image()
+                return image
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ResultError("ComfyUI's video cannot be read. ComfyUI's log may say more.") from error
+    raise ResultError("ComfyUI's video has no frames. ComfyUI's log may say more.")
+
+
+def _size(folder: Path) -> int:
+    """Return the size of the files there; what vanishes meanwhile counts nothing."""
+    size = 0
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                size += path.stat().st_size
+    return size
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

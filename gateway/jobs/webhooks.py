@@ -1,0 +1,155 @@
+"""Tells a client's server that a request has ended, as the Standard Webhooks specification has it.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import random
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from ..fetch import Fetcher, FetchError
+from ..settings import Settings
+from .records import Job, Webhook
+from .results import read_secret
+from .store import Store
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+_PREFIX = "whsec_"
+_SECRET_BYTES = 32  # the specification asks for 24 to 64
+_POLL_S = 1.0
+_PARALLEL = 20
+_FIRST_DELAY_S = 5.0
+_LONGEST_DELAY_S = 3600.0
+_JITTER = 0.2
+_GONE = 410  # the receiver wants no more, says the specification
+
+
+def new_secret() -> str:
+    """Return a new secret for signatures, as receivers' libraries take it."""
+    return _PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the value of the ``webhook-signature`` header."""
+    key = base64.b64decode(secret.removeprefix(_PREFIX))
+    content = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+
+
+class WebhookSender:
+    """Sends the messages that the store says are due; several processes may, none sends what another is sending.
+
+    ``body_of`` makes a message's ``data`` from the request and the address that its links lead to: the result, as the
+    result call gives it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        fetcher: Fetcher,
+        body_of: Callable[[Job, str | None], Mapping[str, Any]],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._fetcher = fetcher
+        self._body_of = body_of
+        self._common_secret = read_secret(settings.data / "webhook.secret", new_secret().encode()).decode()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        sending: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                for webhook in await self._due(_PARALLEL - len(sending)):
+                    sending.add(asyncio.create_task(self._send(webhook)))
+                await asyncio.sleep(_POLL_S)
+                sending = {task for task in sending if not task.done()}
+        finally:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+
+    async def _due(self, limit: int) -> list[Webhook]:
+        # The time for which other processes leave them alone is longer than an attempt takes.
+        lease_s = self._settings.fetch_timeout_s + 30.0
+        try:
+            return await _completed(self._store.due_webhooks, time.time(), lease_s=lease_s, limit=limit)
+        except sqlite3.Error:
+            _LOG.exception("event=webhook outcome=error")
+            return []
+
+    async def _send(self, webhook: Webhook) -> None:
+        try:
+            job = await _completed(self._store.get, webhook.job_id)
+            if job is None or job.expired:
+                await self._end(webhook, "expired")
+                return
+            status, reason = await self._attempt(webhook, job)
+            if status is not None and 200 <= status < 300:
+                await self._end(webhook, "delivered")
+            elif status == _GONE:
+                await self._end(webhook, "refused")
+            else:
+                await self._put_off(webhook, reason)
+        except Exception:  # noqa: BLE001 -- the message is due again when its lease ends
+            _LOG.exception("event=webhook request=%s outcome=error", webhook.job_id)
+
+    async def _attempt(self, webhook: Webhook, job: Job) -> tuple[int | None, str]:
+        """Send the message once; returns the answer's status if there was one, and what to say of it."""
+        message_id, timestamp = f"msg_{job.id}", int(time.time())
+        data = self._body_of(job, webhook.base_url)
+        message = {"type": f"request.{job.status}", "timestamp": _iso(timestamp), "data": data}
+        body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(webhook.secret or self._common_secret, message_id, timestamp, body),
+        }
+        try:
+            status = await self._fetcher.post(webhook.url, body, headers)
+        except FetchError as error:
+            return None, str(error)
+        return status, f"status {status}"
+
+    async def _put_off(self, webhook: Webhook, reason: str) -> None:
+        now, last = time.time(), webhook.first_at + self._settings.webhook_retry_s
+        if now >= last:
+            await self._end(webhook, f"given up: {reason}")
+            return
+        delay_s = min(_FIRST_DELAY_S * 2**webhook.attempts, _LONGEST_DELAY_S)
+        delay_s *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- against many retries at once
+        await _completed(self._store.webhook_retry, webhook.job_id, min(now + delay_s, last))
+        _LOG.info('event=webhook request=%s outcome=retry reason="%s"', webhook.job_id, reason)
+
+    async def _end(self, webhook: Webhook, outcome: str) -> None:
+        await _completed(self._store.webhook_done, webhook.job_id)
+        _LOG.info('event=webhook request=%s outcome="%s"', webhook.job_id, outcome)
+
+
+async def _completed(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Do blocking work in a thread, to its end even if cancelled: what was sent is noted, and the store free."""
+    task = asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _iso(timestamp: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(timestamp))

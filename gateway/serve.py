@@ -1,0 +1,98 @@
+"""Runs the API as a gateway of its own, in front of a ComfyUI that may stay on the loopback address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from ..client.comfy import ComfyClient
+from ..client.errors import ServerAddressError
+from .http.addresses import is_loopback
+from .http.app import create_app
+from .http.slow_clients import SilentClients
+from .settings import Settings
+
+_SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
+_KEEPALIVE_S = 30.0
+_BACKLOG = 1024
+
+
+class ServeError(Exception):
+    """The API cannot be served like this; the text says why and what to do."""
+
+
+def default_data() -> Path:
+    """Return where a gateway keeps its data by default: the platform's folder for a user's data."""
+    if sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Application Support"
+    else:
+        root = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return root / "wan-flf2v"
+
+
+def check_address(host: str, auth: bool) -> None:
+    """Refuse to serve without tokens where others can reach it; raises ``ServeError``."""
+    if not auth and not is_loopback(host):
+        raise ServeError(f"--no-auth with --host {host} would let anyone use this machine. Use --host 127.0.0.1.")
+
+
+def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; ``on_start`` gets the address. Raises ``ServeError``, ``OSError``."""
+    check_address(host, settings.auth)
+    try:
+        ComfyClient(settings.comfyui_url)
+    except ServerAddressError as error:
+        raise ServeError(f"ComfyUI's address: {error}") from error
+    asyncio.run(_serve(settings, host, port, on_start))
+
+
+async def _serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
+    listener = _listen(host, port)
+    own_url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    app = create_app(settings, own_url=own_url)
+    silent = SilentClients()
+    silent.attach(app)
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=_SHUTDOWN_S, handler_cancellation=False
+    )
+    await runner.setup()
+    assert runner.server is not None  # set by setup()  # noqa: S101
+    guard = asyncio.create_task(silent.close(runner.server))
+    try:
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        on_start(own_url)
+        await _until_told()
+    finally:
+        logging.getLogger(__name__).info("event=stopping")
+        guard.cancel()
+        await runner.cleanup()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ServeError(f"Cannot listen at {host}, port {port}: {error.strerror}. Choose another --port.") from error
+
+
+async def _until_told() -> None:
+    """Wait for SIGINT or SIGTERM; on Windows Ctrl-C comes as KeyboardInterrupt."""
+    told = asyncio.Event()
+    with contextlib.suppress(NotImplementedError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, told.set)
+    while not told.is_set():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(told.wait(), 1.0)  # Windows runs Ctrl-C's handler only when the loop wakes

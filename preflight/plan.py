@@ -1,0 +1,257 @@
+"""A dry run: what a run with these settings and files will do and take, without loading a weight."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_sampling
+import torch
+
+from ..sampling import schedule
+from . import machine, memory, rules
+from .files import ModelFile, read_file
+from .prompt_files import ExpertFiles, LoaderFile, find_file
+from .wan_shape import WAN_14B
+
+# Pixels on a side of a latent value (Wan2.2 configs: vae_stride (4, 8, 8)) and of a token (patch_size (1, 2, 2)).
+_LATENT, _TOKEN = 8, 16
+FOLDERS = {"high": "diffusion_models", "low": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae"}
+"""What can be planned with, and the kind of folder in which the host has it."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """The video, as asked for and as generated: sizes in pixels (multiples of 16), ``frames`` (4n+1) of ``length``."""
+
+    width: int
+    height: int
+    generated_width: int
+    generated_height: int
+    length: int
+    frames: int
+    latent_frames: int
+    frame_rate: float
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the last, which shows the end image: 81 frames at 16 per second are 5."""
+        return (self.frames - 1) / self.frame_rate
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Latent frames, height and width."""
+        return self.latent_frames, self.generated_height // _LATENT, self.generated_width // _LATENT
+
+    @property
+    def tokens(self) -> int:
+        """What the transformer attends to, all to all."""
+        return self.latent_frames * (self.generated_height // _TOKEN) * (self.generated_width // _TOKEN)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The sampler's settings, with the names and ranges of its inputs; ``cfg_low_noise`` 0 is the same as ``cfg``."""
+
+    steps: int
+    cfg: float
+    cfg_low_noise: float
+    shift: float
+    sampler_name: str
+    scheduler: str
+    denoise: float
+    handover: str
+    handover_step: int
+    boundary: float
+
+    @property
+    def cfg_low(self) -> float:
+        """The low-noise expert's guidance scale."""
+        return self.cfg_low_noise or self.cfg
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: it starts at ``sigma`` (1 is pure noise) and runs on ``expert`` (``"high"`` or ``"low"``)."""
+
+    index: int
+    sigma: float
+    timestep: float
+    expert: str
+
+
+@dataclass(frozen=True)
+class ExpertPlan:
+    """One expert: its file, its share, and what it asks of the device. Sizes are bytes, ``None`` where unknown.
+
+    ``activation_bytes`` is the host's own estimate for this machine's device, ``vram_bytes`` the sum with the weights.
+    """
+
+    expert: str
+    file: str | None
+    steps: int
+    cfg: float
+    forwards: int
+    tflop: float
+    weight_bytes: int | None
+    weight_bytes_by_dtype: dict[str, int]
+    activation_bytes: int | None
+    vram_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. TFLOP are 10^12 operations.
+
+    A step takes two forward passes, with and without the prompt, or one if cfg is 1; samplers that call the model more
+    than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
+    those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``), ``ram_bytes`` the
+    size of all files chosen.
+    """
+
+    video: Video
+    sampling: Sampling
+    steps: tuple[Step, ...]
+    final_sigma: float
+    handover_step: int
+    handover_sigma: float
+    assumed_14b: bool
+    tflop_per_forward: float
+    tflop: float
+    device: str
+    experts: tuple[ExpertPlan, ...]
+    ram_bytes: int | None
+    available_ram_bytes: int
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return all of it as a JSON object with the names used here."""
+        plan = asdict(self)
+        plan["video"] |= {name: getattr(self.video, name) for name in ("seconds", "latent_shape", "tokens")}
+        return json.dumps(plan, indent=2, ensure_ascii=False)
+
+
+class _ScheduleOnly:
+    """As much of a MODEL as the host's KSampler asks for its sigmas: a sampling schedule on the CPU."""
+
+    load_device = torch.device("cpu")
+    model_options: dict[str, Any] = {}
+
+    def __init__(self, shift: float) -> None:
+        flow = type("ModelSampling", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})
+        self._model_sampling = flow()
+        self._model_sampling.set_parameters(shift=shift, multiplier=1000)  # as core's ModelSamplingSD3 does
+
+    def get_model_object(self, _name: str) -> Any:
+        return self._model_sampling
+
+
+def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, output_folder: Path) -> Plan:
+    """Plan a run.
+
+    Args:
+        names: the file chosen for each key of ``FOLDERS``, as the host lists it; ``None`` where none was chosen.
+        video: what to make.
+        sampling: how.
+        output_folder: where it goes.
+
+    Raises:
+        ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
+    """
+    steps, final_sigma = _steps(sampling)
+    first_low = sum(step.expert == "high" for step in steps)
+    files, errors = _read(names)
+    experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in rules.SLOTS)
+    shape = next((file.wan for slot, file in files.items() if slot in rules.SLOTS and file.wan), None)
+    ram = sum({file.path: file.size for file in files.values()}.values())
+    settings = rules.Settings(
+        images=True,
+        frames=video.frames,
+        steps=sampling.steps,
+        cfg=sampling.cfg,
+        cfg_low=sampling.cfg_low,
+        loras_known=False,
+    )
+    report = rules.check_settings([_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS], settings)
+    report.merge(rules.check_machine(ram, output_folder))
+    return Plan(
+        video=video,
+        sampling=sampling,
+        steps=steps,
+        final_sigma=final_sigma,
+        handover_step=first_low,
+        handover_sigma=steps[first_low].sigma if first_low < len(steps) else final_sigma,
+        assumed_14b=shape is None,
+        tflop_per_forward=(shape or WAN_14B).forward_tflop(video.tokens),
+        tflop=sum(expert.tflop for expert in experts),
+        device=memory.device_name(),
+        experts=experts,
+        ram_bytes=ram or None,
+        available_ram_bytes=machine.available_ram(),
+        errors=(*errors, *report.errors),
+        warnings=tuple(report.warnings),
+    )
+
+
+def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
+    """Return the steps, and the sigma at which the last one ends."""
+    model = _ScheduleOnly(sampling.shift)
+    sigmas = schedule.schedule_sigmas(
+        model, sampling.sampler_name, sampling.scheduler, sampling.steps, sampling.denoise
+    )
+    model_sampling = model.get_model_object("model_sampling")
+    first_low = schedule.handover_step(
+        model_sampling, sigmas, sampling.handover, sampling.handover_step, sampling.boundary
+    )
+    *starts, final_sigma = zip(sigmas.tolist(), model_sampling.timestep(sigmas).tolist(), strict=True)
+    steps = (
+        Step(index, sigma, timestep, "high" if index < first_low else "low")
+        for index, (sigma, timestep) in enumerate(starts)
+    )
+    return tuple(steps), final_sigma[0]
+
+
+def _read(names: dict[str, str | None]) -> tuple[dict[str, ModelFile], list[str]]:
+    """Return the headers of the files that are there, and what is wrong with the others."""
+    files, errors = {}, []
+    for key, name in names.items():
+        path = find_file(name, FOLDERS[key]) if name else None
+        try:
+            if path is not None:
+                files[key] = read_file(path)
+        except (OSError, ValueError) as error:
+            errors.append(str(error))
+    return files, errors
+
+
+def _files(slot: str, name: str | None, file: ModelFile | None) -> rules.Expert:
+    """Return an expert as preflight knows it from a prompt; the plan has no LoRAs."""
+    kind = FOLDERS[slot]
+    loader = LoaderFile("", rules.SLOTS[slot], name, (kind,), file.path if file else None) if name else None
+    return rules.Expert(slot, ExpertFiles(loader, ()), file.wan.image_channels if file and file.wan else None)
+
+
+def _expert(
+    slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: Sampling, video: Video
+) -> ExpertPlan:
+    cfg = sampling.cfg if slot == "high" else sampling.cfg_low
+    own = sum(step.expert == slot for step in steps)
+    forwards = own * (1 if cfg == 1 else 2)  # the host leaves out the negative prompt at cfg 1
+    shape = (file.wan if file else None) or WAN_14B
+    activations = memory.activation_bytes(file, (1, shape.out_channels, *video.latent_shape)) if file else None
+    weights = file.weight_bytes if file else None
+    return ExpertPlan(
+        expert=slot,
+        file=name,
+        steps=own,
+        cfg=cfg,
+        forwards=forwards,
+        tflop=forwards * shape.forward_tflop(video.tokens),
+        weight_bytes=weights,
+        weight_bytes_by_dtype=file.bytes_by_dtype if file else {},
+        activation_bytes=activations,
+        vram_bytes=None if weights is None or activations is None else weights + activations,
+    )

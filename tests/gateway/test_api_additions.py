@@ -1,0 +1,306 @@
+"""What this API has beside the hosted one: a client of the hosted one never notices."""
+
+import base64
+import contextlib
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from gateway import BODY, NOWHERE, SUBMIT, Gateway, call, events
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    config = {"queue_limit": 10_000, "rate_per_minute": 1_000_000, "trusted_proxies": ["192.0.2.1"]}
+    with Gateway(tmp_path_factory.mktemp("additions"), NOWHERE, config=config) as it:
+        yield it
+
+
+def png(size=(64, 64)):
+    stream = io.BytesIO()
+    Image.new("RGB", size, "red").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def form(content, name="file", filename="a.png"):
+    head = f'--edge\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n\r\n'
+    return head.encode() + content + b"\r\n--edge--\r\n", {"Content-Type": "multipart/form-data; boundary=edge"}
+
+
+def test_the_same_key_and_body_is_the_same_request(gateway):
+    headers = {"Idempotency-Key": "one"}
+    first = gateway.post(SUBMIT, BODY, headers=headers)
+    turned = dict(reversed(BODY.items()))
+    assert gateway.post(SUBMIT, turned, headers=headers).json == first.json
+    other = gateway.post(SUBMIT, {**BODY, "57_steps": 6}, headers=headers)
+    assert (other.status, other.code) == (422, 422001)
+    assert other.json["detail"][0]["loc"] == ["header", "Idempotency-Key"]
+    second_token = gateway.new_token("second")
+    assert (
+        gateway.post(SUBMIT, BODY, headers=headers, token=second_token).json["request_id"] != first.json["request_id"]
+    )
+    assert gateway.post(SUBMIT, BODY).json["request_id"] != first.json["request_id"]
+
+
+def test_many_with_one_key_at_once_are_one_request(gateway):
+    ids = []
+    headers = {"Idempotency-Key": "at-once"}
+    send = lambda: ids.append(gateway.post(SUBMIT, BODY, headers=headers).json["request_id"])  # noqa: E731
+    threads = [threading.Thread(target=send) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 10
+    assert len(set(ids)) == 1
+
+
+@pytest.mark.parametrize("key", ["x" * 256, "with blank", "ümlaut"])
+def test_a_bad_key_is_422(gateway, key):
+    answer = gateway.post(SUBMIT, BODY, headers={"Idempotency-Key": key.encode("latin-1")})
+    assert (answer.status, answer.code) == (422, 422001)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com/", "https://127.0.0.1/", "https://[::1]/", "https://localhost/", "ftp://a/", "nonsense"]
+)
+def test_a_webhook_must_be_public_https(gateway, url):
+    answer = gateway.post(f"{SUBMIT}?webhook={url}", BODY)
+    assert answer.status == 422
+    assert answer.json["detail"][0]["loc"] == ["query", "webhook"]
+
+
+@pytest.mark.parametrize("query", ["webhok=https://example.com", "webhook=a&webhook=b"])
+def test_a_misspelt_or_doubled_query_is_422(gateway, query):
+    answer = gateway.post(f"{SUBMIT}?{query}", BODY)
+    assert answer.status == 422
+    assert answer.json["detail"][0]["loc"][0] == "query"
+
+
+def test_urls_are_those_the_client_asked_for_and_a_stranger_cannot_change_them(gateway):
+    answer = gateway.post(SUBMIT, BODY, headers={"Host": "api.example.com:8443"})
+    assert answer.json["status_url"].startswith("http://api.example.com:8443/v1/requests/")
+    forged = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    assert gateway.post(SUBMIT, BODY, headers=forged).json["status_url"].startswith(gateway.url)
+
+
+def test_a_trusted_proxy_and_a_configured_address_count(tmp_path):
+    forwarded = {"X-Forwarded-Host": "api.example.com", "X-Forwarded-Proto": "https", "Host": "inside"}
+    with Gateway(tmp_path / "a", NOWHERE, "--trusted-proxy", "127.0.0.1") as gateway:
+        answer = gateway.post(SUBMIT, BODY, headers=forwarded)
+        assert answer.json["result_url"].startswith("https://api.example.com/v1/requests/")
+        odd = gateway.post(SUBMIT, BODY, headers={**forwarded, "X-Forwarded-Host": "a/b?c"})
+        assert (odd.status, odd.code) == (400, 400001)
+    with Gateway(tmp_path / "b", NOWHERE, "--base-url", "https://video.example.org/") as gateway:
+        answer = gateway.post(SUBMIT, BODY, headers=forwarded)
+        assert answer.json["result_url"].startswith("https://video.example.org/v1/requests/")
+
+
+def test_data_uris_and_uploads_are_images(gateway):
+    uri = "data:image/png;base64," + base64.b64encode(png()).decode()
+    body, headers = form(png((32, 32)))
+    upload = gateway.post("/v1/files", body, headers=headers)
+    assert upload.status == 200
+    assert set(upload.json) == {"id", "name", "content_type", "size", "created_at"}
+    request_id = gateway.submit(**{"68_image": uri, "62_image": upload.json["id"]})
+    with gateway.store() as store:
+        job = store.get(request_id)
+    assert set(job.inputs) == {"68_image", "62_image"}
+    assert (gateway.data / "inputs" / job.inputs["68_image"]).read_bytes() == png()
+    assert len(json.dumps(job.values)) < 1000, "the data URI itself is not kept"
+
+
+def test_an_upload_belongs_to_its_token(gateway):
+    body, headers = form(png())
+    file_id = gateway.post("/v1/files", body, headers=headers).json["id"]
+    answer = gateway.post(SUBMIT, {**BODY, "62_image": file_id}, token=gateway.new_token("stranger"))
+    assert answer.status == 422
+    assert answer.json["detail"][0]["loc"] == ["body", "62_image"]
+
+
+def test_a_later_token_of_the_same_name_is_a_stranger(gateway):
+    before = gateway.new_token("reused", queue_limit=1, rate_per_minute=30)
+    headers = {"Idempotency-Key": "reused"}
+    request_id = gateway.post(SUBMIT, BODY, headers=headers, token=before).json["request_id"]
+    body, form_headers = form(png())
+    file_id = gateway.post("/v1/files", body, headers=form_headers, token=before).json["id"]
+    with gateway.store() as store:
+        assert store.revoke_token("reused")
+    after = gateway.new_token("reused", queue_limit=1, rate_per_minute=30)
+    for path in ("status", "result"):
+        assert gateway.get(f"/v1/requests/{request_id}/{path}", token=after).code == 404001
+    assert gateway.post(SUBMIT, {**BODY, "62_image": file_id}, token=after).status == 422
+    other = gateway.post(SUBMIT, BODY, headers=headers, token=after)
+    assert other.status == 200, "neither the queue nor the rate of the one before counts"
+    assert other.json["request_id"] != request_id
+
+
+def test_both_bad_images_are_named(gateway):
+    bad = "data:image/png;base64," + base64.b64encode(b"no image").decode()
+    answer = gateway.post(SUBMIT, {**BODY, "62_image": bad, "68_image": "../secret.png"})
+    assert answer.status == 422
+    assert {entry["loc"][1] for entry in answer.json["detail"]} == {"62_image", "68_image"}
+
+
+def test_limits_of_a_token_are_429_and_say_when_to_come_back(gateway):
+    few = gateway.new_token("few", queue_limit=2)
+    assert [gateway.post(SUBMIT, BODY, token=few).status for _ in range(3)] == [200, 200, 429]
+    slow = gateway.new_token("slow", rate_per_minute=12)
+    answers = [gateway.get("/v1/models", token=slow) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 429, 429]
+    assert answers[-1].code == 429001
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 5
+    assert gateway.get("/v1/models").status == 200, "another token has its own limits"
+
+
+def test_no_other_page_may_call_unless_configured(gateway, tmp_path):
+    headers = {"Origin": "https://example.com"}
+    assert "Access-Control-Allow-Origin" not in gateway.get("/v1/models", headers=headers).headers
+    with Gateway(tmp_path, NOWHERE, config={"cors_origins": ["https://example.com"]}) as open_one:
+        preflight = {**headers, "Access-Control-Request-Method": "POST"}
+        answer = open_one.call("OPTIONS", SUBMIT, token=None, headers=preflight)
+        assert answer.status == 204
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://example.com"
+        refused = open_one.get("/v1/models", token=None, headers=headers)
+        assert refused.status == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == "https://example.com", "pages can read errors"
+        request_id = open_one.submit()
+        open_one.cancel(request_id)
+        stream = open_one.get(f"/v1/requests/{request_id}/events", headers=headers)
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        assert stream.headers["Access-Control-Allow-Origin"] == "https://example.com", "streams too"
+        foreign = open_one.get("/v1/models", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in foreign.headers
+
+
+def test_events_tell_every_state_and_end(gateway):
+    request_id = gateway.submit()
+    stream = events(gateway, request_id)
+    first, state = next(stream)
+    assert state["status"] == "in_queue"
+    with gateway.store() as store:
+        store.start(request_id, None)
+        second, state = next(stream)
+        assert state["status"] == "in_progress"
+        progress = {"fraction": 0.5, "step": 3, "steps": 6, "node": "Sampler", "eta_seconds": 4.0}
+        store.set_progress(request_id, progress)
+        third, state = next(stream)
+        assert state["progress"] == progress
+        assert gateway.status(request_id)["progress"] == progress
+        store.finish(request_id, "failed", error="x")
+    fourth, state = next(stream)
+    assert state["status"] == "completed"
+    assert first < second < third < fourth
+    assert list(stream) == [], "the stream ends with the request"
+
+
+def test_events_go_on_where_the_client_left(gateway):
+    request_id = gateway.submit()
+    last, _ = next(events(gateway, request_id))
+    gateway.cancel(request_id)
+    ((newer, state),) = events(gateway, request_id, last)
+    assert newer > last
+    assert state["status"] == "cancelled"
+    headers = {"Last-Event-ID": str(newer)}
+    done = gateway.get(f"/v1/requests/{request_id}/events", headers=headers)
+    assert (done.status, done.content) == (204, b"")
+
+
+def test_an_accepted_request_outlives_kill_9(tmp_path):
+    gateway = Gateway(tmp_path)
+    with gateway:
+        request_id = gateway.submit()
+        gateway.kill()
+    with gateway:
+        assert gateway.status(request_id)["status"] == "in_queue"
+
+
+def test_an_open_stream_does_not_hold_up_the_shutdown(tmp_path):
+    with Gateway(tmp_path) as gateway:
+        stream = events(gateway, gateway.submit())
+        next(stream)
+        gateway.process.terminate()
+        assert list(stream) == []
+        assert gateway.process.wait(20) == 0
+
+
+def test_health_readiness_and_metrics(gateway):
+    for path in ("/healthz", "/v1/healthz"):
+        assert gateway.get(path, token=None).status == 200
+    assert gateway.get("/readyz", token=None).json == {"ready": False}
+    ready = gateway.get("/readyz")
+    assert ready.status == 503
+    assert "Cannot reach ComfyUI" in ready.json["problems"][0]
+    gateway.submit()
+    assert gateway.get("/metrics", token=None).status == 401
+    answer = gateway.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    text = answer.content.decode()
+    waiting = int(re.search(r'^wan_flf2v_requests\{status="in_queue"\} (\d+)$', text, re.MULTILINE)[1])
+    assert waiting >= 1
+    assert re.search(
+        r'^wan_flf2v_http_requests_total\{method="POST",route="/v1/models/\{model_id\}",status="200"\}', text, re.M
+    )
+    assert "wan_flf2v_comfyui_up 0" in text
+    for line in text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) .*|[a-z0-9_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? \S+', line), line
+
+
+def test_readiness_looks_once_for_all_and_not_for_long(tmp_path):
+    asked = []
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections and never answers
+        gateway = stack.enter_context(Gateway(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        pool = stack.enter_context(ThreadPoolExecutor(8))
+        answers = list(pool.map(lambda _: gateway.get("/readyz"), range(8)))
+        silent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                asked.append(silent.accept()[1])
+    assert {answer.status for answer in answers} == {503}
+    assert "within 5 s" in answers[0].json["problems"][0]
+    assert len(asked) < 8, "one for the calls; the dispatcher asks too"
+
+
+def test_without_auth_only_on_the_loopback_address(tmp_path):
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "wan_flf2v",
+        "serve",
+        "--data",
+        str(tmp_path / "x"),
+        "--port",
+        "0",
+        "--no-auth",
+    ]
+    for host in ("0.0.0.0", "::", "192.0.2.7", "example.com"):
+        done = subprocess.run([*command, "--host", host], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert "--no-auth" in done.stderr
+    with Gateway(tmp_path / "y", NOWHERE, "--no-auth") as gateway:
+        for host in ("127.0.0.1", "127.8.8.8:80", "localhost", "LOCALHOST:8000", "[::1]", "[::1]:8000"):
+            assert call(gateway.url, "GET", "/v1/models", headers={"Host": host}).status == 200
+        for host in ("rebound.example", "localhost.example:80", "192.0.2.7", "[2001:db8::1]", "127.0.0.1@x", ""):
+            for path in ("/v1/models", "/readyz"):
+                assert call(gateway.url, "GET", path, headers={"Host": host}).code == 403001, host
+
+
+def test_the_log_has_neither_tokens_nor_prompts(gateway):
+    gateway.submit(**{"6_text": "a very private prompt"})
+    gateway.get("/v1/models", token="wf_someone-elses-secret")
+    time.sleep(0.1)
+    log = gateway.log_text()
+    assert "event=accepted" in log
+    for secret in (gateway.token, "wf_someone", "private prompt"):
+        assert secret not in log

@@ -1,0 +1,152 @@
+"""The commands ``serve`` and ``token``, and what the client's commands say when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gateway import NOWHERE, Gateway
+
+
+@pytest.fixture
+def cli(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WAN_FLF2V_", "RUNCOMFY_"))}
+
+    def run(*arguments, **variables):
+        command = [sys.executable, "-I", "-m", "wan_flf2v", *map(str, arguments)]
+        environment.update(variables)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False
+        )
+
+    return run
+
+
+def test_tokens_are_made_listed_and_revoked(cli, tmp_path):
+    made = cli("token", "create", "alice", "--data", tmp_path, "--queue", 3)
+    assert made.returncode == 0, made.stderr
+    token = made.stdout.strip()
+    assert token.startswith("wf_")
+    assert "whsec_" in made.stderr
+    listed = cli("token", "list", "--data", tmp_path).stdout
+    assert "alice" in listed
+    assert token not in listed
+    content = b"".join(path.read_bytes() for path in tmp_path.glob("store.sqlite3*"))
+    assert token.encode() not in content, "only its hash is kept"
+    with Gateway(tmp_path) as gateway:
+        assert gateway.get("/v1/models", token=token).status == 200
+        assert cli("token", "revoke", "alice", "--data", tmp_path).returncode == 0
+        assert gateway.get("/v1/models", token=token).status == 401
+    assert cli("token", "revoke", "alice", "--data", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "anonymous", "x" * 65])
+def test_a_token_needs_a_name(cli, tmp_path, name):
+    assert cli("token", "create", name, "--data", tmp_path).returncode == 2
+
+
+def test_a_name_is_taken_once(cli, tmp_path):
+    assert cli("token", "create", "bob", "--data", tmp_path).returncode == 0
+    again = cli("token", "create", "bob", "--data", tmp_path)
+    assert again.returncode == 2
+    assert "already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [('{"nonsense": 1}', "nonsense"), ('{"queue_limit": "many"}', "queue_limit"), ("[]", "object"), ("{", "JSON")],
+)
+def test_bad_settings_are_named(cli, tmp_path, content, word):
+    (tmp_path / "api.json").write_text(content)
+    done = cli("serve", "--data", tmp_path, "--port", 0, "--config", "api.json")
+    assert done.returncode == 2
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_from_the_environment_are_under_the_options(cli, tmp_path, monkeypatch):
+    from wan_flf2v.gateway.config import read_settings
+
+    monkeypatch.setenv("WAN_FLF2V_QUEUE_LIMIT", "7")
+    monkeypatch.setenv("WAN_FLF2V_TRUSTED_PROXIES", "10.0.0.1, 10.0.0.2")
+    monkeypatch.setenv("WAN_FLF2V_DEMO", "false")
+    (tmp_path / "api.json").write_text(json.dumps({"queue_limit": 5, "demo": True, "url_ttl_s": 60}))
+    settings = read_settings(tmp_path, tmp_path / "api.json", demo=True)
+    assert settings.queue_limit == 7
+    assert settings.trusted_proxies == ("10.0.0.1", "10.0.0.2")
+    assert settings.demo is True
+    assert settings.url_ttl_s == 60
+    bad = cli("serve", "--data", tmp_path, "--port", 0, WAN_FLF2V_QUEUE_LIMIT="many")
+    assert bad.returncode == 2
+    assert "queue_limit" in bad.stderr
+
+
+def test_a_taken_port_is_said(cli, tmp_path):
+    with Gateway(tmp_path / "first") as gateway:
+        done = cli("serve", "--data", tmp_path / "second", "--port", gateway.url.rsplit(":", 1)[1])
+    assert done.returncode == 2
+    assert "--port" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
+def test_who_stops_waiting_knows_which_request_goes_on(tmp_path):
+    with Gateway(tmp_path) as gateway:
+        command = [sys.executable, "-I", "-m", "wan_flf2v", "submit", "--start", "a.png", "--end", "b.png"]
+        command += ["--prompt", "x", "--wait", "--api", f"{gateway.url}/v1"]
+        environment = {**os.environ, "RUNCOMFY_API_TOKEN": gateway.token}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            request_id = process.stderr.readline().removeprefix("Request ").strip()
+            waiting = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert f"The request {request_id} goes on." in process.stderr.read()
+        assert process.returncode == 130
+        assert gateway.status(request_id)["status"] == "in_queue", waiting
+
+
+def test_client_commands_say_what_is_wrong(cli, tmp_path):
+    nobody = cli("status", "x", "--api", f"{NOWHERE}/v1")
+    assert nobody.returncode == 1
+    assert "Cannot reach the API" in nobody.stderr
+    assert cli("status", "x", "--api", "nonsense").returncode == 1
+    with Gateway(tmp_path / "data") as gateway:
+        variables = {"RUNCOMFY_MODEL_API_BASE": f"{gateway.url}/v1", "RUNCOMFY_API_TOKEN": "wf_wrong"}
+        refused = cli("status", "x", **variables)
+        assert refused.returncode == 1
+        assert "token" in refused.stderr
+        variables["RUNCOMFY_API_TOKEN"] = gateway.token
+        images = ["--start", "a.png", "--end", "b.png", "--prompt", "x"]
+        bad = cli("submit", *images, "--webhook", "http://example.com", **variables)
+        assert bad.returncode == 1
+        assert "webhook" in bad.stderr
+        request_id = cli("submit", *images, **variables).stdout.strip()
+        assert json.loads(cli("cancel", request_id, **variables).stdout)["outcome"] == "cancelled"
+        watched = cli("watch", request_id, **variables)
+        assert watched.returncode == 1
+        assert "cancelled" in watched.stderr
+        for done in (nobody, refused, bad, watched):
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://127.0.0.1:8188", "http://", "http://127.0.0.1:port"])
+def test_an_address_that_is_none_is_refused_at_the_start(cli, tmp_path, address):
+    done = cli("serve", "--data", tmp_path, "--port", 0, "--comfyui", address)
+    assert done.returncode == 2
+    assert f'"{address}" is not the address of a server' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
+    (tmp_path / "dispatcher.lock").mkdir()
+    with Gateway(tmp_path) as gateway:
+        request_id = gateway.submit()
+        while "dispatcher" not in gateway.status(request_id).get("waiting_for", ""):
+            time.sleep(0.05)
+        assert "dispatcher ended" in gateway.get("/readyz").json["problems"][0]
+        (tmp_path / "dispatcher.lock").rmdir()
+        while "ComfyUI" not in gateway.status(request_id)["waiting_for"]:
+            time.sleep(0.05)
+        assert "event=broken part=dispatcher" in gateway.log_text()

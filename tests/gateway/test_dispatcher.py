@@ -1,0 +1,245 @@
+"""The dispatcher on a real ComfyUI with the demo's models: runs in order, cancels, tells what went wrong."""
+
+import asyncio
+import itertools
+import uuid
+
+import av
+import pytest
+from api_runs import LONG, MIDDLING, Api, put_inputs, submit
+from client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until
+from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.run import follow_graph
+
+
+@pytest.fixture
+def api(comfy_server, tmp_path):
+    api = Api(tmp_path, comfy_server.url)
+    yield api
+    api.store.close()
+
+
+def run(api, use):
+    """Run ``use(client, dispatcher)`` beside a dispatcher."""
+
+    async def go():
+        async with ComfyClient(api.settings.comfyui_url) as client, api.dispatching() as dispatcher:
+            return await use(client, dispatcher)
+
+    return asyncio.run(go())
+
+
+def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
+    jobs = [submit(api.store), submit(api.store, **{"73_frame_rate": 12})]
+
+    async def use(client, dispatcher):
+        ends = [await api.until(job) for job in jobs]
+        return ends, dispatcher.host_state
+
+    ends, state = run(api, use)
+    assert [end.status for end in ends] == ["succeeded", "succeeded"], [end.error for end in ends]
+    assert ends[0].finished_at <= ends[1].started_at
+    assert state == "ok"
+    for job, end in zip(jobs, ends, strict=True):
+        assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
+        assert sorted(end.output) == ["image", "video"]
+        folder = api.settings.data / "results" / job.id
+        assert sorted(path.name for path in folder.iterdir()) == sorted(end.output.values())
+        with av.open(str(folder / end.output["video"])) as video:
+            stream = video.streams.video[0]
+            assert (stream.width, stream.height, stream.frames) == (96, 128, 17)
+            assert stream.average_rate == job.values["73_frame_rate"]
+        assert end.detail["seed"] == job.values["57_noise_seed"]
+        assert end.detail["host_version"] == comfy_server.host_version
+        assert 0 < end.detail["timings"]["running"] <= end.detail["timings"]["total"]
+
+
+def test_progress_is_noted_while_a_request_runs(api):
+    job = submit(api.store, **LONG)
+
+    async def use(client, dispatcher):
+        seen = []
+        while len([progress for progress in seen if progress["steps"] == 20]) < 2:
+            current = api.store.get(job.id)
+            assert not current.finished, f"only {seen} seen"
+            if current.progress and current.progress not in seen:
+                seen.append(current.progress)
+            await asyncio.sleep(0.05)
+        api.store.request_cancel(job.id)
+        await api.until(job)
+        return seen
+
+    seen = run(api, use)
+    assert seen[-1]["node"] == "Sampler (two experts, one schedule)"
+    assert seen[-1]["host_queue_position"] == 0
+    assert 0 < seen[-1]["step"] <= 20
+    assert [progress["fraction"] for progress in seen] == sorted(progress["fraction"] for progress in seen)
+
+
+def test_uploaded_images_are_used_and_removed(api, comfy_server):
+    inputs = put_inputs(api.settings.data)
+    job = submit(api.store, inputs=inputs, **{"68_image": "no such file.png", "62_image": "no such file.png"})
+
+    async def use(client, dispatcher):
+        end = await api.until(job)
+        while api.store.left_on_host():
+            await asyncio.sleep(0.05)
+        return end, await client.history(job.id)
+
+    end, record = run(api, use)
+    assert end.status == "succeeded", end.error
+    names = {record["prompt"][2][node]["inputs"]["image"] for node in ("62", "68")}
+    assert all(name.startswith(f"wan_flf2v_api/{job.id}/") for name in names)
+    assert len(names) == 2
+    assert not (comfy_server.base_dir / "input" / "wan_flf2v_api" / job.id).exists()
+
+
+def test_a_request_that_comfyui_refuses_fails_with_the_reason_and_the_next_one_runs(api):
+    bad, good = submit(api.store, **{"62_image": "missing.png"}), submit(api.store)
+
+    async def use(client, dispatcher):
+        return await api.until(bad), await api.until(good)
+
+    bad_end, good_end = run(api, use)
+    assert bad_end.status == "failed"
+    assert 'the image "missing.png" is not in ComfyUI\'s input folder' in bad_end.error
+    assert good_end.status == "succeeded"
+
+
+def test_cancelling_a_running_request_stops_it_and_no_one_elses(api, comfy_server):
+    job, following = submit(api.store, **LONG), submit(api.store)
+
+    async def use(client, dispatcher):
+        await api.until(job, "in_progress")
+        await wait_until(runs(client, job.id))
+        other = await queue_as_someone_else(client, slow_graph())
+        assert api.store.request_cancel(job.id) == "cancelling"
+        dispatcher.poke()
+        end = await api.until(job)
+        next_end = await api.until(following)
+        await wait_until(finished(client, other))
+        return end, next_end, await client.history(job.id), await client.history(other)
+
+    end, next_end, ours, other = run(api, use)
+    assert (end.status, end.output, next_end.status) == ("cancelled", None, "succeeded")
+    assert ours["status"]["messages"][-1][0] == "execution_interrupted"
+    assert other["status"]["status_str"] == "success"
+    assert api.files(job, comfy_server.base_dir) == []
+
+
+def test_a_cancellation_that_another_process_noted_is_seen(api):
+    job = submit(api.store, **LONG)
+
+    async def use(client, dispatcher):
+        await wait_until(runs(client, job.id))
+        other_process = Api(api.settings.data, api.settings.comfyui_url)
+        other_process.store.request_cancel(job.id)
+        other_process.store.close()
+        end = await api.until(job)
+        await wait_until(finished(client, job.id))
+        return end
+
+    assert run(api, use).status == "cancelled"
+
+
+def test_a_request_behind_someone_elses_prompt_is_cancelled_there(api):
+    async def use(client, dispatcher):
+        other = await queue_as_someone_else(client, slow_graph(steps=1000))
+        await wait_until(runs(client, other))
+        job = submit(api.store)
+
+        async def waits():
+            return (await client.queue()).position(job.id) == 1
+
+        await wait_until(waits)
+        api.store.request_cancel(job.id)
+        dispatcher.poke()
+        end = await api.until(job)
+        while api.store.left_on_host():
+            await asyncio.sleep(0.05)
+        queue = await client.queue()
+        await client.cancel(other)
+        return end, queue.position(job.id), queue.position(other), await client.history(job.id)
+
+    end, ours, other, record = run(api, use)
+    assert (end.status, ours, other, record) == ("cancelled", None, 0, None)
+
+
+def test_a_cancelled_request_in_the_queue_never_reaches_comfyui(api):
+    running, waiting = submit(api.store), submit(api.store)
+    assert api.store.request_cancel(waiting.id) == "cancelled"
+
+    async def use(client, dispatcher):
+        await api.until(running)
+        return await client.history(waiting.id)
+
+    assert run(api, use) is None
+    assert api.store.get(waiting.id).status == "cancelled"
+
+
+def test_a_run_that_someone_stops_in_comfyui_fails_with_that_reason(api):
+    job = submit(api.store, **LONG)
+
+    async def use(client, dispatcher):
+        await wait_until(runs(client, job.id))
+        await client.cancel(job.id)
+        return await api.until(job)
+
+    end = run(api, use)
+    assert end.status == "failed"
+    assert end.error.startswith("The run was stopped on the server at node ")
+
+
+def test_a_dispatcher_that_stops_leaves_its_run_to_the_next_one(api, comfy_server):
+    job = submit(api.store, **MIDDLING)
+
+    async def first(client, dispatcher):
+        await wait_until(runs(client, job.id))
+
+    async def second(client, dispatcher):
+        return await api.until(job)
+
+    run(api, first)
+    assert api.store.get(job.id).status == "in_progress"
+    end = run(api, second)
+    assert end.status == "succeeded"
+    assert [text.partition(",")[0] for text in end.detail["warnings"]] == ["steps is 8"], "asked for anew"
+    assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
+
+
+def test_two_dispatchers_on_one_store_run_each_request_once(api, comfy_server):
+    jobs = [submit(api.store) for _ in range(4)]
+
+    async def go():
+        async with api.dispatching(), api.dispatching():
+            return [await api.until(job) for job in jobs]
+
+    ends = asyncio.run(go())
+    assert [end.status for end in ends] == ["succeeded"] * 4
+    assert all(len(api.files(job, comfy_server.base_dir)) == 1 for job in jobs)
+    spans = [(end.started_at, end.finished_at) for end in ends]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_while_comfyui_is_down_requests_wait_and_the_reason_is_told(tmp_path):
+    api = Api(tmp_path, "http://127.0.0.1:9")
+    job = submit(api.store)
+
+    async def use(client, dispatcher):
+        while dispatcher.host_state == "unknown":
+            await asyncio.sleep(0.05)
+        return dispatcher.host_state
+
+    state = run(api, use)
+    assert state.startswith("down: Cannot reach ComfyUI at http://127.0.0.1:9 (connection refused)")
+    assert api.store.get(job.id).status == "in_queue"
+    api.store.close()
+
+
+def test_following_a_prompt_that_nobody_queued_says_so(comfy_server):
+    async def go():
+        async with ComfyClient(comfy_server.url) as client:
+            await follow_graph(client, slow_graph(), str(uuid.uuid4()))
+
+    with pytest.raises(Exception, match="no longer knows the prompt"):
+        asyncio.run(go())

@@ -1,0 +1,99 @@
+"""The dispatcher where something is in its way: no place for results, images that stay, a server that is down."""
+
+import asyncio
+
+import pytest
+from api_runs import Api, submit
+from client_runs import finished, wait_until
+from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.errors import RunFailedError, ServerAnswerError
+from wan_flf2v.gateway.jobs.comfyui import public_text
+
+
+@pytest.fixture
+def api(comfy_server, tmp_path):
+    api = Api(tmp_path, comfy_server.url)
+    yield api
+    api.store.close()
+
+
+def run(api, use):
+    """Run ``use(client, dispatcher)`` beside a dispatcher."""
+
+    async def go():
+        async with ComfyClient(api.settings.comfyui_url) as client, api.dispatching() as dispatcher:
+            return await use(client, dispatcher)
+
+    return asyncio.run(go())
+
+
+def test_a_result_that_cannot_be_kept_now_waits_until_it_can(api, comfy_server):
+    job = submit(api.store)
+    obstacle = api.settings.data / "results" / job.id
+
+    async def use(client, dispatcher):
+        obstacle.touch()
+        await wait_until(finished(client, job.id))
+        await asyncio.sleep(1)  # collecting fails meanwhile; the request must not
+        current = api.store.get(job.id)
+        obstacle.unlink()
+        return current, await api.until(job)
+
+    current, end = run(api, use)
+    assert current.status == "in_progress", current.error
+    assert end.status == "succeeded", end.error
+    assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
+
+
+def test_images_that_cannot_be_removed_yet_are_removed_later(api, comfy_server, monkeypatch):
+    monkeypatch.setattr("wan_flf2v.gateway.jobs.dispatcher._TIDY_AGAIN_S", 0.1)
+    job, following = submit(api.store), submit(api.store)
+    obstacle = comfy_server.base_dir / "input" / "wan_flf2v_api" / job.id
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.touch()  # not a folder, so that removing it fails
+
+    async def use(client, dispatcher):
+        ends = [await api.until(each) for each in (job, following)]
+        left = [each.id for each in api.store.left_on_host()]
+        obstacle.unlink()
+        while api.store.left_on_host():
+            await asyncio.sleep(0.05)
+        return ends, left
+
+    ends, left = run(api, use)
+    assert [end.status for end in ends] == ["succeeded", "succeeded"]
+    assert job.id in left
+
+
+def test_the_state_is_written_only_when_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("wan_flf2v.gateway.jobs.dispatcher._BACK_OFF_S", (0.01, 0.01))
+    api = Api(tmp_path, "http://127.0.0.1:9")
+
+    async def use(client, dispatcher):
+        while dispatcher.host_state == "unknown":
+            await asyncio.sleep(0.01)
+        first = api.store.host_state()
+        await asyncio.sleep(0.5)  # some fifty rounds
+        same = api.store.host_state() == first
+        api.store.set_host_state("down: as another process saw it")
+        while "another" in dispatcher.host_state:
+            await asyncio.sleep(0.01)
+        return same
+
+    assert run(api, use)
+    api.store.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("No file '/home/a b/ComfyUI/models/x.safetensors'", "No file 'x.safetensors'"),
+        (r"C:\Users\A B\input\a.png: broken", "a.png: broken"),
+        ("path:/srv/comfy/in/a.png (OSError)", "path:a.png (OSError)"),
+        ("put it in models/vae, 1/2 or 3 / 4", "put it in models/vae, 1/2 or 3 / 4"),
+    ],
+)
+def test_clients_are_not_told_the_servers_folders(message, told):
+    assert public_text(RunFailedError(message, "57")) == told
+    answer = ServerAnswerError("ComfyUI at http://10.0.0.1:8188 answered /prompt with 500", 500)
+    assert "10.0.0.1" not in public_text(answer)

@@ -1,0 +1,84 @@
+"""Uploaded images, and how long images are kept."""
+
+import asyncio
+import os
+import time
+
+import pytest
+from pictures import data_uri, encoded, picture
+from wan_flf2v.gateway.fetch import Fetcher
+from wan_flf2v.gateway.images import ImageError, Images
+from wan_flf2v.gateway.jobs.records import StoredFile
+from wan_flf2v.gateway.jobs.store import Store
+from wan_flf2v.gateway.settings import Settings
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.sqlite3")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def make(tmp_path, store):
+    """Return a function that makes an ``Images`` with changed settings."""
+
+    def make(**changes):
+        settings = Settings(data=tmp_path, allow_private_urls=True, **changes)
+        return Images(settings, store, Fetcher(settings))
+
+    return make
+
+
+def resolve(images, text, token="anna"):
+    return asyncio.run(images.resolve(text, token))
+
+
+def uploaded(images, store, token, file_id="file_" + "0a" * 16, age_s=0.0):
+    image = asyncio.run(images.keep(encoded(picture(), "PNG")))
+    record = StoredFile(file_id, token, "a.png", image.name, "image/png", image.size, time.time() - age_s)
+    store.add_file(record, 1 << 30)
+    return image, file_id
+
+
+def test_an_uploaded_file_serves_its_owner_only(make, store):
+    images = make()
+    image, file_id = uploaded(images, store, "anna")
+    assert resolve(images, file_id, "anna") == image
+    for token, text in (("ben", file_id), ("anna", "file_" + "0b" * 16)):
+        with pytest.raises(ImageError, match=f'There is no file "{text}"'):
+            resolve(images, text, token)
+
+
+def test_an_uploaded_file_whose_content_is_gone(make, store):
+    images = make()
+    image, file_id = uploaded(images, store, "anna")
+    images.path(image.name).unlink()
+    with pytest.raises(ImageError, match="Upload it again"):
+        resolve(images, file_id, "anna")
+
+
+def test_purge_deletes_what_nothing_needs(make, store, tmp_path):
+    images = make(result_ttl_s=86400.0)
+    kept = {size: asyncio.run(images.keep(encoded(picture(size, 8), "PNG"))).name for size in (8, 16, 24)}
+    image, file_id = uploaded(images, store, "anna", age_s=80_000.0)
+    store.add("7b1c7c1e-0000-4000-8000-000000000000", "anna", "model", {}, {"62_image": kept[8]})
+    assert images.purge() == 0, "new ones may belong to a request that is just being accepted"
+    (tmp_path / "inputs" / ".left.part").write_bytes(b"of a crash")
+    for path in (tmp_path / "inputs").iterdir():
+        if path.name != kept[24]:
+            os.utime(path, (0, 0))
+    assert images.purge() == 2
+    assert {path.name for path in (tmp_path / "inputs").iterdir()} == {kept[8], kept[24], image.name}
+
+    assert make(result_ttl_s=60.0).purge() == 1, "the upload is older than that"
+    assert store.get_file(file_id) is None and not images.path(image.name).exists()
+
+
+def test_taking_an_image_up_again_keeps_it_from_purge(make):
+    images, uri = make(), data_uri(encoded(picture(), "PNG"))
+    path = images.path(resolve(images, uri).name)
+    os.utime(path, (0, 0))
+    resolve(images, uri)
+    assert images.purge() == 0 and path.exists()

@@ -1,0 +1,142 @@
+"""The API on ComfyUI's own server, and what the pack adds there for a gateway."""
+
+import json
+import stat
+import sys
+import uuid
+
+import pytest
+from wan_flf2v.gateway.jobs.comfyui import ONCE
+
+from gateway import BODY, SUBMIT, SUBMIT_DEMO, call, events
+
+FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def mounted(new_comfy_server):
+    with_settings = new_comfy_server()
+    folder = with_settings.base_dir / "user" / "wan_flf2v"
+    folder.mkdir(parents=True)
+    (folder / "api.json").write_text(json.dumps({"demo": True}))
+    with with_settings as host:
+        yield Mounted(host, folder)
+
+
+class Mounted:
+    def __init__(self, host, folder):
+        self.host, self.folder, self.url = host, folder, host.url
+        self.token = (folder / "token").read_text()
+
+    def call(self, method, path, body=None, **headers):
+        headers = {"Authorization": f"Bearer {self.token}", **headers}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return call(self.url, method, path, None if body is None else json.dumps(body), headers)
+
+
+def test_the_first_start_makes_a_token_and_says_where(mounted):
+    log = mounted.host.log_text()
+    assert str(mounted.folder / "token") in log
+    assert mounted.token not in log
+    assert (mounted.folder / "webhook_secret").read_text().startswith("whsec_")
+    if sys.platform != "win32":
+        for name in ("token", "webhook_secret"):
+            assert stat.S_IMODE((mounted.folder / name).stat().st_mode) == 0o600
+
+
+def test_the_api_runs_a_request_on_its_own_host(mounted):
+    body = {**BODY, **FAST, "68_image": "start.jpg", "62_image": "end.jpg"}
+    answer = mounted.call("POST", SUBMIT_DEMO, body)
+    assert answer.status == 200, answer.content
+    request_id = answer.json["request_id"]
+    assert answer.json["status_url"] == f"{mounted.url}/v1/requests/{request_id}/status"
+    *_, (_, last) = events(mounted, request_id)
+    assert last["status"] == "completed"
+    result = mounted.call("GET", f"/v1/requests/{request_id}/result").json
+    assert result["status"] == "succeeded", result
+    video = call(mounted.url, "GET", result["output"]["video"].removeprefix(mounted.url))
+    assert (video.status, video.headers["Content-Type"]) == (200, "video/mp4")
+    assert "Cannot reach ComfyUI" not in mounted.host.log_text(), "it waits until ComfyUI listens"
+
+
+def test_the_api_there_is_the_same(mounted):
+    assert call(mounted.url, "GET", "/v1/models").status == 401
+    answer = mounted.call("GET", "/v1/nothing")
+    assert (answer.status, answer.code) == (404, 404001)
+    assert mounted.call("POST", SUBMIT, {**BODY, "57_steps": 1}).code == 422001
+    assert mounted.call("GET", "/v1/models").json["total"] == 2
+    assert mounted.call("GET", "/v1/healthz").status == 200
+    assert mounted.call("GET", "/v1/readyz").json["ready"]
+    assert 'route="/v1/models"' in mounted.call("GET", "/v1/metrics").content.decode()
+    assert mounted.call("GET", "/v1/openapi.json").json["openapi"] == "3.1.0"
+
+
+def test_comfyui_is_untouched(mounted):
+    assert call(mounted.url, "GET", "/system_stats").status == 200
+    assert call(mounted.url, "GET", "/api/queue").status == 200
+    assert "wan-flf2v: the hosted API at /v1 is off" not in mounted.host.log_text()
+
+
+def test_a_start_of_comfyui_has_a_name(mounted):
+    first, second = (call(mounted.url, "GET", "/wan_flf2v/instance").json["instance"] for _ in range(2))
+    assert first == second
+
+
+def test_images_of_a_request_are_removed_and_nothing_else(mounted):
+    inputs = mounted.host.base_dir / "input"
+    request_id, other = str(uuid.uuid4()), str(uuid.uuid4())
+    for folder in (request_id, other):
+        (inputs / "wan_flf2v_api" / folder).mkdir(parents=True)
+        (inputs / "wan_flf2v_api" / folder / "a.png").touch()
+    for _ in range(2):
+        assert call(mounted.url, "DELETE", f"/wan_flf2v/inputs/{request_id}").status == 204
+    assert not (inputs / "wan_flf2v_api" / request_id).exists()
+    for name in ("..", "%2e%2e", "..%2f..%2foutput", other.upper(), f"{other}%2f..", "*", "%00"):
+        assert call(mounted.url, "DELETE", f"/wan_flf2v/inputs/{name}").status in (400, 404, 405)
+    assert (inputs / "wan_flf2v_api" / other / "a.png").exists()
+    assert (inputs / "start.jpg").exists()
+
+
+def test_a_request_is_queued_once_by_its_id(mounted):
+    """The post of a gateway that was killed may come after that of the next one; other prompts are not looked at."""
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}
+    prompt_id, plain = str(uuid.uuid4()), str(uuid.uuid4())
+
+    def post(prompt_id, extra_data):
+        body = json.dumps({"prompt": graph, "prompt_id": prompt_id, "extra_data": extra_data})
+        return call(mounted.url, "POST", "/prompt", body, {"Content-Type": "application/json"})
+
+    assert [post(prompt_id, {ONCE: True}).status for _ in range(3)] == [200, 400, 400]
+    assert f"request {prompt_id} was queued before" in mounted.host.log_text()
+    for extra_data in ({}, {ONCE: False}, {ONCE: "1"}):
+        assert [post(plain, extra_data).status for _ in range(2)] == [200, 200]
+
+
+def test_images_that_are_still_there_are_no_success(mounted):
+    obstacle = mounted.host.base_dir / "input" / "wan_flf2v_api" / str(uuid.uuid4())
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.touch()  # not a folder, so that removing it fails
+    assert call(mounted.url, "DELETE", f"/wan_flf2v/inputs/{obstacle.name}").status == 500
+
+
+@pytest.mark.parametrize(
+    ("content", "log"),
+    [
+        ('{"qeue_limit": 3}', ("the hosted API at /v1 is off", "qeue_limit")),
+        ("[" * 100_000, ("the hosted API at /v1 is off", "Traceback", "RecursionError")),  # what nobody thought of
+        ('{"mount": false}', ('the setting "mount" is false',)),
+    ],
+    ids=["unknown", "unforeseen", "off"],
+)
+def test_whatever_is_wrong_with_the_mount_the_nodes_are_there(new_comfy_server, content, log):
+    host = new_comfy_server()
+    folder = host.base_dir / "user" / "wan_flf2v"
+    folder.mkdir(parents=True)
+    (folder / "api.json").write_text(content)
+    with host:
+        for text in log:
+            assert text in host.log_text()
+        assert call(host.url, "GET", "/object_info/WanFLF2VSampler").json
+        assert call(host.url, "GET", "/v1/models").status == 404
+        assert call(host.url, "GET", "/wan_flf2v/instance").status == 200, "a gateway needs it all the same"

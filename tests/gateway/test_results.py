@@ -1,0 +1,267 @@
+"""Results: copied from ComfyUI, frame 0 cut out, given under signed addresses, and purged."""
+
+import asyncio
+import subprocess
+import sys
+import uuid
+from urllib.parse import parse_qs, urlsplit
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from wan_flf2v.client.comfy import ComfyClient, OutputFile
+from wan_flf2v.client.errors import ServerAnswerError
+from wan_flf2v.gateway.durable import write_durably
+from wan_flf2v.gateway.http.errors import ApiError
+from wan_flf2v.gateway.jobs.results import ResultError, Results, StorageError
+from wan_flf2v.gateway.jobs.store import Store
+from wan_flf2v.gateway.jobs.tokens import create_token, find_token, first_token
+from wan_flf2v.gateway.settings import Settings
+
+BASE = "https://api.test/sub"
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.sqlite3")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def results(tmp_path, store):
+    return Results(Settings(data=tmp_path), store)
+
+
+def finished_job(store, status="succeeded", output=None):
+    job_id = str(uuid.uuid4())
+    store.add(job_id, "anna", "model", {}, {})
+    store.start(job_id)
+    output = output or {"video": "video.mp4", "image": "frame0.png"}
+    store.finish(job_id, status, output=output if status == "succeeded" else None)
+    return store.get(job_id)
+
+
+def with_files(results, tmp_path, job, size=100):
+    folder = tmp_path / "results" / job.id
+    folder.mkdir(parents=True)
+    (folder / "video.mp4").write_bytes(b"v" * size)
+    (folder / "frame0.png").write_bytes(b"i")
+    return folder
+
+
+def write_video(path, colours=("red", "blue", "blue")):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for colour in colours:
+            frame = av.VideoFrame.from_image(Image.new("RGB", (64, 48), colour))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def collect(results, host, filename, job_id):
+    async def go():
+        async with ComfyClient(host.url) as client:
+            return await results.collect(client, OutputFile(filename, "wan_flf2v_api", "output", "73"), job_id)
+
+    return asyncio.run(go())
+
+
+def test_collecting_from_a_real_comfyui(tmp_path, results, comfy_server):
+    """Its first frame is red, the others blue. Twice, as after a crash between copying and noting it."""
+    folder = comfy_server.base_dir / "output" / "wan_flf2v_api"
+    folder.mkdir(exist_ok=True)
+    write_video(folder / "good.mp4")
+    job_id = str(uuid.uuid4())
+    for _ in range(2):
+        assert collect(results, comfy_server, "good.mp4", job_id) == {"video": "video.mp4", "image": "frame0.png"}
+        own = tmp_path / "results" / job_id
+        assert sorted(path.name for path in own.iterdir()) == ["frame0.png", "video.mp4"]
+        assert (own / "video.mp4").read_bytes() == (folder / "good.mp4").read_bytes()
+        with Image.open(own / "frame0.png") as image:
+            assert (image.format, image.size) == ("PNG", (64, 48))
+            assert np.abs(np.asarray(image).reshape(-1, 3) - (255, 0, 0)).max() < 12
+
+    (folder / "broken.mp4").write_bytes((folder / "good.mp4").read_bytes()[:200])
+    (folder / "text.mp4").write_bytes(b"hello")
+    for name in ("broken.mp4", "text.mp4"):
+        with pytest.raises(ResultError, match="cannot be read"):
+            collect(results, comfy_server, name, str(uuid.uuid4()))
+    with pytest.raises(ServerAnswerError, match="no longer has it"):
+        collect(results, comfy_server, "missing.mp4", str(uuid.uuid4()))
+
+
+def parts(url):
+    """Return what a signed address hands to ``verify``."""
+    address = urlsplit(url)
+    query = parse_qs(address.query)
+    *_, job_id, name = address.path.split("/")
+    return job_id, name, query["expires"][0], query["signature"][0]
+
+
+def test_the_output_is_as_the_page_says_and_its_addresses_lead_to_the_files(tmp_path, store, results):
+    job = finished_job(store)
+    folder = with_files(results, tmp_path, job)
+    output = results.urls(job, BASE)
+    assert set(output) == {"image", "video", "images", "videos"}
+    assert output["images"] == [output["image"]] and output["videos"] == [output["video"]]
+    assert output["video"].startswith(f"{BASE}/v1/results/{job.id}/video.mp4?")
+    assert results.verify(*parts(output["video"])) == folder / "video.mp4"
+    assert results.verify(*parts(output["image"])) == folder / "frame0.png"
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_changed_address_is_refused(tmp_path, store, results, position):
+    job, other = finished_job(store), finished_job(store)
+    with_files(results, tmp_path, job), with_files(results, tmp_path, other)
+    good = list(parts(results.urls(job, BASE)["video"]))
+    changed = [
+        [other.id, "../" + job.id, job.id.upper(), "..", "", job.id + "\0", job.id + "\n", "../../store.sqlite3"],
+        ["frame0.png", "../video.mp4", "..", "", "video.mp4\0", "VIDEO.MP4", "..\\signing.key", "../../signing.key"],
+        [str(int(good[2]) + 1), "99999999999", "", "-1", "1e12", "٣" * 10, " " + good[2], good[2] + "\n", "9" * 5000],
+        ["", "0" * 64, good[3].upper(), good[3][:-1], good[3] + "0", "é" * 64, "\ud800", "\0", good[3] + "\n"],
+    ]  # fmt: skip
+    for value in changed[position]:
+        bad = [*good[:position], value, *good[position + 1 :]]
+        with pytest.raises(ApiError) as error:
+            results.verify(*bad)
+        assert error.value.code == 403001, value
+    assert results.verify(*good)
+
+
+def test_an_address_ends_with_its_time(tmp_path, store):
+    results = Results(Settings(data=tmp_path, url_ttl_s=-2.0), store)
+    job = finished_job(store)
+    with_files(results, tmp_path, job)
+    with pytest.raises(ApiError, match="expired") as error:
+        results.verify(*parts(results.urls(job, BASE)["video"]))
+    assert error.value.code == 403001
+
+
+def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):
+    job = finished_job(store)
+    folder = with_files(results, tmp_path, job)
+    video, image = results.urls(job, BASE)["video"], results.urls(job, BASE)["image"]
+    (folder / "video.mp4").unlink()
+    store.expire([job.id])
+    for url in (video, image):
+        with pytest.raises(ApiError) as error:
+            results.verify(*parts(url))
+        assert error.value.code == 404001
+
+
+def test_another_installation_signs_otherwise(tmp_path, store, results):
+    job = finished_job(store)
+    with_files(results, tmp_path, job)
+    (tmp_path / "signing.key").unlink()
+    url = Results(Settings(data=tmp_path), store).urls(job, BASE)["video"]
+    with pytest.raises(ApiError):
+        results.verify(*parts(url))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_only_the_owner_can_read_the_key(tmp_path, results):
+    assert (tmp_path / "signing.key").stat().st_mode & 0o777 == 0o600
+    assert len((tmp_path / "signing.key").read_bytes()) == 32
+
+
+def test_processes_that_start_together_agree_on_the_key(tmp_path):
+    """And on none that was written half."""
+    code = (
+        "import pathlib, secrets, sys; from wan_flf2v.gateway.jobs.results import read_secret; print(flush=True); "
+        "sys.stdin.readline(); print(read_secret(pathlib.Path(sys.argv[1]), secrets.token_bytes(32)).hex())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "signing.key")]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(8)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    keys = {process.communicate()[0].strip() for process in processes}
+    assert len(keys) == 1 and len(keys.pop()) == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["signing.key"]
+
+
+def test_a_secret_that_another_process_wrote_meanwhile_stays(tmp_path):
+    path = tmp_path / "signing.key"
+    write_durably(path, b"first", replace=False)
+    write_durably(path, b"second", replace=False)
+    assert path.read_bytes() == b"first" and [each.name for each in tmp_path.iterdir()] == ["signing.key"]
+
+
+def test_purge_lets_old_results_expire(tmp_path, store):
+    old, failed, new = finished_job(store), finished_job(store, "failed"), finished_job(store)
+    with store.write() as connection:
+        connection.execute("UPDATE jobs SET finished_at = finished_at - 7200 WHERE id != ?", (new.id,))
+    results = Results(Settings(data=tmp_path, result_ttl_s=3600.0), store)
+    folders = [with_files(results, tmp_path, job) for job in (old, new)]
+    assert results.purge() == 2
+    assert [store.get(job.id).expired for job in (old, failed, new)] == [True, True, False]
+    assert [folder.exists() for folder in folders] == [False, True]
+    assert results.purge() == 0
+
+
+def test_purge_lets_the_oldest_results_expire_when_there_is_too_much(tmp_path, store):
+    jobs = [finished_job(store) for _ in range(3)]
+    without_files = finished_job(store, "failed")
+    running = store.add(str(uuid.uuid4()), "anna", "model", {}, {})
+    store.start(running.id)
+    results = Results(Settings(data=tmp_path, results_max_bytes=250), store)
+    for job in (*jobs, running):
+        with_files(results, tmp_path, job, size=99)  # with the image 100 each
+    assert results.purge() == 2
+    assert [store.get(job.id).expired for job in (*jobs, without_files, running)] == [True, True, False, False, False]
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {jobs[2].id, running.id}
+
+
+def test_purge_finishes_what_a_crash_left_and_nothing_else(tmp_path, store, results):
+    expired = finished_job(store)
+    with_files(results, tmp_path, expired)
+    store.expire([expired.id])  # noted, but the process died before it deleted the files
+    foreign = [tmp_path / "results" / name for name in ("notes", str(uuid.uuid4()))]
+    for folder in foreign:
+        folder.mkdir()
+    results.purge()
+    assert sorted((tmp_path / "results").iterdir()) == sorted(foreign)
+
+
+def test_purge_goes_on_where_files_vanish(tmp_path, store):
+    expired = finished_job(store)
+    results = Results(Settings(data=tmp_path, result_ttl_s=-1.0), store)
+    folder = with_files(results, tmp_path, expired)
+    (tmp_path / "results" / str(uuid.uuid4())).touch()  # its content cannot be listed
+    if sys.platform != "win32":
+        (folder / "gone.mp4").symlink_to(tmp_path / "gone")  # it is listed, but not there
+    assert results.purge() == 1
+    assert not folder.exists()
+
+
+def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results):
+    """Where the request's folder should be is a file: as good as a full disk."""
+    job_id = str(uuid.uuid4())
+    (tmp_path / "results" / job_id).touch()
+    with pytest.raises(StorageError, match=job_id):
+        asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a", "", "output", "73"), job_id))
+
+
+def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
+    """However far a killed start came, the next one ends with a token that works and is known."""
+    for left in ("nothing", "draft", "draft and token"):
+        (tmp_path / "token").unlink(missing_ok=True)
+        store.revoke_token("default")
+        if left != "nothing":
+            (tmp_path / "token.new").write_text(f"wf_{left}")
+        if left == "draft and token":
+            create_token(store, "default", text=f"wf_{left}")
+        first_token(tmp_path)
+        text = (tmp_path / "token").read_text()
+        assert find_token(store, text).name == "default"
+        assert left == "nothing" or text == f"wf_{left}"
+        assert not (tmp_path / "token.new").exists()
+    store.revoke_token("default")
+    first_token(tmp_path)
+    assert store.tokens() == [], "a revoked token stays revoked"

@@ -1,0 +1,142 @@
+"""Webhooks whose receivers hang, whose addresses are not public, or whose messages cannot be made."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from wan_flf2v.gateway.fetch import Fetcher, system_resolve
+from wan_flf2v.gateway.jobs import webhooks
+from wan_flf2v.gateway.jobs.store import Store
+from wan_flf2v.gateway.jobs.webhooks import WebhookSender, new_secret
+from wan_flf2v.gateway.settings import Settings
+from web_server import serve
+from webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Attempts follow each other at once."""
+    monkeypatch.setattr(webhooks, "_POLL_S", 0.02)
+    monkeypatch.setattr(webhooks, "_FIRST_DELAY_S", 0.02)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.sqlite3")
+    yield store
+    store.close()
+
+
+def test_a_receiver_that_hangs_does_not_keep_others_waiting(tmp_path, store):
+    async def go():
+        quick = Receiver(200)
+
+        async def hang(request):
+            await asyncio.sleep(600)
+
+        async with serve(hang) as slow_port, serve(quick.answer) as port:
+            slow = finished_job(store, f"http://127.0.0.1:{slow_port}/")
+            async with running(sender(store, tmp_path, fetch_timeout_s=300.0)):
+                fast = finished_job(store, f"http://127.0.0.1:{port}/")
+                await until(lambda: fast not in owed(store))
+                assert slow in owed(store)
+
+    asyncio.run(go())
+
+
+def test_one_that_hangs_is_cut_off_and_tried_again(tmp_path, store):
+    tries = []
+
+    async def hang(request):
+        tries.append(request.headers["webhook-id"])
+        if len(tries) == 1:
+            await asyncio.sleep(600)
+        return web.Response()
+
+    deliver(store, tmp_path, hang, lambda job_id: not owed(store), fetch_timeout_s=0.3)
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host"),
+    [("https", "127.0.0.1"), ("https", "localhost"), ("https", "[::1]"), ("https", "0x7f.1"), ("http", "127.0.0.1"),
+     ("https", "hooks.test")],
+)  # fmt: skip
+def test_a_webhook_to_loopback_is_not_sent(tmp_path, store, scheme, host):
+    """hooks.test resolves to loopback now, whatever it did when the request was accepted."""
+    connections = []
+
+    async def resolve(name, port):
+        return ["127.0.0.1"] if name == "hooks.test" else await system_resolve(name, port)
+
+    async def go():
+        server = await asyncio.start_server(lambda *streams: connections.append(streams), "127.0.0.1", 0)
+        async with server:
+            job_id = finished_job(store, f"{scheme}://{host}:{server.sockets[0].getsockname()[1]}/")
+            async with running(sender(store, tmp_path, resolve, private=False)):
+                await until(lambda: owed(store)[job_id][0] >= 2)
+
+    asyncio.run(go())
+    assert not connections
+
+
+def test_the_log_tells_neither_address_nor_secret(tmp_path, store, caplog):
+    caplog.set_level("DEBUG")
+    secret = new_secret()
+    receiver, path = Receiver(500, 200), "/hook?key=hidden"
+    job_id = deliver(store, tmp_path, receiver.answer, lambda job_id: not owed(store), path=path, secret=secret)
+    log = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("wan_flf2v"))
+    assert job_id in log and "status 500" in log
+    assert "hidden" not in log and secret not in log
+
+
+def test_a_result_that_expired_meanwhile_is_not_told(tmp_path, store):
+    async def go():
+        receiver = Receiver(200)
+        async with serve(receiver.answer) as port:
+            job_id = finished_job(store, f"http://127.0.0.1:{port}/")
+            store.expire([job_id])
+            async with running(sender(store, tmp_path)):
+                await until(lambda: not owed(store))
+        assert not receiver.messages
+
+    asyncio.run(go())
+
+
+def test_an_error_in_the_sender_leaves_the_message_owed_and_the_sender_alive(tmp_path, store, caplog):
+    receiver = Receiver(200)
+
+    async def go():
+        async with serve(receiver.answer) as port:
+            url = f"http://127.0.0.1:{port}/"
+            bad = finished_job(store, url)
+
+            def body_of(job, base_url):
+                if job.id == bad:
+                    raise RuntimeError("broken")
+                return {}
+
+            settings = Settings(data=tmp_path, allow_private_urls=True)
+            async with running(WebhookSender(settings, store, Fetcher(settings), body_of)):
+                good = finished_job(store, url)
+                await until(lambda: good not in owed(store))
+            assert set(owed(store)) == {bad}
+            assert f"request={bad} outcome=error" in caplog.text
+
+    asyncio.run(go())
+
+
+def test_a_store_that_cannot_be_read_for_a_while_does_not_end_the_sender(tmp_path, store, caplog):
+    async def go():
+        receiver = Receiver(200)
+        async with serve(receiver.answer) as port, running(sender(store, tmp_path)):
+            with store.write() as connection:
+                connection.execute("ALTER TABLE webhooks RENAME TO elsewhere")
+            await until(lambda: "no such table" in caplog.text)
+            with store.write() as connection:
+                connection.execute("ALTER TABLE elsewhere RENAME TO webhooks")
+            finished_job(store, f"http://127.0.0.1:{port}/")
+            await until(lambda: not owed(store))
+        assert len(receiver.messages) == 1
+
+    asyncio.run(go())
