@@ -69,7 +69,7 @@ class FailOnce:
 
 
 class DumpGuider:
-    """Write which attributes of a guider, and of the experts in it, hold tensors; ``after`` a run of it."""
+    """Write which attributes a guider has ``after`` a run of it."""
 
     INPUT_TYPES = classmethod(
         lambda cls: {"required": {"guider": ("GUIDER",), "after": ("LATENT",), "name": ("STRING", {})}}
@@ -78,9 +78,8 @@ class DumpGuider:
     IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
 
     def dump(self, guider, after, name):
-        held = {"guider": sorted(vars(guider)), "low": sorted(vars(guider.low)), "gate": vars(guider.low.gate)}
         path = Path(folder_paths.get_output_directory()) / f"{name}.json"
-        path.write_text(json.dumps(held, default=str))
+        path.write_text(json.dumps(sorted(vars(guider))))
         return {"ui": {"images": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
 
 
