@@ -93,7 +93,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self._gate = GuidanceGate(gate, phase.sigmas[phase.first : phase.end]) if gate < 1 else None
         self.model_options = _with_sample_sigmas(self.model_options, phase)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: D102
         answer = self._ask if self.intercept is None else self.intercept(self._ask)
         return answer(*args, **kwargs)
 

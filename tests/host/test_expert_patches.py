@@ -3,7 +3,6 @@
 import pytest
 from experts import (
     add_guided,
-    add_mask,
     add_plain,
     add_stock,
     calls,
@@ -138,15 +137,3 @@ def test_a_guider_is_used_again_after_a_failure_at_the_change(comfy_server):
     comfy_server.run({**graph, **both})
     assert relative_difference(comfy_server) == 0
     assert not {"conds", "inner_model", "loaded_models"} & set(comfy_server.state("guider"))
-
-
-@pytest.mark.parametrize("masked", [True, False])
-def test_a_mask_function_of_one_expert_takes_two_calls_only_with_a_mask(comfy_server, masked):
-    graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
-    patch(graph, "low", "WanFLF2VTestMaskFunction")
-    if masked:
-        add_mask(graph)
-    text = "two sampler calls, one for each expert, as the experts have different denoise mask functions"
-    said = comfy_server.log_text().count(text)
-    comfy_server.run(graph)
-    assert comfy_server.log_text().count(text) == said + masked

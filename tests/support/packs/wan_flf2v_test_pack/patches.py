@@ -84,14 +84,19 @@ class DumpGuider:
 
 
 class MaskFunction:
-    """Have a ``denoise_mask_function`` of one's own, which sharpens the mask."""
+    """Have a ``denoise_mask_function`` that sharpens the mask from a step on."""
 
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "from_step": ("INT", {})}})
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
 
-    def patch(self, model):
+    def patch(self, model, from_step):
+        def sharpen(sigma, mask, extra_options):
+            if sigma.max() > extra_options["sigmas"][from_step]:
+                return mask
+            return (mask > 0.25).to(mask.dtype)
+
         model = model.clone()
-        model.set_model_denoise_mask_function(lambda sigma, mask, extra_options: (mask > 0.25).to(mask.dtype))
+        model.set_model_denoise_mask_function(sharpen)
         return (model,)
 
 
