@@ -27,8 +27,8 @@ _DTYPES = {
 def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | None:
     """Return the bytes that this ComfyUI will ask for besides the weights, by its own estimate for its own device.
 
-    ComfyUI builds the model on the meta device, which holds no data; its ``memory_required`` is asked for with the batch
-    doubled, as in comfy/sampler_helpers.py.
+    ComfyUI builds the model on the meta device, which holds no data. Its ``memory_required`` is asked for with the
+    batch doubled, as in comfy/sampler_helpers.py.
 
     Args:
         file: a diffusion model.

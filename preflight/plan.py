@@ -10,8 +10,8 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
-from .. import wan
 from ..sampling import schedule
+from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import memory, rules
 from .model_files import WAN_14B, ModelFile, read_file
 from .prompts import LOADERS, ExpertFiles, LoaderFile, find_file
@@ -44,8 +44,8 @@ class Video:
         """Latent frames, height and width."""
         return (
             self.latent_frames,
-            self.generated_height // wan.PIXELS_PER_LATENT,
-            self.generated_width // wan.PIXELS_PER_LATENT,
+            self.generated_height // PIXELS_PER_LATENT,
+            self.generated_width // PIXELS_PER_LATENT,
         )
 
     @property
@@ -53,8 +53,8 @@ class Video:
         """How many tokens the transformer attends to, each to all."""
         return (
             self.latent_frames
-            * (self.generated_height // wan.PIXELS_PER_TOKEN)
-            * (self.generated_width // wan.PIXELS_PER_TOKEN)
+            * (self.generated_height // PIXELS_PER_TOKEN)
+            * (self.generated_width // PIXELS_PER_TOKEN)
         )
 
 
@@ -150,9 +150,7 @@ class _ScheduleOnly:
     def __init__(self, shift: float) -> None:
         flow = type("ModelSampling", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})
         self._model_sampling = flow()
-        self._model_sampling.set_parameters(
-            shift=shift, multiplier=wan.TRAIN_TIMESTEPS
-        )  # as core's ModelSamplingSD3 does
+        self._model_sampling.set_parameters(shift=shift, multiplier=TRAIN_TIMESTEPS)  # as ModelSamplingSD3 does
 
     def get_model_object(self, _name: str) -> Any:
         return self._model_sampling
