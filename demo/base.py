@@ -1,4 +1,4 @@
-"""The demo's base directory: this pack, the demo's own, and the tiny models."""
+"""The demo's base directory for ComfyUI: both packs, the images, the workflow and the tiny models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKS = {"wan-flf2v": REPO, "wan-flf2v-demo": REPO / "demo" / "pack"}
 
 
 def prepare_demo(base_dir: Path, comfyui: Path) -> None:
-    """Create the demo's base directory for a ComfyUI; what is there already is kept."""
+    """Create the demo's base directory for a ComfyUI; existing files are kept."""
     prepare_base_dir(base_dir, PACKS)
     # Under the names of the hosted page's own example, so that it runs here as printed.
     for parameter, photograph in ((START_IMAGE, "start.jpg"), (END_IMAGE, "end.jpg")):
@@ -48,10 +48,10 @@ def demo_workflow() -> dict[str, Any]:
 
 
 def make_models(comfyui: Path, python: Path, models: Path) -> None:
-    """Make the tiny models that are missing below ``models``, in a process of its own that imports ComfyUI.
+    """Make the tiny models that are missing below ``models``, in a separate process that imports ComfyUI.
 
     Raises:
-        subprocess.CalledProcessError: the process failed; what it printed tells why.
+        subprocess.CalledProcessError: the process failed; its output says why.
     """
     script = REPO / "demo" / "make_models.py"
     # The working directory is not the repository's, whose nodes/ would hide ComfyUI's nodes.py.

@@ -33,7 +33,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             description=(
                 "Decodes the latent and writes an H.264 MP4 (or writes images you connect instead). Colours are "
                 "converted and tagged as BT.709; the prompt and workflow are stored in the file, so dropping it on "
-                "ComfyUI restores the graph. Every clip of a batch becomes a file of its own."
+                "ComfyUI restores the graph. Every clip of a batch becomes a separate file."
             ),
             search_aliases=["save video", "VHS video combine", "mp4", "h264", "export video"],
             inputs=[*_sockets(), *_settings()],
