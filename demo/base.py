@@ -41,9 +41,10 @@ def demo_workflow() -> dict[str, Any]:
         nodes[node_id]["type"] = loader.get("class_type", nodes[node_id]["type"])
         nodes[node_id]["widgets_values"] = list(loader["inputs"].values())
     # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, its control, steps, …
-    nodes["71"]["widgets_values"][1:3] = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
-    nodes["67"]["widgets_values"][2] = DEMO.parameter(LENGTH.key).default
-    nodes["57"]["widgets_values"][2] = DEMO.parameter(STEPS.key).default
+    size = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
+    nodes[RESOLUTION.inputs[0].node_id]["widgets_values"][1:3] = size
+    for parameter in (LENGTH, STEPS):
+        nodes[parameter.inputs[0].node_id]["widgets_values"][2] = DEMO.parameter(parameter.key).default
     return workflow
 
 

@@ -1,7 +1,7 @@
 """A decoder that takes almost no time, so that the figures show the work around it.
 
-On a GPU the decoder needs neither the processor nor its memory; on a CPU it would hide everything else. This one replaces
-a Wan VAE's decoder, is called chunk by chunk with caches like it, and pans over a photograph.
+On a GPU the decoder needs neither the processor nor its memory; on a CPU it would hide everything else. This one
+replaces a Wan VAE's decoder, is called chunk by chunk with caches like it, and pans over a photograph.
 """
 
 from __future__ import annotations
