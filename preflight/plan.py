@@ -206,13 +206,10 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
 def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
     """Return the steps, and the sigma at which the last one ends."""
     model = _ScheduleOnly(sampling.shift)
-    sigmas = schedule.schedule_sigmas(
-        model, sampling.sampler_name, sampling.scheduler, sampling.steps, sampling.denoise
-    )
+    settings = schedule.RunSettings(**asdict(sampling))
+    sigmas = settings.sigmas(model)
     model_sampling = model.get_model_object("model_sampling")
-    first_low = schedule.handover_step(
-        model_sampling, sigmas, sampling.handover, sampling.handover_step, sampling.boundary
-    )
+    first_low = settings.first_low_step(model_sampling, sigmas)
     *starts, final_sigma = zip(sigmas.tolist(), model_sampling.timestep(sigmas).tolist(), strict=True)
     steps = (
         Step(index, sigma, timestep, "high" if index < first_low else "low")
