@@ -1,7 +1,8 @@
-"""Every probe of a host version: what differs between ComfyUI 0.18.2 and the newest, asked by feature."""
+"""What differs between the supported ComfyUI versions (0.18.2 to the newest): each probe for a feature, once."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from importlib import import_module
 from typing import Any
@@ -35,3 +36,9 @@ def fix_empty_latent(model: Any, latent: dict[str, Any]) -> torch.Tensor:
     adapt = comfy.sample.fix_empty_latent_channels
     known = {key: latent[key] for key in inspect.signature(adapt).parameters if key in latent}
     return adapt(model, latent["samples"], **known)
+
+
+def device_context(device: torch.device) -> contextlib.AbstractContextManager:
+    """Make ``device`` the current one, where ComfyUI's own VAE code does so (0.30.0 does, 0.18.2 does not)."""
+    context = getattr(comfy.model_management, "cuda_device_context", None)
+    return contextlib.nullcontext() if context is None else context(device)

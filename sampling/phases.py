@@ -93,11 +93,11 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self._gate = GuidanceGate(gate, phase.sigmas[phase.first : phase.end]) if gate < 1 else None
         self.model_options = _with_sample_sigmas(self.model_options, phase)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: D102
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         answer = self._ask if self.intercept is None else self.intercept(self._ask)
         return answer(*args, **kwargs)
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006, D102 -- the host's signature
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
         if self._gate is None:
             return super().predict_noise(x, timestep, model_options, seed)
         return self._gate.predict(self, super().predict_noise, x, timestep, model_options, seed)
