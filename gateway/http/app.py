@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,9 +13,10 @@ from aiohttp import web
 from ..fetch import Fetcher
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import DISPATCHER_DOWN, Job
+from ..jobs.records import Health, Job
 from ..jobs.results import Results
-from ..jobs.store import Store
+from ..jobs.sqlite_store import SqliteStore
+from ..jobs.store import StoreError
 from ..jobs.webhooks import WebhookSender
 from ..settings import Settings
 from . import files, model_routes, ops, requests, result_files, submit
@@ -64,7 +64,7 @@ def create_app(
 
 def _open(settings: Settings) -> State:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(settings.data / "store.sqlite3")
+    store = SqliteStore(settings.data / "store.sqlite3")
     fetcher = Fetcher(settings)
     results = Results(settings, store)
     dispatcher = Dispatcher(store, settings, results)
@@ -104,7 +104,7 @@ async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    state.store.close()
+    await state.store.close()
 
 
 async def _keep_dispatching(state: State) -> None:
@@ -115,8 +115,8 @@ async def _keep_dispatching(state: State) -> None:
             await state.dispatcher.run()
         except Exception:  # noqa: BLE001 -- whatever it is, accepted requests must not wait for ever
             _LOG.exception("event=broken part=dispatcher again_in_s=%.0f", pause)
-        with contextlib.suppress(sqlite3.Error):  # the disk may be full
-            await asyncio.to_thread(state.store.set_host_state, DISPATCHER_DOWN)
+        with contextlib.suppress(StoreError):  # the disk may be full
+            await state.store.set_health(Health(dispatcher="down"))
         await asyncio.sleep(pause)
         pause = min(pause * 2, longest)
 
@@ -130,9 +130,9 @@ async def _purge(state: State) -> None:
     """Let old results and unused images go, now and then."""
     while True:
         try:
-            await asyncio.to_thread(state.results.purge)
-            await asyncio.to_thread(state.images.purge)
-        except (OSError, sqlite3.Error):
+            await state.results.purge()
+            await state.images.purge()
+        except (OSError, StoreError):
             _LOG.exception("event=purge outcome=error")
         await asyncio.sleep(_PURGE_EVERY_S)
 

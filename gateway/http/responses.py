@@ -8,7 +8,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from ..jobs.records import DISPATCHER_DOWN, Job, Status
+from ..jobs.records import Health, Job, Status
 
 StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
 _STATUS_WORDS: dict[Status, StatusWord] = {
@@ -151,15 +151,15 @@ def submit_answer(job_id: str, base: str) -> SubmitAnswer:
     return SubmitAnswer(request_id=job_id, **urls(base, job_id))
 
 
-def status_answer(job: Job, base: str, position: int | None, host_state: str) -> StatusAnswer:
+def status_answer(job: Job, base: str, position: int | None, health: Health) -> StatusAnswer:
     """Return the body of the status call; ``position`` is the place in the queue while there is one."""
     links = urls(base, job.id)
     optional: dict[str, Any] = {}
     if job.status == "in_queue":
         optional["queue_position"] = position
-        if host_state == DISPATCHER_DOWN:
+        if health.dispatcher == "down":
             optional["waiting_for"] = "The API's dispatcher, which ended unexpectedly and starts again soon."
-        elif host_state.startswith("down"):
+        elif health.comfyui == "down":
             optional["waiting_for"] = "ComfyUI, which does not answer at the moment."  # its address is not the client's
     if job.status == "in_progress" and job.progress is not None:
         optional["progress"] = ProgressAnswer.model_validate(job.progress)

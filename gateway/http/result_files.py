@@ -13,7 +13,7 @@ from .state import state_of
 async def get_file(request: web.Request) -> web.StreamResponse:
     """Answer a result's file, whole or a range of it; the signature stands for a token."""
     name = request.match_info["name"]
-    path = state_of(request).results.verify(
+    path = await state_of(request).results.verify(
         request.match_info["request_id"], name, request.query.get("expires", ""), request.query.get("signature", "")
     )
     headers = {

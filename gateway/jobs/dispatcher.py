@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from typing import Any
 
@@ -19,16 +18,16 @@ from ...client.run import RunResult
 from ..settings import Settings
 from .comfyui import Host, Identity, is_lost, public_text, result_file
 from .lock import exclusive
-from .records import Job
+from .records import Health, Job
 from .recovery import Found, find
 from .results import ResultError, Results, StorageError
-from .store import Store
+from .store import Store, StoreError
 
 _LOOK_S = 0.25  # how often the store is read for new requests and cancellations of other processes
 _CHECK_S = 5.0  # how often ComfyUI is asked whether it is there while nothing runs
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause while ComfyUI is down
 _TIDY_AGAIN_S = 60.0
-_MAX_HOST_DEATHS = 2
+_MAX_ATTEMPTS = 2
 
 _DIED = (
     "ComfyUI ended twice while it ran this request. Its log says why; often it ran out of memory: choose a smaller "
@@ -49,13 +48,8 @@ class Dispatcher:
         self._results = results
         self._poked = asyncio.Event()
         self._checked = 0.0
-        self._state = ""
+        self._health = Health()
         self._tidy_at: dict[str, float] = {}  # when to try again for requests that left what cannot be removed yet
-
-    @property
-    def host_state(self) -> str:
-        """How ComfyUI is doing: ``"ok"``, ``"down: …"`` with the reason, or ``"unknown"`` before the first try."""
-        return self._store.host_state()[0]
 
     def poke(self) -> None:
         """The store has news: a request, or a cancellation."""
@@ -82,7 +76,7 @@ class Dispatcher:
                 _log.warning("lost=%s", error)
                 continue  # the next round asks anew what became of the prompt, and whether ComfyUI is there
             except ComfyError as error:
-                await self._set_state(f"down: {error}")
+                await self._set_health(Health("down", reason=str(error)))
             except Exception:  # noqa: BLE001 -- a full disk, as a rule; the requests wait until it is over
                 _log.exception("dispatching failed")
             await asyncio.sleep(pause)
@@ -90,11 +84,12 @@ class Dispatcher:
 
     async def _round(self, host: Host) -> None:
         """Do one thing, or wait a moment if there is nothing to do."""
-        job, now = self._store.next(), time.monotonic()
+        queue, now = await self._store.queue(), time.monotonic()
+        job = await self._store.get(queue[0].id) if queue else None
         if job is not None and job.status == "in_progress" and job.cancel_requested:
             await self._finish(job, "cancelled")
-        elif left := next((job for job in self._store.left_on_host() if self._tidy_at.get(job.id, 0.0) <= now), None):
-            await self._tidy(host, left)
+        elif left := [job for job in await self._store.leftovers() if self._tidy_at.get(job.id, 0.0) <= now]:
+            await self._tidy(host, left[0])
         elif job is not None:
             identity = await self._identify(host)
             await self._serve(host, identity, job)
@@ -114,18 +109,18 @@ class Dispatcher:
             return
         if tidied:
             self._tidy_at.pop(job.id, None)
-            await asyncio.to_thread(self._store.mark_tidied, job.id)
+            await self._store.mark_clean(job.id)
 
     async def _identify(self, host: Host) -> Identity:
         identity = await host.identify()
-        await self._set_state("ok")
+        await self._set_health(Health("up"))
         self._checked = time.monotonic()
         return identity
 
     async def _serve(self, host: Host, identity: Identity, job: Job) -> None:
         found: Found = "never_sent"
         if job.status == "in_queue":
-            if not await asyncio.to_thread(self._store.start, job.id, identity.instance):
+            if not await self._store.assign(job.id, identity.instance):
                 return  # cancelled meanwhile
             _log.info("request=%s state=started", job.id)
         else:
@@ -136,13 +131,13 @@ class Dispatcher:
         elif found == "removed":
             await self._finish(job, "failed", error=_REMOVED)
         else:
-            await self._complete(host, identity, self._store.get(job.id) or job, found)
+            await self._complete(host, identity, await self._store.get(job.id) or job, found)
 
     async def _host_died(self, job: Job) -> None:
-        if job.host_deaths + 1 >= _MAX_HOST_DEATHS:
+        if job.attempt >= _MAX_ATTEMPTS:
             await self._finish(job, "failed", error=_DIED)
         else:
-            await asyncio.to_thread(self._store.requeue_after_death, job.id)
+            await self._store.requeue(job.id)
 
     async def _complete(self, host: Host, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running request to its end from where it was found."""
@@ -150,7 +145,7 @@ class Dispatcher:
             warnings = await _check(host, job, found)
             if found == "never_sent":
                 await host.submit(job)
-                await asyncio.to_thread(self._store.mark_submitted, job.id)
+                await self._store.mark_sent(job.id)
             run = await self._watch(host, job) if found != "file" else None
             if run is None and found != "file":
                 return  # cancelled: the next round ends it
@@ -160,7 +155,7 @@ class Dispatcher:
                 raise
             _log.warning("request=%s error=%s", job.id, error)
             await self._finish(job, "failed", error=public_text(error))
-        except (sqlite3.Error, StorageError):
+        except (StoreError, StorageError):
             raise  # the request waits; the next rounds find what it left on ComfyUI
         except ResultError as error:
             _log.warning("request=%s error=%s cause=%s", job.id, error, error.__cause__)
@@ -179,9 +174,9 @@ class Dispatcher:
             while not following.done():
                 await self._wait(following)
                 if shown:
-                    await asyncio.to_thread(self._store.set_progress, job.id, _progress(shown[-1]))
+                    await self._store.report(job.id, _progress(shown[-1]))
                     shown.clear()
-                current = self._store.get(job.id)
+                current = await self._store.get(job.id)
                 if current is not None and current.cancel_requested and not following.done():
                     return None
             return following.result()
@@ -204,15 +199,16 @@ class Dispatcher:
             self._poked.clear()
 
     async def _finish(self, job: Job, status: Any, **end: Any) -> None:
-        if await asyncio.to_thread(lambda: self._store.finish(job.id, status, **end)):
+        if await self._store.end(job.id, status, **end):
             _log.info("request=%s state=finished status=%s", job.id, status)
 
-    async def _set_state(self, state: str) -> None:
-        if state != self._state:
-            _log.log(logging.INFO if state == "ok" else logging.WARNING, "comfyui=%s", state)
-            self._state = state
-        if state != self.host_state:
-            await asyncio.to_thread(self._store.set_host_state, state)
+    async def _set_health(self, health: Health) -> None:
+        if health != self._health:
+            level = logging.INFO if health.comfyui == "up" else logging.WARNING
+            _log.log(level, 'comfyui=%s reason="%s"', health.comfyui, health.reason or "")
+            self._health = health
+        if health != await self._store.health():
+            await self._store.set_health(health)
 
 
 async def _check(host: Host, job: Job, found: Found) -> list[str]:
@@ -244,7 +240,7 @@ def _progress(progress: Progress) -> dict[str, Any]:
 def _detail(job: Job, identity: Identity, run: RunResult | None, found: list[str]) -> dict[str, Any]:
     """Return what the result tells besides the files; times are seconds, ``running`` is ComfyUI's own measure."""
     started = job.started_at or job.created_at
-    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.host_deaths else []
+    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.attempt > 1 else []
     return {
         "seed": job.values["57_noise_seed"],
         "timings": {

@@ -22,14 +22,14 @@ async def find(host: Host, identity: Identity, job: Job) -> Found:
     (``never_sent``). Only then may it be queued again: ComfyUI would take the same prompt id twice.
     """
     found = await _look(host, job.id)
-    if found is None and not _is_gone(job, identity) and not job.submitted:
+    if found is None and not _is_gone(job, identity) and not job.sent:
         await asyncio.sleep(_LATE_POST_S)
         found = await _look(host, job.id)
     if found is not None:
         return found
     if _is_gone(job, identity):
         return "host_died"
-    return "removed" if job.submitted else "never_sent"
+    return "removed" if job.sent else "never_sent"
 
 
 async def _look(host: Host, job_id: str) -> Found | None:
@@ -40,6 +40,6 @@ async def _look(host: Host, job_id: str) -> Found | None:
 
 def _is_gone(job: Job, identity: Identity) -> bool:
     """Whether the ComfyUI process that the request was for has ended; without names for processes, assume it."""
-    if job.host is None or identity.instance is None:
-        return job.submitted
-    return job.host != identity.instance
+    if job.worker is None or identity.instance is None:
+        return job.sent
+    return job.worker != identity.instance

@@ -77,7 +77,7 @@ class Results:
         plural: dict[str, list[str]] = {f"{kind}s": [link] for kind, link in links.items()}
         return {**links, **plural}
 
-    def verify(self, job_id: str, name: str, expires: str, signature: str) -> Path:
+    async def verify(self, job_id: str, name: str, expires: str, signature: str) -> Path:
         """Return the file that a signed address names; ``ApiError`` (403, 404) if the address is not good any more."""
         # Checked before the signature is, and whatever it says: nothing but these shapes may name a file.
         shaped = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
@@ -87,30 +87,33 @@ class Results:
             message = "The address of this result has expired. Ask for the request's result again to get a new one."
             raise ApiError(FORBIDDEN, message)
         path = self._folder / job_id / name
-        job = self._store.get(job_id)
+        job = await self._store.get(job_id)
         if job is None or job.expired or not path.is_file():
             raise ApiError(NOT_FOUND, "This result is no longer kept.")
         return path
 
-    def purge(self) -> int:
+    async def purge(self) -> int:
         """Let results expire that are older, or in all larger, than the settings allow, and delete their files.
 
         The oldest go first. Returns how many requests expired.
         """
         limit = time.time() - self._settings.result_ttl_s
-        sizes = {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
+        sizes = await asyncio.to_thread(self._sizes)
         total, expired = sum(sizes.values()), []
-        for job_id, finished_at in self._store.unexpired():
+        for job_id, finished_at in await self._store.unexpired():
             size = sizes.get(job_id, 0)
             if finished_at < limit or (size and total > self._settings.results_max_bytes):
                 expired.append(job_id)
                 total -= size
-        self._store.expire(expired)
+        await self._store.expire(expired)
         for job_id in sizes:  # also those of a purge that was cut short
-            job = self._store.get(job_id)
+            job = await self._store.get(job_id)
             if job is not None and job.expired:
-                shutil.rmtree(self._folder / job_id, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
         return len(expired)
+
+    def _sizes(self) -> dict[str, int]:
+        return {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
 
     def _sign(self, job_id: str, name: str, expires: str) -> str:
         return hmac.new(self._key, f"{job_id}/{name}?{expires}".encode(), hashlib.sha256).hexdigest()
