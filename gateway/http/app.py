@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from aiohttp import web
 from ..fetch import Fetcher
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import Health, Job
+from ..jobs.records import Job
 from ..jobs.results import Results
 from ..jobs.sqlite_store import SqliteStore
 from ..jobs.store import StoreError
@@ -27,7 +26,6 @@ from .state import STATE, State
 
 PREFIX = "/v1"
 _PURGE_EVERY_S = 600.0
-_DISPATCH_AGAIN_S = (1.0, 60.0)  # first and longest pause before a dispatcher that broke starts again
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _MIDDLEWARES = (preflight, observe, errors, authenticate)
 _ROUTES = (
@@ -90,7 +88,7 @@ async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]]
     async def dispatch() -> None:
         if ready is not None:
             await ready()
-        await _keep_dispatching(state)
+        await state.dispatcher.run()
 
     sender = WebhookSender(state.settings, state.store, state.fetcher, body_of)
     tasks = [
@@ -105,20 +103,6 @@ async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]]
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await state.store.close()
-
-
-async def _keep_dispatching(state: State) -> None:
-    """Dispatch, again and again if it breaks, and let clients know meanwhile: accepted requests wait for it."""
-    pause, longest = _DISPATCH_AGAIN_S
-    while True:
-        try:
-            await state.dispatcher.run()
-        except Exception:  # noqa: BLE001 -- whatever it is, accepted requests must not wait for ever
-            _LOG.exception("event=broken part=dispatcher again_in_s=%.0f", pause)
-        with contextlib.suppress(StoreError):  # the disk may be full
-            await state.store.set_health(Health(dispatcher="down"))
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, longest)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -69,7 +69,7 @@ def add_state(app: web.Application, state: State) -> None:
 async def _problems(state: State) -> list[str]:
     """Return what keeps requests from running; for several models it is enough that one could."""
     if (await state.store.health()).dispatcher == "down":
-        return ["The API's dispatcher ended unexpectedly; it starts again soon. The API's log says more."]
+        return ["The API's dispatcher failed; it tries again soon. The API's log says more."]
     try:
         missing = await asyncio.wait_for(_probe(state), _PROBE_S)
     except asyncio.TimeoutError:

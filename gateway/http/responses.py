@@ -8,6 +8,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from ...contract.parameters import SEED
 from ..jobs.records import Health, Job, Status
 
 StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
@@ -158,7 +159,7 @@ def status_answer(job: Job, base: str, position: int | None, health: Health) -> 
     if job.status == "in_queue":
         optional["queue_position"] = position
         if health.dispatcher == "down":
-            optional["waiting_for"] = "The API's dispatcher, which ended unexpectedly and starts again soon."
+            optional["waiting_for"] = "The API's dispatcher, which failed and tries again soon."
         elif health.comfyui == "down":
             optional["waiting_for"] = "ComfyUI, which does not answer at the moment."  # its address is not the client's
     if job.status == "in_progress" and job.progress is not None:
@@ -181,7 +182,7 @@ def result_answer(job: Job, output: dict[str, Any] | None) -> ResultAnswer:
         optional["error"] = job.error or "unknown"
     if job.finished:
         optional |= {name: job.detail[name] for name in ("timings", "warnings", "host_version") if name in job.detail}
-        optional["seed"] = job.values.get("57_noise_seed")
+        optional["seed"] = job.values.get(SEED.key)
     return ResultAnswer(
         request_id=job.id,
         status=job.status,

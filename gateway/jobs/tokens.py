@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..durable import sync_folder, write_durably
+from ..durable import read_secret, sync_folder, write_durably
 from .records import Token
-from .results import read_secret
 from .sqlite_store import SqliteStore
 from .store import Store
 from .webhooks import new_secret

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..durable import read_secret
 from ..fetch import Fetcher, FetchError
 from ..settings import Settings
 from .records import Job, Webhook
-from .results import read_secret
 from .store import Store, StoreError
 
 _LOG = logging.getLogger(__name__)
