@@ -1,7 +1,5 @@
 """The job store in one SQLite file that several processes share: its schema, its SQL and its two threads."""
 
-# ruff: noqa: D102 -- store.Store describes the methods
-
 from __future__ import annotations
 
 import asyncio
