@@ -192,7 +192,7 @@ class SqliteStore(Store):
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
         if self._queue is None or self._queue[0] != version:
             rows = database.execute("SELECT id, number, status FROM jobs WHERE status IN ('in_queue', 'in_progress')")
-            self._queue = version, in_order(QueuedJob(*row) for row in rows)
+            self._queue = version, in_order(map(QueuedJob._make, rows))
         return self._queue[1]
 
     @_reads
