@@ -20,7 +20,7 @@ from ..client.errors import NoOutputError
 from ..client.run import run_graph as queue_and_wait
 from ..contract.workflow import Graph
 from ..demo.base import prepare_demo
-from ..gateway.jobs.store import Store
+from ..gateway.jobs.sqlite_store import SqliteStore
 from ..gateway.jobs.tokens import create_token
 from ._figures import Options
 
@@ -41,9 +41,7 @@ class Gateway:
         where = ["--comfyui", comfyui_url, "--port", str(self._port), "--data", str(data)]
         self._command = [sys.executable, "-I", "-m", "wan_flf2v", "serve", *where, "--demo"]
         data.mkdir(mode=0o700)
-        store = Store(data / "store.sqlite3")
-        self.token = create_token(store, "bench")[0]
-        store.close()
+        self.token = asyncio.run(_new_token(data))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -120,6 +118,13 @@ def run_graph(comfyui: ComfyServer, graph: Graph) -> None:
                 await queue_and_wait(client, graph)
 
     asyncio.run(go())
+
+
+async def _new_token(data: Path) -> str:
+    store = SqliteStore(data / "store.sqlite3")
+    text, _ = await create_token(store, "bench")
+    await store.close()
+    return text
 
 
 def _answers(url: str) -> bool:

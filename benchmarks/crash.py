@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sqlite3
 import tempfile
 import time
 import uuid
@@ -25,7 +26,6 @@ from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi, HostedApiError
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
 from ..gateway.jobs.comfyui import FOLDER
-from ..gateway.jobs.store import Store
 from ._figures import Figure, Figures, Options, summed
 from ._stage import Gateway, stage
 
@@ -57,9 +57,8 @@ def run(options: Options) -> Figures:
     with stage(options) as (comfyui, gateway):
         rounds = asyncio.run(_rounds(comfyui, gateway, count))
         gateway.stop()
-        store = Store(gateway.data / "store.sqlite3")
-        broken, extra = int(store.check() != "ok"), store.count() - sum(round_.accepted for round_ in rounds)
-        store.close()
+        verdict, kept = _inspect(gateway.data / "store.sqlite3")
+        broken, extra = int(verdict != "ok"), kept - sum(round_.accepted for round_ in rounds)
     total = count * REQUESTS
 
     def column(name: str, *limit: Any) -> Figure:
@@ -74,6 +73,13 @@ def run(options: Options) -> Figures:
         "unasked": Figure(extra, "requests", count, extra, extra, ("==", 0)),
         "broken_store": Figure(broken, "files", count, broken, broken, ("==", 0)),
     }
+
+
+def _inspect(path: Path) -> tuple[str, int]:
+    """Return the verdict on the store's file, and how many requests it has."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        verdict = str(database.execute("PRAGMA integrity_check").fetchone()[0])
+        return verdict, int(database.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
 async def _rounds(comfyui: ComfyServer, gateway: Gateway, count: int) -> list[Round]:

@@ -17,7 +17,7 @@ class WanFLF2VExtension(ComfyExtension):
     """What ComfyUI loads."""
 
     async def on_load(self) -> None:
-        mount()
+        await mount()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the pack's nodes in the order of a graph from left to right."""

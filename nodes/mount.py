@@ -26,14 +26,14 @@ _LISTENING_POLL_S = 0.1
 _TAKEN_KNOWN = 10_000  # the latest prompt ids; a late prompt is late by seconds
 
 
-def mount() -> None:
+async def mount() -> None:
     """Add everything to ComfyUI's server while it loads its node packs; the nodes load even if the API cannot."""
     server = getattr(PromptServer, "instance", None)
     if server is None:  # ComfyUI is used as a library
         return
     _add_preflight_route(server.routes)
     try:
-        _mount_api(server)
+        await _mount_api(server)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the nodes must load
         _LOG.exception("wan-flf2v: the hosted API at /v1 is off: %s", error)
 
@@ -60,7 +60,7 @@ def _add_preflight_route(routes: web.RouteTableDef) -> None:
         return web.json_response({"errors": report.errors, "warnings": report.warnings})
 
 
-def _mount_api(server: PromptServer) -> None:
+async def _mount_api(server: PromptServer) -> None:
     """Add the hosted API, and what a gateway needs from this ComfyUI even where the API is off."""
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
     from ..gateway.config import read_settings
@@ -83,7 +83,7 @@ def _mount_api(server: PromptServer) -> None:
         check_address(host.strip(), settings.auth)
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.auth:
-        first_token(settings.data)
+        await first_token(settings.data)
 
     async def listening() -> None:
         while not hasattr(server, "address"):  # ComfyUI sets it when it listens

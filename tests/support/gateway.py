@@ -1,5 +1,6 @@
 """A real gateway process, and a plain HTTP client that sends exactly what a test says."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from stores import STORES, Blocking
 from wan_flf2v.contract.parameters import DEMO, HOSTED
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.jobs.tokens import create_token
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
@@ -85,7 +86,8 @@ class Gateway:
 
     @contextlib.contextmanager
     def store(self):
-        store = Store(self.data / "store.sqlite3")
+        """Yield the store behind this gateway; its methods block."""
+        store = Blocking(STORES["sqlite"](self.data))
         try:
             yield store
         finally:
@@ -93,7 +95,7 @@ class Gateway:
 
     def new_token(self, name, **limits):
         with self.store() as store:
-            return create_token(store, name, **limits)[0]
+            return asyncio.run(create_token(store.store, name, **limits))[0]
 
     def call(self, method, path, body=None, *, token="", headers=None):
         """Send one request; ``body`` is bytes, text, or what becomes JSON; ``token=None`` sends none."""
