@@ -28,7 +28,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 16
 _USER_AGENT = "wan-flf2v"
-# Threads of their own: a stranger's slow name server shall hold up other strangers at most, not the whole process.
+# Separate threads, so that a stranger's slow name server holds up only other strangers, not the whole process.
 _LOOKUPS = ThreadPoolExecutor(8, "wan-flf2v-dns")
 
 # Only 2000::/3 is given out as global unicast IPv6 space (RFC 4291); of it, these are not for hosts of the Internet:
@@ -73,7 +73,7 @@ async def system_resolve(host: str, port: int) -> list[str]:
 class Fetcher:
     """Makes requests to public HTTPS addresses only, unless the settings allow private ones (and then HTTP too).
 
-    No proxy or password of this machine is used, and no cookie kept: every request has a session of its own.
+    It uses no proxy or password of this machine and keeps no cookie: every request has its own session.
     """
 
     def __init__(self, settings: Settings, resolve: Resolve = system_resolve) -> None:
@@ -166,7 +166,9 @@ class Fetcher:
                 async with await _connect(session, method, urls, options) as response:
                     yield response
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-                raise FetchError(f'"{url.host}" cannot be reached or breaks off: {_reason(error)}.') from error
+                raise FetchError(
+                    f'"{url.host}" cannot be reached, or the connection broke: {_reason(error)}.'
+                ) from error
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -33,9 +33,9 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 _NOT_PLAIN = re.compile(r'[/\\:*?"<>|]|\.\.|\]$|^\.|\.$')
 _MAX_NAME_BYTES = 255  # what common file systems allow
-_NOT_THERE = (400, 403, 404)  # ComfyUI's answers for a file that it has not, or does not show
-_HOST_ANSWER_S = 2.0
-_HOST_NAME_KNOWN_S = 10.0
+_NOT_THERE = (400, 403, 404)  # ComfyUI's statuses for a file that it lacks or does not show
+_COMFYUI_WAIT_S = 2.0
+_NAME_KNOWN_S = 10.0
 _UNUSED_S = 3600.0  # an image without a request is kept this long: its request may be about to be accepted
 _DECODERS = 2  # at once: each can take Pillow's pixel limit times 4 bytes of memory
 
@@ -64,13 +64,13 @@ class Images:
         self._folder = settings.data / "inputs"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._decoders = ThreadPoolExecutor(_DECODERS, "wan-flf2v-images")
-        self._host_names: dict[str, float] = {}  # found in ComfyUI's input folder, until when that is believed
+        self._known_names: dict[str, float] = {}  # names in ComfyUI's input folder -> until when that is believed
 
     async def resolve(self, text: str, token: str) -> ImageInput:
         """Find the image that a request names, made with the token of this id; ``ImageError`` if none can be used.
 
         ``text`` is an HTTPS URL, a base64 data URI, the id of an uploaded file, or the name of a file in ComfyUI's
-        input folder. If ComfyUI does not answer, a name is believed; ComfyUI checks it before the run.
+        input folder. If ComfyUI does not respond, a name is believed; ComfyUI checks it before the run.
         """
         if text[:5].lower() == "data:":
             return await self._keep(lambda: _decode_data_uri(text, self._settings.max_image_bytes))
@@ -82,7 +82,7 @@ class Images:
             return await self.keep(content)
         if _FILE_ID.fullmatch(text):
             return await self._uploaded(text, token)
-        return await self._in_host(text)
+        return await self._in_comfyui(text)
 
     async def keep(self, content: bytes) -> ImageInput:
         """Check an image file's content and keep it, durably; ``ImageError`` if it is not one that can be used."""
@@ -124,23 +124,23 @@ class Images:
             raise ImageError(f'There is no file "{file_id}". Upload it again with POST /v1/files.')
         return ImageInput(file.stored, True, file.content_type, file.size)
 
-    async def _in_host(self, name: str) -> ImageInput:
+    async def _in_comfyui(self, name: str) -> ImageInput:
         check_name(name)
         now = time.monotonic()
-        if self._host_names.get(name, 0.0) < now:
-            if not await self._host_has(name):
+        if self._known_names.get(name, 0.0) < now:
+            if not await self._comfyui_has(name):
                 raise ImageError(
                     f'There is no file "{name}" in ComfyUI\'s input folder. Give a file that is there, an https:// '
                     "address, a data:image/…;base64, URI, or the id of an uploaded file."
                 )
-            self._host_names = {known: end for known, end in self._host_names.items() if end >= now}
-            self._host_names[name] = now + _HOST_NAME_KNOWN_S
+            self._known_names = {known: end for known, end in self._known_names.items() if end >= now}
+            self._known_names[name] = now + _NAME_KNOWN_S
         return ImageInput(name, False)
 
-    async def _host_has(self, name: str) -> bool:
-        """Ask ComfyUI for the file. True also if it does not answer soon: a model may be loading."""
+    async def _comfyui_has(self, name: str) -> bool:
+        """Ask ComfyUI for the file. True also if it does not respond soon: a model may be loading."""
         url = URL(self._settings.comfyui_url) / "view" % {"filename": name, "type": "input"}
-        timeout = aiohttp.ClientTimeout(total=_HOST_ANSWER_S)
+        timeout = aiohttp.ClientTimeout(total=_COMFYUI_WAIT_S)
         try:
             connect = connector(url, verify_tls=self._settings.comfyui_verify_tls)
             async with (
@@ -219,16 +219,16 @@ def _touch(path: Path) -> bool:
 
 
 def _delete_unused(path: Path, before: float) -> bool:
-    """Delete a file last used ``before``; taken aside first, in case a request takes it up at this moment."""
-    aside = path.with_name(f".{path.name}.unused")
+    """Delete a file that was last used before then; rename it first, in case a request uses it at this moment."""
+    renamed = path.with_name(f".{path.name}.unused")
     try:
         if path.stat().st_mtime >= before:
             return False
-        path.replace(aside)
-        if aside.stat().st_mtime >= before:
-            aside.replace(path)
+        path.replace(renamed)
+        if renamed.stat().st_mtime >= before:
+            renamed.replace(path)
             return False
-        aside.unlink()
+        renamed.unlink()
     except FileNotFoundError:  # another process was faster
         return False
     return True

@@ -79,20 +79,14 @@ def create_app(
             await ready()
         await dispatcher.run()
 
-    async def purge() -> None:
-        """Delete old results and unused images now and then."""
-        while True:
-            try:
-                await results.purge()
-                await images.purge()
-            except (OSError, StoreError):
-                _LOG.exception("event=purge outcome=error")
-            await asyncio.sleep(_PURGE_EVERY_S)
-
     async def run_background(_: web.Application) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(work, name=name)
-            for name, work in (("dispatcher", dispatch()), ("webhooks", sender.run()), ("purge", purge()))
+            for name, work in (
+                ("dispatcher", dispatch()),
+                ("webhooks", sender.run()),
+                ("purge", _purge(results, images)),
+            )
         ]
         for task in tasks:
             task.add_done_callback(_report)
@@ -109,3 +103,14 @@ def create_app(
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _LOG.critical("event=stopped part=%s", task.get_name(), exc_info=error)
+
+
+async def _purge(results: Results, images: Images) -> None:
+    """Delete old results and unused images, again and again."""
+    while True:
+        try:
+            await results.purge()
+            await images.purge()
+        except (OSError, StoreError):
+            _LOG.exception("event=purge outcome=error")
+        await asyncio.sleep(_PURGE_EVERY_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -35,16 +35,13 @@ _LINKS = {
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}]
 
 
-def document(models: list[ModelContract]) -> dict[str, Any]:
+def document(models: Iterable[ModelContract]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of an API that offers ``models``."""
     paths: dict[str, Any] = {}
-    for model in models:
-        paths[f"/v1/models/{model.model_id}"] = {"get": _get_model(model), "post": _submit(model)}
-    schemas = {f"Input_{index}": json_schema(model) for index, model in enumerate(models)}
+    schemas = _response_schemas()
     for index, model in enumerate(models):
-        body = {"$ref": f"#/components/schemas/Input_{index}"}
-        post = paths[f"/v1/models/{model.model_id}"]["post"]
-        post["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        schemas[f"Input_{index}"] = json_schema(model)
+        paths[f"/v1/models/{model.model_id}"] = {"get": _get_model(model), "post": _submit(model, f"Input_{index}")}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -54,13 +51,12 @@ def document(models: list[ModelContract]) -> dict[str, Any]:
         },
         "paths": {**paths, **_fixed_paths()},
         "components": {
-            "schemas": {**_response_schemas(), **schemas},
+            "schemas": schemas,
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-@cache
 def _response_schemas() -> dict[str, Any]:
     _, top = models_json_schema([(body, "validation") for body in _BODIES], ref_template="#/components/schemas/{model}")
     definitions: dict[str, Any] = top["$defs"]
@@ -72,7 +68,7 @@ def _get_model(model: ModelContract) -> dict[str, Any]:
     return _operation(f"Describe {model.display_name}", responses, (404,), _id("describe", model))
 
 
-def _submit(model: ModelContract) -> dict[str, Any]:
+def _submit(model: ModelContract, schema: str) -> dict[str, Any]:
     parameters = [
         _parameter("Idempotency-Key", "header", {"type": "string", "format": "idempotency-key", "maxLength": 255}),
         _parameter("webhook", "query", {"type": "string", "format": "webhook-url"}),
@@ -81,7 +77,8 @@ def _submit(model: ModelContract) -> dict[str, Any]:
     operation = _operation(
         f"Submit a request to {model.display_name}", responses, (404, 408, 413, 415, 422), _id("submit", model)
     )
-    return {**operation, "parameters": parameters}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {**operation, "parameters": parameters, "requestBody": {"required": True, "content": content}}
 
 
 def _fixed_paths() -> dict[str, Any]:

@@ -40,6 +40,7 @@ class OpsRoutes:
         self._settings = settings
         self._store = store
         self._models = models
+        self._document = document(models.values())
         self._metrics = metrics
         self._authentication = authentication
         self._looking = asyncio.Lock()
@@ -85,7 +86,7 @@ class OpsRoutes:
     @public
     async def openapi(self, _: web.Request) -> web.Response:
         """Return the OpenAPI document."""
-        return web.json_response(document(list(self._models.values())))
+        return web.json_response(self._document)
 
     async def _find_problems(self) -> list[str]:
         """Return what keeps requests from running; of several models, one that could run is enough."""
