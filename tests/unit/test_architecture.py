@@ -71,6 +71,13 @@ def test_folders_import_only_what_they_may(folder):
             assert not (folder in NO_TORCH and top == "torch"), path
 
 
+def test_jobs_know_no_http_request():
+    """A job is the same whichever server took its request; only their client of ComfyUI speaks HTTP."""
+    for path in (path for path in files() if path.parts[:2] == ("gateway", "jobs")):
+        names = {name.split(".")[0] for level, name in imports(path) if level in (0, 2)}
+        assert not names & {"aiohttp", "http", "serve"}, path
+
+
 def test_run_py_needs_only_the_standard_library():
     for path in [Path("run.py"), *(path for path in files() if path.parts[0] == "bootstrap")]:
         for level, name in imports(path):
