@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
-from ..sampling import schedule
+from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import memory, rules
 from .model_files import WAN_14B, ModelFile, read_file
@@ -59,27 +60,6 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """The sampler's settings, with the names and ranges of its inputs; ``cfg_low_noise`` 0 is the same as ``cfg``."""
-
-    steps: int
-    cfg: float
-    cfg_low_noise: float
-    shift: float
-    sampler_name: str
-    scheduler: str
-    denoise: float
-    handover: str
-    handover_step: int
-    boundary: float
-
-    @property
-    def cfg_low(self) -> float:
-        """The low-noise expert's guidance scale."""
-        return self.cfg_low_noise or self.cfg
-
-
-@dataclass(frozen=True)
 class Step:
     """One step: it starts at ``sigma`` (1 is pure noise) and runs on ``expert`` (``"high"`` or ``"low"``)."""
 
@@ -115,11 +95,12 @@ class Plan:
     A step takes two forward passes, with and without the prompt, or one if cfg is 1; samplers that call the model more
     than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
     those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``), ``ram_bytes`` the
-    size of all files chosen.
+    size of all files chosen. ``record_bytes`` is the main memory that holds the high-noise expert's predictions until
+    the low-noise expert has run; it is for a sampler that calls the model once in a step.
     """
 
     video: Video
-    sampling: Sampling
+    sampling: RunSettings
     steps: tuple[Step, ...]
     final_sigma: float
     handover_step: int
@@ -130,6 +111,7 @@ class Plan:
     device: str
     experts: tuple[ExpertPlan, ...]
     ram_bytes: int | None
+    record_bytes: int
     available_ram_bytes: int
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -156,7 +138,7 @@ class _ScheduleOnly:
         return self._model_sampling
 
 
-def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, output_folder: Path) -> Plan:
+def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings, output_folder: Path) -> Plan:
     """Plan a run.
 
     Args:
@@ -173,16 +155,11 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
     files, errors = _read(names)
     experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in rules.SLOTS)
     shape = next((file.wan for slot, file in files.items() if slot in rules.SLOTS and file.wan), None)
+    # The host samples in float32 (comfy/samplers.py, outer_sample).
+    latent_bytes = 4 * (shape or WAN_14B).out_channels * math.prod(video.latent_shape)
     ram = sum({file.path: file.size for file in files.values()}.values())
-    settings = rules.Settings(
-        images=True,
-        frames=video.frames,
-        steps=sampling.steps,
-        cfg=sampling.cfg,
-        cfg_low=sampling.cfg_low,
-        loras_known=False,
-    )
-    report = rules.check_settings([_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS], settings)
+    named = [_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS]
+    report = rules.check_settings(named, sampling, images=True, frames=video.frames, loras_known=False)
     report.merge(rules.check_machine(ram, output_folder))
     return Plan(
         video=video,
@@ -197,19 +174,19 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         device=memory.device_name(),
         experts=experts,
         ram_bytes=ram or None,
+        record_bytes=first_low * latent_bytes if first_low < len(steps) else 0,
         available_ram_bytes=memory.available_ram(),
         errors=(*errors, *report.errors),
         warnings=tuple(report.warnings),
     )
 
 
-def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
+def _steps(sampling: RunSettings) -> tuple[tuple[Step, ...], float]:
     """Return the steps, and the sigma at which the last one ends."""
     model = _ScheduleOnly(sampling.shift)
-    settings = schedule.RunSettings(**asdict(sampling))
-    sigmas = settings.sigmas(model)
+    sigmas = sampling.sigmas(model)
     model_sampling = model.get_model_object("model_sampling")
-    first_low = settings.first_low_step(model_sampling, sigmas)
+    first_low = sampling.first_low_step(model_sampling, sigmas)
     *starts, final_sigma = zip(sigmas.tolist(), model_sampling.timestep(sigmas).tolist(), strict=True)
     steps = (
         Step(index, sigma, timestep, "high" if index < first_low else "low")
@@ -239,7 +216,7 @@ def _files(slot: str, name: str | None, file: ModelFile | None) -> rules.Expert:
 
 
 def _expert(
-    slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: Sampling, video: Video
+    slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: RunSettings, video: Video
 ) -> ExpertPlan:
     cfg = sampling.cfg if slot == "high" else sampling.cfg_low
     own = sum(step.expert == slot for step in steps)
