@@ -13,7 +13,7 @@ class Metrics:
     """Counts responses by route and status, and their duration."""
 
     def __init__(self) -> None:
-        self.started = time.time()
+        self._started = time.time()
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._buckets: Counter[float] = Counter()
         self._seconds = 0.0
@@ -37,7 +37,7 @@ class Metrics:
         yield f"wan_flf2v_comfyui_up {int(comfyui_up)}"
         yield "# HELP wan_flf2v_start_time_seconds When this process started."
         yield "# TYPE wan_flf2v_start_time_seconds gauge"
-        yield f"wan_flf2v_start_time_seconds {self.started:.3f}"
+        yield f"wan_flf2v_start_time_seconds {self._started:.3f}"
 
     def _http(self) -> Iterator[str]:
         yield "# HELP wan_flf2v_http_requests_total HTTP requests by response."
