@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..preflight import plan, plan_plot, plan_text
 from ..preflight.model_files import expert_of
+from ..sampling.schedule import RunSettings
 from ..video import geometry
 from .notice import show_text
 from .sampler_inputs import (
@@ -89,7 +90,7 @@ class WanFLF2VPlan(io.ComfyNode):
         made = plan.make_plan(
             {key: None if name == NONE else name for key, name in chosen.items()},
             video,
-            plan.Sampling(**sampling),
+            RunSettings(**sampling),
             Path(folder_paths.get_output_directory()),
         )
         text, json, picture = plan_text.to_text(made), made.to_json(), plan_plot.draw(made)

@@ -163,9 +163,7 @@ def make_guider(
         latent,
         hidden.prompt,
         hidden.unique_id,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        cfg_low=settings.cfg_low,
+        settings,
     )
     low = schedule.follow_schedule(model_low_noise, model_high_noise)
     experts = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..sampling.schedule import RunSettings
 from ..wan import FRAMES_PER_LATENT
 from .model_files import ModelFile, read_file
 from .prompts import (
@@ -19,7 +20,7 @@ from .prompts import (
     title,
     video_frames,
 )
-from .rules import SLOTS, Expert, Report, Settings, check_machine, check_settings
+from .rules import SLOTS, Expert, Report, check_machine, check_settings
 
 # Nodes with both experts, as inputs of these names.
 _SAMPLERS = ("WanFLF2VSampler", "WanFLF2VGuider")
@@ -44,10 +45,7 @@ def check_run(
     latent: dict | None,
     prompt: dict | None,
     node_id: str | None,
-    *,
-    steps: int | None,
-    cfg: float,
-    cfg_low: float,
+    run: RunSettings,
 ) -> list[str]:
     """Check a run before any weight goes to the device, and return the warnings.
 
@@ -58,9 +56,7 @@ def check_run(
         latent: the LATENT to denoise, ``None`` if it is not known here.
         prompt: the queued API prompt and
         node_id: this node's id in it, to name files.
-        steps: of both experts together, ``None`` if they are not known here.
-        cfg: the high-noise expert's guidance scale.
-        cfg_low: the low-noise expert's.
+        run: what the run is asked for.
 
     Raises:
         ValueError: a latent that is no video or has another length than the images, a
@@ -75,8 +71,7 @@ def check_run(
         for slot, model in (("high", high), ("low", low))
     ]
     images = any("concat_latent_image" in options for _, options in positive)
-    settings = Settings(images, frames, steps, cfg, cfg_low)
-    report = check_settings(experts, settings, same_model=high.model is low.model)
+    report = check_settings(experts, run, images=images, frames=frames, same_model=high.model is low.model)
     paths = {file.path for file in loaded_files(prompt, node_id) if file.path is not None}
     ram = sum(path.stat().st_size for path in paths)
     ram += sum(model.model_size() for expert, model in zip(experts, (high, low), strict=True) if expert.path is None)
@@ -131,11 +126,12 @@ def _check_sampler(prompt: Prompt, node_id: str) -> Report:
         except (OSError, ValueError) as error:
             report.errors.append(str(error))
     experts = [_expert(prompt, node_id, slot, read) for slot in SLOTS]
-    cfg = number(prompt, node_id, "cfg")
-    cfg_low = number(prompt, node_id, "cfg_low_noise") or cfg  # 0: the same
-    steps, frames = number(prompt, node_id, "steps"), video_frames(prompt, node_id)
-    settings = Settings(images_connected(prompt, node_id), frames, None if steps is None else int(steps), cfg, cfg_low)
-    report.merge(check_settings(experts, settings))
+    steps = number(prompt, node_id, "steps")
+    run = RunSettings(
+        None if steps is None else int(steps), number(prompt, node_id, "cfg"), number(prompt, node_id, "cfg_low_noise")
+    )
+    images, frames = images_connected(prompt, node_id), video_frames(prompt, node_id)
+    report.merge(check_settings(experts, run, images=images, frames=frames))
     report.merge(check_machine(sum(file.size for file in read.values()), output_folder(prompt)))
     return report
 

@@ -10,7 +10,7 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
-from ..sampling import schedule
+from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import memory, rules
 from .model_files import WAN_14B, ModelFile, read_file
@@ -59,27 +59,6 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """The sampler's settings, with the names and ranges of its inputs; ``cfg_low_noise`` 0 is the same as ``cfg``."""
-
-    steps: int
-    cfg: float
-    cfg_low_noise: float
-    shift: float
-    sampler_name: str
-    scheduler: str
-    denoise: float
-    handover: str
-    handover_step: int
-    boundary: float
-
-    @property
-    def cfg_low(self) -> float:
-        """The low-noise expert's guidance scale."""
-        return self.cfg_low_noise or self.cfg
-
-
-@dataclass(frozen=True)
 class Step:
     """One step: it starts at ``sigma`` (1 is pure noise) and runs on ``expert`` (``"high"`` or ``"low"``)."""
 
@@ -119,7 +98,7 @@ class Plan:
     """
 
     video: Video
-    sampling: Sampling
+    sampling: RunSettings
     steps: tuple[Step, ...]
     final_sigma: float
     handover_step: int
@@ -156,7 +135,7 @@ class _ScheduleOnly:
         return self._model_sampling
 
 
-def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, output_folder: Path) -> Plan:
+def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings, output_folder: Path) -> Plan:
     """Plan a run.
 
     Args:
@@ -174,15 +153,8 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
     experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in rules.SLOTS)
     shape = next((file.wan for slot, file in files.items() if slot in rules.SLOTS and file.wan), None)
     ram = sum({file.path: file.size for file in files.values()}.values())
-    settings = rules.Settings(
-        images=True,
-        frames=video.frames,
-        steps=sampling.steps,
-        cfg=sampling.cfg,
-        cfg_low=sampling.cfg_low,
-        loras_known=False,
-    )
-    report = rules.check_settings([_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS], settings)
+    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS]
+    report = rules.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
     report.merge(rules.check_machine(ram, output_folder))
     return Plan(
         video=video,
@@ -203,13 +175,12 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
     )
 
 
-def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
+def _steps(sampling: RunSettings) -> tuple[tuple[Step, ...], float]:
     """Return the steps, and the sigma at which the last one ends."""
     model = _ScheduleOnly(sampling.shift)
-    settings = schedule.RunSettings(**asdict(sampling))
-    sigmas = settings.sigmas(model)
+    sigmas = sampling.sigmas(model)
     model_sampling = model.get_model_object("model_sampling")
-    first_low = settings.first_low_step(model_sampling, sigmas)
+    first_low = sampling.first_low_step(model_sampling, sigmas)
     *starts, final_sigma = zip(sigmas.tolist(), model_sampling.timestep(sigmas).tolist(), strict=True)
     steps = (
         Step(index, sigma, timestep, "high" if index < first_low else "low")
@@ -239,7 +210,7 @@ def _files(slot: str, name: str | None, file: ModelFile | None) -> rules.Expert:
 
 
 def _expert(
-    slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: Sampling, video: Video
+    slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: RunSettings, video: Video
 ) -> ExpertPlan:
     cfg = sampling.cfg if slot == "high" else sampling.cfg_low
     own = sum(step.expert == slot for step in steps)

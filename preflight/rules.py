@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..sampling.schedule import RunSettings
 from ..wan import TRAINED_FRAMES
 from . import memory
 from .model_files import expert_of
@@ -60,26 +61,26 @@ class Expert(NamedTuple):
         return SLOTS[self.slot] + (f" ({self.file})" if self.file else "")
 
 
-class Settings(NamedTuple):
-    """What a run was asked for; ``None`` is what a prompt does not tell.
-
-    ``cfg_low`` is the low-noise expert's; ``loras_known`` says that the experts' LoRAs are all there are.
-    """
-
-    images: bool
-    frames: int | None
-    steps: int | None
-    cfg: float | None
-    cfg_low: float | None
-    loras_known: bool = True
-
-
-def check_settings(experts: Sequence[Expert], settings: Settings, *, same_model: bool = False) -> Report:
+def check_settings(
+    experts: Sequence[Expert],
+    run: RunSettings,
+    *,
+    images: bool,
+    frames: int | None,
+    loras_known: bool = True,
+    same_model: bool = False,
+) -> Report:
     """Check the two experts (high, low) against each other and against what the run was asked for.
 
-    ``same_model`` says that both are one object in memory, whatever their files are called.
+    Args:
+        experts: high, low.
+        run: its ``steps`` and cfgs are checked where they are known.
+        images: whether a first or last image is connected.
+        frames: of the video, ``None`` where they are not known.
+        loras_known: whether the experts' LoRAs are all there are.
+        same_model: whether both are one object in memory, whatever their files are called.
     """
-    errors = [_text_to_video(expert) for expert in experts if settings.images and expert.image_channels == 0]
+    errors = [_text_to_video(expert) for expert in experts if images and expert.image_channels == 0]
     warnings = []
     high, low = experts
     wrong = [expert for expert in experts if expert.file and expert_of(expert.file) == _OTHER[expert.slot]]
@@ -99,10 +100,10 @@ def check_settings(experts: Sequence[Expert], settings: Settings, *, same_model:
             "for Wan 2.1, which has one model; of Wan 2.2, load the high-noise file in one and the low-noise file in "
             "the other."
         )
-    warnings += _distilled(experts, settings)
-    if settings.frames is not None and settings.frames > TRAINED_FRAMES:
+    warnings += _distilled(experts, run, loras_known)
+    if frames is not None and frames > TRAINED_FRAMES:
         warnings.append(
-            f"The video has {settings.frames} frames, but Wan 2.2 was trained on up to {TRAINED_FRAMES}: longer ones "
+            f"The video has {frames} frames, but Wan 2.2 was trained on up to {TRAINED_FRAMES}: longer ones "
             f"tend to loop or to burn out. Set length to {TRAINED_FRAMES}, or join several videos."
         )
     return Report(errors, warnings)
@@ -147,17 +148,17 @@ def _other_expert(expert: Expert, name: str) -> str:
     )
 
 
-def _distilled(experts: Sequence[Expert], settings: Settings) -> Iterator[str]:
+def _distilled(experts: Sequence[Expert], run: RunSettings, loras_known: bool) -> Iterator[str]:
     """Warn if steps or cfg do not fit: files made for few steps, or no such files."""
     high, low = experts
-    for expert, cfg, name in ((high, settings.cfg, "cfg"), (low, settings.cfg_low, "cfg of the low-noise expert")):
+    for expert, cfg, name in ((high, run.cfg, "cfg"), (low, run.cfg_low, "cfg of the low-noise expert")):
         if expert.files.distilled and cfg is not None and cfg > 1:
             yield (
                 f"{name} is {cfg:g}, but {expert.files.distilled} ({SLOTS[expert.slot]}) looks made for few steps "
                 "without guidance: the video will be too harsh and take twice as long. Set cfg to 1, or remove that "
                 "file."
             )
-    steps = settings.steps
+    steps = run.steps
     if steps is None:
         return
     if high.files.distilled and low.files.distilled and steps > _FEW_STEPS:
@@ -165,7 +166,7 @@ def _distilled(experts: Sequence[Expert], settings: Settings) -> Iterator[str]:
             f"steps is {steps}, but {high.files.distilled} and {low.files.distilled} look made for 4 to {_FEW_STEPS} "
             "steps. Set steps to 4, or remove those files."
         )
-    known = settings.loras_known and high.files.loader and low.files.loader
+    known = loras_known and high.files.loader and low.files.loader
     if known and not high.files.distilled and not low.files.distilled and steps <= _FEW_STEPS:
         yield (
             f"steps is {steps}, but no file's name says that it is made for few steps (Lightning, lightx2v, 4steps): "
