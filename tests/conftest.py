@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from host import Host
+from support.comfyui_server import Host
 from wan_flf2v.benchmarks._stage import MEASURING_PACKS
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir

@@ -5,9 +5,8 @@ import re
 import uuid
 
 import pytest
+from support.gateway_process import BODY, CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway
 from wan_flf2v.contract.parameters import HOSTED
-
-from gateway import BODY, CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
-
-from gateway import BODY, NOWHERE, SUBMIT, Gateway, call, events
+from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ import uuid
 
 import av
 import pytest
-from client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
-from wan_files import write_sparse
+from support.client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
+from support.gateway_process import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, call, events
+from support.wan_files import write_sparse
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.workflow import load_graph
-
-from gateway import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, call, events
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 2}
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from support.gateway_process import Gateway
 from wan_flf2v.contract.parameters import DEMO, HOSTED
-
-from gateway import Gateway
 
 PAGE = json.loads((Path(__file__).parent / "page_schemas.json").read_text())
 

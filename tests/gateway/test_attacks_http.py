@@ -6,9 +6,8 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
+from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, raw
 from wan_flf2v.bootstrap.paths import REPO
-
-from gateway import BODY, NOWHERE, SUBMIT, Gateway, raw
 
 MEBIBYTE = 1 << 20
 UNKNOWN = "6f1c2f0e-5d0b-4a55-9d0c-1b2a3c4d5e6f"  # a request id that nothing has

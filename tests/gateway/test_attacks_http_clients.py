@@ -8,8 +8,7 @@ import uuid
 from urllib.parse import urlsplit
 
 import pytest
-
-from gateway import BODY, NOWHERE, SUBMIT, Gateway, raw
+from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, raw
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from pictures import data_uri, encoded, picture
+from support.pictures import data_uri, encoded, picture
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images
 from wan_flf2v.gateway.jobs.records import StoredFile

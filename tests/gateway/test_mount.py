@@ -6,9 +6,8 @@ import sys
 import uuid
 
 import pytest
+from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, call, events
 from wan_flf2v.gateway.jobs.comfyui import ONCE
-
-from gateway import BODY, SUBMIT, SUBMIT_DEMO, call, events
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from gateway import NOWHERE, Gateway
+from support.gateway_process import NOWHERE, Gateway
 
 SUPPORT = Path(__file__).parents[1] / "support"
 EXAMPLES, AT_LEAST = 120, 2000

@@ -7,13 +7,12 @@ import time
 import uuid
 
 import pytest
+from support.gateway_process import BODY, SUBMIT, Gateway
+from support.web_server import serve
+from support.webhook_parts import Receiver, check_signature, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
-from web_server import serve
-from webhook_parts import Receiver, check_signature, deliver, finished_job, owed, running, sender, until
-
-from gateway import BODY, SUBMIT, Gateway
 
 
 @pytest.fixture(autouse=True)

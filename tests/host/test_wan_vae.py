@@ -6,7 +6,7 @@
 import os
 
 import pytest
-from in_host import run_cases
+from support.in_comfyui import run_cases
 
 ENDS = ("start and end", "start", "end", "5 start", "5 end", "2 and 7")
 GROUPS = ("encode", "encode dtypes", "decode", "decode dtypes", "work", "host", "memory", "cache")

@@ -11,7 +11,8 @@ from aiohttp import web
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender
 from wan_flf2v.gateway.settings import Settings
-from web_server import serve
+
+from support.web_server import serve
 
 
 def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):

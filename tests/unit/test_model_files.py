@@ -5,7 +5,7 @@ import struct
 import numpy
 import pytest
 from safetensors.numpy import save_file
-from wan_files import wan_tensors, write_sparse, write_tensors, write_wan
+from support.wan_files import wan_tensors, write_sparse, write_tensors, write_wan
 from wan_flf2v.preflight.files import expert_of, is_distilled, read_file
 from wan_flf2v.preflight.wan_shape import WAN_14B, WanShape
 
