@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..gateway.jobs.store import Store
+from ..gateway.jobs.sqlite_store import SqliteStore
 from ..gateway.jobs.tokens import create_token
 
 _START_S = 120.0
@@ -52,11 +54,16 @@ class GatewayProcess:
 
     def new_token(self, name: str, **limits: Any) -> str:
         """Make a token with these limits in the gateway's store and return it."""
-        store = Store(self.data / "store.sqlite3")
-        try:
-            return create_token(store, name, **limits)[0]
-        finally:
-            store.close()
+
+        async def create() -> str:
+            store = SqliteStore(self.data / "store.sqlite3")
+            try:
+                return (await create_token(store, name, **limits))[0]
+            finally:
+                await store.close()
+
+        with ThreadPoolExecutor(1) as pool:  # the caller may be inside an event loop
+            return pool.submit(asyncio.run, create()).result()
 
     def log_text(self) -> str:
         """Return what all its processes have printed so far."""

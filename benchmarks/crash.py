@@ -25,7 +25,7 @@ from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi, HostedApiError
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
 from ..gateway.jobs.comfyui import FOLDER
-from ..gateway.jobs.store import Store
+from ..gateway.jobs.sqlite_store import SqliteStore
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
 from ._stage import stage
@@ -58,9 +58,8 @@ def run(options: Options) -> Figures:
     with stage(options) as (comfyui, gateway):
         rounds = asyncio.run(_rounds(comfyui, gateway, count))
         gateway.stop()
-        store = Store(gateway.data / "store.sqlite3")
-        broken, extra = int(store.check() != "ok"), store.count() - sum(round_.accepted for round_ in rounds)
-        store.close()
+        verdict, kept = asyncio.run(_inspect(gateway.data / "store.sqlite3"))
+        broken, extra = int(verdict != "ok"), kept - sum(round_.accepted for round_ in rounds)
     total = count * REQUESTS
 
     def column(name: str, *limit: Any) -> Figure:
@@ -75,6 +74,14 @@ def run(options: Options) -> Figures:
         "unasked": Figure(extra, "requests", count, extra, extra, ("==", 0)),
         "broken_store": Figure(broken, "files", count, broken, broken, ("==", 0)),
     }
+
+
+async def _inspect(path: Path) -> tuple[str, int]:
+    """Return the verdict on the store's file, and how many requests it has."""
+    store = SqliteStore(path)
+    verdict, kept = await store.check(), await store.count()
+    await store.close()
+    return verdict, kept
 
 
 async def _rounds(comfyui: ComfyServer, gateway: GatewayProcess, count: int) -> list[Round]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -12,8 +14,8 @@ from rich.table import Table
 
 from ..gateway.config import ConfigError, read_settings
 from ..gateway.http.responses import timestamp
-from ..gateway.jobs.database import DatabaseVersionError
-from ..gateway.jobs.store import Store
+from ..gateway.jobs.sqlite_store import SqliteStore
+from ..gateway.jobs.store import Store, StoreVersionError
 from ..gateway.jobs.tokens import TokenNameError, create_token
 from ..gateway.serve import ServeError, default_data
 from ..gateway.serve import serve as serve_api
@@ -22,6 +24,7 @@ from ..gateway.settings import Settings
 DEFAULT_PORT = 8189  # beside ComfyUI's 8188
 _out = Console()
 _err = Console(stderr=True)
+_T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
 
 _Data = Annotated[
@@ -64,7 +67,7 @@ def serve(
         settings = read_settings(data or default_data(), config, **changes)
         _hint_token(settings)
         serve_api(settings, host, port, lambda url: _err.print(f"Serving {url}/v1", highlight=False, soft_wrap=True))
-    except (ServeError, ConfigError, DatabaseVersionError) as error:
+    except (ServeError, ConfigError, StoreVersionError) as error:
         _fail(str(error), 2)
     except OSError as error:
         _fail(str(error), 1)
@@ -80,13 +83,12 @@ def create(
     queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
 ) -> None:
     """Make a token and print it. It is shown this once; only its hash is kept."""
-    store = _open(data)
     try:
-        text, token = create_token(store, name, rate_per_minute=rate, queue_limit=queue)
+        text, token = _with_store(
+            data, lambda store: create_token(store, name, rate_per_minute=rate, queue_limit=queue)
+        )
     except TokenNameError as error:
         _fail(str(error), 2)
-    finally:
-        store.close()
     _err.print(
         f"Token {token.name}; its webhooks are signed with {token.webhook_secret}", highlight=False, soft_wrap=True
     )
@@ -96,9 +98,7 @@ def create(
 @_tokens.command("list")
 def list_tokens(data: _Data = None) -> None:
     """List the tokens' names and limits."""
-    store = _open(data)
-    tokens = store.tokens()
-    store.close()
+    tokens = _with_store(data, lambda store: store.tokens())
     table = Table("Name", "Made", "Calls a minute", "Waiting")
     for token in tokens:
         limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
@@ -109,26 +109,28 @@ def list_tokens(data: _Data = None) -> None:
 @_tokens.command()
 def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
     """Make a token worthless at once. Requests made with it go on."""
-    store = _open(data)
-    revoked = store.revoke_token(name)
-    store.close()
-    if not revoked:
+    if not _with_store(data, lambda store: store.revoke_token(name)):
         _fail(f'There is no token "{name}". `wan-flf2v token list` shows those there are.', 2)
 
 
-def _open(data: Path | None) -> Store:
+def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
+    async def go() -> _T:
+        store = SqliteStore((data or default_data()) / "store.sqlite3")
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
     try:
-        return Store((data or default_data()) / "store.sqlite3")
-    except (DatabaseVersionError, OSError) as error:
+        return asyncio.run(go())
+    except (StoreVersionError, OSError) as error:
         _fail(str(error), 1)
 
 
 def _hint_token(settings: Settings) -> None:
     """Tell who starts a server without tokens how to make one."""
-    store = _open(settings.data)
-    if settings.auth and not store.tokens():
+    if settings.auth and not _with_store(settings.data, lambda store: store.tokens()):
         _err.print(f"There is no token yet: wan-flf2v token create NAME --data {settings.data}", soft_wrap=True)
-    store.close()
 
 
 def _fail(message: str, code: int) -> NoReturn:

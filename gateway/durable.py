@@ -1,4 +1,4 @@
-"""Writes files so that they are whole and on the disk, or not there at all."""
+"""Durable files and secrets: written whole, synced to disk, readable by the owner only (mode 0600)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def write_durably(path: Path, content: bytes, *, replace: bool = True) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def read_secret(path: Path, new: bytes) -> bytes:
+    """Return the content of a secret file; the first process that asks writes ``new`` into it."""
+    if not path.exists():
+        write_durably(path, new, replace=False)
+    return path.read_bytes()
 
 
 def sync(path: Path) -> None:

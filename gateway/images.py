@@ -81,7 +81,7 @@ class Images:
                 raise ImageError(str(error)) from error
             return await self.keep(content)
         if _FILE_ID.fullmatch(text):
-            return self._uploaded(text, token)
+            return await self._uploaded(text, token)
         return await self._in_host(text)
 
     async def keep(self, content: bytes) -> ImageInput:
@@ -92,17 +92,21 @@ class Images:
         """Return where a stored image lies."""
         return self._folder / name
 
-    def purge(self) -> int:
+    async def purge(self) -> int:
         """Delete uploads older than results are kept, and images that nothing needs; returns how many images."""
         now = time.time()
-        needed = self._store.inputs_in_use()
-        for file in self._store.files():
+        needed = await self._store.inputs_in_use()
+        for file in await self._store.files():
             if file.created_at < now - self._settings.result_ttl_s:
-                self._store.remove_file(file.id)
+                await self._store.remove_file(file.id)
             else:
                 needed.add(file.stored)
-        unneeded = [path for path in self._folder.iterdir() if path.name not in needed]
-        return sum(_delete_unused(path, now - _UNUSED_S) for path in unneeded)
+
+        def delete() -> int:
+            unneeded = [path for path in self._folder.iterdir() if path.name not in needed]
+            return sum(_delete_unused(path, now - _UNUSED_S) for path in unneeded)
+
+        return await asyncio.to_thread(delete)
 
     async def _keep(self, read: Callable[[], bytes]) -> ImageInput:
         def work() -> ImageInput:
@@ -114,8 +118,8 @@ class Images:
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
-    def _uploaded(self, file_id: str, token: str) -> ImageInput:
-        file = self._store.get_file(file_id)
+    async def _uploaded(self, file_id: str, token: str) -> ImageInput:
+        file = await self._store.get_file(file_id)
         if file is None or file.token != token or not _touch(self.path(file.stored)):
             raise ImageError(f'There is no file "{file_id}". Upload it again with POST /v1/files.')
         return ImageInput(file.stored, True, file.content_type, file.size)

@@ -27,7 +27,7 @@ class WanFLF2VExtension(ComfyExtension):
         try:
             from .mount import mount  # needs pydantic, one of the host's optional requirements
 
-            mount()
+            await mount()
         except Exception as error:  # whatever it is, the nodes must load
             logging.getLogger("wan_flf2v").exception("wan-flf2v: the hosted API at /v1 is off: %s", error)
 

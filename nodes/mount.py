@@ -30,7 +30,7 @@ _LISTENING_POLL_S = 0.1
 _TAKEN_KNOWN = 10_000  # the latest prompt ids; a late prompt is late by seconds
 
 
-def mount() -> None:
+async def mount() -> None:
     """Add the API and what it needs of the host to ComfyUI's server; called while ComfyUI loads its node packs.
 
     Raises whatever goes wrong: the caller logs it, since nodes must work without the API.
@@ -49,7 +49,7 @@ def mount() -> None:
         check_address(host.strip(), settings.auth)
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.auth:
-        first_token(settings.data)
+        await first_token(settings.data)
     app = create_app(settings, own_url=_own_url(), mounted=True, ready=lambda: _listening(server))
     server.app.add_subapp(PREFIX, app)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,9 +12,10 @@ from aiohttp import web
 from ..fetch import Fetcher
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import DISPATCHER_DOWN, Job
+from ..jobs.records import Job
 from ..jobs.results import Results
-from ..jobs.store import Store
+from ..jobs.sqlite_store import SqliteStore
+from ..jobs.store import StoreError
 from ..jobs.webhooks import WebhookSender
 from ..settings import Settings
 from . import files, model_routes, ops, requests, result_files, submit
@@ -27,7 +26,6 @@ from .state import STATE, State
 
 PREFIX = "/v1"
 _PURGE_EVERY_S = 600.0
-_DISPATCH_AGAIN_S = (1.0, 60.0)  # first and longest pause before a dispatcher that broke starts again
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _MIDDLEWARES = (preflight, observe, errors, authenticate)
 _ROUTES = (
@@ -64,7 +62,7 @@ def create_app(
 
 def _open(settings: Settings) -> State:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(settings.data / "store.sqlite3")
+    store = SqliteStore(settings.data / "store.sqlite3")
     fetcher = Fetcher(settings)
     results = Results(settings, store)
     dispatcher = Dispatcher(store, settings, results)
@@ -90,7 +88,7 @@ async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]]
     async def dispatch() -> None:
         if ready is not None:
             await ready()
-        await _keep_dispatching(state)
+        await state.dispatcher.run()
 
     sender = WebhookSender(state.settings, state.store, state.fetcher, body_of)
     tasks = [
@@ -104,21 +102,7 @@ async def _work(state: State, own_url: str, ready: Callable[[], Awaitable[None]]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    state.store.close()
-
-
-async def _keep_dispatching(state: State) -> None:
-    """Dispatch, again and again if it breaks, and let clients know meanwhile: accepted requests wait for it."""
-    pause, longest = _DISPATCH_AGAIN_S
-    while True:
-        try:
-            await state.dispatcher.run()
-        except Exception:  # noqa: BLE001 -- whatever it is, accepted requests must not wait for ever
-            _LOG.exception("event=broken part=dispatcher again_in_s=%.0f", pause)
-        with contextlib.suppress(sqlite3.Error):  # the disk may be full
-            await asyncio.to_thread(state.store.set_host_state, DISPATCHER_DOWN)
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, longest)
+    await state.store.close()
 
 
 def _report(task: asyncio.Task[None]) -> None:
@@ -130,9 +114,9 @@ async def _purge(state: State) -> None:
     """Let old results and unused images go, now and then."""
     while True:
         try:
-            await asyncio.to_thread(state.results.purge)
-            await asyncio.to_thread(state.images.purge)
-        except (OSError, sqlite3.Error):
+            await state.results.purge()
+            await state.images.purge()
+        except (OSError, StoreError):
             _LOG.exception("event=purge outcome=error")
         await asyncio.sleep(_PURGE_EVERY_S)
 

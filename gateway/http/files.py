@@ -49,7 +49,7 @@ async def _upload(request: web.Request) -> web.Response:
         size=image.size,
         created_at=time.time(),
     )
-    oldest = await asyncio.to_thread(state.store.add_file, file, state.settings.uploads_max_bytes)
+    oldest = await state.store.add_file(file, state.settings.uploads_max_bytes)
     if oldest is not None:
         limit = f"The uploads of this token would be larger than {state.settings.uploads_max_bytes >> 20} MiB in all."
         raise too_many(limit, oldest + state.settings.result_ttl_s - time.time())

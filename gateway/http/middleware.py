@@ -95,7 +95,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
         raise ApiError(FORBIDDEN, message)
     if request.match_info.http_exception is not None or request.match_info.handler in _public:
         return await handler(request)
-    state, token = state_of(request), known_token(request)
+    state, token = state_of(request), await known_token(request)
     if token is None:
         message = 'The token is missing or unknown. Send "Authorization: Bearer <token>" with one of this server\'s.'
         raise ApiError(UNAUTHORIZED, message)
@@ -107,7 +107,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     return await handler(request)
 
 
-def known_token(request: web.Request) -> Token | None:
+async def known_token(request: web.Request) -> Token | None:
     """Return the token that a request was made with; ``None`` if it has none that is known here."""
     state = state_of(request)
     if not state.settings.auth:
@@ -115,7 +115,7 @@ def known_token(request: web.Request) -> Token | None:
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     text = text.strip()
     shaped = scheme.lower() == "bearer" and 0 < len(text) <= _MAX_TOKEN_CHARACTERS
-    return find_token(state.store, text) if shaped else None
+    return await find_token(state.store, text) if shaped else None
 
 
 def queue_limit(request: web.Request) -> int:

@@ -12,7 +12,7 @@ from ...client.comfy import ComfyClient
 from ...client.errors import ComfyError
 from ...contract.parameters import ModelContract
 from ...contract.workflow import graph_for
-from ..jobs.records import DISPATCHER_DOWN, Status
+from ..jobs.records import Status
 from .middleware import known_token, public
 from .openapi import document
 from .state import STATE, State, state_of
@@ -27,7 +27,7 @@ _READY: web.AppKey[dict[str, Any]] = web.AppKey("ready", dict)
 @public
 async def healthz(request: web.Request) -> web.Response:
     """Answer 200 while this process serves and its store can be read."""
-    state_of(request).store.count(None, "in_progress")
+    await state_of(request).store.count(None, "in_progress")
     return web.json_response({"status": "ok"})
 
 
@@ -41,7 +41,7 @@ async def readyz(request: web.Request) -> web.Response:
             known.update(until=time.monotonic() + _READY_KNOWN_S, problems=problems)
         problems = known["problems"]
     answer: dict[str, Any] = {"ready": not problems}
-    if known_token(request) is not None:
+    if await known_token(request) is not None:
         answer["problems"] = problems
     return web.json_response(answer, status=503 if problems else 200)
 
@@ -49,8 +49,8 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Answer Prometheus' text format."""
     state = state_of(request)
-    jobs: dict[str, int] = {status: state.store.count(None, status) for status in _STATUSES}
-    text = state.metrics.render(jobs, host_up=state.store.host_state()[0] == "ok")
+    jobs: dict[str, int] = {status: await state.store.count(None, status) for status in _STATUSES}
+    text = state.metrics.render(jobs, host_up=(await state.store.health()).comfyui == "up")
     return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -68,8 +68,8 @@ def add_state(app: web.Application, state: State) -> None:
 
 async def _problems(state: State) -> list[str]:
     """Return what keeps requests from running; for several models it is enough that one could."""
-    if (host_state := state.store.host_state()[0]) == DISPATCHER_DOWN:
-        return [host_state]
+    if (await state.store.health()).dispatcher == "down":
+        return ["The API's dispatcher failed; it tries again soon. The API's log says more."]
     try:
         missing = await asyncio.wait_for(_probe(state), _PROBE_S)
     except asyncio.TimeoutError:

@@ -7,6 +7,7 @@ import uuid
 
 from aiohttp import web
 
+from ..jobs.order import queue_position
 from ..jobs.records import Job
 from .addresses import base_url
 from .errors import INVALID, NOT_FOUND, ApiError
@@ -14,30 +15,29 @@ from .middleware import too_many
 from .responses import CancelAnswer, StatusAnswer, json_answer, result_answer, status_answer, status_word
 from .state import State, may_see, state_of, token_of
 
-_POLL_S = 0.25  # how often a stream looks at the store, which any process may have changed
 _HEARTBEAT_S = 15.0
 _MAX_STREAMS = 64  # of one token
 
 
 async def status(request: web.Request) -> web.Response:
     """Answer where a request stands."""
-    job = find_job(request)
-    return json_answer(_status(state_of(request), job, base_url(request, state_of(request).settings)))
+    job = await find_job(request)
+    return json_answer(await _status(state_of(request), job, base_url(request, state_of(request).settings)))
 
 
 async def result(request: web.Request) -> web.Response:
     """Answer the result, or the present state."""
-    job, state = find_job(request), state_of(request)
+    job, state = await find_job(request), state_of(request)
     output = state.results.urls(job, base_url(request, state.settings)) if job.status == "succeeded" else None
     return json_answer(result_answer(job, output))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a request, waiting or running; a finished one stays what it is."""
-    job, state = find_job(request), state_of(request)
-    outcome = await asyncio.to_thread(state.store.request_cancel, job.id)
+    job, state = await find_job(request), state_of(request)
+    outcome = await state.store.cancel(job.id)
     state.dispatcher.poke()
-    job = state.store.get(job.id) or job
+    job = await state.store.get(job.id) or job
     answer = CancelAnswer(
         request_id=job.id,
         status=status_word(job),
@@ -52,7 +52,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     An event's id is the request's version: with ``Last-Event-ID`` the present state is sent only if it is newer. A
     finished request of which the client knows the end is answered 204, which tells an EventSource to stop.
     """
-    job, state, token = find_job(request), state_of(request), token_of(request)
+    job, state, token = await find_job(request), state_of(request), token_of(request)
     last = _last_event(request)
     if job.finished and job.version <= last:
         return web.Response(status=204)
@@ -73,35 +73,32 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream(state: State, job_id: str, base: str, last: int, response: web.StreamResponse) -> None:
-    clock = asyncio.get_running_loop().time
-    spoken, position = clock(), -1
-    while not state.stopping.is_set():
-        job = state.store.get(job_id)
-        if job is None or job.expired:
-            return
-        answer = _status(state, job, base)
-        moved = answer.queue_position is not None and answer.queue_position != position and position >= 0
-        position = -1 if answer.queue_position is None else answer.queue_position
-        if job.version > last or moved:
-            body = answer.model_dump_json(exclude_unset=True)
-            await response.write(f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode())
-            last, spoken = job.version, clock()
-        if job.finished:
-            return
-        if clock() - spoken >= _HEARTBEAT_S:
-            await response.write(b": still here\n\n")
-            spoken = clock()
-        await _pause(state)
-
-
-async def _pause(state: State) -> None:
+    changes, known_position = state.store.follow(job_id), None
+    stopping = asyncio.create_task(state.stopping.wait())
+    change = asyncio.ensure_future(anext(changes))
     try:
-        await asyncio.wait_for(state.stopping.wait(), _POLL_S)
-    except asyncio.TimeoutError:
-        return
+        while not stopping.done():
+            await asyncio.wait((change, stopping), timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not change.done():
+                await response.write(b": still here\n\n")
+                continue
+            job, position = change.result()
+            moved = position is not None and known_position is not None and position != known_position
+            known_position = position
+            if job.version > last or moved:
+                answer = status_answer(job, base, position, await state.store.health())
+                body = answer.model_dump_json(exclude_unset=True)
+                await response.write(f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode())
+                last = job.version
+            change = asyncio.ensure_future(anext(changes))
+    except StopAsyncIteration:
+        pass  # the job has ended
+    finally:
+        stopping.cancel()
+        change.cancel()
 
 
-def find_job(request: web.Request) -> Job:
+async def find_job(request: web.Request) -> Job:
     """Return the request that the path names; ``ApiError`` if it is not this token's, expired, or no id at all."""
     text = request.match_info["request_id"]
     try:
@@ -110,16 +107,15 @@ def find_job(request: web.Request) -> Job:
         known = False
     if not known:
         raise ApiError(INVALID, "The request id is not one: a lowercase UUID is expected, as submitting answered it.")
-    job = state_of(request).store.get(text)
+    job = await state_of(request).store.get(text)
     if job is None or not may_see(token_of(request), job):
         raise ApiError(NOT_FOUND, f"There is no request {text}, or it has expired.")
     return job
 
 
-def _status(state: State, job: Job, base: str) -> StatusAnswer:
-    waiting = job.status == "in_queue"
-    position = state.store.position(job) if waiting else None
-    return status_answer(job, base, position, state.store.host_state()[0] if waiting else "ok")
+async def _status(state: State, job: Job, base: str) -> StatusAnswer:
+    position = queue_position(job.id, await state.store.queue()) if job.status == "in_queue" else None
+    return status_answer(job, base, position, await state.store.health())
 
 
 def _last_event(request: web.Request) -> int:

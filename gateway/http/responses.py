@@ -8,7 +8,8 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from ..jobs.records import DISPATCHER_DOWN, Job, Status
+from ...contract.parameters import SEED
+from ..jobs.records import Health, Job, Status
 
 StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
 _STATUS_WORDS: dict[Status, StatusWord] = {
@@ -151,15 +152,15 @@ def submit_answer(job_id: str, base: str) -> SubmitAnswer:
     return SubmitAnswer(request_id=job_id, **urls(base, job_id))
 
 
-def status_answer(job: Job, base: str, position: int | None, host_state: str) -> StatusAnswer:
+def status_answer(job: Job, base: str, position: int | None, health: Health) -> StatusAnswer:
     """Return the body of the status call; ``position`` is the place in the queue while there is one."""
     links = urls(base, job.id)
     optional: dict[str, Any] = {}
     if job.status == "in_queue":
         optional["queue_position"] = position
-        if host_state == DISPATCHER_DOWN:
-            optional["waiting_for"] = "The API's dispatcher, which ended unexpectedly and starts again soon."
-        elif host_state.startswith("down"):
+        if health.dispatcher == "down":
+            optional["waiting_for"] = "The API's dispatcher, which failed and tries again soon."
+        elif health.comfyui == "down":
             optional["waiting_for"] = "ComfyUI, which does not answer at the moment."  # its address is not the client's
     if job.status == "in_progress" and job.progress is not None:
         optional["progress"] = ProgressAnswer.model_validate(job.progress)
@@ -181,7 +182,7 @@ def result_answer(job: Job, output: dict[str, Any] | None) -> ResultAnswer:
         optional["error"] = job.error or "unknown"
     if job.finished:
         optional |= {name: job.detail[name] for name in ("timings", "warnings", "host_version") if name in job.detail}
-        optional["seed"] = job.values.get("57_noise_seed")
+        optional["seed"] = job.values.get(SEED.key)
     return ResultAnswer(
         request_id=job.id,
         status=job.status,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import hashlib
 import json
@@ -17,7 +16,7 @@ from ...contract.parameters import ModelContract, Value
 from ...contract.validation import ContractError, validate
 from ..fetch import FetchError
 from ..images import ImageError
-from ..jobs.records import IdempotencyConflictError, QueueFullError
+from ..jobs.store import IdempotencyConflictError, QueueFullError
 from .addresses import base_url
 from .bodies import aside, read_json_object, turn
 from .errors import NOT_FOUND, ApiError, validation_error
@@ -44,18 +43,17 @@ async def _submit(request: web.Request) -> web.Response:
     idempotency = await aside(request, lambda: _idempotency(request, model, body, webhook))
     base = base_url(request, state.settings)
     try:
-        earlier = state.store.earlier(token.id, idempotency) if idempotency else None
+        earlier = await state.store.submitted_before(token.id, idempotency) if idempotency else None
         if earlier is not None:
             return json_answer(submit_answer(earlier.id, base))
         values = await aside(request, lambda: _validate(model, body))
         limit = queue_limit(request)
-        if state.store.count(token.id, "in_queue") >= limit:  # before anything is fetched
+        if await state.store.count(token.id, "in_queue") >= limit:  # before anything is fetched
             raise QueueFullError
         if webhook is not None:
             await _check_webhook(state, webhook)
         inputs = await _resolve(state, model, values, token.id)
-        job = await asyncio.to_thread(
-            state.store.add,
+        job = await state.store.submit(
             *(str(uuid.uuid4()), token.id, model.model_id, values, inputs),
             idempotency=idempotency,
             webhook=webhook,

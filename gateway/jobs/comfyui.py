@@ -1,16 +1,19 @@
-"""What the API asks of the ComfyUI that runs its requests."""
+"""ComfyBackend, the client of one ComfyUI: checks, queues, follows and finds again a job's prompt there."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...client.comfy import ComfyClient, OutputFile
 from ...client.errors import (
     ComfyError,
+    NoOutputError,
     PromptRejectedError,
     ServerAnswerError,
     ServerLostError,
@@ -20,44 +23,49 @@ from ...client.errors import (
 from ...client.preflight import check_graph
 from ...client.progress import Progress
 from ...client.run import RunResult, follow_graph
-from ...contract.parameters import MODELS
+from ...contract.parameters import FRAME_RATE, MODELS
 from ...contract.workflow import Graph, fill, graph_for
 from .records import Job
 
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
-ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI shall take no second prompt of its id
-_VIDEO_NODE = "73"
-_BAD_GATEWAY = (502, 503, 504)  # what a proxy in front of ComfyUI answers in its place
+ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI must not take a second prompt with the same id
+_VIDEO_NODE = FRAME_RATE.inputs[0].node_id  # the node that writes the video
+_BAD_GATEWAY = (502, 503, 504)  # a proxy in front of ComfyUI cannot reach it
+# A killed gateway's last POST may still be on its way to ComfyUI, whose event loop can stall while a model loads.
+_LATE_POST_S = 1.0
 # The folders of an absolute path in a node's message; the file's name stays.
 _FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/][^'"<>|:\\/\n]*[\\/])+""")
 
 _log = logging.getLogger(__name__)
 
 
+Found = Literal["known", "file", "worker_ended", "removed", "never_sent"]
+
+
 @dataclass(frozen=True)
 class Identity:
-    """Which ComfyUI answers: its version, and a text that differs for every start of it (``None`` if unknown)."""
+    """The version of a ComfyUI, and a text that differs for every start of it (``None`` if it has none)."""
 
     version: str
     instance: str | None
 
 
 def is_lost(error: ComfyError) -> bool:
-    """Whether the error says that ComfyUI cannot be asked now, rather than what it answered."""
+    """Whether ComfyUI cannot be reached now; otherwise the error is its response."""
     if isinstance(error, ServerAnswerError):
         return error.status in _BAD_GATEWAY
     return isinstance(error, (ServerLostError, ServerUnreachableError))
 
 
 def public_text(error: ComfyError) -> str:
-    """Return what a client is told of an error that ended its request: without folders and addresses of the server."""
+    """Return what a client is told about the error that ended its job: no folders and addresses of the server."""
     if isinstance(error, ServerAnswerError):
         return f"ComfyUI answered this request with HTTP status {error.status}. The API's log says more."
     return _FOLDERS.sub("", str(error))
 
 
 def request_graph(job: Job, images: Mapping[str, str] | None = None) -> Graph:
-    """Return the bundled graph with the request's values; ``images`` are names of uploaded ones by parameter."""
+    """Return the bundled graph with the job's values; ``images`` maps parameters to the names of uploaded images."""
     model = MODELS[job.model_id]
     graph = fill(graph_for(model), model, {**job.values, **(images or {})})
     graph[_VIDEO_NODE]["inputs"]["filename_prefix"] = f"{FOLDER}/{job.id}"
@@ -69,37 +77,28 @@ def result_file(job_id: str) -> OutputFile:
     return OutputFile(f"{job_id}_00001_.mp4", FOLDER, "output", _VIDEO_NODE)
 
 
-class Host:
-    """One ComfyUI. Every method raises a ``ComfyError``; ``is_lost`` tells whether to wait for it."""
+class ComfyBackend:
+    """The client of one ComfyUI. Every method raises a ``ComfyError``; ``is_lost`` tells whether to wait for it."""
 
     def __init__(self, client: ComfyClient, inputs: Path) -> None:
         self.client = client
         self._inputs = inputs
 
     async def identify(self) -> Identity:
-        """Ask who is there."""
+        """Return which ComfyUI process is there."""
         stats = await self.client.system_stats()
         return Identity(str(stats["system"]["comfyui_version"]), await self.client.pack_instance())
-
-    async def knows(self, job_id: str) -> bool:
-        """Whether the prompt waits, runs or has ended there. The queue is read first: a prompt goes on to history."""
-        if (await self.client.queue()).position(job_id) is not None:
-            return True
-        return await self.client.history(job_id) is not None
 
     async def has_result(self, job_id: str) -> bool:
         """Whether the prompt's file is there. It appears under its name only when it is whole."""
         return await self.client.has_file(result_file(job_id))
 
     async def check(self, job: Job) -> list[str]:
-        """Have the request's graph checked against ComfyUI's files and machine; return what to warn its client of.
-
-        Raises ``PreflightError`` if it cannot give the video.
-        """
+        """Run preflight on the job's graph; return the warnings. Raises ``PreflightError`` if it cannot run."""
         return [_FOLDERS.sub("", text) for text in await check_graph(self.client, request_graph(job))]
 
     async def submit(self, job: Job) -> None:
-        """Upload the request's images and queue its graph."""
+        """Upload the job's images and queue its graph."""
         images = {
             key: await self.client.upload_image(self._inputs / name, f"{FOLDER}/{job.id}")
             for key, name in job.inputs.items()
@@ -110,28 +109,64 @@ class Host:
                 graph, prompt_id=job.id, client_id=job.id, extra_data={ONCE: True}
             )
         except PromptRejectedError:
-            if await self.knows(job.id):  # a killed gateway's prompt came first
+            if await self._knows(job.id):  # a killed gateway's prompt came first
                 return
             raise
-        if node_errors:  # queued all the same, without the nodes at fault; tidy() takes it out
+        if node_errors:  # ComfyUI queued the graph without the bad nodes; tidy() removes it
             raise explain_rejection(graph, None, node_errors)
 
     async def follow(self, job: Job, on_progress: Callable[[Progress], None]) -> RunResult:
-        """Wait for the prompt's end."""
-        return await follow_graph(self.client, request_graph(job), job.id, on_progress=on_progress)
+        """Wait until the prompt has ended; raise the error that ended it."""
+        try:
+            return await follow_graph(self.client, request_graph(job), job.id, on_progress=on_progress)
+        except NoOutputError:
+            # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
+            if await self.has_result(job.id):
+                return RunResult(job.id, (result_file(job.id),), 0.0, cached=True)
+            raise
+
+    async def find(self, identity: Identity, job: Job) -> Found:
+        """Look for a job that was running when the gateway or ComfyUI ended: in queue, history and output folder.
+
+        ``known``: its prompt waits, runs or has ended there. ``file``: only its finished file is left. Otherwise
+        nothing is left, because its ComfyUI ended (``worker_ended``), someone removed it (``removed``), or it never
+        arrived (``never_sent``). Only then may it be queued again: ComfyUI takes the same prompt id twice.
+        """
+        named = job.worker is not None and identity.instance is not None
+        worker_ended = job.worker != identity.instance if named else job.sent  # without names, assume that it has
+        found = await self._look(job.id)
+        if found is None and not worker_ended and not job.sent:
+            await asyncio.sleep(_LATE_POST_S)
+            found = await self._look(job.id)
+        if found is not None:
+            return found
+        if worker_ended:
+            return "worker_ended"
+        return "removed" if job.sent else "never_sent"
 
     async def tidy(self, job: Job) -> bool:
-        """Take the prompt out of queue and execution and remove the request's images; other prompts stay.
+        """Remove the prompt from queue and execution, and the job's images; other prompts stay.
 
         Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerAnswerError`` with
-        status 500 says to try again later.
+        status 500 means: try again later.
         """
         try:
             if not await self.client.cancel(job.id):
                 return False
             await self.client.remove_inputs(job.id)
         except ServerAnswerError as error:
-            if is_lost(error) or error.status == 500:  # the pack's route answers 500 if a file cannot be removed yet
+            if is_lost(error) or error.status == 500:  # the pack's route, if a file cannot be removed yet
                 raise
             _log.warning("request %s may have left something on ComfyUI: %s", job.id, error)
         return True
+
+    async def _look(self, job_id: str) -> Found | None:
+        if await self._knows(job_id):
+            return "known"
+        return "file" if await self.has_result(job_id) else None
+
+    async def _knows(self, job_id: str) -> bool:
+        """Whether the prompt waits, runs or has ended. The queue is read first: prompts move on to the history."""
+        if (await self.client.queue()).position(job_id) is not None:
+            return True
+        return await self.client.history(job_id) is not None

@@ -1,36 +1,40 @@
-"""Runs accepted requests on ComfyUI, one at a time, oldest first.
+"""The dispatcher takes jobs to ComfyUI, one at a time in the queue's order, and brings their results back.
 
-All state is in the store and on ComfyUI: every round of the loop asks both anew, so that it does not matter which of
-the processes ended since.
+All state is in the store and on ComfyUI. Every round of the loop asks both, so that it does not matter which of the
+processes ended in between.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import sqlite3
 import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
-from ...client.comfy import ComfyClient, OutputFile
-from ...client.errors import ComfyError, NoOutputError, PreflightError, ServerAnswerError, ServerLostError
+from filelock import FileLock, Timeout
+
+from ...client.comfy import ComfyClient
+from ...client.errors import ComfyError, PreflightError, ServerAnswerError, ServerLostError
 from ...client.progress import Progress
 from ...client.run import RunResult
+from ...contract.parameters import SEED
 from ..settings import Settings
-from .comfyui import Host, Identity, is_lost, public_text, result_file
-from .lock import exclusive
-from .records import Job
-from .recovery import Found, find
+from .comfyui import ComfyBackend, Found, Identity, is_lost, public_text, result_file
+from .records import Health, Job
 from .results import ResultError, Results, StorageError
-from .store import Store
+from .store import Store, StoreError
 
-_LOOK_S = 0.25  # how often the store is read for new requests and cancellations of other processes
+_LOOK_S = 0.25  # how often the store is read for new jobs and cancellations of other processes
 _CHECK_S = 5.0  # how often ComfyUI is asked whether it is there while nothing runs
-_BACK_OFF_S = (0.5, 5.0)  # first and longest pause while ComfyUI is down
+_BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
+_LOCK_RETRY_S = 2.0
 _TIDY_AGAIN_S = 60.0
-_MAX_HOST_DEATHS = 2
+_MAX_ATTEMPTS = 2
 
-_DIED = (
+_WORKER_ENDED = (
     "ComfyUI ended twice while it ran this request. Its log says why; often it ran out of memory: choose a smaller "
     "size or fewer frames, and submit it again."
 )
@@ -41,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Takes requests from the store to ComfyUI and their results back."""
+    """Runs the jobs of a store on one ComfyUI; of all processes that share the store, one dispatches at a time."""
 
     def __init__(self, store: Store, settings: Settings, results: Results) -> None:
         self._store = store
@@ -49,63 +53,76 @@ class Dispatcher:
         self._results = results
         self._poked = asyncio.Event()
         self._checked = 0.0
-        self._state = ""
-        self._tidy_at: dict[str, float] = {}  # when to try again for requests that left what cannot be removed yet
-
-    @property
-    def host_state(self) -> str:
-        """How ComfyUI is doing: ``"ok"``, ``"down: …"`` with the reason, or ``"unknown"`` before the first try."""
-        return self._store.host_state()[0]
+        self._health = Health()
+        self._tidy_at: dict[str, float] = {}  # when to try again to remove what a job left on ComfyUI
 
     def poke(self) -> None:
-        """The store has news: a request, or a cancellation."""
+        """Tell the dispatcher that the store has a new job or cancellation."""
         self._poked.set()
 
     async def run(self) -> None:
-        """Run requests until cancelled; wait first while another process does so on the same store.
+        """Run jobs until cancelled; go on after every error, and share what is down as the store's health.
 
-        When cancelled, what runs is left to ComfyUI; whoever dispatches next takes it up again.
+        When cancelled, a running job is left to ComfyUI; the next dispatcher finds it there.
         """
-        data = self._settings.data
-        client = ComfyClient(self._settings.comfyui_url, verify_tls=self._settings.comfyui_verify_tls)
-        async with exclusive(data / "dispatcher.lock"), client:
-            await self._loop(Host(client, data / "inputs"))
-
-    async def _loop(self, host: Host) -> None:
         pause = _BACK_OFF_S[0]
-        while True:
-            try:
-                await self._round(host)
-                pause = _BACK_OFF_S[0]
-                continue
-            except ServerLostError as error:
-                _log.warning("lost=%s", error)
-                continue  # the next round asks anew what became of the prompt, and whether ComfyUI is there
-            except ComfyError as error:
-                await self._set_state(f"down: {error}")
-            except Exception:  # noqa: BLE001 -- a full disk, as a rule; the requests wait until it is over
-                _log.exception("dispatching failed")
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _BACK_OFF_S[1])
+        async with contextlib.AsyncExitStack() as stack:
+            backend: ComfyBackend | None = None
+            while True:
+                try:
+                    if backend is None:
+                        backend = await stack.enter_async_context(self._open())
+                    await self._round(backend)
+                    pause = _BACK_OFF_S[0]
+                    continue
+                except ServerLostError as error:
+                    _log.warning("lost=%s", error)
+                    continue  # the next round asks whether ComfyUI is there, and what became of the prompt
+                except ComfyError as error:
+                    health = Health("down", reason=str(error))
+                except Exception as error:  # noqa: BLE001 -- often a full disk; accepted jobs wait until it is over
+                    _log.exception("event=broken part=dispatcher again_in_s=%.1f", pause)
+                    health = replace(self._health, dispatcher="down", reason=str(error))
+                with contextlib.suppress(StoreError):
+                    await self._set_health(health)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BACK_OFF_S[1])
 
-    async def _round(self, host: Host) -> None:
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncIterator[ComfyBackend]:
+        """Connect to ComfyUI once no other process dispatches; its lock is free however that process ends."""
+        settings = self._settings
+        lock = FileLock(settings.data / "dispatcher.lock", timeout=0, mode=0o600)
+        while not lock.is_locked:
+            try:
+                lock.acquire()
+            except Timeout:
+                await asyncio.sleep(_LOCK_RETRY_S)
+        try:
+            async with ComfyClient(settings.comfyui_url, verify_tls=settings.comfyui_verify_tls) as client:
+                yield ComfyBackend(client, settings.data / "inputs")
+        finally:
+            lock.release()
+
+    async def _round(self, backend: ComfyBackend) -> None:
         """Do one thing, or wait a moment if there is nothing to do."""
-        job, now = self._store.next(), time.monotonic()
+        queue, now = await self._store.queue(), time.monotonic()
+        job = await self._store.get(queue[0].id) if queue else None
         if job is not None and job.status == "in_progress" and job.cancel_requested:
-            await self._finish(job, "cancelled")
-        elif left := next((job for job in self._store.left_on_host() if self._tidy_at.get(job.id, 0.0) <= now), None):
-            await self._tidy(host, left)
+            await self._end(job, "cancelled")
+        elif left := [job for job in await self._store.leftovers() if self._tidy_at.get(job.id, 0.0) <= now]:
+            await self._tidy(backend, left[0])
         elif job is not None:
-            identity = await self._identify(host)
-            await self._serve(host, identity, job)
+            identity = await self._identify(backend)
+            await self._serve(backend, identity, job)
         else:
             if now - self._checked >= _CHECK_S:
-                await self._identify(host)
+                await self._identify(backend)
             await self._wait()
 
-    async def _tidy(self, host: Host, job: Job) -> None:
+    async def _tidy(self, backend: ComfyBackend, job: Job) -> None:
         try:
-            tidied = await host.tidy(job)
+            tidied = await backend.tidy(job)
         except ServerAnswerError as error:
             if is_lost(error):
                 raise
@@ -114,88 +131,87 @@ class Dispatcher:
             return
         if tidied:
             self._tidy_at.pop(job.id, None)
-            await asyncio.to_thread(self._store.mark_tidied, job.id)
+            await self._store.mark_clean(job.id)
 
-    async def _identify(self, host: Host) -> Identity:
-        identity = await host.identify()
-        await self._set_state("ok")
+    async def _identify(self, backend: ComfyBackend) -> Identity:
+        identity = await backend.identify()
+        await self._set_health(Health("up"))
         self._checked = time.monotonic()
         return identity
 
-    async def _serve(self, host: Host, identity: Identity, job: Job) -> None:
+    async def _serve(self, backend: ComfyBackend, identity: Identity, job: Job) -> None:
+        """Start a waiting job, or find a running one again; bring it to its end."""
         found: Found = "never_sent"
         if job.status == "in_queue":
-            if not await asyncio.to_thread(self._store.start, job.id, identity.instance):
+            if not await self._store.assign(job.id, identity.instance):
                 return  # cancelled meanwhile
             _log.info("request=%s state=started", job.id)
         else:
-            found = await find(host, identity, job)
+            found = await backend.find(identity, job)
             _log.info("request=%s state=recovered found=%s", job.id, found)
-        if found == "host_died":
-            await self._host_died(job)
-        elif found == "removed":
-            await self._finish(job, "failed", error=_REMOVED)
+        if found == "removed":
+            await self._end(job, "failed", error=_REMOVED)
+        elif found != "worker_ended":
+            await self._complete(backend, identity, await self._store.get(job.id) or job, found)
+        elif job.attempt < _MAX_ATTEMPTS:
+            await self._store.requeue(job.id)
         else:
-            await self._complete(host, identity, self._store.get(job.id) or job, found)
+            await self._end(job, "failed", error=_WORKER_ENDED)
 
-    async def _host_died(self, job: Job) -> None:
-        if job.host_deaths + 1 >= _MAX_HOST_DEATHS:
-            await self._finish(job, "failed", error=_DIED)
-        else:
-            await asyncio.to_thread(self._store.requeue_after_death, job.id)
-
-    async def _complete(self, host: Host, identity: Identity, job: Job, found: Found) -> None:
-        """Bring a running request to its end from where it was found."""
+    async def _complete(self, backend: ComfyBackend, identity: Identity, job: Job, found: Found) -> None:
+        """Bring a running job to its end from where it was found."""
         try:
-            warnings = await _check(host, job, found)
+            # Warnings are not stored: a gateway that finds a running job asks for them again.
+            try:
+                warnings = await backend.check(job)
+            except PreflightError:
+                if found == "never_sent":
+                    raise
+                warnings = []
             if found == "never_sent":
-                await host.submit(job)
-                await asyncio.to_thread(self._store.mark_submitted, job.id)
-            run = await self._watch(host, job) if found != "file" else None
+                await backend.submit(job)
+                await self._store.mark_sent(job.id)
+            run = await self._watch(backend, job) if found != "file" else None
             if run is None and found != "file":
                 return  # cancelled: the next round ends it
-            output = await self._results.collect(host.client, _video(run, job.id), job.id)
+            file = run.files[0] if run is not None else result_file(job.id)
+            output = await self._results.collect(backend.client, file, job.id)
         except ComfyError as error:
             if is_lost(error):
                 raise
             _log.warning("request=%s error=%s", job.id, error)
-            await self._finish(job, "failed", error=public_text(error))
-        except (sqlite3.Error, StorageError):
-            raise  # the request waits; the next rounds find what it left on ComfyUI
+            await self._end(job, "failed", error=public_text(error))
+        except (StoreError, StorageError):
+            raise  # the job waits; the next rounds find what it left on ComfyUI
         except ResultError as error:
             _log.warning("request=%s error=%s cause=%s", job.id, error, error.__cause__)
-            await self._finish(job, "failed", error=str(error))
-        except Exception:  # noqa: BLE001 -- whatever it is, the requests behind this one must not wait for ever
+            await self._end(job, "failed", error=str(error))
+        except Exception:  # noqa: BLE001 -- the jobs behind this one must not wait for ever
             _log.exception("request=%s state=broken", job.id)
-            await self._finish(job, "failed", error=_INTERNAL)
+            await self._end(job, "failed", error=_INTERNAL)
         else:
-            await self._finish(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
+            await self._end(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
 
-    async def _watch(self, host: Host, job: Job) -> RunResult | None:
-        """Follow the prompt and note its progress; ``None`` as soon as the request shall be cancelled."""
+    async def _watch(self, backend: ComfyBackend, job: Job) -> RunResult | None:
+        """Follow the prompt and report its progress; ``None`` as soon as the job has a cancel request."""
         shown: list[Progress] = []
-        following = asyncio.create_task(host.follow(job, shown.append))
+        following = asyncio.create_task(backend.follow(job, shown.append))
         try:
             while not following.done():
                 await self._wait(following)
                 if shown:
-                    await asyncio.to_thread(self._store.set_progress, job.id, _progress(shown[-1]))
+                    await self._store.report(job.id, _progress(shown[-1]))
                     shown.clear()
-                current = self._store.get(job.id)
+                current = await self._store.get(job.id)
                 if current is not None and current.cancel_requested and not following.done():
                     return None
             return following.result()
-        except NoOutputError:
-            # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
-            if await host.has_result(job.id):
-                return RunResult(job.id, (result_file(job.id),), 0.0, cached=True)
-            raise
         finally:
             following.cancel()
             await asyncio.wait([following])
 
     async def _wait(self, *also: asyncio.Task[Any]) -> None:
-        """Wait for news, or for a task, but not long."""
+        """Wait for a poke, or for a task, but not long."""
         poked = asyncio.create_task(self._poked.wait())
         try:
             await asyncio.wait([poked, *also], timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -203,31 +219,17 @@ class Dispatcher:
             poked.cancel()
             self._poked.clear()
 
-    async def _finish(self, job: Job, status: Any, **end: Any) -> None:
-        if await asyncio.to_thread(lambda: self._store.finish(job.id, status, **end)):
+    async def _end(self, job: Job, status: Any, **end: Any) -> None:
+        if await self._store.end(job.id, status, **end):
             _log.info("request=%s state=finished status=%s", job.id, status)
 
-    async def _set_state(self, state: str) -> None:
-        if state != self._state:
-            _log.log(logging.INFO if state == "ok" else logging.WARNING, "comfyui=%s", state)
-            self._state = state
-        if state != self.host_state:
-            await asyncio.to_thread(self._store.set_host_state, state)
-
-
-async def _check(host: Host, job: Job, found: Found) -> list[str]:
-    """Return the warnings about a request. They are not stored: a gateway that takes up a run asks for them anew."""
-    try:
-        return await host.check(job)
-    except PreflightError:
-        if found == "never_sent":
-            raise
-        return []  # it runs already, or is done
-
-
-def _video(run: RunResult | None, job_id: str) -> OutputFile:
-    """Return the file that the run reported; of a run that only left its file, that one."""
-    return run.files[0] if run is not None else result_file(job_id)
+    async def _set_health(self, health: Health) -> None:
+        if health != self._health:
+            level = logging.INFO if health.comfyui == "up" else logging.WARNING
+            _log.log(level, 'comfyui=%s reason="%s"', health.comfyui, health.reason or "")
+            self._health = health
+        if health != await self._store.health():
+            await self._store.set_health(health)
 
 
 def _progress(progress: Progress) -> dict[str, Any]:
@@ -244,9 +246,9 @@ def _progress(progress: Progress) -> dict[str, Any]:
 def _detail(job: Job, identity: Identity, run: RunResult | None, found: list[str]) -> dict[str, Any]:
     """Return what the result tells besides the files; times are seconds, ``running`` is ComfyUI's own measure."""
     started = job.started_at or job.created_at
-    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.host_deaths else []
+    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.attempt > 1 else []
     return {
-        "seed": job.values["57_noise_seed"],
+        "seed": job.values[SEED.key],
         "timings": {
             "queued": round(started - job.created_at, 3),
             "running": round(run.seconds, 3) if run is not None else None,

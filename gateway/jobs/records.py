@@ -1,4 +1,4 @@
-"""What the store keeps, as its readers see it. Times are Unix seconds."""
+"""The records that a job store keeps: job, token, uploaded file, webhook, health. Times are Unix seconds."""
 
 from __future__ import annotations
 
@@ -10,49 +10,40 @@ from typing import Any, Literal
 from ...contract.parameters import Value
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
-CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-DISPATCHER_DOWN = "down: the API's dispatcher ended unexpectedly; it starts again soon. The API's log says more."
-
-
-class QueueFullError(Exception):
-    """The token has as many requests waiting as it may have."""
-
-
-class IdempotencyConflictError(Exception):
-    """The token used this idempotency key before, for another body."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One request.
+    """One accepted request, from submission to expiry.
 
-    ``token`` is the id of the token it was made with. ``values`` is the request, validated and complete. ``inputs``
-    maps an image parameter's key to the name of the file below ``<data>/inputs/`` that is put into ComfyUI for the run;
-    an image parameter that is not in it names a file that ComfyUI's input folder has. Of the present attempt, ``host``
-    is the ComfyUI process that it is for (``None`` if that does not tell) and ``submitted`` says that it took the
-    prompt. ``on_host`` says that something may be left there: the prompt, images. ``version`` grows with every change,
-    ``expired`` says that the result is gone. ``output`` maps ``video`` and ``image`` to file names in
-    ``<data>/results/<id>/``. ``detail`` holds what the result tells besides: timings, warnings, host version.
+    ``number`` counts accepted jobs. ``token`` is the id of the token that it was submitted with. ``values`` is the
+    request, validated and complete. ``inputs`` maps an image parameter's key to the name of the file below
+    ``<data>/inputs/`` that is uploaded to ComfyUI for the run; an image parameter that is not in it names a file in
+    ComfyUI's input folder. ``attempt`` counts the starts: 1 is the first run, 2 the one after its ComfyUI ended once.
+    ``worker`` is the ComfyUI process of the present attempt (``None`` if it has no name) and ``sent`` tells whether
+    that took the prompt. ``dirty`` tells whether a prompt or images may be left there. ``version`` grows with every
+    change. ``expired`` tells that the result is gone. ``output`` maps ``video`` and ``image`` to file names in
+    ``<data>/results/<id>/``. ``detail`` holds what the result says besides: seed, timings, warnings, host version.
     """
 
     id: str
-    position_key: int
+    number: int
     token: str
     model_id: str
     values: dict[str, Value]
     inputs: dict[str, str]
     status: Status
     cancel_requested: bool
-    submitted: bool
-    host: str | None
-    on_host: bool
+    attempt: int
+    worker: str | None
+    sent: bool
+    dirty: bool
     error: str | None
     output: dict[str, str] | None
     created_at: float
     started_at: float | None
     finished_at: float | None
-    host_deaths: int
     progress: dict[str, Any] | None
     detail: dict[str, Any]
     version: int
@@ -60,15 +51,15 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the request has reached its end."""
+        """Whether the job has ended."""
         return self.status not in ("in_queue", "in_progress")
 
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token: its name and the hash of its text. ``None`` limits are those of the settings.
+    """A bearer token: its name and the hash of its text. A limit of ``None`` is that of the settings.
 
-    What was made with it belongs to its ``id``: a later token of the same name has another one.
+    Jobs and files belong to the token's ``id``: a later token with the same name has another one.
     """
 
     name: str
@@ -95,10 +86,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Webhook:
-    """A message that a finished request still owes; ``first_at`` is when it became due the first time.
+    """A message about an ended job that has not been delivered; ``first_at`` is when the job ended.
 
-    ``secret`` signs it (``None``: the server's own does), ``base_url`` is where its links lead, both as they were when
-    the request was made.
+    ``secret`` signs it (``None``: the server's own does) and its links lead to ``base_url``, both as they were when the
+    job was submitted.
     """
 
     job_id: str
@@ -107,3 +98,12 @@ class Webhook:
     base_url: str | None
     attempts: int
     first_at: float
+
+
+@dataclass(frozen=True)
+class Health:
+    """How ComfyUI and the dispatcher are doing; ``reason`` is the error text of what is down."""
+
+    comfyui: Literal["up", "down", "unknown"] = "unknown"
+    dispatcher: Literal["up", "down"] = "up"
+    reason: str | None = None

@@ -1,4 +1,4 @@
-"""Results on the disk, and the signed addresses under which clients fetch them."""
+"""The result of a job: its files on disk, its signed addresses, and the purge of old results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from ...client.comfy import ComfyClient, OutputFile
-from ..durable import sync, sync_folder, write_durably
-from ..http.errors import FORBIDDEN, NOT_FOUND, ApiError
+from ..durable import read_secret, sync, sync_folder, write_durably
 from ..settings import Settings
 from .records import REQUEST_ID, Job
 from .store import Store
@@ -32,15 +31,23 @@ _EXPIRES = re.compile(r"[0-9]{1,12}")
 
 
 class ResultError(Exception):
-    """What ComfyUI wrote is not a video that can be read; the text is for the client."""
+    """ComfyUI's file is not a video that can be read; the text is for the client."""
 
 
 class StorageError(Exception):
-    """The result cannot be kept now, as when the disk is full; it can later."""
+    """The result cannot be written now, such as when the disk is full; try again later."""
+
+
+class InvalidLinkError(Exception):
+    """The address of a result is incomplete, or was changed."""
+
+
+class ExpiredLinkError(Exception):
+    """The address of a result was valid until a time that has passed."""
 
 
 class Results:
-    """Keeps each finished request's files in ``<data>/results/<id>/``."""
+    """The files of ended jobs, in ``<data>/results/<id>/``."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
@@ -50,10 +57,10 @@ class Results:
         self._key = read_secret(settings.data / "signing.key", secrets.token_bytes(_KEY_BYTES))
 
     async def collect(self, client: ComfyClient, file: OutputFile, job_id: str) -> dict[str, str]:
-        """Copy the video that ComfyUI wrote for a request, and cut out its first frame; durable on return.
+        """Copy a job's video from ComfyUI and save its first frame; both survive a power cut when this returns.
 
         Returns the file names by kind, ``video`` and ``image``. May be repeated. Raises a ``ComfyError`` if ComfyUI
-        does not give the file, ``ResultError`` if it is no video, ``StorageError`` if it cannot be written here.
+        does not send the file, ``ResultError`` if it is not a video, ``StorageError`` if it cannot be written here.
         """
         folder = self._folder / job_id
         try:
@@ -61,11 +68,11 @@ class Results:
             video = await client.download(file, folder / _VIDEO)
             await asyncio.to_thread(_finish, video)
         except OSError as error:
-            raise StorageError(f"the result of request {job_id} cannot be kept: {error}") from error
+            raise StorageError(f"The result of request {job_id} cannot be written: {error}") from error
         return {"video": _VIDEO, "image": _FRAME}
 
     def urls(self, job: Job, base_url: str) -> dict[str, str | list[str]]:
-        """Return a succeeded request's output as clients get it; the addresses work for the configured time.
+        """Return a succeeded job's output as clients get it; the addresses are valid for the configured time.
 
         ``base_url`` is this API's address as the client sees it, without ``/v1``.
         """
@@ -77,54 +84,51 @@ class Results:
         plural: dict[str, list[str]] = {f"{kind}s": [link] for kind, link in links.items()}
         return {**links, **plural}
 
-    def verify(self, job_id: str, name: str, expires: str, signature: str) -> Path:
-        """Return the file that a signed address names; ``ApiError`` (403, 404) if the address is not good any more."""
-        # Checked before the signature is, and whatever it says: nothing but these shapes may name a file.
-        shaped = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
-        if not shaped or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), _bytes(signature)):
-            raise ApiError(FORBIDDEN, "The address of this result is not complete or was changed.")
+    async def verify(self, job_id: str, name: str, expires: str, signature: str) -> Path | None:
+        """Return the file that a signed address names, ``None`` if the result is no longer kept.
+
+        Raises ``InvalidLinkError`` and ``ExpiredLinkError``.
+        """
+        # Checked before the signature, even if that is right: only these shapes may name a file.
+        well_formed = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
+        given = signature.encode("utf-8", "replace")
+        if not well_formed or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), given):
+            raise InvalidLinkError
         if int(expires) < time.time():
-            message = "The address of this result has expired. Ask for the request's result again to get a new one."
-            raise ApiError(FORBIDDEN, message)
+            raise ExpiredLinkError
         path = self._folder / job_id / name
-        job = self._store.get(job_id)
-        if job is None or job.expired or not path.is_file():
-            raise ApiError(NOT_FOUND, "This result is no longer kept.")
-        return path
+        job = await self._store.get(job_id)
+        return path if job is not None and not job.expired and path.is_file() else None
 
-    def purge(self) -> int:
-        """Let results expire that are older, or in all larger, than the settings allow, and delete their files.
+    async def purge(self) -> int:
+        """Expire the results that are older, or in all larger, than the settings allow; delete their files.
 
-        The oldest go first. Returns how many requests expired.
+        The oldest expire first. Returns how many jobs expired.
         """
         limit = time.time() - self._settings.result_ttl_s
-        sizes = {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
+        sizes = await asyncio.to_thread(self._sizes)
         total, expired = sum(sizes.values()), []
-        for job_id, finished_at in self._store.unexpired():
+        for job_id, finished_at in await self._store.unexpired():
             size = sizes.get(job_id, 0)
             if finished_at < limit or (size and total > self._settings.results_max_bytes):
                 expired.append(job_id)
                 total -= size
-        self._store.expire(expired)
-        for job_id in sizes:  # also those of a purge that was cut short
-            job = self._store.get(job_id)
+        await self._store.expire(expired)
+        for job_id in sizes:  # also those of a purge that did not finish
+            job = await self._store.get(job_id)
             if job is not None and job.expired:
-                shutil.rmtree(self._folder / job_id, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
         return len(expired)
+
+    def _sizes(self) -> dict[str, int]:
+        return {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
 
     def _sign(self, job_id: str, name: str, expires: str) -> str:
         return hmac.new(self._key, f"{job_id}/{name}?{expires}".encode(), hashlib.sha256).hexdigest()
 
 
-def read_secret(path: Path, new: bytes) -> bytes:
-    """Return the content of a secret file; the first process that asks writes ``new`` into it."""
-    if not path.exists():
-        write_durably(path, new, replace=False)
-    return path.read_bytes()
-
-
 def _finish(video: Path) -> None:
-    """Cut out frame 0, and wait until all is on the disk."""
+    """Save frame 0, and wait until both files are on disk."""
     image = io.BytesIO()
     _first_frame(video).save(image, "PNG", compress_level=1)
     sync(video)
@@ -133,7 +137,7 @@ def _finish(video: Path) -> None:
 
 
 def _first_frame(video: Path) -> Image:
-    import av  # here, since only the process that dispatches needs it, and it is large
+    import av  # it is large, and only the process that dispatches needs it
 
     try:
         with av.open(str(video)) as container:
@@ -146,14 +150,10 @@ def _first_frame(video: Path) -> Image:
 
 
 def _size(folder: Path) -> int:
-    """Return the size of the files there; what vanishes meanwhile counts nothing."""
+    """Return the size of the files in a folder; one that is deleted meanwhile counts as 0."""
     size = 0
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):
                 size += path.stat().st_size
     return size
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "replace")

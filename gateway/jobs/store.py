@@ -1,28 +1,50 @@
-"""Requests that survive: the truth about each lies in one SQLite file, where whoever serves the API reads it."""
+"""The protocol of every job store: each change of a job is one named async method; ``sqlite_store`` implements it."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 from ...contract.parameters import Value
-from .records import CancelOutcome, IdempotencyConflictError, Job, QueueFullError, Status
-from .store_side import SideTables
+from .order import QueuedJob
+from .records import Health, Job, Status, StoredFile, Token, Webhook
 
-_JSON = ("values", "inputs", "output", "progress", "detail")
-_FLAGS = ("cancel_requested", "submitted", "on_host", "expired")
+CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 
 
-class Store(SideTables):
-    """Requests in a file. Every method may be called from any thread, and blocks for a disk write at most.
+class StoreError(Exception):
+    """The store cannot be read or written, such as when the disk is full."""
 
-    What a method changed is on the disk when it returns (progress and the host's state excepted).
+
+class StoreVersionError(RuntimeError):
+    """The store was written by another version of this program."""
+
+
+class QueueFullError(Exception):
+    """The token already has as many jobs waiting as it may have."""
+
+
+class IdempotencyConflictError(Exception):
+    """The token used this idempotency key before, for another body."""
+
+
+class Store(Protocol):
+    """Jobs, and what belongs to them. Any number of processes share one store; each call is atomic.
+
+    When a method returns, its change survives a power cut (``report`` and ``set_health`` only survive a crash of the
+    process). A call that is cancelled is completed first. Every method may raise ``StoreError``. Methods that change a
+    job raise ``KeyError`` for an unknown id.
+
+    A job's states: ``submit`` → in_queue, ``assign`` → in_progress, ``requeue`` → in_queue, ``end`` → succeeded, failed
+    or cancelled. Every change raises the job's ``version``; a job that has ended no longer changes, it only expires.
     """
 
-    def add(
+    async def close(self) -> None:
+        """Complete what is under way and free the store. Later calls raise ``StoreError``."""
+
+    # Jobs
+
+    async def submit(
         self,
         job_id: str,
         token: str,
@@ -36,84 +58,42 @@ class Store(SideTables):
         base_url: str | None = None,
         queue_limit: int | None = None,
     ) -> Job:
-        """Accept a request, at the end of the queue. ``token`` is the id of the token it is made with.
+        """Accept a job. ``token`` is the id of the token that the request was made with.
 
         ``idempotency`` is a key and a hash of the body. If ``token`` used the key before, the job of then is returned
-        (its id is not ``job_id``), or ``IdempotencyConflictError`` raised if the body was another.
-        ``QueueFullError`` if ``token`` has ``queue_limit`` requests waiting. ``webhook`` is told about the end, signed
-        with ``webhook_secret``, with links to ``base_url``.
+        (its id is not ``job_id``); ``IdempotencyConflictError`` if the body was another. ``QueueFullError`` if
+        ``token`` has ``queue_limit`` jobs waiting. ``webhook`` is told about the end, signed with ``webhook_secret``,
+        with links to ``base_url``.
         """
-        with self.write() as connection:
-            if idempotency is not None and (earlier := _earlier(connection, token, idempotency)):
-                return earlier
-            if queue_limit is not None and _count(connection, token, "in_queue") >= queue_limit:
-                raise QueueFullError
-            connection.execute(
-                'INSERT INTO jobs (id, token, model_id, "values", inputs, created_at) VALUES (?, ?, ?, ?, ?, ?)',
-                (job_id, token, model_id, json.dumps(dict(values)), json.dumps(dict(inputs)), time.time()),
-            )
-            if idempotency is not None:
-                connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", (token, *idempotency, job_id))
-            if webhook is not None:
-                connection.execute(
-                    "INSERT INTO webhooks (job_id, url, secret, base_url) VALUES (?, ?, ?, ?)",
-                    (job_id, webhook, webhook_secret, base_url),
-                )
-            return _one(connection, job_id)
 
-    def earlier(self, token: str, idempotency: tuple[str, str]) -> Job | None:
-        """Return the request that ``token`` made with this idempotency key; ``add`` says what it raises."""
-        return _earlier(self.read(), token, idempotency)
+    async def submitted_before(self, token: str, idempotency: tuple[str, str]) -> Job | None:
+        """Return the job that ``token`` submitted with this idempotency key; raises what ``submit`` raises."""
 
-    def get(self, job_id: str) -> Job | None:
-        """Return a request, also an expired one; ``None`` if it is unknown. Whose it is, is the caller's to check."""
-        return _get(self.read(), job_id)
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job, also an expired one; ``None`` if it is unknown. The caller checks whose it is."""
 
-    def position(self, job: Job) -> int:
-        """Return how many requests wait before this one: 0 if it is the next."""
-        query = "SELECT count(*) FROM jobs WHERE status = 'in_queue' AND position_key < ?"
-        return int(self.read().execute(query, (job.position_key,)).fetchone()[0])
+    async def queue(self) -> tuple[QueuedJob, ...]:
+        """Return all unfinished jobs in the order in which they run (``order.in_order``)."""
 
-    def count(self, token: str | None = None, status: Status | None = None) -> int:
-        """Count requests, of one token and in one status if given; expired ones count."""
-        return _count(self.read(), token, status)
+    async def count(self, token: str | None = None, status: Status | None = None) -> int:
+        """Count jobs, of one token and in one status if given; expired ones count."""
 
-    def next(self) -> Job | None:
-        """Return the request that runs, else the one that waits longest."""
-        query = "SELECT * FROM jobs WHERE status = ? ORDER BY position_key LIMIT 1"
-        for status in ("in_progress", "in_queue"):
-            row = self.read().execute(query, (status,)).fetchone()
-            if row is not None:
-                return _job(row)
-        return None
+    def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
+        """Yield a job and its queue position now and after every change of either, until it has ended or expired."""
 
-    def start(self, job_id: str, host: str | None = None) -> bool:
-        """Let a waiting request run on the ComfyUI process ``host``; ``False`` if it no longer waits."""
-        started = {"status": "in_progress", "started_at": time.time(), "host": host, "on_host": 1}
-        with self.write() as connection:
-            return _change(connection, job_id, ("in_queue",), **started)
+    async def assign(self, job_id: str, worker: str | None = None) -> bool:
+        """Start the next attempt of a waiting job on the ComfyUI process ``worker``; ``False`` if it does not wait."""
 
-    def mark_submitted(self, job_id: str) -> None:
-        """ComfyUI took the running request's prompt."""
-        with self.write() as connection:
-            _change(connection, job_id, ("in_progress",), submitted=1)
+    async def mark_sent(self, job_id: str) -> None:
+        """Note that the worker took the running job's prompt."""
 
-    def requeue_after_death(self, job_id: str) -> int:
-        """Let a request whose host died wait again, at its old place; one that shall be cancelled is cancelled.
+    async def report(self, job_id: str, progress: Mapping[str, Any]) -> None:
+        """Note how far the running job is."""
 
-        Returns how often its host died under it so far.
-        """
-        with self.write() as connection:
-            job = _one(connection, job_id)
-            deaths = job.host_deaths + 1
-            if job.cancel_requested:
-                _end(connection, job, "cancelled")
-            else:
-                again = {"status": "in_queue", "submitted": 0, "host": None, "progress": None, "host_deaths": deaths}
-                _change(connection, job_id, ("in_progress",), **again)
-            return deaths
+    async def requeue(self, job_id: str) -> None:
+        """Let a job whose worker ended wait again at its old place; one with a cancel request ends as cancelled."""
 
-    def finish(
+    async def end(
         self,
         job_id: str,
         status: Status,
@@ -122,132 +102,78 @@ class Store(SideTables):
         output: Mapping[str, str] | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> bool:
-        """End a request, with its webhook due; ``False`` if it had ended. One that shall be cancelled is cancelled."""
-        with self.write() as connection:
-            return _end(connection, _one(connection, job_id), status, error=error, output=output, detail=detail)
+        """End a job; its webhook is due. ``False`` if it had ended. One with a cancel request ends as cancelled."""
 
-    def request_cancel(self, job_id: str) -> CancelOutcome:
-        """Cancel a waiting request at once, or note that a running one shall end as ``cancelled`` whatever happens.
+    async def cancel(self, job_id: str) -> CancelOutcome:
+        """End a waiting job as cancelled, or note that a running one must end as cancelled (``"cancelling"``).
 
-        Returns ``"finished"`` if it had ended. ``KeyError`` if it is unknown.
+        Returns ``"finished"`` if it had ended.
         """
-        with self.write() as connection:
-            job = _one(connection, job_id)
-            if job.finished:
-                return "finished"
-            if job.status == "in_queue":
-                _end(connection, job, "cancelled")
-                return "cancelled"
-            if not job.cancel_requested:
-                _change(connection, job_id, ("in_progress",), cancel_requested=1)
-            return "cancelling"
 
-    def set_progress(self, job_id: str, progress: Mapping[str, Any]) -> None:
-        """Note how far the running request is."""
-        with self.write(durable=False) as connection:
-            _change(connection, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
+    async def leftovers(self) -> list[Job]:
+        """Return the ended jobs that may have left something on their worker, oldest first."""
 
-    def left_on_host(self) -> list[Job]:
-        """Return the finished requests that may have left something on ComfyUI, oldest first."""
-        query = "SELECT * FROM jobs WHERE on_host = 1 AND finished_at IS NOT NULL ORDER BY finished_at"
-        return [_job(row) for row in self.read().execute(query)]
+    async def mark_clean(self, job_id: str) -> None:
+        """Note that nothing of an ended job is left on its worker."""
 
-    def mark_tidied(self, job_id: str) -> None:
-        """Nothing of a finished request is left on ComfyUI."""
-        with self.write() as connection:
-            connection.execute("UPDATE jobs SET on_host = 0 WHERE id = ?", (job_id,))
+    async def unexpired(self) -> list[tuple[str, float]]:
+        """Return id and end time of every ended job that has not expired, oldest first."""
 
-    def unexpired(self) -> list[tuple[str, float]]:
-        """Return id and end time of every finished request that has not expired, oldest first."""
-        query = "SELECT id, finished_at FROM jobs WHERE expired = 0 AND finished_at IS NOT NULL ORDER BY finished_at"
-        return [(row[0], row[1]) for row in self.read().execute(query)]
+    async def expire(self, job_ids: Iterable[str]) -> None:
+        """Forget what ended jobs asked for, their output and their idempotency keys."""
 
-    def expire(self, job_ids: Iterable[str]) -> None:
-        """Finished requests' results are gone: forget what they asked for and their idempotency keys."""
-        with self.write() as connection:
-            for job_id in job_ids:
-                job = _one(connection, job_id)
-                blank = {"expired": 1, "output": None, "values": "{}", "inputs": "{}"}
-                if _change(connection, job_id, ("succeeded", "failed", "cancelled"), **blank):
-                    connection.execute("DELETE FROM idempotency WHERE job_id = ?", (job.id,))
+    # Tokens
 
-    def inputs_in_use(self) -> set[str]:
-        """Return the names below ``<data>/inputs/`` that unfinished requests need."""
-        query = "SELECT inputs FROM jobs WHERE status IN ('in_queue', 'in_progress')"
-        return {name for row in self.read().execute(query) for name in json.loads(row[0]).values()}
+    async def tokens(self) -> list[Token]:
+        """Return all tokens, oldest first."""
 
+    async def find_token(self, token_hash: str) -> Token | None:
+        """Return the token with this hash; ``None`` if it is unknown or revoked."""
 
-def _get(connection: sqlite3.Connection, job_id: str) -> Job | None:
-    row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    return _job(row) if row is not None else None
+    async def add_token(self, token: Token) -> bool:
+        """Keep a token; ``False`` if there is one with that name or hash."""
 
+    async def revoke_token(self, name: str) -> bool:
+        """Forget a token; ``False`` if there is none with that name. Its jobs go on; its name may be used again."""
 
-def _one(connection: sqlite3.Connection, job_id: str) -> Job:
-    job = _get(connection, job_id)
-    if job is None:
-        raise KeyError(job_id)
-    return job
+    # Uploaded files
 
+    async def add_file(self, file: StoredFile, max_bytes: int) -> float | None:
+        """Keep the record of an uploaded file, unless its token would then have more than ``max_bytes``.
 
-def _job(row: sqlite3.Row) -> Job:
-    fields: dict[str, Any] = dict(row)
-    for name in _JSON:
-        fields[name] = json.loads(fields[name]) if fields[name] is not None else None
-    for name in _FLAGS:
-        fields[name] = bool(fields[name])
-    return Job(**fields)
+        Returns ``None``, or if there is no room, when the token's oldest file was uploaded (0 if there is none).
+        """
 
+    async def get_file(self, file_id: str) -> StoredFile | None:
+        """Return the record of an uploaded file. The caller checks whose it is."""
 
-def _earlier(connection: sqlite3.Connection, token: str, idempotency: tuple[str, str]) -> Job | None:
-    key, body_hash = idempotency
-    query = "SELECT body_hash, job_id FROM idempotency WHERE token = ? AND key = ?"
-    row = connection.execute(query, (token, key)).fetchone()
-    if row is None:
-        return None
-    if row["body_hash"] != body_hash:
-        raise IdempotencyConflictError
-    return _one(connection, row["job_id"])
+    async def files(self) -> list[StoredFile]:
+        """Return the records of all uploaded files, oldest first."""
 
+    async def remove_file(self, file_id: str) -> bool:
+        """Forget an uploaded file; ``False`` if there is none."""
 
-def _count(connection: sqlite3.Connection, token: str | None, status: Status | None) -> int:
-    query = "SELECT count(*) FROM jobs WHERE (?1 IS NULL OR token = ?1) AND (?2 IS NULL OR status = ?2)"
-    if token is None and status is not None:
-        query = "SELECT count(*) FROM jobs WHERE status = ?2 AND ?1 IS NULL"
-    elif token is not None and status is not None:
-        query = "SELECT count(*) FROM jobs WHERE token = ?1 AND status = ?2"
-    return int(connection.execute(query, (token, status)).fetchone()[0])
+    async def inputs_in_use(self) -> set[str]:
+        """Return the names below ``<data>/inputs/`` that unfinished jobs need."""
 
+    # Webhooks
 
-def _change(connection: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], **columns: Any) -> bool:
-    """Set columns of a request that is in one of ``statuses``; returns whether it was."""
-    setting = ", ".join(f'"{name}" = ?' for name in columns)
-    marks = ", ".join("?" for _ in statuses)
-    query = f"UPDATE jobs SET {setting}, version = version + 1 WHERE id = ? AND status IN ({marks})"  # noqa: S608
-    return connection.execute(query, (*columns.values(), job_id, *statuses)).rowcount == 1
+    async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
+        """Take the webhooks that are due, oldest first; no other process gets them for ``lease_s``.
 
+        One that is neither done nor put off by then, because the process died, is due again.
+        """
 
-def _end(
-    connection: sqlite3.Connection,
-    job: Job,
-    status: Status,
-    *,
-    error: str | None = None,
-    output: Mapping[str, str] | None = None,
-    detail: Mapping[str, Any] | None = None,
-) -> bool:
-    if job.cancel_requested and status != "cancelled":
-        status, error, output = "cancelled", None, None
-    now = time.time()
-    ended = _change(
-        connection,
-        job.id,
-        ("in_queue", "in_progress"),
-        status=status,
-        error=error,
-        output=json.dumps(dict(output)) if output is not None else None,
-        detail=json.dumps({**job.detail, **(detail or {})}),
-        finished_at=now,
-    )
-    if ended:
-        connection.execute("UPDATE webhooks SET first_at = ?, due_at = ? WHERE job_id = ?", (now, now, job.id))
-    return ended
+    async def retry_webhook(self, job_id: str, due_at: float) -> None:
+        """Note that an attempt failed; the next is due at ``due_at``."""
+
+    async def remove_webhook(self, job_id: str) -> None:
+        """Forget a webhook that was delivered or given up."""
+
+    # Health
+
+    async def set_health(self, health: Health) -> None:
+        """Share how ComfyUI and the dispatcher are doing."""
+
+    async def health(self) -> Health:
+        """Return what the dispatching process last said."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
 import re
 import secrets
@@ -11,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..durable import sync_folder, write_durably
+from ..durable import read_secret, sync_folder, write_durably
 from .records import Token
-from .results import read_secret
+from .sqlite_store import SqliteStore
 from .store import Store
 from .webhooks import new_secret
 
@@ -28,7 +27,7 @@ class TokenNameError(ValueError):
     """A token cannot have this name."""
 
 
-def create_token(
+async def create_token(
     store: Store,
     name: str,
     *,
@@ -45,12 +44,12 @@ def create_token(
         raise TokenNameError(f'"{name}" cannot name a token. Use up to 64 letters, digits, dots, dashes, underscores.')
     text = text or _new_text()
     token = Token(name, hash_token(text), time.time(), new_secret(), rate_per_minute, queue_limit)
-    if not store.add_token(token):
+    if not await store.add_token(token):
         raise TokenNameError(f'There is a token "{name}" already. Choose another name, or revoke that one.')
     return text, token
 
 
-def first_token(data: Path) -> None:
+async def first_token(data: Path) -> None:
     """On the first start, make a token and write it into ``<data>/token``, a file that only this user can read.
 
     The secret that signs its webhooks goes into ``<data>/webhook_secret`` likewise.
@@ -58,18 +57,18 @@ def first_token(data: Path) -> None:
     The text is in a file before the token counts, so that a start that was killed in between is made up for.
     """
     file, draft = data / "token", data / "token.new"
-    store = Store(data / "store.sqlite3")
+    store = SqliteStore(data / "store.sqlite3")
     try:
-        if not file.exists() and (draft.exists() or not store.tokens()):
+        if not file.exists() and (draft.exists() or not await store.tokens()):
             text = read_secret(draft, _new_text().encode()).decode()
-            token = find_token(store, text) or create_token(store, _FIRST_NAME, text=text)[1]
+            token = await find_token(store, text) or (await create_token(store, _FIRST_NAME, text=text))[1]
             if token.webhook_secret is not None:
                 write_durably(data / "webhook_secret", token.webhook_secret.encode())
             draft.replace(file)
             sync_folder(data)
             _LOG.info("wan-flf2v: a token for the hosted API is in %s", file)
     finally:
-        store.close()
+        await store.close()
 
 
 def _new_text() -> str:
@@ -81,11 +80,9 @@ def hash_token(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def find_token(store: Store, text: str) -> Token | None:
-    """Return the record of a token's text, compared in constant time; ``None`` if it is unknown or revoked."""
-    wanted = hash_token(text)
-    matches = [token for token in store.tokens() if hmac.compare_digest(token.hash, wanted)]
-    return matches[0] if matches else None
+async def find_token(store: Store, text: str) -> Token | None:
+    """Return the record of a token's text; ``None`` if it is unknown or revoked."""
+    return await store.find_token(hash_token(text))
 
 
 class RateLimiter:

@@ -13,19 +13,16 @@ import json
 import logging
 import random
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from ..durable import read_secret
 from ..fetch import Fetcher, FetchError
 from ..settings import Settings
 from .records import Job, Webhook
-from .results import read_secret
-from .store import Store
+from .store import Store, StoreError
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 _PREFIX = "whsec_"
 _SECRET_BYTES = 32  # the specification asks for 24 to 64
@@ -87,14 +84,14 @@ class WebhookSender:
         # The time for which other processes leave them alone is longer than an attempt takes.
         lease_s = self._settings.fetch_timeout_s + 30.0
         try:
-            return await _completed(self._store.due_webhooks, time.time(), lease_s=lease_s, limit=limit)
-        except sqlite3.Error:
+            return await self._store.due_webhooks(time.time(), lease_s=lease_s, limit=limit)
+        except StoreError:
             _LOG.exception("event=webhook outcome=error")
             return []
 
     async def _send(self, webhook: Webhook) -> None:
         try:
-            job = await _completed(self._store.get, webhook.job_id)
+            job = await self._store.get(webhook.job_id)
             if job is None or job.expired:
                 await self._end(webhook, "expired")
                 return
@@ -133,22 +130,12 @@ class WebhookSender:
             return
         delay_s = min(_FIRST_DELAY_S * 2**webhook.attempts, _LONGEST_DELAY_S)
         delay_s *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- against many retries at once
-        await _completed(self._store.webhook_retry, webhook.job_id, min(now + delay_s, last))
+        await self._store.retry_webhook(webhook.job_id, min(now + delay_s, last))
         _LOG.info('event=webhook request=%s outcome=retry reason="%s"', webhook.job_id, reason)
 
     async def _end(self, webhook: Webhook, outcome: str) -> None:
-        await _completed(self._store.webhook_done, webhook.job_id)
+        await self._store.remove_webhook(webhook.job_id)
         _LOG.info('event=webhook request=%s outcome="%s"', webhook.job_id, outcome)
-
-
-async def _completed(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Do blocking work in a thread, to its end even if cancelled: what was sent is noted, and the store free."""
-    task = asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _iso(timestamp: int) -> str:

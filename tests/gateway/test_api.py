@@ -18,8 +18,8 @@ def gateway(tmp_path_factory):
 @pytest.fixture
 def empty_queue(gateway):
     with gateway.store() as store:
-        while job := store.next():
-            store.request_cancel(job.id)
+        for job in store.queue():
+            store.cancel(job.id)
 
 
 def test_submit_answers_the_id_and_three_absolute_urls(gateway):
@@ -91,10 +91,10 @@ def test_cancel_answers_202_and_is_final(gateway):
 def test_the_two_vocabularies(gateway, status, spoken):
     request_id = gateway.submit()
     with gateway.store() as store:
-        store.start(request_id, None)
+        store.assign(request_id)
         assert gateway.status(request_id)["status"] == gateway.result(request_id)["status"] == "in_progress"
         output = {"video": "video.mp4", "image": "frame0.png"} if status == "succeeded" else None
-        store.finish(request_id, status, output=output, error="why" if status == "failed" else None)
+        store.end(request_id, status, output=output, error="why" if status == "failed" else None)
     assert gateway.status(request_id)["status"] == spoken
     result = gateway.result(request_id)
     assert result["status"] == status

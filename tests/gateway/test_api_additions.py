@@ -187,15 +187,15 @@ def test_events_tell_every_state_and_end(gateway):
     first, state = next(stream)
     assert state["status"] == "in_queue"
     with gateway.store() as store:
-        store.start(request_id, None)
+        store.assign(request_id)
         second, state = next(stream)
         assert state["status"] == "in_progress"
         progress = {"fraction": 0.5, "step": 3, "steps": 6, "node": "Sampler", "eta_seconds": 4.0}
-        store.set_progress(request_id, progress)
+        store.report(request_id, progress)
         third, state = next(stream)
         assert state["progress"] == progress
         assert gateway.status(request_id)["progress"] == progress
-        store.finish(request_id, "failed", error="x")
+        store.end(request_id, "failed", error="x")
     fourth, state = next(stream)
     assert state["status"] == "completed"
     assert first < second < third < fourth

@@ -144,7 +144,7 @@ def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
         request_id = gateway.submit()
         while "dispatcher" not in gateway.status(request_id).get("waiting_for", ""):
             time.sleep(0.05)
-        assert "dispatcher ended" in gateway.get("/readyz").json["problems"][0]
+        assert "dispatcher failed" in gateway.get("/readyz").json["problems"][0]
         (tmp_path / "dispatcher.lock").rmdir()
         while "ComfyUI" not in gateway.status(request_id)["waiting_for"]:
             time.sleep(0.05)

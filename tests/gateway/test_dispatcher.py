@@ -6,17 +6,18 @@ import uuid
 
 import av
 import pytest
-from support.api_runs import LONG, MIDDLING, Api, put_inputs, submit
+from support.api_runs import LONG, MIDDLING, Api, accepted, put_inputs, submit
 from support.client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.run import follow_graph
+from wan_flf2v.gateway.jobs.records import Health
 
 
 @pytest.fixture
 def api(comfy_server, tmp_path):
     api = Api(tmp_path, comfy_server.url)
     yield api
-    api.store.close()
+    asyncio.run(api.store.close())
 
 
 def run(api, use):
@@ -30,16 +31,16 @@ def run(api, use):
 
 
 def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
-    jobs = [submit(api.store), submit(api.store, **{"73_frame_rate": 12})]
+    jobs = [accepted(api.store), accepted(api.store, **{"73_frame_rate": 12})]
 
     async def use(client, dispatcher):
         ends = [await api.until(job) for job in jobs]
-        return ends, dispatcher.host_state
+        return ends, await api.store.health()
 
-    ends, state = run(api, use)
+    ends, health = run(api, use)
     assert [end.status for end in ends] == ["succeeded", "succeeded"], [end.error for end in ends]
     assert ends[0].finished_at <= ends[1].started_at
-    assert state == "ok"
+    assert health == Health("up")
     for job, end in zip(jobs, ends, strict=True):
         assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
         assert sorted(end.output) == ["image", "video"]
@@ -55,17 +56,17 @@ def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
 
 
 def test_progress_is_noted_while_a_request_runs(api):
-    job = submit(api.store, **LONG)
+    job = accepted(api.store, **LONG)
 
     async def use(client, dispatcher):
         seen = []
         while len([progress for progress in seen if progress["steps"] == 20]) < 2:
-            current = api.store.get(job.id)
+            current = await api.store.get(job.id)
             assert not current.finished, f"only {seen} seen"
             if current.progress and current.progress not in seen:
                 seen.append(current.progress)
             await asyncio.sleep(0.05)
-        api.store.request_cancel(job.id)
+        await api.store.cancel(job.id)
         await api.until(job)
         return seen
 
@@ -78,11 +79,11 @@ def test_progress_is_noted_while_a_request_runs(api):
 
 def test_uploaded_images_are_used_and_removed(api, comfy_server):
     inputs = put_inputs(api.settings.data)
-    job = submit(api.store, inputs=inputs, **{"68_image": "no such file.png", "62_image": "no such file.png"})
+    job = accepted(api.store, inputs=inputs, **{"68_image": "no such file.png", "62_image": "no such file.png"})
 
     async def use(client, dispatcher):
         end = await api.until(job)
-        while api.store.left_on_host():
+        while await api.store.leftovers():
             await asyncio.sleep(0.05)
         return end, await client.history(job.id)
 
@@ -95,7 +96,7 @@ def test_uploaded_images_are_used_and_removed(api, comfy_server):
 
 
 def test_a_request_that_comfyui_refuses_fails_with_the_reason_and_the_next_one_runs(api):
-    bad, good = submit(api.store, **{"62_image": "missing.png"}), submit(api.store)
+    bad, good = accepted(api.store, **{"62_image": "missing.png"}), accepted(api.store)
 
     async def use(client, dispatcher):
         return await api.until(bad), await api.until(good)
@@ -107,13 +108,13 @@ def test_a_request_that_comfyui_refuses_fails_with_the_reason_and_the_next_one_r
 
 
 def test_cancelling_a_running_request_stops_it_and_no_one_elses(api, comfy_server):
-    job, following = submit(api.store, **LONG), submit(api.store)
+    job, following = accepted(api.store, **LONG), accepted(api.store)
 
     async def use(client, dispatcher):
         await api.until(job, "in_progress")
         await wait_until(runs(client, job.id))
         other = await queue_as_someone_else(client, slow_graph())
-        assert api.store.request_cancel(job.id) == "cancelling"
+        assert await api.store.cancel(job.id) == "cancelling"
         dispatcher.poke()
         end = await api.until(job)
         next_end = await api.until(following)
@@ -128,13 +129,13 @@ def test_cancelling_a_running_request_stops_it_and_no_one_elses(api, comfy_serve
 
 
 def test_a_cancellation_that_another_process_noted_is_seen(api):
-    job = submit(api.store, **LONG)
+    job = accepted(api.store, **LONG)
 
     async def use(client, dispatcher):
         await wait_until(runs(client, job.id))
         other_process = Api(api.settings.data, api.settings.comfyui_url)
-        other_process.store.request_cancel(job.id)
-        other_process.store.close()
+        await other_process.store.cancel(job.id)
+        await other_process.store.close()
         end = await api.until(job)
         await wait_until(finished(client, job.id))
         return end
@@ -146,16 +147,16 @@ def test_a_request_behind_someone_elses_prompt_is_cancelled_there(api):
     async def use(client, dispatcher):
         other = await queue_as_someone_else(client, slow_graph(steps=1000))
         await wait_until(runs(client, other))
-        job = submit(api.store)
+        job = await submit(api.store)
 
         async def waits():
             return (await client.queue()).position(job.id) == 1
 
         await wait_until(waits)
-        api.store.request_cancel(job.id)
+        await api.store.cancel(job.id)
         dispatcher.poke()
         end = await api.until(job)
-        while api.store.left_on_host():
+        while await api.store.leftovers():
             await asyncio.sleep(0.05)
         queue = await client.queue()
         await client.cancel(other)
@@ -166,19 +167,19 @@ def test_a_request_behind_someone_elses_prompt_is_cancelled_there(api):
 
 
 def test_a_cancelled_request_in_the_queue_never_reaches_comfyui(api):
-    running, waiting = submit(api.store), submit(api.store)
-    assert api.store.request_cancel(waiting.id) == "cancelled"
+    running, waiting = accepted(api.store), accepted(api.store)
+    assert asyncio.run(api.store.cancel(waiting.id)) == "cancelled"
 
     async def use(client, dispatcher):
         await api.until(running)
         return await client.history(waiting.id)
 
     assert run(api, use) is None
-    assert api.store.get(waiting.id).status == "cancelled"
+    assert asyncio.run(api.store.get(waiting.id)).status == "cancelled"
 
 
 def test_a_run_that_someone_stops_in_comfyui_fails_with_that_reason(api):
-    job = submit(api.store, **LONG)
+    job = accepted(api.store, **LONG)
 
     async def use(client, dispatcher):
         await wait_until(runs(client, job.id))
@@ -191,7 +192,7 @@ def test_a_run_that_someone_stops_in_comfyui_fails_with_that_reason(api):
 
 
 def test_a_dispatcher_that_stops_leaves_its_run_to_the_next_one(api, comfy_server):
-    job = submit(api.store, **MIDDLING)
+    job = accepted(api.store, **MIDDLING)
 
     async def first(client, dispatcher):
         await wait_until(runs(client, job.id))
@@ -200,7 +201,7 @@ def test_a_dispatcher_that_stops_leaves_its_run_to_the_next_one(api, comfy_serve
         return await api.until(job)
 
     run(api, first)
-    assert api.store.get(job.id).status == "in_progress"
+    assert asyncio.run(api.store.get(job.id)).status == "in_progress"
     end = run(api, second)
     assert end.status == "succeeded"
     assert [text.partition(",")[0] for text in end.detail["warnings"]] == ["steps is 8"], "asked for anew"
@@ -208,7 +209,7 @@ def test_a_dispatcher_that_stops_leaves_its_run_to_the_next_one(api, comfy_serve
 
 
 def test_two_dispatchers_on_one_store_run_each_request_once(api, comfy_server):
-    jobs = [submit(api.store) for _ in range(4)]
+    jobs = [accepted(api.store) for _ in range(4)]
 
     async def go():
         async with api.dispatching(), api.dispatching():
@@ -223,17 +224,18 @@ def test_two_dispatchers_on_one_store_run_each_request_once(api, comfy_server):
 
 def test_while_comfyui_is_down_requests_wait_and_the_reason_is_told(tmp_path):
     api = Api(tmp_path, "http://127.0.0.1:9")
-    job = submit(api.store)
+    job = accepted(api.store)
 
     async def use(client, dispatcher):
-        while dispatcher.host_state == "unknown":
+        while (health := await api.store.health()).comfyui == "unknown":
             await asyncio.sleep(0.05)
-        return dispatcher.host_state
+        return health
 
-    state = run(api, use)
-    assert state.startswith("down: Cannot reach ComfyUI at http://127.0.0.1:9 (connection refused)")
-    assert api.store.get(job.id).status == "in_queue"
-    api.store.close()
+    health = run(api, use)
+    assert (health.comfyui, health.dispatcher) == ("down", "up")
+    assert health.reason.startswith("Cannot reach ComfyUI at http://127.0.0.1:9 (connection refused)")
+    assert asyncio.run(api.store.get(job.id)).status == "in_queue"
+    asyncio.run(api.store.close())
 
 
 def test_following_a_prompt_that_nobody_queued_says_so(comfy_server):

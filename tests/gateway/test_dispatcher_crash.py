@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support.api_runs import LONG, MIDDLING, Api, submit
+from support.api_runs import LONG, MIDDLING, Api, accepted, submit
 from support.client_runs import queue_as_someone_else, runs, slow_graph, wait_until
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
@@ -17,9 +17,9 @@ from pathlib import Path
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.settings import Settings
-from wan_flf2v.gateway.jobs.store import Store
+from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 settings = Settings(data=Path(sys.argv[1]), comfyui_url=sys.argv[2], demo=True)
-store = Store(settings.data / "store.sqlite3")
+store = SqliteStore(settings.data / "store.sqlite3")
 asyncio.run(Dispatcher(store, settings, Results(settings, store)).run())
 """
 
@@ -37,7 +37,7 @@ def api(server, tmp_path):
         server.start()
     api = Api(tmp_path, server.url)
     yield api
-    api.store.close()
+    asyncio.run(api.store.close())
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def gateway(api):
 async def running(api, job):
     async with ComfyClient(api.settings.comfyui_url) as client:
         await wait_until(runs(client, job.id))
-    while not api.store.get(job.id).submitted:
+    while not (await api.store.get(job.id)).sent:
         await asyncio.sleep(0.02)
 
 
@@ -72,20 +72,20 @@ def end_of(api, job, *, killing=0, server=None):
 
 
 def test_comfyui_dies_once_and_the_request_runs_again(api, server):
-    job, waiting = submit(api.store, **MIDDLING), submit(api.store)
+    job, waiting = accepted(api.store, **MIDDLING), accepted(api.store)
     end = end_of(api, job, killing=1, server=server)
-    assert (end.status, end.host_deaths) == ("succeeded", 1), end.error
+    assert (end.status, end.attempt) == ("succeeded", 2), end.error
     assert [text.partition(" ended")[0].partition(",")[0] for text in end.detail["warnings"]] == [
         "ComfyUI",
         "steps is 8",
     ]
     assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
     waiting_end = end_of(api, waiting)
-    assert (waiting_end.status, waiting_end.host_deaths) == ("succeeded", 0)
+    assert (waiting_end.status, waiting_end.attempt) == ("succeeded", 1)
 
 
 def test_comfyui_dies_twice_and_the_request_fails_with_the_reason(api, server):
-    job = submit(api.store, **LONG)
+    job = accepted(api.store, **LONG)
     end = end_of(api, job, killing=2, server=server)
     assert end.status == "failed"
     assert end.error.startswith("ComfyUI ended twice while it ran this request.")
@@ -93,44 +93,44 @@ def test_comfyui_dies_twice_and_the_request_fails_with_the_reason(api, server):
 
 
 def test_the_gateway_dies_and_the_run_is_taken_up_where_it_is(api, server, gateway):
-    job = submit(api.store, **MIDDLING)
+    job = accepted(api.store, **MIDDLING)
     asyncio.run(running(api, job))
     gateway.kill()
     gateway.wait()
-    assert api.store.get(job.id).status == "in_progress"
+    assert asyncio.run(api.store.get(job.id)).status == "in_progress"
     end = end_of(api, job)
-    assert (end.status, end.host_deaths) == ("succeeded", 0), end.error
+    assert (end.status, end.attempt) == ("succeeded", 1), end.error
     assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
 
 
 def test_both_die_and_the_request_runs_again(api, server, gateway):
-    job = submit(api.store, **MIDDLING)
+    job = accepted(api.store, **MIDDLING)
     asyncio.run(running(api, job))
     gateway.kill()
     server.kill()
     gateway.wait()
     server.start()
     end = end_of(api, job)
-    assert (end.status, end.host_deaths) == ("succeeded", 1), end.error
+    assert (end.status, end.attempt) == ("succeeded", 2), end.error
     assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
 
 
 def test_a_finished_file_is_found_by_its_name_and_nothing_runs_again(api, server, tmp_path):
-    job = submit(api.store)
+    job = accepted(api.store)
     assert end_of(api, job).status == "succeeded"
     server.kill()  # its history is gone, its files are not
     server.start()
     after = Api(tmp_path / "after", server.url)
-    after.store.add(job.id, "test", DEMO.model_id, job.values, {})
-    after.store.start(job.id, "the ComfyUI that died")
-    after.store.mark_submitted(job.id)
+    asyncio.run(after.store.submit(job.id, "test", DEMO.model_id, job.values, {}))
+    asyncio.run(after.store.assign(job.id, "the ComfyUI that died"))
+    asyncio.run(after.store.mark_sent(job.id))
     end = end_of(after, job)
-    assert (end.status, end.host_deaths, end.detail["timings"]["running"]) == ("succeeded", 0, None)
+    assert (end.status, end.attempt, end.detail["timings"]["running"]) == ("succeeded", 1, None)
     assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
     video = "results/" + job.id + "/video.mp4"
     assert (tmp_path / "after" / video).read_bytes() == (tmp_path / video).read_bytes()
     assert asyncio.run(history(server, job)) is None
-    after.store.close()
+    asyncio.run(after.store.close())
 
 
 async def history(server, job):
@@ -144,10 +144,10 @@ async def instance(server):
 
 
 def test_a_request_that_never_reached_comfyui_is_sent_and_no_death_is_counted(api, server):
-    job = submit(api.store)
-    api.store.start(job.id, asyncio.run(instance(server)))
+    job = accepted(api.store)
+    asyncio.run(api.store.assign(job.id, asyncio.run(instance(server))))
     end = end_of(api, job)
-    assert (end.status, end.host_deaths) == ("succeeded", 0), end.error
+    assert (end.status, end.attempt) == ("succeeded", 1), end.error
 
 
 def test_a_request_that_someone_removes_from_comfyuis_queue_fails_with_that_reason(api, server):
@@ -155,8 +155,8 @@ def test_a_request_that_someone_removes_from_comfyuis_queue_fails_with_that_reas
         async with ComfyClient(server.url) as client, api.dispatching():
             other = await queue_as_someone_else(client, slow_graph(steps=1000))
             await wait_until(runs(client, other))
-            job = submit(api.store)
-            while not api.store.get(job.id).submitted:
+            job = await submit(api.store)
+            while not (await api.store.get(job.id)).sent:
                 await asyncio.sleep(0.02)
             await client.cancel(job.id)
             end = await api.until(job)
@@ -169,20 +169,20 @@ def test_a_request_that_someone_removes_from_comfyuis_queue_fails_with_that_reas
 
 
 def test_a_cancelled_request_ends_while_comfyui_is_down_and_is_stopped_there_later(api, server):
-    job = submit(api.store, **LONG)
+    job = accepted(api.store, **LONG)
 
     async def go():
         async with ComfyClient(server.url) as client:
             async with api.dispatching():
                 await running(api, job)
-            api.store.request_cancel(job.id)
+            await api.store.cancel(job.id)
             hidden = Api(api.settings.data, "http://127.0.0.1:9")
             async with hidden.dispatching():
                 end = await api.until(job)
-            hidden.store.close()
+            await hidden.store.close()
             still_runs = (await client.queue()).position(job.id) == 0
             async with api.dispatching():
-                while api.store.left_on_host():
+                while await api.store.leftovers():
                     await asyncio.sleep(0.05)
             return end, still_runs, (await client.queue()).position(job.id)
 
@@ -192,9 +192,9 @@ def test_a_cancelled_request_ends_while_comfyui_is_down_and_is_stopped_there_lat
 
 def test_one_prompt_id_queued_twice_makes_one_file(api, server):
     """ComfyUI takes a prompt id twice, if a dead gateway's last words are late: the second comes from its cache."""
-    job = submit(api.store)
-    api.store.start(job.id, asyncio.run(instance(server)))
-    api.store.mark_submitted(job.id)
+    job = accepted(api.store)
+    asyncio.run(api.store.assign(job.id, asyncio.run(instance(server))))
+    asyncio.run(api.store.mark_sent(job.id))
 
     async def queue_twice():
         async with ComfyClient(server.url) as client:
@@ -204,7 +204,7 @@ def test_one_prompt_id_queued_twice_makes_one_file(api, server):
 
     asyncio.run(queue_twice())
     end = end_of(api, job)
-    assert (end.status, end.host_deaths) == ("succeeded", 0), end.error
+    assert (end.status, end.attempt) == ("succeeded", 1), end.error
     assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
 
 

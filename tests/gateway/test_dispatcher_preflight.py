@@ -19,7 +19,7 @@ from wan_flf2v.contract.validation import validate
 def api(comfy_server, tmp_path):
     api = Api(tmp_path, comfy_server.url)
     yield api
-    api.store.close()
+    asyncio.run(api.store.close())
 
 
 def ended(api, job):
@@ -32,7 +32,7 @@ def ended(api, job):
 
 def test_missing_files_end_a_request_before_it_is_queued(api, comfy_server):
     values = validate(HOSTED, {"6_text": "a test", "68_image": "start.jpg", "62_image": "end.jpg"})
-    job = api.store.add(str(uuid.uuid4()), "test", HOSTED.model_id, values, {}, webhook=None)
+    job = asyncio.run(api.store.submit(str(uuid.uuid4()), "test", HOSTED.model_id, values, {}))
     end = ended(api, job)
     assert end.status == "failed"
     lines = end.error.splitlines()

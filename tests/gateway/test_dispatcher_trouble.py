@@ -3,18 +3,19 @@
 import asyncio
 
 import pytest
-from support.api_runs import Api, submit
+from support.api_runs import Api, accepted
 from support.client_runs import finished, wait_until
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError, ServerAnswerError
 from wan_flf2v.gateway.jobs.comfyui import public_text
+from wan_flf2v.gateway.jobs.records import Health
 
 
 @pytest.fixture
 def api(comfy_server, tmp_path):
     api = Api(tmp_path, comfy_server.url)
     yield api
-    api.store.close()
+    asyncio.run(api.store.close())
 
 
 def run(api, use):
@@ -28,14 +29,14 @@ def run(api, use):
 
 
 def test_a_result_that_cannot_be_kept_now_waits_until_it_can(api, comfy_server):
-    job = submit(api.store)
+    job = accepted(api.store)
     obstacle = api.settings.data / "results" / job.id
 
     async def use(client, dispatcher):
         obstacle.touch()
         await wait_until(finished(client, job.id))
         await asyncio.sleep(1)  # collecting fails meanwhile; the request must not
-        current = api.store.get(job.id)
+        current = await api.store.get(job.id)
         obstacle.unlink()
         return current, await api.until(job)
 
@@ -47,16 +48,16 @@ def test_a_result_that_cannot_be_kept_now_waits_until_it_can(api, comfy_server):
 
 def test_images_that_cannot_be_removed_yet_are_removed_later(api, comfy_server, monkeypatch):
     monkeypatch.setattr("wan_flf2v.gateway.jobs.dispatcher._TIDY_AGAIN_S", 0.1)
-    job, following = submit(api.store), submit(api.store)
+    job, following = accepted(api.store), accepted(api.store)
     obstacle = comfy_server.base_dir / "input" / "wan_flf2v_api" / job.id
     obstacle.parent.mkdir(exist_ok=True)
     obstacle.touch()  # not a folder, so that removing it fails
 
     async def use(client, dispatcher):
         ends = [await api.until(each) for each in (job, following)]
-        left = [each.id for each in api.store.left_on_host()]
+        left = [each.id for each in await api.store.leftovers()]
         obstacle.unlink()
-        while api.store.left_on_host():
+        while await api.store.leftovers():
             await asyncio.sleep(0.05)
         return ends, left
 
@@ -70,18 +71,19 @@ def test_the_state_is_written_only_when_it_changes(tmp_path, monkeypatch):
     api = Api(tmp_path, "http://127.0.0.1:9")
 
     async def use(client, dispatcher):
-        while dispatcher.host_state == "unknown":
+        while (await api.store.health()).comfyui == "unknown":
             await asyncio.sleep(0.01)
-        first = api.store.host_state()
-        await asyncio.sleep(0.5)  # some fifty rounds
-        same = api.store.host_state() == first
-        api.store.set_host_state("down: as another process saw it")
-        while "another" in dispatcher.host_state:
+        writes = []
+        with monkeypatch.context() as watching:
+            watching.setattr(api.store, "set_health", writes.append)
+            await asyncio.sleep(0.5)  # some fifty rounds
+        await api.store.set_health(Health("down", reason="as another process saw it"))
+        while (await api.store.health()).reason == "as another process saw it":
             await asyncio.sleep(0.01)
-        return same
+        return writes
 
-    assert run(api, use)
-    api.store.close()
+    assert run(api, use) == []
+    asyncio.run(api.store.close())
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,18 @@ import pytest
 from aiohttp import web
 from PIL import Image
 from support.pictures import data_uri, encoded, picture
+from support.stores import STORES
 from support.web_server import serve
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.settings import Settings
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite3")
+    store = STORES["sqlite"](tmp_path)
     yield store
-    store.close()
+    asyncio.run(store.close())
 
 
 @pytest.fixture

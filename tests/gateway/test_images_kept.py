@@ -6,18 +6,18 @@ import time
 
 import pytest
 from support.pictures import data_uri, encoded, picture
+from support.stores import STORES
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images
 from wan_flf2v.gateway.jobs.records import StoredFile
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.settings import Settings
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite3")
+    store = STORES["sqlite"](tmp_path)
     yield store
-    store.close()
+    asyncio.run(store.close())
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def resolve(images, text, token="anna"):
 def uploaded(images, store, token, file_id="file_" + "0a" * 16, age_s=0.0):
     image = asyncio.run(images.keep(encoded(picture(), "PNG")))
     record = StoredFile(file_id, token, "a.png", image.name, "image/png", image.size, time.time() - age_s)
-    store.add_file(record, 1 << 30)
+    asyncio.run(store.add_file(record, 1 << 30))
     return image, file_id
 
 
@@ -63,17 +63,18 @@ def test_purge_deletes_what_nothing_needs(make, store, tmp_path):
     images = make(result_ttl_s=86400.0)
     kept = {size: asyncio.run(images.keep(encoded(picture(size, 8), "PNG"))).name for size in (8, 16, 24)}
     image, file_id = uploaded(images, store, "anna", age_s=80_000.0)
-    store.add("7b1c7c1e-0000-4000-8000-000000000000", "anna", "model", {}, {"62_image": kept[8]})
-    assert images.purge() == 0, "new ones may belong to a request that is just being accepted"
+    request_id = "7b1c7c1e-0000-4000-8000-000000000000"
+    asyncio.run(store.submit(request_id, "anna", "model", {}, {"62_image": kept[8]}))
+    assert asyncio.run(images.purge()) == 0, "new ones may belong to a request that is just being accepted"
     (tmp_path / "inputs" / ".left.part").write_bytes(b"of a crash")
     for path in (tmp_path / "inputs").iterdir():
         if path.name != kept[24]:
             os.utime(path, (0, 0))
-    assert images.purge() == 2
+    assert asyncio.run(images.purge()) == 2
     assert {path.name for path in (tmp_path / "inputs").iterdir()} == {kept[8], kept[24], image.name}
 
-    assert make(result_ttl_s=60.0).purge() == 1, "the upload is older than that"
-    assert store.get_file(file_id) is None and not images.path(image.name).exists()
+    assert asyncio.run(make(result_ttl_s=60.0).purge()) == 1, "the upload is older than that"
+    assert asyncio.run(store.get_file(file_id)) is None and not images.path(image.name).exists()
 
 
 def test_taking_an_image_up_again_keeps_it_from_purge(make):
@@ -81,4 +82,4 @@ def test_taking_an_image_up_again_keeps_it_from_purge(make):
     path = images.path(resolve(images, uri).name)
     os.utime(path, (0, 0))
     resolve(images, uri)
-    assert images.purge() == 0 and path.exists()
+    assert asyncio.run(images.purge()) == 0 and path.exists()

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from aiohttp import web
 from PIL import Image
+from support.stores import STORES
 from support.web_server import serve
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images, check_name
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.settings import Settings
 
 NOT_NAMES = [
@@ -25,7 +25,7 @@ NAMES = ["Runcomfy_Example_1259_2.png", "a.png", "a", "a b (1).jpeg", "画像.we
 
 def images(folder, comfyui_url):
     settings = Settings(data=folder, comfyui_url=comfyui_url)
-    return Images(settings, Store(folder / "store.sqlite3"), Fetcher(settings))
+    return Images(settings, STORES["sqlite"](folder), Fetcher(settings))
 
 
 @pytest.mark.parametrize("name", NOT_NAMES)

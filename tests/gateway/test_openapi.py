@@ -26,13 +26,11 @@ def end_requests(gateway, stopping):
     ends = itertools.cycle(ENDS)
     with gateway.store() as store:
         while not stopping.is_set():
-            job = store.next()
-            if job is None:
-                time.sleep(0.01)
-                continue
-            status, rest = next(ends)
-            store.start(job.id, None)
-            store.finish(job.id, status, **rest)
+            time.sleep(0.01)
+            for job in store.queue():
+                status, rest = next(ends)
+                store.assign(job.id)
+                store.end(job.id, status, **rest)
 
 
 def test_every_answer_is_what_the_document_says(tmp_path):

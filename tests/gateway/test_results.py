@@ -10,12 +10,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from support.stores import STORES, Blocking, sql
 from wan_flf2v.client.comfy import ComfyClient, OutputFile
 from wan_flf2v.client.errors import ServerAnswerError
 from wan_flf2v.gateway.durable import write_durably
-from wan_flf2v.gateway.http.errors import ApiError
-from wan_flf2v.gateway.jobs.results import ResultError, Results, StorageError
-from wan_flf2v.gateway.jobs.store import Store
+from wan_flf2v.gateway.jobs.results import ExpiredLinkError, InvalidLinkError, ResultError, Results, StorageError
 from wan_flf2v.gateway.jobs.tokens import create_token, find_token, first_token
 from wan_flf2v.gateway.settings import Settings
 
@@ -24,22 +23,22 @@ BASE = "https://api.test/sub"
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite3")
+    store = Blocking(STORES["sqlite"](tmp_path))
     yield store
     store.close()
 
 
 @pytest.fixture
 def results(tmp_path, store):
-    return Results(Settings(data=tmp_path), store)
+    return Results(Settings(data=tmp_path), store.store)
 
 
 def finished_job(store, status="succeeded", output=None):
     job_id = str(uuid.uuid4())
-    store.add(job_id, "anna", "model", {}, {})
-    store.start(job_id)
+    store.submit(job_id, "anna", "model", {}, {})
+    store.assign(job_id)
     output = output or {"video": "video.mp4", "image": "frame0.png"}
-    store.finish(job_id, status, output=output if status == "succeeded" else None)
+    store.end(job_id, status, output=output if status == "succeeded" else None)
     return store.get(job_id)
 
 
@@ -93,6 +92,14 @@ def test_collecting_from_a_real_comfyui(tmp_path, results, comfy_server):
         collect(results, comfy_server, "missing.mp4", str(uuid.uuid4()))
 
 
+def verify(results, *parts):
+    return asyncio.run(results.verify(*parts))
+
+
+def purge(results):
+    return asyncio.run(results.purge())
+
+
 def parts(url):
     """Return what a signed address hands to ``verify``."""
     address = urlsplit(url)
@@ -108,8 +115,8 @@ def test_the_output_is_as_the_page_says_and_its_addresses_lead_to_the_files(tmp_
     assert set(output) == {"image", "video", "images", "videos"}
     assert output["images"] == [output["image"]] and output["videos"] == [output["video"]]
     assert output["video"].startswith(f"{BASE}/v1/results/{job.id}/video.mp4?")
-    assert results.verify(*parts(output["video"])) == folder / "video.mp4"
-    assert results.verify(*parts(output["image"])) == folder / "frame0.png"
+    assert verify(results, *parts(output["video"])) == folder / "video.mp4"
+    assert verify(results, *parts(output["image"])) == folder / "frame0.png"
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -125,19 +132,17 @@ def test_a_changed_address_is_refused(tmp_path, store, results, position):
     ]  # fmt: skip
     for value in changed[position]:
         bad = [*good[:position], value, *good[position + 1 :]]
-        with pytest.raises(ApiError) as error:
-            results.verify(*bad)
-        assert error.value.code == 403001, value
-    assert results.verify(*good)
+        with pytest.raises(InvalidLinkError):
+            verify(results, *bad)
+    assert verify(results, *good)
 
 
 def test_an_address_ends_with_its_time(tmp_path, store):
-    results = Results(Settings(data=tmp_path, url_ttl_s=-2.0), store)
+    results = Results(Settings(data=tmp_path, url_ttl_s=-2.0), store.store)
     job = finished_job(store)
     with_files(results, tmp_path, job)
-    with pytest.raises(ApiError, match="expired") as error:
-        results.verify(*parts(results.urls(job, BASE)["video"]))
-    assert error.value.code == 403001
+    with pytest.raises(ExpiredLinkError):
+        verify(results, *parts(results.urls(job, BASE)["video"]))
 
 
 def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):
@@ -147,18 +152,16 @@ def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):
     (folder / "video.mp4").unlink()
     store.expire([job.id])
     for url in (video, image):
-        with pytest.raises(ApiError) as error:
-            results.verify(*parts(url))
-        assert error.value.code == 404001
+        assert verify(results, *parts(url)) is None
 
 
 def test_another_installation_signs_otherwise(tmp_path, store, results):
     job = finished_job(store)
     with_files(results, tmp_path, job)
     (tmp_path / "signing.key").unlink()
-    url = Results(Settings(data=tmp_path), store).urls(job, BASE)["video"]
-    with pytest.raises(ApiError):
-        results.verify(*parts(url))
+    url = Results(Settings(data=tmp_path), store.store).urls(job, BASE)["video"]
+    with pytest.raises(InvalidLinkError):
+        verify(results, *parts(url))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
@@ -170,7 +173,7 @@ def test_only_the_owner_can_read_the_key(tmp_path, results):
 def test_processes_that_start_together_agree_on_the_key(tmp_path):
     """And on none that was written half."""
     code = (
-        "import pathlib, secrets, sys; from wan_flf2v.gateway.jobs.results import read_secret; print(flush=True); "
+        "import pathlib, secrets, sys; from wan_flf2v.gateway.durable import read_secret; print(flush=True); "
         "sys.stdin.readline(); print(read_secret(pathlib.Path(sys.argv[1]), secrets.token_bytes(32)).hex())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "signing.key")]
@@ -195,25 +198,24 @@ def test_a_secret_that_another_process_wrote_meanwhile_stays(tmp_path):
 
 def test_purge_lets_old_results_expire(tmp_path, store):
     old, failed, new = finished_job(store), finished_job(store, "failed"), finished_job(store)
-    with store.write() as connection:
-        connection.execute("UPDATE jobs SET finished_at = finished_at - 7200 WHERE id != ?", (new.id,))
-    results = Results(Settings(data=tmp_path, result_ttl_s=3600.0), store)
+    sql(store.store, "UPDATE jobs SET finished_at = finished_at - 7200 WHERE id != ?", new.id)
+    results = Results(Settings(data=tmp_path, result_ttl_s=3600.0), store.store)
     folders = [with_files(results, tmp_path, job) for job in (old, new)]
-    assert results.purge() == 2
+    assert purge(results) == 2
     assert [store.get(job.id).expired for job in (old, failed, new)] == [True, True, False]
     assert [folder.exists() for folder in folders] == [False, True]
-    assert results.purge() == 0
+    assert purge(results) == 0
 
 
 def test_purge_lets_the_oldest_results_expire_when_there_is_too_much(tmp_path, store):
     jobs = [finished_job(store) for _ in range(3)]
     without_files = finished_job(store, "failed")
-    running = store.add(str(uuid.uuid4()), "anna", "model", {}, {})
-    store.start(running.id)
-    results = Results(Settings(data=tmp_path, results_max_bytes=250), store)
+    running = store.submit(str(uuid.uuid4()), "anna", "model", {}, {})
+    store.assign(running.id)
+    results = Results(Settings(data=tmp_path, results_max_bytes=250), store.store)
     for job in (*jobs, running):
         with_files(results, tmp_path, job, size=99)  # with the image 100 each
-    assert results.purge() == 2
+    assert purge(results) == 2
     assert [store.get(job.id).expired for job in (*jobs, without_files, running)] == [True, True, False, False, False]
     assert {path.name for path in (tmp_path / "results").iterdir()} == {jobs[2].id, running.id}
 
@@ -225,18 +227,18 @@ def test_purge_finishes_what_a_crash_left_and_nothing_else(tmp_path, store, resu
     foreign = [tmp_path / "results" / name for name in ("notes", str(uuid.uuid4()))]
     for folder in foreign:
         folder.mkdir()
-    results.purge()
+    purge(results)
     assert sorted((tmp_path / "results").iterdir()) == sorted(foreign)
 
 
 def test_purge_goes_on_where_files_vanish(tmp_path, store):
     expired = finished_job(store)
-    results = Results(Settings(data=tmp_path, result_ttl_s=-1.0), store)
+    results = Results(Settings(data=tmp_path, result_ttl_s=-1.0), store.store)
     folder = with_files(results, tmp_path, expired)
     (tmp_path / "results" / str(uuid.uuid4())).touch()  # its content cannot be listed
     if sys.platform != "win32":
         (folder / "gone.mp4").symlink_to(tmp_path / "gone")  # it is listed, but not there
-    assert results.purge() == 1
+    assert purge(results) == 1
     assert not folder.exists()
 
 
@@ -256,12 +258,12 @@ def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
         if left != "nothing":
             (tmp_path / "token.new").write_text(f"wf_{left}")
         if left == "draft and token":
-            create_token(store, "default", text=f"wf_{left}")
-        first_token(tmp_path)
+            asyncio.run(create_token(store.store, "default", text=f"wf_{left}"))
+        asyncio.run(first_token(tmp_path))
         text = (tmp_path / "token").read_text()
-        assert find_token(store, text).name == "default"
+        assert asyncio.run(find_token(store.store, text)).name == "default"
         assert left == "nothing" or text == f"wf_{left}"
         assert not (tmp_path / "token.new").exists()
     store.revoke_token("default")
-    first_token(tmp_path)
+    asyncio.run(first_token(tmp_path))
     assert store.tokens() == [], "a revoked token stays revoked"

@@ -1,5 +1,7 @@
 """The store: what is accepted stays, in order, and ends once."""
 
+import asyncio
+import contextlib
 import sqlite3
 import stat
 import subprocess
@@ -9,23 +11,45 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from wan_flf2v.gateway.jobs import database
-from wan_flf2v.gateway.jobs.database import DatabaseVersionError
-from wan_flf2v.gateway.jobs.records import IdempotencyConflictError, QueueFullError, StoredFile, Token
-from wan_flf2v.gateway.jobs.store import Store
+from support.stores import STORES, Blocking
+from wan_flf2v.gateway.jobs.order import queue_position
+from wan_flf2v.gateway.jobs.records import Health, StoredFile, Token
+from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
+from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreVersionError
 
 HOOK = "https://example.com/hook"
 
 
+@pytest.fixture(params=STORES)
+def open_store(request, tmp_path):
+    """Return a function that opens the one store of a test, as each process of an API does; all are closed later."""
+    opened = []
+
+    def open_store():
+        opened.append(Blocking(STORES[request.param](tmp_path)))
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
 @pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite3")
-    yield store
-    store.close()
+def store(open_store):
+    return open_store()
 
 
 def add(store, token="t", **options):
-    return store.add(str(uuid.uuid4()), token, "m", {"6_text": "犬", "57_cfg": 2.5}, {"68_image": "a.png"}, **options)
+    job_id, values = str(uuid.uuid4()), {"6_text": "犬", "57_cfg": 2.5}
+    return store.submit(job_id, token, "m", values, {"68_image": "a.png"}, **options)
+
+
+def next_id(store):
+    return store.queue()[0].id
+
+
+def position(store, job):
+    return queue_position(job.id, store.queue())
 
 
 def test_an_accepted_request_is_read_back_whole(store):
@@ -37,77 +61,82 @@ def test_an_accepted_request_is_read_back_whole(store):
 
 def test_requests_wait_in_order(store):
     jobs = [add(store) for _ in range(3)]
-    assert [store.position(job) for job in jobs] == [0, 1, 2]
-    assert store.next().id == jobs[0].id
-    assert store.start(jobs[0].id)
-    assert [store.position(job) for job in jobs[1:]] == [0, 1]
-    assert store.next().id == jobs[0].id, "what runs comes before what waits"
-    assert store.finish(jobs[0].id, "succeeded", output={"video": "video.mp4"}, detail={"seconds": 2})
-    assert store.next().id == jobs[1].id
+    assert [position(store, job) for job in jobs] == [0, 1, 2]
+    assert next_id(store) == jobs[0].id
+    assert store.assign(jobs[0].id)
+    assert [position(store, job) for job in jobs] == [None, 0, 1]
+    assert next_id(store) == jobs[0].id, "what runs comes before what waits"
+    assert store.end(jobs[0].id, "succeeded", output={"video": "video.mp4"}, detail={"seconds": 2})
+    assert [job.id for job in store.queue()] == [jobs[1].id, jobs[2].id]
 
 
-def test_a_requeued_request_keeps_its_place_and_counts_deaths(store):
+def test_a_requeued_request_keeps_its_place_and_its_next_run_is_another_attempt(store):
     first, second = add(store), add(store)
-    store.start(first.id)
-    store.mark_submitted(first.id)
-    assert store.requeue_after_death(first.id) == 1
-    assert store.next().id == first.id
-    assert not store.get(first.id).submitted
-    assert store.position(second) == 1
-    store.start(first.id)
-    assert store.requeue_after_death(first.id) == 2
+    assert (first.attempt, first.worker) == (0, None)
+    store.assign(first.id, "one ComfyUI")
+    store.mark_sent(first.id)
+    running = store.get(first.id)
+    assert (running.attempt, running.worker, running.sent) == (1, "one ComfyUI", True)
+    store.requeue(first.id)
+    assert next_id(store) == first.id
+    waiting = store.get(first.id)
+    assert (waiting.status, waiting.attempt, waiting.worker, waiting.sent) == ("in_queue", 1, None, False)
+    assert position(store, second) == 1
+    store.assign(first.id, "another ComfyUI")
+    running = store.get(first.id)
+    assert (running.attempt, running.worker, running.sent) == (2, "another ComfyUI", False)
 
 
 def test_a_request_ends_once(store):
     job = add(store)
-    assert store.start(job.id)
-    assert not store.start(job.id)
-    assert store.finish(job.id, "succeeded", output={"video": "v"}, detail={"seed": 1})
-    assert not store.finish(job.id, "failed", error="late")
+    assert store.assign(job.id)
+    assert not store.assign(job.id)
+    assert store.end(job.id, "succeeded", output={"video": "v"}, detail={"seed": 1})
+    assert not store.end(job.id, "failed", error="late")
     ended = store.get(job.id)
     assert (ended.status, ended.output, ended.error, ended.detail) == ("succeeded", {"video": "v"}, None, {"seed": 1})
-    assert store.request_cancel(job.id) == "finished"
+    assert store.cancel(job.id) == "finished"
     assert store.get(job.id) == ended
 
 
 def test_cancelling_a_waiting_request_ends_it(store):
     job = add(store, webhook=HOOK)
-    assert store.request_cancel(job.id) == "cancelled"
+    assert store.cancel(job.id) == "cancelled"
     assert store.get(job.id).status == "cancelled"
-    assert not store.start(job.id)
+    assert not store.assign(job.id)
     assert [hook.job_id for hook in store.due_webhooks(now=2e9)] == [job.id]
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
 def test_a_running_request_that_is_cancelled_ends_as_cancelled_whatever_it_does(store, status):
     job = add(store)
-    store.start(job.id)
-    assert store.request_cancel(job.id) == "cancelling"
-    assert store.request_cancel(job.id) == "cancelling"
-    assert store.finish(job.id, status, error="e", output={"video": "v"})
+    store.assign(job.id)
+    assert store.cancel(job.id) == "cancelling"
+    assert store.cancel(job.id) == "cancelling"
+    assert store.end(job.id, status, error="e", output={"video": "v"})
     ended = store.get(job.id)
     assert (ended.status, ended.output, ended.error) == ("cancelled", None, None)
 
 
 def test_a_cancelled_request_is_not_queued_again(store):
     job = add(store)
-    store.start(job.id)
-    store.request_cancel(job.id)
-    store.requeue_after_death(job.id)
+    store.assign(job.id)
+    store.cancel(job.id)
+    store.requeue(job.id)
     assert store.get(job.id).status == "cancelled"
 
 
 def test_every_change_raises_the_version(store):
     job = add(store)
     versions = [job.version]
-    store.start(job.id)
+    store.assign(job.id)
     versions.append(store.get(job.id).version)
-    store.set_progress(job.id, {"fraction": 0.5})
+    store.report(job.id, {"fraction": 0.5})
     versions.append(store.get(job.id).version)
     assert store.get(job.id).progress == {"fraction": 0.5}
-    store.finish(job.id, "failed", error="broken")
+    store.end(job.id, "failed", error="broken")
     versions.append(store.get(job.id).version)
-    store.set_progress(job.id, {"fraction": 0.6})
+    store.report(job.id, {"fraction": 0.6})
     assert versions == sorted(set(versions))
     assert store.get(job.id).version == versions[-1], "a finished request no longer changes"
 
@@ -144,7 +173,7 @@ def test_the_queue_limit_is_each_tokens_own(store):
     with pytest.raises(QueueFullError):
         add(store, queue_limit=1)
     add(store, "another", queue_limit=1)
-    store.start(job.id)
+    store.assign(job.id)
     add(store, queue_limit=1)
     assert [store.count("t"), store.count("t", "in_queue"), store.count(status="in_progress")] == [2, 1, 1]
 
@@ -152,25 +181,25 @@ def test_the_queue_limit_is_each_tokens_own(store):
 def test_a_webhook_is_due_when_the_request_ends_and_taken_by_one(store):
     job = add(store, webhook=HOOK, webhook_secret="whsec_x", base_url="https://api.test")
     assert store.due_webhooks(now=2e9) == []
-    store.start(job.id)
-    store.finish(job.id, "succeeded")
+    store.assign(job.id)
+    store.end(job.id, "succeeded")
     (hook,) = store.due_webhooks(now=2e9)
     assert (hook.job_id, hook.url, hook.attempts) == (job.id, HOOK, 0)
     assert (hook.secret, hook.base_url) == ("whsec_x", "https://api.test")
     assert store.due_webhooks(now=2e9) == [], "another process is sending it"
     assert len(store.due_webhooks(now=2e9 + 61)) == 1, "that process died"
-    store.webhook_retry(job.id, due_at=3e9)
+    store.retry_webhook(job.id, due_at=3e9)
     assert store.due_webhooks(now=2.9e9) == []
     assert store.due_webhooks(now=3e9)[0].attempts == 1
-    store.webhook_done(job.id)
+    store.remove_webhook(job.id)
     assert store.due_webhooks(now=9e9) == []
 
 
 def test_expired_requests_forget_what_was_asked(store):
     job, running = add(store, idempotency=("key", "hash")), add(store)
     assert store.inputs_in_use() == {"a.png"}
-    store.start(job.id)
-    store.finish(job.id, "succeeded", output={"video": "v"})
+    store.assign(job.id)
+    store.end(job.id, "succeeded", output={"video": "v"})
     assert [job_id for job_id, _ in store.unexpired()] == [job.id]
     store.expire([job.id, running.id])
     expired = store.get(job.id)
@@ -185,6 +214,8 @@ def test_tokens_and_files(store):
     assert store.add_token(token)
     assert not store.add_token(Token("laptop", "other", 2.0, None, None, None))
     assert store.tokens() == [token]
+    assert store.find_token("h") == token
+    assert store.find_token("H") is None
     assert store.revoke_token("laptop")
     assert not store.revoke_token("laptop")
     file = StoredFile("file_1", "laptop", "me.png", "abc.png", "image/png", 3, 1.0)
@@ -197,29 +228,65 @@ def test_tokens_and_files(store):
     assert store.get_file("file_1") is None
 
 
-def test_a_store_of_the_first_version_keeps_whose_everything_is(tmp_path, monkeypatch):
-    with monkeypatch.context() as before:
-        before.setattr(database, "_SCHEMAS", database._SCHEMAS[:1])
-        before.setattr(database, "SCHEMA_VERSION", 1)
-        old = Store(tmp_path / "s")
-        with old.write() as connection:
-            connection.execute("INSERT INTO tokens VALUES ('laptop', 'h', 1.0, 'whsec_x', NULL, NULL)")
-        job = add(old, "laptop")
-        with old.write() as connection:
-            connection.execute("INSERT INTO webhooks (job_id, url) VALUES (?, ?)", (job.id, HOOK))
-        old.close()
-    store = Store(tmp_path / "s")
-    (token,) = store.tokens()
-    assert (token.name, token.id) == ("laptop", store.get(job.id).token)
-    store.finish(job.id, "failed")
-    assert [hook.secret for hook in store.due_webhooks(now=2e9)] == ["whsec_x"]
+def test_following_a_request_yields_every_state_until_its_end(open_store):
+    """One process follows; another changes the job."""
+    store, other = open_store(), open_store()
+    first, job = add(store), add(store)
+    seen = []
+
+    async def follow():
+        changes = store.store.follow(job.id)
+        for change in (
+            lambda: other.store.assign(first.id),
+            lambda: other.store.assign(job.id),
+            lambda: other.store.report(job.id, {"fraction": 0.5}),
+            lambda: other.store.end(job.id, "failed", error="broken"),
+        ):
+            seen.append(await anext(changes))
+            await change()
+        seen.extend([last async for last in changes])
+        seen.extend([change async for change in store.store.follow(job.id)])
+        await other.store.expire([job.id])
+        seen.extend([change async for change in store.store.follow(job.id)])
+
+    asyncio.run(follow())
+    assert [(current.status, place) for current, place in seen] == [
+        ("in_queue", 1),
+        ("in_queue", 0),
+        ("in_progress", None),
+        ("in_progress", None),
+        ("failed", None),
+        ("failed", None),
+    ]
+    assert seen[3][0].progress == {"fraction": 0.5}
+
+
+def test_a_call_that_is_cancelled_is_completed_first(store):
+    job = add(store)
+
+    async def go():
+        async with contextlib.AsyncExitStack() as stack:
+            call = asyncio.create_task(store.store.assign(job.id))
+            stack.push_async_callback(asyncio.wait, [call])
+            await asyncio.sleep(0)
+            call.cancel()
+        assert call.cancelled()
+        return await store.store.get(job.id)
+
+    assert asyncio.run(go()).status == "in_progress"
+
+
+def test_a_closed_store_says_so(open_store):
+    store = open_store()
     store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.count()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a user's folders are private there")
 def test_others_cannot_read_it(tmp_path):
     for folder in (tmp_path / "made here", tmp_path):
-        store = Store(folder / "s")
+        store = Blocking(SqliteStore(folder / "s"))
         add(store)
         modes = [stat.S_IMODE(path.stat().st_mode) for path in folder.glob("s*")]
         assert modes == [0o600] * 3, "also those that SQLite keeps beside it"
@@ -227,24 +294,25 @@ def test_others_cannot_read_it(tmp_path):
     assert stat.S_IMODE((tmp_path / "made here").stat().st_mode) == 0o700
 
 
-def test_the_hosts_state_is_shared(tmp_path):
-    first, second = Store(tmp_path / "s"), Store(tmp_path / "s")
-    assert first.host_state() == ("unknown", 0.0)
-    first.set_host_state("down: no")
-    assert second.host_state()[0] == "down: no"
-    first.close()
-    second.close()
+def test_health_is_shared(open_store):
+    first, second = open_store(), open_store()
+    assert first.health() == Health("unknown", "up", None)
+    first.set_health(Health("down", reason="no"))
+    assert second.health() == Health("down", "up", "no")
 
 
 _CHILD = """
-import sys, uuid
-from dataclasses import replace
+import asyncio, sys, uuid
 from pathlib import Path
-from wan_flf2v.gateway.jobs.store import Store
-store = Store(Path(sys.argv[1]))
-while True:
-    job_id = store.add(str(uuid.uuid4()), "t", "m", {}, {}).id
-    print(job_id, flush=True)
+from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
+
+async def submit():
+    store = SqliteStore(Path(sys.argv[1]))
+    while True:
+        job = await store.submit(str(uuid.uuid4()), "t", "m", {}, {})
+        print(job.id, flush=True)
+
+asyncio.run(submit())
 """
 
 
@@ -258,7 +326,7 @@ def test_what_was_accepted_survives_a_kill_and_other_processes_write_meanwhile(t
     accepted = {line.strip() for seen, child in zip(lines, children, strict=True) for line in [*seen, *child.stdout]}
     for child in children:
         child.wait()
-    store = Store(path)
+    store = Blocking(SqliteStore(path))
     complete = [job_id for job_id in accepted if len(job_id) == 36]
     assert len(complete) >= 40
     assert all(store.get(job_id) for job_id in complete)
@@ -268,19 +336,24 @@ def test_what_was_accepted_survives_a_kill_and_other_processes_write_meanwhile(t
 
 def test_a_write_that_fails_changes_nothing(store):
     job = add(store)
-    with pytest.raises(sqlite3.IntegrityError):
-        store.add(job.id, "t", "m", {}, {}, idempotency=("key", "hash"))
+    with pytest.raises(StoreError):
+        store.submit(job.id, "t", "m", {}, {}, idempotency=("key", "hash"))
     with pytest.raises(KeyError):
         store.expire([job.id, "unknown"])
     assert store.count() == 1
     assert store.get(job.id) == job
 
 
-def test_a_store_of_a_newer_version_is_refused(tmp_path):
+@pytest.mark.parametrize("version", [2, 99])
+def test_a_store_of_another_version_is_refused(tmp_path, version):
     path = tmp_path / "s"
-    Store(path).close()
+    Blocking(SqliteStore(path)).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version=99")
+    connection.execute(f"PRAGMA user_version={version}")
     connection.close()
-    with pytest.raises(DatabaseVersionError, match=r"newer version .*Update wan-flf2v"):
-        Store(path)
+    with pytest.raises(StoreVersionError) as error:
+        SqliteStore(path)
+    assert str(error.value) == (
+        f"{path} has schema {version}; this version of wan-flf2v knows schema 3 only. Update wan-flf2v, or use another "
+        "data folder."
+    )

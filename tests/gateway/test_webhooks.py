@@ -8,10 +8,10 @@ import uuid
 
 import pytest
 from support.gateway_process import BODY, SUBMIT, Gateway
+from support.stores import STORES, sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, check_signature, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
 
 
@@ -24,9 +24,9 @@ def soon(monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite3")
+    store = STORES["sqlite"](tmp_path)
     yield store
-    store.close()
+    asyncio.run(store.close())
 
 
 def test_the_signature_of_a_published_example():
@@ -68,22 +68,22 @@ def test_the_secret_of_the_requests_token_signs_its_messages(tmp_path, store):
 def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp_path):
     receiver = Receiver(200)
 
-    def use(gateway, port):
-        token = gateway.new_token("revoked-soon")
-        path = f"{SUBMIT}?webhook=http://127.0.0.1:{port}/"
-        request_id = gateway.post(path, BODY, token=token, headers={"Host": "api.test:81"}).json["request_id"]
-        with gateway.store() as store:
-            (secret,) = [known.webhook_secret for known in store.tokens() if known.name == "revoked-soon"]
-            store.revoke_token("revoked-soon")
-            store.finish(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
-        return request_id, secret
+    def use(port):
+        with Gateway(tmp_path, config={"allow_private_urls": True}) as gateway:
+            token = gateway.new_token("revoked-soon")
+            path = f"{SUBMIT}?webhook=http://127.0.0.1:{port}/"
+            request_id = gateway.post(path, BODY, token=token, headers={"Host": "api.test:81"}).json["request_id"]
+            with gateway.store() as store:
+                (secret,) = [known.webhook_secret for known in store.tokens() if known.name == "revoked-soon"]
+                store.revoke_token("revoked-soon")
+                store.end(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+            while not receiver.messages:
+                time.sleep(0.01)
+            return request_id, secret
 
     async def go():
         async with serve(receiver.answer) as port:
-            with Gateway(tmp_path, config={"allow_private_urls": True}) as gateway:
-                made = await asyncio.to_thread(use, gateway, port)
-                await until(lambda: receiver.messages)
-                return made
+            return await asyncio.to_thread(use, port)
 
     request_id, secret = asyncio.run(go())
     headers, body, _ = receiver.messages[0]
@@ -96,9 +96,9 @@ def test_a_request_that_has_not_ended_is_not_told(tmp_path, store):
         receiver = Receiver(200)
         async with serve(receiver.answer) as port:
             url = f"http://127.0.0.1:{port}/"
-            waiting = store.add(str(uuid.uuid4()), "anna", "model", {}, {}, webhook=url)
+            waiting = await store.submit(str(uuid.uuid4()), "anna", "model", {}, {}, webhook=url)
             async with running(sender(store, tmp_path)):
-                finished = finished_job(store, url)
+                finished = await finished_job(store, url)
                 await until(lambda: finished not in owed(store))
             assert [headers["webhook-id"] for headers, _, _ in receiver.messages] == [f"msg_{finished}"]
             assert waiting.id in owed(store)
@@ -136,9 +136,8 @@ def test_the_pauses_grow_to_an_hour_and_the_last_attempt_is_at_the_end(tmp_path,
 
         async def attempt(attempts=attempts):
             async with serve(receiver.answer) as port:
-                job_id = finished_job(store, f"http://127.0.0.1:{port}/")
-                with store.write() as connection:
-                    connection.execute("UPDATE webhooks SET attempts = ? WHERE job_id = ?", (attempts, job_id))
+                job_id = await finished_job(store, f"http://127.0.0.1:{port}/")
+                sql(store, "UPDATE webhooks SET attempts = ? WHERE job_id = ?", attempts, job_id)
                 async with running(sender(store, tmp_path)):
                     await until(lambda: owed(store)[job_id][0] == attempts + 1)
                 return owed(store)[job_id][1] - time.time()
@@ -148,38 +147,40 @@ def test_the_pauses_grow_to_an_hour_and_the_last_attempt_is_at_the_end(tmp_path,
 
 def test_a_restart_forgets_nothing(tmp_path):
     """A sender that fails is stopped; another, with a store of its own, goes on."""
-    path = tmp_path / "store.sqlite3"
-    first, receiver = Store(path), Receiver(503)
+    first, receiver = STORES["sqlite"](tmp_path), Receiver(503)
     job_id = deliver(first, tmp_path, receiver.answer, lambda job_id: owed(first)[job_id][0] >= 1)
-    url = first.read().execute("SELECT url FROM webhooks").fetchone()[0]
-    first.close()
+    ((url,),) = sql(first, "SELECT url FROM webhooks")
+    asyncio.run(first.close())
 
     async def go():
-        second, receiver = Store(path), Receiver(200)
+        second, receiver = STORES["sqlite"](tmp_path), Receiver(200)
         port = int(url.split(":")[2].split("/")[0])
         async with serve(receiver.answer, port=port), running(sender(second, tmp_path)):
             await until(lambda: not owed(second))
-        second.close()
+        await second.close()
         return [headers["webhook-id"] for headers, _, _ in receiver.messages]
 
     assert asyncio.run(go()) == [f"msg_{job_id}"]
 
 
 def test_a_sender_that_dies_in_the_middle_leaves_the_message_to_the_next(tmp_path, store):
-    job_id = finished_job(store, "http://127.0.0.1:1/")
-    assert [webhook.job_id for webhook in store.due_webhooks(time.time(), lease_s=60.0)] == [job_id]
-    assert not store.due_webhooks(time.time() + 59.0)
-    assert [webhook.job_id for webhook in store.due_webhooks(time.time() + 61.0)] == [job_id]
+    async def go():
+        job_id = await finished_job(store, "http://127.0.0.1:1/")
+        assert [webhook.job_id for webhook in await store.due_webhooks(time.time(), lease_s=60.0)] == [job_id]
+        assert not await store.due_webhooks(time.time() + 59.0)
+        assert [webhook.job_id for webhook in await store.due_webhooks(time.time() + 61.0)] == [job_id]
+
+    asyncio.run(go())
 
 
 def test_two_processes_send_each_message_once(tmp_path, store):
     async def go():
         receiver = Receiver(200)
-        other = Store(tmp_path / "store.sqlite3")
+        other = STORES["sqlite"](tmp_path)
         async with serve(receiver.answer) as port, running(sender(store, tmp_path), sender(other, tmp_path)):
-            ids = [finished_job(store, f"http://127.0.0.1:{port}/") for _ in range(30)]
+            ids = [await finished_job(store, f"http://127.0.0.1:{port}/") for _ in range(30)]
             await until(lambda: not owed(store))
-        other.close()
+        await other.close()
         assert sorted(headers["webhook-id"] for headers, _, _ in receiver.messages) == sorted(f"msg_{i}" for i in ids)
 
     asyncio.run(go())

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from support.stores import STORES, sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.fetch import Fetcher, system_resolve
 from wan_flf2v.gateway.jobs import webhooks
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender, new_secret
 from wan_flf2v.gateway.settings import Settings
 
@@ -22,9 +22,9 @@ def soon(monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite3")
+    store = STORES["sqlite"](tmp_path)
     yield store
-    store.close()
+    asyncio.run(store.close())
 
 
 def test_a_receiver_that_hangs_does_not_keep_others_waiting(tmp_path, store):
@@ -35,9 +35,9 @@ def test_a_receiver_that_hangs_does_not_keep_others_waiting(tmp_path, store):
             await asyncio.sleep(600)
 
         async with serve(hang) as slow_port, serve(quick.answer) as port:
-            slow = finished_job(store, f"http://127.0.0.1:{slow_port}/")
+            slow = await finished_job(store, f"http://127.0.0.1:{slow_port}/")
             async with running(sender(store, tmp_path, fetch_timeout_s=300.0)):
-                fast = finished_job(store, f"http://127.0.0.1:{port}/")
+                fast = await finished_job(store, f"http://127.0.0.1:{port}/")
                 await until(lambda: fast not in owed(store))
                 assert slow in owed(store)
 
@@ -72,7 +72,7 @@ def test_a_webhook_to_loopback_is_not_sent(tmp_path, store, scheme, host):
     async def go():
         server = await asyncio.start_server(lambda *streams: connections.append(streams), "127.0.0.1", 0)
         async with server:
-            job_id = finished_job(store, f"{scheme}://{host}:{server.sockets[0].getsockname()[1]}/")
+            job_id = await finished_job(store, f"{scheme}://{host}:{server.sockets[0].getsockname()[1]}/")
             async with running(sender(store, tmp_path, resolve, private=False)):
                 await until(lambda: owed(store)[job_id][0] >= 2)
 
@@ -94,8 +94,8 @@ def test_a_result_that_expired_meanwhile_is_not_told(tmp_path, store):
     async def go():
         receiver = Receiver(200)
         async with serve(receiver.answer) as port:
-            job_id = finished_job(store, f"http://127.0.0.1:{port}/")
-            store.expire([job_id])
+            job_id = await finished_job(store, f"http://127.0.0.1:{port}/")
+            await store.expire([job_id])
             async with running(sender(store, tmp_path)):
                 await until(lambda: not owed(store))
         assert not receiver.messages
@@ -109,7 +109,7 @@ def test_an_error_in_the_sender_leaves_the_message_owed_and_the_sender_alive(tmp
     async def go():
         async with serve(receiver.answer) as port:
             url = f"http://127.0.0.1:{port}/"
-            bad = finished_job(store, url)
+            bad = await finished_job(store, url)
 
             def body_of(job, base_url):
                 if job.id == bad:
@@ -118,7 +118,7 @@ def test_an_error_in_the_sender_leaves_the_message_owed_and_the_sender_alive(tmp
 
             settings = Settings(data=tmp_path, allow_private_urls=True)
             async with running(WebhookSender(settings, store, Fetcher(settings), body_of)):
-                good = finished_job(store, url)
+                good = await finished_job(store, url)
                 await until(lambda: good not in owed(store))
             assert set(owed(store)) == {bad}
             assert f"request={bad} outcome=error" in caplog.text
@@ -130,12 +130,10 @@ def test_a_store_that_cannot_be_read_for_a_while_does_not_end_the_sender(tmp_pat
     async def go():
         receiver = Receiver(200)
         async with serve(receiver.answer) as port, running(sender(store, tmp_path)):
-            with store.write() as connection:
-                connection.execute("ALTER TABLE webhooks RENAME TO elsewhere")
+            sql(store, "ALTER TABLE webhooks RENAME TO elsewhere")
             await until(lambda: "no such table" in caplog.text)
-            with store.write() as connection:
-                connection.execute("ALTER TABLE elsewhere RENAME TO webhooks")
-            finished_job(store, f"http://127.0.0.1:{port}/")
+            sql(store, "ALTER TABLE elsewhere RENAME TO webhooks")
+            await finished_job(store, f"http://127.0.0.1:{port}/")
             await until(lambda: not owed(store))
         assert len(receiver.messages) == 1
 

@@ -10,8 +10,9 @@ from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.validation import validate
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
 from wan_flf2v.gateway.jobs.results import Results
-from wan_flf2v.gateway.jobs.store import Store
 from wan_flf2v.gateway.settings import Settings
+
+from support.stores import STORES
 
 SMALL = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 MIDDLING = {**SMALL, "57_steps": 8}
@@ -25,10 +26,15 @@ def demo_values(**changes):
     return validate(DEMO, {"6_text": "a test", **images, **seed, **SMALL, **changes})
 
 
-def submit(store, *, inputs=None, webhook=None, **changes):
+async def submit(store, *, inputs=None, webhook=None, **changes):
     """Accept a demo request."""
     values = demo_values(**changes)
-    return store.add(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+    return await store.submit(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+
+
+def accepted(store, **options):
+    """Accept a demo request, in a test that has no event loop."""
+    return asyncio.run(submit(store, **options))
 
 
 def put_inputs(data):
@@ -45,7 +51,7 @@ class Api:
 
     def __init__(self, data, url):
         self.settings = Settings(data=data, comfyui_url=url, demo=True)
-        self.store = Store(data / "store.sqlite3")
+        self.store = STORES["sqlite"](data)
 
     def dispatcher(self):
         return Dispatcher(self.store, self.settings, Results(self.settings, self.store))
@@ -66,7 +72,7 @@ class Api:
     async def until(self, job, *statuses):
         """Wait until the request has one of these statuses, by default an end; return it."""
         while True:
-            current = self.store.get(job.id)
+            current = await self.store.get(job.id)
             if current.status in statuses or (not statuses and current.finished):
                 return current
             await asyncio.sleep(0.05)

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from wan_flf2v.benchmarks._gateway import GatewayProcess
 from wan_flf2v.contract.parameters import DEMO, HOSTED
-from wan_flf2v.gateway.jobs.store import Store
+
+from support.stores import STORES, Blocking
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
 CURL_BODY = """{
@@ -54,7 +55,8 @@ class Gateway(GatewayProcess):
 
     @contextlib.contextmanager
     def store(self):
-        store = Store(self.data / "store.sqlite3")
+        """Yield the store behind this gateway; its methods block."""
+        store = Blocking(STORES["sqlite"](self.data))
         try:
             yield store
         finally:

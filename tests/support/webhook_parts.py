@@ -12,14 +12,15 @@ from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender
 from wan_flf2v.gateway.settings import Settings
 
+from support.stores import sql
 from support.web_server import serve
 
 
-def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):
+async def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):
     job_id = str(uuid.uuid4())
-    store.add(job_id, "anna", "model", {}, {}, webhook=url, webhook_secret=secret, base_url=base_url)
-    store.start(job_id)
-    store.finish(job_id, status, error="why" if status == "failed" else None)
+    await store.submit(job_id, "anna", "model", {}, {}, webhook=url, webhook_secret=secret, base_url=base_url)
+    await store.assign(job_id)
+    await store.end(job_id, status, error="why" if status == "failed" else None)
     return job_id
 
 
@@ -31,8 +32,8 @@ def sender(store, folder, resolve=None, *, private=True, **changes):
 
 def owed(store):
     """Return the webhooks that are not done, whenever they are due."""
-    query = "SELECT job_id, attempts, due_at FROM webhooks"
-    return {row[0]: (row[1], row[2]) for row in store.read().execute(query)}
+    rows = sql(store, "SELECT job_id, attempts, due_at FROM webhooks")
+    return {job_id: (attempts, due_at) for job_id, attempts, due_at in rows}
 
 
 @contextlib.asynccontextmanager
@@ -71,7 +72,7 @@ def deliver(store, folder, handler, until_holds, *, path="/hook?a=1", status="su
 
     async def go():
         async with serve(handler) as port:
-            job_id = finished_job(store, f"http://127.0.0.1:{port}{path}", status=status, secret=secret)
+            job_id = await finished_job(store, f"http://127.0.0.1:{port}{path}", status=status, secret=secret)
             async with running(sender(store, folder, **changes)):
                 await until(lambda: until_holds(job_id))
             return job_id

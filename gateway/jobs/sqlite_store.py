@@ -1,0 +1,496 @@
+"""The job store in one SQLite file that several processes share: its schema, its SQL and its two threads."""
+
+# ruff: noqa: D102 -- store.Store describes the methods
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ...contract.parameters import Value
+from .order import QueuedJob, in_order, queue_position
+from .records import Health, Job, Status, StoredFile, Token, Webhook
+from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, Store, StoreError, StoreVersionError
+
+SCHEMA_VERSION = 3
+_SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    token TEXT NOT NULL,
+    model_id TEXT NOT NULL,
+    "values" TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'in_queue',
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    worker TEXT,
+    sent INTEGER NOT NULL DEFAULT 0,
+    dirty INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    output TEXT,
+    created_at REAL NOT NULL,
+    started_at REAL,
+    finished_at REAL,
+    progress TEXT,
+    detail TEXT NOT NULL DEFAULT '{}',
+    version INTEGER NOT NULL DEFAULT 1,
+    expired INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX jobs_by_status ON jobs (status, number);
+CREATE INDEX jobs_by_token ON jobs (token, status);
+CREATE INDEX jobs_by_end ON jobs (expired, finished_at);
+CREATE INDEX jobs_dirty ON jobs (dirty, finished_at);
+CREATE TABLE idempotency (
+    token TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_hash TEXT NOT NULL,
+    job_id TEXT NOT NULL REFERENCES jobs (id),
+    PRIMARY KEY (token, key)
+);
+CREATE INDEX idempotency_by_job ON idempotency (job_id);
+CREATE TABLE webhooks (
+    job_id TEXT PRIMARY KEY REFERENCES jobs (id),
+    url TEXT NOT NULL,
+    secret TEXT,
+    base_url TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    first_at REAL,
+    due_at REAL
+);
+CREATE INDEX webhooks_by_due ON webhooks (due_at);
+CREATE TABLE tokens (
+    name TEXT PRIMARY KEY,
+    hash TEXT NOT NULL UNIQUE,
+    created_at REAL NOT NULL,
+    webhook_secret TEXT,
+    rate_per_minute INTEGER,
+    queue_limit INTEGER,
+    id TEXT NOT NULL UNIQUE
+);
+CREATE TABLE files (
+    id TEXT PRIMARY KEY,
+    token TEXT NOT NULL,
+    name TEXT NOT NULL,
+    stored TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health TEXT NOT NULL);
+"""
+_BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
+_FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
+_JSON = ("values", "inputs", "output", "progress", "detail")
+_FLAGS = ("cancel_requested", "sent", "dirty", "expired")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _reads(
+    work: Callable[Concatenate[SqliteStore, sqlite3.Connection, _P], _T],
+) -> Callable[Concatenate[SqliteStore, _P], Coroutine[Any, Any, _T]]:
+    """Make a coroutine function of a method that only reads."""
+
+    async def call(self: SqliteStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._reader.run(lambda database: work(self, database, *args, **kwargs))
+
+    return call
+
+
+def _writes(
+    work: Callable[Concatenate[SqliteStore, sqlite3.Connection, _P], _T], *, durable: bool = True
+) -> Callable[Concatenate[SqliteStore, _P], Coroutine[Any, Any, _T]]:
+    """Make a coroutine function of a method that writes: one transaction, rolled back if the method raises.
+
+    With ``durable=False`` a power cut may lose it, but a crash of this process does not.
+    """
+
+    async def call(self: SqliteStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        def transaction(database: sqlite3.Connection) -> _T:
+            database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(self, database, *args, **kwargs)
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+            return result
+
+        return await self._writer.run(transaction)
+
+    return call
+
+
+class SqliteStore(Store):
+    """``Store`` in the file ``path``. Reads have a thread and a connection, so have writes: reads wait for no write.
+
+    The constructor blocks. It raises ``StoreVersionError`` and ``OSError``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+        _create(path)
+        self._reader, self._writer = _Worker(path), _Worker(path)
+        self._queue: tuple[int, tuple[QueuedJob, ...]] | None = None  # the file's version, and the queue in it
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._reader.close)
+
+    @_reads
+    def check(self, database: sqlite3.Connection) -> str:
+        """Return SQLite's verdict on the file: ``"ok"``, or what is wrong."""
+        return str(database.execute("PRAGMA integrity_check").fetchone()[0])
+
+    @_writes
+    def submit(
+        self,
+        database: sqlite3.Connection,
+        job_id: str,
+        token: str,
+        model_id: str,
+        values: Mapping[str, Value],
+        inputs: Mapping[str, str],
+        *,
+        idempotency: tuple[str, str] | None = None,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
+        base_url: str | None = None,
+        queue_limit: int | None = None,
+    ) -> Job:
+        if idempotency is not None and (earlier := _submitted_before(database, token, idempotency)):
+            return earlier
+        if queue_limit is not None and _count(database, token, "in_queue") >= queue_limit:
+            raise QueueFullError
+        database.execute(
+            'INSERT INTO jobs (id, token, model_id, "values", inputs, created_at) VALUES (?, ?, ?, ?, ?, ?)',
+            (job_id, token, model_id, json.dumps(dict(values)), json.dumps(dict(inputs)), time.time()),
+        )
+        if idempotency is not None:
+            database.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", (token, *idempotency, job_id))
+        if webhook is not None:
+            query = "INSERT INTO webhooks (job_id, url, secret, base_url) VALUES (?, ?, ?, ?)"
+            database.execute(query, (job_id, webhook, webhook_secret, base_url))
+        return _get(database, job_id)
+
+    @_reads
+    def submitted_before(self, database: sqlite3.Connection, token: str, idempotency: tuple[str, str]) -> Job | None:
+        return _submitted_before(database, token, idempotency)
+
+    @_reads
+    def get(self, database: sqlite3.Connection, job_id: str) -> Job | None:
+        return _find(database, job_id)
+
+    @_reads
+    def queue(self, database: sqlite3.Connection) -> tuple[QueuedJob, ...]:
+        version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
+        if self._queue is None or self._queue[0] != version:
+            rows = database.execute("SELECT id, number, status FROM jobs WHERE status IN ('in_queue', 'in_progress')")
+            self._queue = version, in_order(QueuedJob(*row) for row in rows)
+        return self._queue[1]
+
+    @_reads
+    def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
+        return _count(database, token, status)
+
+    async def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
+        seen: tuple[int, int | None] | None = None
+        while (job := await self.get(job_id)) is not None and not job.expired:
+            position = queue_position(job_id, await self.queue()) if job.status == "in_queue" else None
+            if seen != (job.version, position):
+                seen = job.version, position
+                yield job, position
+            if job.finished:
+                return
+            await asyncio.sleep(_FOLLOW_S)
+
+    @_writes
+    def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
+        attempt = _get(database, job_id).attempt + 1
+        started = {"status": "in_progress", "started_at": time.time(), "attempt": attempt, "worker": worker, "dirty": 1}
+        return _change(database, job_id, ("in_queue",), **started)
+
+    @_writes
+    def mark_sent(self, database: sqlite3.Connection, job_id: str) -> None:
+        _change(database, job_id, ("in_progress",), sent=1)
+
+    @functools.partial(_writes, durable=False)
+    def report(self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any]) -> None:
+        _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
+
+    @_writes
+    def requeue(self, database: sqlite3.Connection, job_id: str) -> None:
+        job = _get(database, job_id)
+        if job.cancel_requested:
+            _end(database, job, "cancelled")
+        else:
+            _change(database, job_id, ("in_progress",), status="in_queue", worker=None, sent=0, progress=None)
+
+    @_writes
+    def end(
+        self,
+        database: sqlite3.Connection,
+        job_id: str,
+        status: Status,
+        *,
+        error: str | None = None,
+        output: Mapping[str, str] | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> bool:
+        return _end(database, _get(database, job_id), status, error=error, output=output, detail=detail)
+
+    @_writes
+    def cancel(self, database: sqlite3.Connection, job_id: str) -> CancelOutcome:
+        job = _get(database, job_id)
+        if job.finished:
+            return "finished"
+        if job.status == "in_queue":
+            _end(database, job, "cancelled")
+            return "cancelled"
+        if not job.cancel_requested:
+            _change(database, job_id, ("in_progress",), cancel_requested=1)
+        return "cancelling"
+
+    @_reads
+    def leftovers(self, database: sqlite3.Connection) -> list[Job]:
+        query = "SELECT * FROM jobs WHERE dirty = 1 AND finished_at IS NOT NULL ORDER BY finished_at"
+        return [_job(row) for row in database.execute(query)]
+
+    @_writes
+    def mark_clean(self, database: sqlite3.Connection, job_id: str) -> None:
+        database.execute("UPDATE jobs SET dirty = 0 WHERE id = ?", (job_id,))
+
+    @_reads
+    def unexpired(self, database: sqlite3.Connection) -> list[tuple[str, float]]:
+        query = "SELECT id, finished_at FROM jobs WHERE expired = 0 AND finished_at IS NOT NULL ORDER BY finished_at"
+        return [(row[0], row[1]) for row in database.execute(query)]
+
+    @_writes
+    def expire(self, database: sqlite3.Connection, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            _get(database, job_id)
+            blank = {"expired": 1, "output": None, "values": "{}", "inputs": "{}"}
+            if _change(database, job_id, ("succeeded", "failed", "cancelled"), **blank):
+                database.execute("DELETE FROM idempotency WHERE job_id = ?", (job_id,))
+
+    @_reads
+    def tokens(self, database: sqlite3.Connection) -> list[Token]:
+        return [Token(*row) for row in database.execute("SELECT * FROM tokens ORDER BY created_at, name")]
+
+    @_reads
+    def find_token(self, database: sqlite3.Connection, token_hash: str) -> Token | None:
+        row = database.execute("SELECT * FROM tokens WHERE hash = ?", (token_hash,)).fetchone()
+        return Token(*row) if row is not None else None
+
+    @_writes
+    def add_token(self, database: sqlite3.Connection, token: Token) -> bool:
+        query = "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)"
+        return database.execute(query, astuple(token)).rowcount == 1
+
+    @_writes
+    def revoke_token(self, database: sqlite3.Connection, name: str) -> bool:
+        return database.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
+
+    @_writes
+    def add_file(self, database: sqlite3.Connection, file: StoredFile, max_bytes: int) -> float | None:
+        query = "SELECT coalesce(sum(size), 0), coalesce(min(created_at), 0) FROM files WHERE token = ?"
+        size, oldest = database.execute(query, (file.token,)).fetchone()
+        if size + file.size > max_bytes:
+            return float(oldest)
+        database.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(file))
+        return None
+
+    @_reads
+    def get_file(self, database: sqlite3.Connection, file_id: str) -> StoredFile | None:
+        row = database.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
+        return StoredFile(*row) if row is not None else None
+
+    @_reads
+    def files(self, database: sqlite3.Connection) -> list[StoredFile]:
+        return [StoredFile(*row) for row in database.execute("SELECT * FROM files ORDER BY created_at, id")]
+
+    @_writes
+    def remove_file(self, database: sqlite3.Connection, file_id: str) -> bool:
+        return database.execute("DELETE FROM files WHERE id = ?", (file_id,)).rowcount == 1
+
+    @_reads
+    def inputs_in_use(self, database: sqlite3.Connection) -> set[str]:
+        rows = database.execute("SELECT inputs FROM jobs WHERE status IN ('in_queue', 'in_progress')")
+        return {name for row in rows for name in json.loads(row[0]).values()}
+
+    async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
+        if not await self._any_webhook_due(now):  # the usual case needs no transaction
+            return []
+        return await self._take_webhooks(now, lease_s, limit)
+
+    @_reads
+    def _any_webhook_due(self, database: sqlite3.Connection, now: float) -> bool:
+        return database.execute("SELECT 1 FROM webhooks WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is not None
+
+    @_writes
+    def _take_webhooks(self, database: sqlite3.Connection, now: float, lease_s: float, limit: int) -> list[Webhook]:
+        columns = "job_id, url, secret, base_url, attempts, first_at"
+        query = f"SELECT {columns} FROM webhooks WHERE due_at <= ? ORDER BY due_at LIMIT ?"  # noqa: S608
+        webhooks = [Webhook(*row) for row in database.execute(query, (now, limit))]
+        for webhook in webhooks:
+            database.execute("UPDATE webhooks SET due_at = ? WHERE job_id = ?", (now + lease_s, webhook.job_id))
+        return webhooks
+
+    @_writes
+    def retry_webhook(self, database: sqlite3.Connection, job_id: str, due_at: float) -> None:
+        database.execute("UPDATE webhooks SET attempts = attempts + 1, due_at = ? WHERE job_id = ?", (due_at, job_id))
+
+    @_writes
+    def remove_webhook(self, database: sqlite3.Connection, job_id: str) -> None:
+        database.execute("DELETE FROM webhooks WHERE job_id = ?", (job_id,))
+
+    @functools.partial(_writes, durable=False)
+    def set_health(self, database: sqlite3.Connection, health: Health) -> None:
+        database.execute("INSERT OR REPLACE INTO health VALUES (1, ?)", (json.dumps(asdict(health)),))
+
+    @_reads
+    def health(self, database: sqlite3.Connection) -> Health:
+        row = database.execute("SELECT health FROM health").fetchone()
+        return Health(**json.loads(row[0])) if row is not None else Health()
+
+
+class _Worker:
+    """One thread with one connection; works in the order of the calls."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = _connect(path)
+        self._thread = ThreadPoolExecutor(1, "wan-flf2v-store")
+
+    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do the work and return its result; if cancelled, wait until it is done."""
+        try:
+            future = asyncio.wrap_future(self._thread.submit(work, self._database))
+        except RuntimeError as error:
+            raise StoreError("The store is closed.") from error
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+        except sqlite3.Error as error:
+            raise StoreError(f"The store cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Finish what was asked for; no more is taken."""
+        self._thread.shutdown()
+        self._database.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    database.row_factory = sqlite3.Row
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA foreign_keys=ON")
+    return database
+
+
+def _create(path: Path) -> None:
+    """Create the tables if the file is new; raise ``StoreVersionError`` if it has others."""
+    database = _connect(path)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        found = database.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, SCHEMA_VERSION):
+            raise StoreVersionError(
+                f"{path} has schema {found}; this version of wan-flf2v knows schema {SCHEMA_VERSION} only. Update "
+                "wan-flf2v, or use another data folder."
+            )
+        if found == 0:
+            for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        database.execute("COMMIT")
+    finally:
+        database.close()
+
+
+def _find(database: sqlite3.Connection, job_id: str) -> Job | None:
+    row = database.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return _job(row) if row is not None else None
+
+
+def _get(database: sqlite3.Connection, job_id: str) -> Job:
+    job = _find(database, job_id)
+    if job is None:
+        raise KeyError(job_id)
+    return job
+
+
+def _job(row: sqlite3.Row) -> Job:
+    fields: dict[str, Any] = dict(row)
+    for name in _JSON:
+        fields[name] = json.loads(fields[name]) if fields[name] is not None else None
+    for name in _FLAGS:
+        fields[name] = bool(fields[name])
+    return Job(**fields)
+
+
+def _submitted_before(database: sqlite3.Connection, token: str, idempotency: tuple[str, str]) -> Job | None:
+    key, body_hash = idempotency
+    query = "SELECT body_hash, job_id FROM idempotency WHERE token = ? AND key = ?"
+    row = database.execute(query, (token, key)).fetchone()
+    if row is None:
+        return None
+    if row["body_hash"] != body_hash:
+        raise IdempotencyConflictError
+    return _get(database, row["job_id"])
+
+
+def _count(database: sqlite3.Connection, token: str | None, status: Status | None) -> int:
+    given = {name: value for name, value in (("token", token), ("status", status)) if value is not None}
+    condition = " AND ".join(f"{name} = ?" for name in given) or "1"
+    query = f"SELECT count(*) FROM jobs WHERE {condition}"  # noqa: S608
+    return int(database.execute(query, tuple(given.values())).fetchone()[0])
+
+
+def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], **columns: Any) -> bool:
+    """Set columns of a job that is in one of ``statuses``; returns whether it was."""
+    setting = ", ".join(f'"{name}" = ?' for name in columns)
+    marks = ", ".join("?" for _ in statuses)
+    query = f"UPDATE jobs SET {setting}, version = version + 1 WHERE id = ? AND status IN ({marks})"  # noqa: S608
+    return database.execute(query, (*columns.values(), job_id, *statuses)).rowcount == 1
+
+
+def _end(
+    database: sqlite3.Connection,
+    job: Job,
+    status: Status,
+    *,
+    error: str | None = None,
+    output: Mapping[str, str] | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> bool:
+    if job.cancel_requested and status != "cancelled":
+        status, error, output = "cancelled", None, None
+    now = time.time()
+    ended = _change(
+        database,
+        job.id,
+        ("in_queue", "in_progress"),
+        status=status,
+        error=error,
+        output=json.dumps(dict(output)) if output is not None else None,
+        detail=json.dumps({**job.detail, **(detail or {})}),
+        finished_at=now,
+    )
+    if ended:
+        database.execute("UPDATE webhooks SET first_at = ?, due_at = ? WHERE job_id = ?", (now, now, job.id))
+    return ended
