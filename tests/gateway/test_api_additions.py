@@ -17,13 +17,6 @@ from PIL import Image
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    config = {"queue_limit": 10_000, "rate_per_minute": 1_000_000, "trusted_proxies": ["192.0.2.1"]}
-    with Gateway(tmp_path_factory.mktemp("additions"), NOWHERE, config=config) as it:
-        yield it
-
-
 def png(size=(64, 64)):
     stream = io.BytesIO()
     Image.new("RGB", size, "red").save(stream, "PNG")

@@ -13,13 +13,6 @@ MEBIBYTE = 1 << 20
 UNKNOWN = "6f1c2f0e-5d0b-4a55-9d0c-1b2a3c4d5e6f"  # a request id that nothing has
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    config = {"queue_limit": 10_000, "rate_per_minute": 1_000_000}
-    with Gateway(tmp_path_factory.mktemp("attacks"), NOWHERE, config=config) as it:
-        yield it
-
-
 @pytest.fixture(autouse=True)
 def still_serves(gateway):
     yield

@@ -44,6 +44,7 @@ def test_the_first_start_makes_a_token_and_says_where(mounted):
             assert stat.S_IMODE((mounted.folder / name).stat().st_mode) == 0o600
 
 
+@pytest.mark.smoke
 def test_the_api_runs_a_request_on_its_own_host(mounted):
     body = {**BODY, **FAST, "68_image": "start.jpg", "62_image": "end.jpg"}
     answer = mounted.call("POST", SUBMIT_DEMO, body)

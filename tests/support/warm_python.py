@@ -17,10 +17,14 @@ import sys
 from pathlib import Path
 
 LIBRARIES = (
-    "OpenGL.GL", "aiohttp.web", "alembic.command", "av", "comfy_kitchen", "einops", "jinja2", "kornia", "numpy",
-    "pydantic_settings", "safetensors.torch", "scipy.integrate", "scipy.ndimage", "scipy.optimize", "scipy.stats",
-    "spandrel", "sqlalchemy.dialects.sqlite", "sqlalchemy.orm", "torch", "torch._dynamo", "torchaudio", "torchsde",
-    "torchvision", "transformers", "yaml",
+    "OpenGL.EGL", "OpenGL.GL", "OpenGL.GLES3", "aiohttp.web", "alembic.command", "av", "comfy_kitchen", "einops",
+    "jinja2", "kornia", "numpy", "pydantic_settings", "requests", "safetensors.torch", "scipy.integrate",
+    "scipy.ndimage", "scipy.optimize", "scipy.signal", "scipy.stats", "spandrel", "sqlalchemy.dialects.sqlite",
+    "sqlalchemy.orm", "torch", "torch._dynamo", "torchaudio", "torchsde", "torchvision", "transformers",
+    "transformers.convert_slow_tokenizer", "yaml", "transformers.models.bert.tokenization_bert",
+    "transformers.models.byt5.tokenization_byt5", "transformers.models.clip.tokenization_clip",
+    "transformers.models.llama.tokenization_llama", "transformers.models.qwen2.tokenization_qwen2",
+    "transformers.models.t5.tokenization_t5",
 )  # fmt: skip
 MESSAGE_BYTES = 1 << 17
 
