@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The door for a fresh machine: sets up what a command needs, then runs it. Standard library only.
+"""The project's commands on any machine: sets up what a command needs, then runs it. Standard library only.
 
-Kept to syntax that old Pythons can read, so that they get as far as the message below.
+Only syntax that old Pythons can read, so that they reach the message below.
 """
 
 import sys
@@ -13,8 +13,8 @@ if sys.version_info < (3, 10):  # noqa: UP036 -- the point of it
 import argparse
 
 from bootstrap import commands
+from bootstrap.comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED
 from bootstrap.console import SetupError, say
-from bootstrap.hosts import DEFAULT_VERSION, OLDEST_SUPPORTED
 
 ENVIRONMENT = """environment variables:
   COMFYUI_PATH      the ComfyUI to use. Without it: the one whose custom_nodes/ this folder lies in, then comfy-cli's

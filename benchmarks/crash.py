@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sqlite3
 import tempfile
 import time
 import uuid
@@ -25,7 +26,6 @@ from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi, HostedApiError
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
 from ..gateway.jobs.comfyui import FOLDER
-from ..gateway.jobs.sqlite_store import SqliteStore
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
 from ._stage import stage
@@ -58,7 +58,7 @@ def run(options: Options) -> Figures:
     with stage(options) as (comfyui, gateway):
         rounds = asyncio.run(_rounds(comfyui, gateway, count))
         gateway.stop()
-        verdict, kept = asyncio.run(_inspect(gateway.data / "store.sqlite3"))
+        verdict, kept = _inspect(gateway.data / "store.sqlite3")
         broken, extra = int(verdict != "ok"), kept - sum(round_.accepted for round_ in rounds)
     total = count * REQUESTS
 
@@ -76,12 +76,11 @@ def run(options: Options) -> Figures:
     }
 
 
-async def _inspect(path: Path) -> tuple[str, int]:
+def _inspect(path: Path) -> tuple[str, int]:
     """Return the verdict on the store's file, and how many requests it has."""
-    store = SqliteStore(path)
-    verdict, kept = await store.check(), await store.count()
-    await store.close()
-    return verdict, kept
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        verdict = str(database.execute("PRAGMA integrity_check").fetchone()[0])
+        return verdict, int(database.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
 async def _rounds(comfyui: ComfyServer, gateway: GatewayProcess, count: int) -> list[Round]:

@@ -1,4 +1,4 @@
-"""What run.py's commands do, once their arguments are read. Each returns its exit code."""
+"""The commands of run.py (setup, demo, serve, test, bench). Each returns its exit code."""
 
 import json
 import os
@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED, PINS, ComfyUI, find_own_comfyui, pin_for
 from .console import SetupError, say
-from .environment import ensure_host_env, ensure_project_env
-from .hosts import DEFAULT_VERSION, OLDEST_SUPPORTED, PINS, Host, find_own_host, pin_for
+from .environment import ensure_comfyui_env, ensure_project_env
 from .lock import setup_lock
 from .managed import ensure_managed
 from .paths import REPO, cache_dir
@@ -23,27 +23,27 @@ TYPED = ("contract", "client", "cli", "gateway", "bootstrap")
 
 
 def setup() -> int:
-    """Do what the other commands do first, and say where things are."""
-    host, python = _prepare("demo")
-    say(f"ready: ComfyUI {host.version} at {host.path}, Python at {python}")
+    """Prepare what the other commands need, and say where it is."""
+    comfyui, python = _prepare("demo")
+    say(f"ready: ComfyUI {comfyui.version} at {comfyui.path}, Python at {python}")
     return 0
 
 
 def demo(arguments: Sequence[str]) -> int:
     """Make the demo video; ``arguments`` are passed on."""
-    host, python = _prepare("demo")
-    return _become([*_demo_command(host, python), *arguments])
+    comfyui, python = _prepare("demo")
+    return _become([*_demo_command(comfyui, python), *arguments])
 
 
 def serve(port: int, with_demo: bool) -> int:
     """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``."""
-    host, python = _prepare("demo")
+    comfyui, python = _prepare("demo")
     env = comfy_env()
     if port_is_taken(port):
         raise SetupError(f"port {port} is taken by another program: stop it, or choose another with --port")
     if with_demo:
         prepared = subprocess.run(
-            [*_demo_command(host, python), "--prepare-only"], stdout=subprocess.PIPE, text=True, check=False
+            [*_demo_command(comfyui, python), "--prepare-only"], stdout=subprocess.PIPE, text=True, check=False
         )
         if prepared.returncode:
             return prepared.returncode
@@ -51,10 +51,10 @@ def serve(port: int, with_demo: bool) -> int:
         arguments = [*server_args(base_dir, port), "--cpu"]
         env["WAN_FLF2V_DEMO"] = "true"  # the hosted API offers the demo's model too
     else:
-        base_dir, arguments = _serve_for_real(host, port)
+        base_dir, arguments = _serve_for_real(comfyui, port)
         arguments += [] if _has_accelerator(python) else ["--cpu"]
-    say(f"starting ComfyUI {host.version} at http://127.0.0.1:{port}; Ctrl-C stops it")
-    return _become([str(python), str(host.path / "main.py"), *arguments], cwd=base_dir, env=env)
+    say(f"starting ComfyUI {comfyui.version} at http://127.0.0.1:{port}; Ctrl-C stops it")
+    return _become([str(python), str(comfyui.path / "main.py"), *arguments], cwd=base_dir, env=env)
 
 
 def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int:
@@ -65,10 +65,11 @@ def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int
     with setup_lock(cache_dir()):
         own = _own_or_managed()
         python = ensure_project_env(own, "test")
-        hosts = [_test_host(version, own, python) for version in versions or _unique(own.version, OLDEST_SUPPORTED)]
+        wanted = versions or dict.fromkeys((own.version, OLDEST_SUPPORTED))
+        copies = [_comfyui_for_tests(version, own, python) for version in wanted]
     failed = _check(python)
-    say(f"pytest on ComfyUI {', '.join(host['version'] for host in hosts)}")
-    env = {**comfy_env(), "WAN_FLF2V_TEST_HOSTS": json.dumps(hosts)}
+    say(f"pytest on ComfyUI {', '.join(copy['version'] for copy in copies)}")
+    env = {**comfy_env(), "WAN_FLF2V_TEST_HOSTS": json.dumps(copies)}
     # -I, here and elsewhere: `python -m` would put the repository on sys.path, where its nodes/ hides ComfyUI's
     command = [str(python), "-I", "-m", "pytest", *_WORKERS, *pytest_arguments]
     code = _run(command, cwd=REPO, env=env)
@@ -76,43 +77,43 @@ def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int
 
 
 def bench(name: str, json_file: str | None, rounds: int | None) -> int:
-    """Run one benchmark or all; SetupError for a name that ``benchmarks/`` does not hold."""
+    """Run one benchmark or all; SetupError for a name that is not in ``benchmarks/``."""
     names = sorted(path.stem for path in (REPO / "benchmarks").glob("*.py") if not path.name.startswith("_"))
     if not names:
         raise SetupError("there are no benchmarks yet")
     if name not in ("all", *names):
         raise SetupError(f"there is no benchmark {name!r}; there are: all, {', '.join(names)}")
-    host, python = _prepare("test")
+    comfyui, python = _prepare("test")
     result = ["--json", json_file] if json_file else []
     result += ["--rounds", str(rounds)] if rounds is not None else []
-    return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(host.path), *result])
+    return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(comfyui.path), *result])
 
 
-def _prepare(extra: str) -> tuple[Host, Path]:
+def _prepare(extra: str) -> tuple[ComfyUI, Path]:
     """Return the ComfyUI to use and the Python of the project's environment, both ready."""
     with setup_lock(cache_dir()):
-        host = _own_or_managed()
-        return host, ensure_project_env(host, extra)
+        comfyui = _own_or_managed()
+        return comfyui, ensure_project_env(comfyui, extra)
 
 
-def _own_or_managed() -> Host:
-    return find_own_host() or ensure_managed(pin_for(DEFAULT_VERSION), cache_dir())
+def _own_or_managed() -> ComfyUI:
+    return find_own_comfyui() or ensure_managed(pin_for(DEFAULT_VERSION), cache_dir())
 
 
-def _demo_command(host: Host, python: Path) -> list[str]:
-    paths = ["--comfyui", str(host.path), "--cache", str(cache_dir())]
+def _demo_command(comfyui: ComfyUI, python: Path) -> list[str]:
+    paths = ["--comfyui", str(comfyui.path), "--cache", str(cache_dir())]
     return [str(python), "-I", "-m", "wan_flf2v.demo", *paths]
 
 
-def _serve_for_real(host: Host, port: int) -> tuple[Path, list[str]]:
-    """Return the working directory and ComfyUI's arguments: its own folders, or for the managed copy the cache's."""
-    if host.managed:
+def _serve_for_real(comfyui: ComfyUI, port: int) -> tuple[Path, list[str]]:
+    """Return the working directory and ComfyUI's arguments; the managed copy keeps its files in the cache folder."""
+    if comfyui.managed:
         base_dir = cache_dir() / "serve"
         prepare_base_dir(base_dir, {PACK: REPO})
         say(f"model files go below {base_dir / 'models'}: diffusion_models, text_encoders, vae; results to output")
         return base_dir, server_args(base_dir, port)
     arguments = ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
-    if not any(entry.exists() and entry.samefile(REPO) for entry in (host.path / "custom_nodes").glob("*")):
+    if not any(entry.exists() and entry.samefile(REPO) for entry in (comfyui.path / "custom_nodes").glob("*")):
         packs = cache_dir() / "serve-pack"
         packs.mkdir(parents=True, exist_ok=True)
         link_folder(packs / PACK, REPO)
@@ -120,7 +121,7 @@ def _serve_for_real(host: Host, port: int) -> tuple[Path, list[str]]:
         # a JSON string is a YAML string too, whatever characters the path has
         config.write_text(f"wan_flf2v:\n  custom_nodes: {json.dumps(str(packs))}\n", "utf-8")
         arguments += ["--extra-model-paths-config", str(config)]
-    return host.path, arguments
+    return comfyui.path, arguments
 
 
 def _has_accelerator(python: Path) -> bool:
@@ -133,13 +134,13 @@ def all_versions() -> list[str]:
     return list(PINS)
 
 
-def _test_host(version: str, own: Host, own_python: Path) -> dict[str, str]:
+def _comfyui_for_tests(version: str, own: ComfyUI, own_python: Path) -> dict[str, str]:
     if version == own.version:
-        host, python = own, own_python
+        comfyui, python = own, own_python
     else:
-        host = ensure_managed(pin_for(version), cache_dir())
-        python = ensure_host_env(host, cache_dir())
-    return {"version": version, "path": str(host.path), "python": str(python)}
+        comfyui = ensure_managed(pin_for(version), cache_dir())
+        python = ensure_comfyui_env(comfyui, cache_dir())
+    return {"version": version, "path": str(comfyui.path), "python": str(python)}
 
 
 def _check(python: Path) -> int:
@@ -161,12 +162,8 @@ def _check(python: Path) -> int:
     return failed
 
 
-def _unique(*versions: str) -> list[str]:
-    return list(dict.fromkeys(versions))
-
-
 def _run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
-    """Run a command to its end. Ctrl-C reaches it from the terminal: it cleans up, then this gives up too."""
+    """Run a command to its end. Ctrl-C reaches it from the terminal; after its clean-up, this is interrupted too."""
     interrupted = False
     process = subprocess.Popen(command, cwd=cwd, env=env)
     while True:
@@ -181,7 +178,7 @@ def _run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str]
 
 
 def _become(command: list[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
-    """Go on as ``command``, so that every signal meant for this process reaches it; Windows can only run it."""
+    """Replace this process by ``command``, which then gets all its signals; on Windows, run it."""
     if sys.platform == "win32":
         return _run(command, cwd, env)
     if cwd:

@@ -1,4 +1,4 @@
-"""What the set-up says to the person at the terminal, and how it runs the tools it needs."""
+"""The set-up's messages on the terminal, its error, and how it runs other tools."""
 
 import subprocess
 import sys
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 class SetupError(RuntimeError):
-    """Something the user can act on; the message is all they need to see."""
+    """An error that the user can act on; only its message is shown."""
 
 
 def say(line: str) -> None:
-    """Report a stage. On standard error, so that standard output stays with the command's own results."""
+    """Report a stage on standard error; standard output is for the command's results."""
     sys.stderr.write(f"[wan-flf2v] {line}\n")
     sys.stderr.flush()
 
 
 def run_tool(failure: str, *command: str | Path) -> None:
-    """Run a tool with its output on standard error; SetupError that starts with ``failure`` when it fails."""
+    """Run a tool with its output on standard error; if it fails, SetupError that starts with ``failure``."""
     words = [str(word) for word in command]
     code = subprocess.run(words, stdout=2, stdin=subprocess.DEVNULL, check=False).returncode
     if code:
-        raise SetupError(f"{failure} (exit code {code}, its reason stands above). The command was: {' '.join(words)}")
+        raise SetupError(f"{failure} (exit code {code}, see its output above). The command was: {' '.join(words)}")

@@ -1,4 +1,4 @@
-"""Git's object hashes computed without git, to prove that a folder is an upstream commit's tree, byte for byte."""
+"""Git's hashes computed without git: they prove that a folder is an upstream commit's tree, byte for byte."""
 
 import hashlib
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def tree_hash(files: Mapping[str, Entry]) -> str:
 
 
 def _object_hash(kind: bytes, data: bytes) -> str:
-    # Git names objects by SHA-1; the archive's SHA-256 is what keeps an attacker out.
+    # Git names objects by SHA-1; the archive's SHA-256 keeps an attacker out.
     digest = hashlib.sha1(kind + b" " + str(len(data)).encode() + b"\0", usedforsecurity=False)
     digest.update(data)
     return digest.hexdigest()

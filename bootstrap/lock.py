@@ -1,4 +1,4 @@
-"""One set-up at a time: a lock the operating system lets go of, however its holder ends."""
+"""The set-up lock: one set-up at a time, released by the operating system when its process ends."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ POLL_S = 0.2
 
 @contextmanager
 def setup_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock file in ``folder`` (created), waiting for another process that holds it."""
+    """Hold the lock file in ``folder``, which is created; wait while another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "setup.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""The managed copy of ComfyUI: fetched once, proved by SHA-256 and git tree hash, proved again on every use."""
+"""The managed copy of ComfyUI: fetched once, checked by SHA-256 and git tree hash, checked again on every use."""
 
 import hashlib
 import json
@@ -9,28 +9,28 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from .comfyui import ComfyUI, Pin
 from .console import SetupError, run_tool, say
 from .environment import tools_python
 from .gittree import EXECUTABLE_MODE, FILE_MODE, Entry, blob_hash, tree_hash
-from .hosts import Host, Pin
 
 MANIFEST = "manifest.json"
 TREE = "ComfyUI"
 UNFINISHED = ".unfinished-"
 
 
-def ensure_managed(pin: Pin, cache: Path) -> Host:
-    """Return the managed copy of ``pin``'s version in ``cache``, fetching it if it is not there.
+def ensure_managed(pin: Pin, cache: Path) -> ComfyUI:
+    """Return the managed copy of ``pin``'s version in ``cache``, fetching it if it is missing.
 
-    The caller holds the set-up lock. SetupError when the download fails or any byte differs from the pin.
+    The caller holds the set-up lock. SetupError if the download fails or any byte differs from the pin.
     """
     shelf = cache / "comfyui"
     folder = shelf / pin.version
     if folder.exists():
         verify(folder, pin)
-        return Host(pin.version, folder / TREE, managed=True)
+        return ComfyUI(pin.version, folder / TREE, managed=True)
     shelf.mkdir(parents=True, exist_ok=True)
-    for leftover in shelf.glob(f"{UNFINISHED}*"):  # of a set-up that was killed: we hold the lock
+    for leftover in shelf.glob(f"{UNFINISHED}*"):  # from a set-up that was killed, since the lock is ours
         shutil.rmtree(leftover)
     work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=shelf))
     try:
@@ -41,13 +41,13 @@ def ensure_managed(pin: Pin, cache: Path) -> Host:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(f"ComfyUI {pin.version} is complete: every file is upstream's (git tree {pin.tree[:12]})")
-    return Host(pin.version, folder / TREE, managed=True)
+    return ComfyUI(pin.version, folder / TREE, managed=True)
 
 
 def unpack(archive: Path, pin: Pin, folder: Path) -> None:
     """Unpack ComfyUI from the archive into ``folder/ComfyUI`` and write the manifest beside it.
 
-    SetupError when the archive's SHA-256 or the tree's git hash is not the pin's, or a member's path is unsafe.
+    SetupError if the archive's SHA-256 or the tree's git hash is not the pin's, or a member's path is unsafe.
     """
     found = _sha256(archive)
     if found != pin.sha256:
@@ -69,7 +69,7 @@ def unpack(archive: Path, pin: Pin, folder: Path) -> None:
 def verify(folder: Path, pin: Pin) -> None:
     """Check a finished copy byte for byte; SetupError naming the first file that differs, is missing or is extra.
 
-    Python's own ``__pycache__`` folders are not looked at.
+    Python's ``__pycache__`` folders are skipped.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
@@ -93,7 +93,7 @@ def verify(folder: Path, pin: Pin) -> None:
 def _refusal(folder: Path, pin: Pin, finding: str) -> SetupError:
     return SetupError(
         f"the managed ComfyUI {pin.version} is not what was fetched: {finding}. "
-        f"Delete {folder} and run this again to fetch it anew (no models or results lie there)."
+        f"Delete {folder} and run this again to fetch a new copy (it holds no models or results)."
     )
 
 
@@ -101,7 +101,7 @@ def _files_below(root: Path) -> list[str]:
     """Return the paths of all files, ``/``-separated, without Python's caches."""
     paths: list[str] = []
     for folder, subfolders, names in os.walk(root):
-        # A linked folder is not walked into: it counts as a file that does not belong.
+        # A linked folder is not entered: it counts as an extra file.
         linked = [name for name in subfolders if Path(folder, name).is_symlink()]
         subfolders[:] = [name for name in subfolders if name != "__pycache__" and name not in linked]
         paths += [Path(folder, name).relative_to(root).as_posix() for name in (*names, *linked)]
@@ -131,10 +131,10 @@ def _sha256(path: Path) -> str:
 
 
 def _check_member(member: tarfile.TarInfo, path: str, archive: Path) -> None:
-    """Refuse what could land outside the folder, on any operating system, and anything that is no regular file."""
+    """Refuse a path that leads out of the folder on any operating system, and anything but a regular file."""
     unsafe = any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or ":" in path
     if unsafe or not member.isreg():
-        raise SetupError(f"{archive.name} holds {member.name!r}, which is no plain file below ComfyUI: not unpacked")
+        raise SetupError(f"{archive.name} holds {member.name!r}, no regular file inside ComfyUI: nothing is unpacked")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Entry:

@@ -1,4 +1,4 @@
-"""Where things live: the repository and the cache folder outside it."""
+"""The repository's folder and the cache folder (``WAN_FLF2V_CACHE``)."""
 
 import os
 import sys

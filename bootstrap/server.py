@@ -1,4 +1,4 @@
-"""A real ComfyUI as a child process on the loopback address, and the base directory it works in."""
+"""ComfyUI as a child process on the loopback address, and the base directory for its files."""
 
 import contextlib
 import json
@@ -20,10 +20,10 @@ PORT_TRIES = 3
 STOP_GRACE_S = 10.0
 LOG_TAIL_LINES = 25
 
-# Runs main.py as `python main.py` would, and ends when standard input closes, which every operating system does for a
-# parent that dies however it dies. Given as text: a file's own folder would come first on sys.path, and this one
-# holds a server.py that would hide ComfyUI's. os.read, because a buffered read in a daemon thread can abort the exit;
-# on a copy, because on Windows a pending read on standard input itself blocks the start of grandchildren.
+# Runs main.py as `python main.py` would, and ends when standard input closes: every operating system closes it when the
+# parent ends, even by a crash. It is text, not a file: a file's folder would come first on sys.path, and this one has
+# a server.py that would hide ComfyUI's. os.read, since a buffered read in a daemon thread can abort the exit; on a
+# copy, since on Windows a pending read on standard input blocks the start of grandchildren.
 _WATCHED_MAIN = """
 import os, runpy, sys, threading
 parent = os.dup(0)
@@ -36,13 +36,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class ServerError(RuntimeError):
-    """ComfyUI could not be started; the message holds the end of its log."""
+    """ComfyUI could not be started; the message ends with its last log lines."""
 
 
 def prepare_base_dir(base_dir: Path, packs: Mapping[str, Path]) -> None:
     """Create ComfyUI's folders in ``base_dir`` and link each pack (name in ``custom_nodes/`` → its folder).
 
-    A link that points elsewhere is replaced. Raises FileExistsError where something that is no link has the name.
+    A link to another folder is replaced. Raises FileExistsError if something else has the name of a link.
     """
     for name in ("custom_nodes", "input", "output", "models", "user", "temp"):
         (base_dir / name).mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def comfy_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def server_args(base_dir: Path, port: int) -> list[str]:
-    """Return ComfyUI's arguments for a server of our own: loopback only, no browser, all files in ``base_dir``."""
+    """Return ComfyUI's arguments: loopback only, no browser, all files in ``base_dir``."""
     database = (base_dir / "user" / "comfyui.db").as_posix()
     where = ["--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base_dir)]
     return [*where, "--disable-auto-launch", "--database-url", f"sqlite:///{database}"]
@@ -95,7 +95,7 @@ def port_is_taken(port: int) -> bool:
 
 
 class ComfyServer:
-    """A ComfyUI that runs while the ``with`` block does, and never outlives the process that started it.
+    """A ComfyUI that runs as long as the ``with`` block, and ends with the process that started it.
 
     ``comfyui_dir`` holds ``main.py``, ``python`` has its requirements, ``base_dir`` was made by ``prepare_base_dir``.
     ``port`` 0 takes a free one. ``extra_args`` go to ComfyUI as they are (``--cpu``); ``env`` adds to the environment.
@@ -134,7 +134,7 @@ class ComfyServer:
         return self._process.pid
 
     def log_text(self) -> str:
-        """Everything this server has printed since its last start."""
+        """Everything that this server has printed since its last start."""
         return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
 
     def alive(self) -> bool:
@@ -142,7 +142,7 @@ class ComfyServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self, timeout_s: float = 180.0) -> None:
-        """Start and wait until ``/system_stats`` answers; ServerError with the log's end if it dies or stays silent."""
+        """Start and wait until ``/system_stats`` responds; ServerError with the end of the log if it does not."""
         if self.alive():
             raise RuntimeError(f"the server at {self.url} is already running")
         if self._wanted_port and port_is_taken(self._wanted_port):
@@ -160,10 +160,10 @@ class ComfyServer:
             lost_the_port = not self._wanted_port and port_is_taken(self._port)
             if not lost_the_port or attempt == PORT_TRIES:
                 code = self._process.returncode if self._process else None
-                raise ServerError(self._with_log(f"ComfyUI ended (exit code {code}) before it answered"))
+                raise ServerError(self._with_log(f"ComfyUI ended (exit code {code}) before it responded"))
 
     def stop(self) -> None:
-        """End the server and everything it started; quiet when it is not running."""
+        """End the server and everything it started; do nothing if it is not running."""
         if self._process is None:
             return
         if self.alive():
@@ -182,14 +182,12 @@ class ComfyServer:
             self._process.stdin.close()
 
     def __enter__(self) -> "ComfyServer":
-        """Start with the default patience."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, whatever happened."""
         self.stop()
 
     def _spawn(self) -> None:
@@ -200,18 +198,18 @@ class ComfyServer:
             self._process = _popen(command, self._env, self.base_dir, log)
 
     def _wait_until_ready(self, timeout_s: float) -> bool:
-        """Return True once our server answers, False if it ended; ServerError on a time-out."""
+        """Return True once this server responds, False if it ended; ServerError on a time-out."""
         deadline = time.monotonic() + timeout_s
         while self.alive():
-            if self._answers():
+            if self._responds():
                 return True
             if time.monotonic() > deadline:
-                raise ServerError(self._with_log(f"ComfyUI did not answer at {self.url} within {timeout_s:.0f} s"))
+                raise ServerError(self._with_log(f"ComfyUI did not respond at {self.url} within {timeout_s:.0f} s"))
             time.sleep(0.1)
         return False
 
-    def _answers(self) -> bool:
-        # Another server may have taken the port in between: only ours was started with this base directory.
+    def _responds(self) -> bool:
+        # Another server may have taken the port meanwhile; only this one was started with this base directory.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(f"{self.url}/system_stats", timeout=5) as response:
@@ -242,7 +240,7 @@ def _popen(command: list[str], env: Mapping[str, str], cwd: Path, log: IO[bytes]
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
-        # a group of its own, so that the terminal's Ctrl-C reaches the owner first and stop() reaches grandchildren
+        # a new process group: the terminal's Ctrl-C reaches the owner first, and stop() reaches grandchildren
         start_new_session=sys.platform != "win32",
     )
 

@@ -1,1 +1,1 @@
-"""The demo: tiny models of the real architectures, two photographs, and the whole path on a real ComfyUI."""
+"""The demo: tiny models of the real architectures, two photographs, and a video from them by a real ComfyUI."""

@@ -1,4 +1,4 @@
-"""The demo's base directory: this pack, the demo's own, and the tiny models."""
+"""The demo's base directory for ComfyUI: both packs, the images, the workflow and the tiny models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKS = {"wan-flf2v": REPO, "wan-flf2v-demo": REPO / "demo" / "pack"}
 
 
 def prepare_demo(base_dir: Path, comfyui: Path) -> None:
-    """Create the demo's base directory for a ComfyUI; what is there already is kept."""
+    """Create the demo's base directory for a ComfyUI; existing files are kept."""
     prepare_base_dir(base_dir, PACKS)
     # Under the names of the hosted page's own example, so that it runs here as printed.
     for parameter, photograph in ((START_IMAGE, "start.jpg"), (END_IMAGE, "end.jpg")):
@@ -41,17 +41,18 @@ def demo_workflow() -> dict[str, Any]:
         nodes[node_id]["type"] = loader.get("class_type", nodes[node_id]["type"])
         nodes[node_id]["widgets_values"] = list(loader["inputs"].values())
     # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, its control, steps, …
-    nodes["71"]["widgets_values"][1:3] = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
-    nodes["67"]["widgets_values"][2] = DEMO.parameter(LENGTH.key).default
-    nodes["57"]["widgets_values"][2] = DEMO.parameter(STEPS.key).default
+    size = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
+    nodes[RESOLUTION.inputs[0].node_id]["widgets_values"][1:3] = size
+    for parameter in (LENGTH, STEPS):
+        nodes[parameter.inputs[0].node_id]["widgets_values"][2] = DEMO.parameter(parameter.key).default
     return workflow
 
 
 def make_models(comfyui: Path, python: Path, models: Path) -> None:
-    """Make the tiny models that are missing below ``models``, in a process of its own that imports ComfyUI.
+    """Make the tiny models that are missing below ``models``, in a separate process that imports ComfyUI.
 
     Raises:
-        subprocess.CalledProcessError: the process failed; what it printed tells why.
+        subprocess.CalledProcessError: the process failed; its output says why.
     """
     script = REPO / "demo" / "make_models.py"
     # The working directory is not the repository's, whose nodes/ would hide ComfyUI's nodes.py.

@@ -13,7 +13,7 @@ COLUMNS, FRAMES = 4, 6
 
 
 class VideoFacts(NamedTuple):
-    """What a video file really holds: number of frames, width, height, frames per second."""
+    """What a video file holds: number of frames, width, height, frames per second."""
 
     frames: int
     width: int

@@ -1,7 +1,7 @@
 """Make the demo's models: the real architectures, tiny, with seeded random weights.
 
-Run by the demo as a script of its own, ``python make_models.py COMFYUI MODELS``, because it imports the ComfyUI at
-``COMFYUI``. Shapes come from the host's own classes, so the host's own loaders accept the files.
+The demo runs it as a script, ``python make_models.py COMFYUI MODELS``, since it imports the ComfyUI at ``COMFYUI``.
+Shapes come from ComfyUI's own classes, so its own loaders accept the files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-# heads = dim / 128 in the host's detection; the rest is as small as the host's loader accepts.
+# heads = dim / 128 in ComfyUI's detection; the rest is as small as its loader accepts.
 TINY_WAN = {"dim": 128, "ffn_dim": 256, "num_layers": 2, "num_heads": 1, "out_dim": 16, "text_dim": 4096}
-# The host's own configuration of the Wan 2.1 VAE (comfy/sd.py), with dim 8 in the place of 96.
+# ComfyUI's configuration of the Wan 2.1 VAE (comfy/sd.py), with dim 8 instead of 96.
 TINY_VAE = {
     "dim": 8,
     "z_dim": 16,
@@ -93,7 +93,7 @@ def train_tokenizer() -> bytes:
 
 
 def random_weights(shapes: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-    """Fill every tensor: the host leaves fresh weights uninitialised, and NaNs would make comparisons meaningless."""
+    """Fill every tensor: ComfyUI leaves new weights uninitialised, and NaNs would make comparisons meaningless."""
     generator = torch.Generator().manual_seed(seed)
 
     def fill(key: str, shape: torch.Size) -> torch.Tensor:
@@ -116,14 +116,14 @@ def demo_models() -> Iterator[tuple[str, Any]]:
 
 
 def main(comfyui: str, models: str) -> None:
-    """Make the files that are not there yet, or that an older version of this script made."""
+    """Make the files that are missing, or that an older version of this script made."""
     made_by = hashlib.sha256(Path(__file__).read_bytes() + (Path(__file__).parent / "pack/__init__.py").read_bytes())
     metadata = {"made_by": made_by.hexdigest()}
     sys.path.insert(0, comfyui)
     sys.argv = [sys.argv[0], "--cpu"]
     import comfy.options
 
-    comfy.options.enable_args_parsing()  # so that the host sees --cpu
+    comfy.options.enable_args_parsing()  # so that ComfyUI sees --cpu
     for name, make in demo_models():
         path = Path(models) / name
         if path.exists() and _metadata(path) == metadata:

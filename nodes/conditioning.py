@@ -1,4 +1,4 @@
-"""Node 67: first and last image into conditioning."""
+"""Node 67: the start and the end image into conditioning and an empty latent."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ..video import frames, geometry, wan_vae
+from ..video import frames, geometry
 from ..video.ends_video import EndsVideo
-from .latent_size import SIZE_KEY
+from ..video.vae_encode import ENCODES, encode_first_last
 from .notice import show_notice
+from .video_inputs import length_input, size_inputs
 
 
 class WanFLF2VConditioning(io.ComfyNode):
@@ -21,7 +22,6 @@ class WanFLF2VConditioning(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="WanFLF2VConditioning",
             display_name="Wan FLF2V First/Last Frame",
@@ -43,13 +43,11 @@ class WanFLF2VConditioning(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width: int | None, height: int | None, background: str | None) -> bool | str:
-        """Refuse impossible sizes and colours when the prompt is queued; None is a value linked from elsewhere."""
-        errors = [
-            geometry.size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None
-        ]
+        """Refuse sizes and colours that cannot be; None is a value that comes from another node."""
+        errors = [geometry.size_errors(width, height)]
         if background is not None:
             try:
-                geometry.parse_hex_colour("background", background)
+                frames.parse_hex_colour("background", background)
             except ValueError as error:
                 errors.append(str(error))
         return " ".join(filter(None, errors)) or True
@@ -74,10 +72,13 @@ class WanFLF2VConditioning(io.ComfyNode):
         clip_vision_start_image: Any = None,
         clip_vision_end_image: Any = None,
     ) -> io.NodeOutput:
-        """Fit, encode, and put the result into both conditionings."""
         size = geometry.video_size(width, height)
-        length = cls._snap(length)
-        colour = geometry.parse_hex_colour("background", background)
+        snapped = geometry.snap_length(length)
+        if snapped != length:
+            text = f"length {length} is not 4n+1: the video has {snapped} frames, the last of them the end image."
+            show_notice(cls.hidden.unique_id, text, warning=True)
+            length = snapped
+        colour = frames.parse_hex_colour("background", background)
 
         def prepare(image: torch.Tensor | None, mask: torch.Tensor | None, part: slice) -> torch.Tensor | None:
             if image is None:
@@ -87,7 +88,7 @@ class WanFLF2VConditioning(io.ComfyNode):
         start = prepare(start_image, start_mask, slice(length))
         end = prepare(end_image, end_mask, slice(-length, None))
         video = EndsVideo(start, end, size, length)
-        image_latent = wan_vae.encode_first_last(vae, video, encode)
+        image_latent = encode_first_last(vae, video, encode)
         values = {"concat_latent_image": image_latent, "concat_mask": video.mask(vae.spacial_compression_encode())}
         clip_vision = _join_clip_vision(clip_vision_start_image, clip_vision_end_image)
         if clip_vision is not None:
@@ -99,20 +100,12 @@ class WanFLF2VConditioning(io.ComfyNode):
         return io.NodeOutput(
             node_helpers.conditioning_set_values(positive, values),
             node_helpers.conditioning_set_values(negative, values),
-            {"samples": samples, SIZE_KEY: size},
+            {"samples": samples, geometry.SIZE_KEY: size},
         )
-
-    @classmethod
-    def _snap(cls, length: int) -> int:
-        snapped = geometry.snap_length(length)
-        if snapped != length:
-            text = f"length {length} is not 4n+1: the video has {snapped} frames, the last of them the end image."
-            show_notice(cls.hidden.unique_id, text, warning=True)
-        return snapped
 
 
 def _join_clip_vision(start: Any, end: Any) -> Any:
-    """Join two CLIP vision outputs along the token axis, as the host does for Wan 2.1 FLF2V."""
+    """Join two CLIP vision outputs along the token axis, as ComfyUI does for Wan 2.1 FLF2V."""
     if start is None or end is None:
         return end if start is None else start
     joined = comfy.clip_vision.Output()
@@ -123,7 +116,6 @@ def _join_clip_vision(start: Any, end: Any) -> Any:
 
 
 def _sockets() -> list[io.Input]:
-    """Return the inputs that come from other nodes."""
     return [
         io.Conditioning.Input("positive", tooltip="From the CLIP Text Encode of the prompt."),
         io.Conditioning.Input("negative", tooltip="From the CLIP Text Encode of the negative prompt."),
@@ -132,21 +124,10 @@ def _sockets() -> list[io.Input]:
 
 
 def _settings() -> list[io.Input]:
-    """Return the inputs that have a widget."""
-    side = {"min": geometry.SIZE_MIN, "max": geometry.SIZE_MAX, "step": 2}
     return [
-        io.Int.Input("width", default=720, tooltip="Width of the video in pixels, even.", **side),
-        io.Int.Input("height", default=720, tooltip="Height of the video in pixels, even.", **side),
-        io.Int.Input(
-            "length",
-            default=81,
-            min=1,
-            max=4097,
-            step=4,
-            tooltip="Number of frames, 4n+1: 81 is 5 s at 16 frames per second, 141 is 8.75 s. Wan was "
-            "trained on 81; longer clips tend to loop or drift.",
-        ),
-        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each of its own noise."),
+        *size_inputs(),
+        length_input(),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each from different noise."),
         io.Combo.Input(
             "fit",
             options=list(frames.FITS),
@@ -161,19 +142,18 @@ def _settings() -> list[io.Input]:
         ),
         io.Combo.Input(
             "encode",
-            options=list(wan_vae.ENCODES),
+            options=list(ENCODES),
             default="cached",
             optional=True,
             advanced=True,
-            tooltip="How the images are encoded; the result is the same, bit for bit. cached encodes nothing while "
-            "images, size, length and VAE stay the same, memoised only skips the work that repeats inside the video, "
-            "host does all of it, as the stock node does.",
+            tooltip="How the images are encoded; the result is the same, bit for bit. cached: nothing is encoded while "
+            "images, size, length and VAE stay the same. memoised: work that repeats inside the video is skipped. "
+            "host: everything is encoded, as the stock node does.",
         ),
     ]
 
 
 def _image_sockets() -> list[io.Input]:
-    """Return the optional image inputs."""
     return [
         io.Image.Input("start_image", optional=True, tooltip="First frame (or several first frames)."),
         io.Image.Input("end_image", optional=True, tooltip="Last frame (or several last frames)."),

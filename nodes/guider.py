@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sampling.schedule import RunSettings
 from .notice import show_notice
 from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
 
@@ -31,9 +32,13 @@ class WanFLF2VGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **experts: Any) -> io.NodeOutput:
+    def execute(
+        cls, model_high_noise: Any, model_low_noise: Any, positive: list, negative: list, **settings: Any
+    ) -> io.NodeOutput:
         """Check the experts; nothing is loaded before the sampler runs."""
-        guider, warnings = make_guider(cls.hidden, None, None, "", **experts)
+        experts = {"model_high_noise": model_high_noise, "model_low_noise": model_low_noise}
+        conditioning = {"positive": positive, "negative": negative}
+        guider, warnings = make_guider(cls.hidden, RunSettings(**settings), None, **experts, **conditioning)
         if warnings:
             show_notice(cls.hidden.unique_id, "\n".join(warnings), warning=True)
         return io.NodeOutput(guider)

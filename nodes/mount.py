@@ -1,47 +1,81 @@
-"""Mounts the API in ComfyUI's own server, under ``/v1``. Imported by ComfyUI only: the one file here that knows it."""
+"""All that this pack adds to ComfyUI's server: the preflight route, the routes for a gateway, and the API under /v1."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import folder_paths  # type: ignore[import-not-found]
+import folder_paths
 from aiohttp import web
-from comfy.cli_args import args  # type: ignore[import-not-found]
-from server import PromptServer  # type: ignore[import-not-found]
+from comfy.cli_args import args
+from server import PromptServer
 
-from ..gateway.config import read_settings
-from ..gateway.http.app import PREFIX, create_app
-from ..gateway.jobs.comfyui import FOLDER, ONCE
-from ..gateway.jobs.records import REQUEST_ID
-from ..gateway.jobs.tokens import first_token
-from ..gateway.serve import check_address
+from ..preflight.checks import check_graph
 
-_LOG = logging.getLogger(__name__)
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what to call an address that listens everywhere
+_LOG = logging.getLogger("wan_flf2v.nodes")
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- an address that listens everywhere, and how to reach it
 _LISTENING_POLL_S = 0.1
 _TAKEN_KNOWN = 10_000  # the latest prompt ids; a late prompt is late by seconds
 
 
 async def mount() -> None:
-    """Add the API and what it needs of the host to ComfyUI's server; called while ComfyUI loads its node packs.
+    """Add everything to ComfyUI's server while it loads its node packs; the nodes load even if the API cannot."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:  # ComfyUI is used as a library
+        return
+    _add_preflight_route(server.routes)
+    try:
+        await _mount_api(server)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the nodes must load
+        _LOG.exception("wan-flf2v: the hosted API at /v1 is off: %s", error)
 
-    Raises whatever goes wrong: the caller logs it, since nodes must work without the API.
+
+def _add_preflight_route(routes: web.RouteTableDef) -> None:
+    """Add ``POST /wan_flf2v/preflight``: is anything wrong with a prompt, before it is queued?
+
+    The request is ``{"prompt": API prompt}``, the response ``{"errors": […], "warnings": […]}`` with texts that can be
+    read alone; without a prompt it is 400 and ``{"error": …}``. Only files in ComfyUI's model folders are looked at.
     """
-    server = PromptServer.instance
-    _add_host_routes(server.routes)
-    server.add_on_prompt_handler(_take_once())
+
+    @routes.post("/wan_flf2v/preflight")
+    async def post_preflight(request: web.Request) -> web.Response:
+        try:
+            body = json.loads(await request.read())
+        except (ValueError, RecursionError):
+            body = None
+        prompt = body.get("prompt") if isinstance(body, Mapping) else None
+        if not isinstance(prompt, Mapping):
+            return web.json_response(
+                {"error": 'a JSON object with "prompt", a graph in API form, is expected'}, status=400
+            )
+        report = await asyncio.to_thread(check_graph, prompt)  # it reads files
+        return web.json_response({"errors": report.errors, "warnings": report.warnings})
+
+
+async def _mount_api(server: PromptServer) -> None:
+    """Add the hosted API, and what a gateway needs from this ComfyUI even where the API is off."""
+    # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
+    from ..gateway.config import read_settings
+    from ..gateway.http.app import PREFIX, create_app
+    from ..gateway.jobs.comfyui import FOLDER, ONCE
+    from ..gateway.jobs.records import REQUEST_ID
+    from ..gateway.jobs.tokens import first_token
+    from ..gateway.serve import check_address
+
+    _add_gateway_routes(server.routes, FOLDER, REQUEST_ID.fullmatch)
+    server.add_on_prompt_handler(_refuse_repeats(ONCE))
     data = Path(folder_paths.get_user_directory()) / "wan_flf2v"
     file = data / "api.json"
     settings = read_settings(data, file if file.exists() else None)
-    settings = replace(settings, comfyui_url=_own_url(), comfyui_verify_tls=False)  # it is this very process
+    settings = replace(settings, comfyui_url=_own_url(), comfyui_verify_tls=False)  # it is this process
     if not settings.mount:
         _LOG.info('wan-flf2v: the hosted API at %s is off: the setting "mount" is false', PREFIX)
         return
@@ -50,7 +84,12 @@ async def mount() -> None:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.auth:
         await first_token(settings.data)
-    app = create_app(settings, own_url=_own_url(), mounted=True, ready=lambda: _listening(server))
+
+    async def listening() -> None:
+        while not hasattr(server, "address"):  # ComfyUI sets it when it listens
+            await asyncio.sleep(_LISTENING_POLL_S)
+
+    app = create_app(settings, own_url=_own_url(), mounted=True, ready=listening)
     server.app.add_subapp(PREFIX, app)
 
 
@@ -62,23 +101,18 @@ def _own_url() -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}"
 
 
-async def _listening(server: PromptServer) -> None:
-    """Wait until ComfyUI listens: it sets its address then."""
-    while not hasattr(server, "address"):
-        await asyncio.sleep(_LISTENING_POLL_S)
+def _refuse_repeats(once: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a handler that ComfyUI calls with each prompt before it is queued; it refuses a repeated one of the API.
 
-
-def _take_once() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return what ComfyUI is to call with every prompt before it is queued: empties the API's second ones of one id.
-
-    ComfyUI takes the same prompt id twice. A gateway that is killed may have a prompt on its way that arrives after the
-    next gateway has looked for it, in vain, and queued it again. ComfyUI refuses an empty prompt.
+    ComfyUI takes the same prompt id twice. A gateway that is killed may have a prompt on its way, which arrives after
+    the next gateway has looked for it and queued it again. The handler empties the second prompt of an id if its
+    ``extra_data`` has ``once``; ComfyUI refuses an empty prompt.
     """
     taken: dict[str, None] = {}
 
     def handler(request: dict[str, Any]) -> dict[str, Any]:
         extra, prompt_id = request.get("extra_data"), request.get("prompt_id")
-        if not (isinstance(extra, dict) and extra.get(ONCE) is True and isinstance(prompt_id, str)):
+        if not (isinstance(extra, dict) and extra.get(once) is True and isinstance(prompt_id, str)):
             return request
         if prompt_id in taken:
             _LOG.warning("wan-flf2v: request %s was queued before and is not queued again", prompt_id)
@@ -91,23 +125,23 @@ def _take_once() -> Callable[[dict[str, Any]], dict[str, Any]]:
     return handler
 
 
-def _add_host_routes(routes: web.RouteTableDef) -> None:
-    """Add what the API, here or in a gateway, asks of the host itself."""
+def _add_gateway_routes(routes: web.RouteTableDef, folder: str, is_request_id: Callable[[str], object]) -> None:
+    """Add what the API, mounted here or in a gateway, asks ComfyUI for."""
     instance = uuid.uuid4().hex
 
     @routes.get("/wan_flf2v/instance")
     async def get_instance(request: web.Request) -> web.Response:
-        """Answer a text that is another one for every start of this ComfyUI."""
+        """Return a text that differs for each start of this ComfyUI."""
         return web.json_response({"instance": instance})
 
     @routes.delete("/wan_flf2v/inputs/{request_id}")
     async def delete_inputs(request: web.Request) -> web.Response:
         """Remove the images that the API uploaded for a request: that folder and no other."""
         request_id = request.match_info["request_id"]
-        if not REQUEST_ID.fullmatch(request_id):
+        if not is_request_id(request_id):
             return web.json_response({"error": "a request id is expected"}, status=400)
-        folder = Path(folder_paths.get_input_directory()) / FOLDER / request_id
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        if os.path.lexists(folder):  # on Windows, while someone has an image open
+        images = Path(folder_paths.get_input_directory()) / folder / request_id
+        await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
+        if os.path.lexists(images):  # on Windows, while a program has an image open
             return web.json_response({"error": "the images cannot be removed yet"}, status=500)
         return web.Response(status=204)

@@ -1,4 +1,4 @@
-"""Tell the user something that is not an error: on the node, and in the log."""
+"""Notices and warnings for the user: shown under a node, and written to ComfyUI's log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from server import PromptServer
 
+_LOG = logging.getLogger("wan_flf2v.nodes")
+
 
 def show_notice(node_id: str | None, text: str, *, warning: bool = False, warnings: Sequence[str] = ()) -> None:
-    """Show ``text``, and ``warnings`` below it, under the node while it runs and write them to the host's log."""
-    log = logging.getLogger("wan_flf2v")
-    log.log(logging.WARNING if warning else logging.INFO, "node %s: %s", node_id, text)
+    """Show ``text``, and ``warnings`` below it, under the node while it runs and write them to the log."""
+    _LOG.log(logging.WARNING if warning else logging.INFO, "node %s: %s", node_id, text)
     for line in warnings:
-        log.warning("node %s: %s", node_id, line)
+        _LOG.warning("node %s: %s", node_id, line)
     show_text(node_id, "\n".join([text, *warnings]))
 
 

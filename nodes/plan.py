@@ -1,4 +1,4 @@
-"""The plan: what a run will do and take, before any weight is loaded."""
+"""The Plan node: what a run will do and need, before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..preflight import plan, plan_text, plot
-from ..preflight.files import expert_of
+from ..preflight import plan, plan_plot, plan_text
+from ..preflight.model_files import expert_of
 from ..video import geometry
 from .notice import show_text
 from .sampler_inputs import (
@@ -21,6 +21,7 @@ from .sampler_inputs import (
     solver_inputs,
     steps_input,
 )
+from .video_inputs import frame_rate_input, length_input, size_inputs
 
 NONE = "none"
 
@@ -30,7 +31,6 @@ class WanFLF2VPlan(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="WanFLF2VPlan",
             display_name="Wan FLF2V Plan",
@@ -48,7 +48,7 @@ class WanFLF2VPlan(io.ComfyNode):
                 "preflight",
                 "wan moe split",
             ],
-            inputs=[*_files(), *_video(), *_sampling()],
+            inputs=[*_files(), *size_inputs(), length_input(), frame_rate_input(), *_sampling()],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The plan in words."),
                 io.String.Output(display_name="json", tooltip="The plan as a JSON object."),
@@ -60,15 +60,12 @@ class WanFLF2VPlan(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width: int | None, height: int | None) -> bool | str:
-        """Refuse sizes that cannot be generated when the prompt is queued; None is a value linked from elsewhere."""
-        errors = [
-            geometry.size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None
-        ]
-        return " ".join(filter(None, errors)) or True
+        """Refuse sizes that cannot be generated; None is a value that comes from another node."""
+        return geometry.size_errors(width, height) or True
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: Any) -> float:
-        """Plan anew every time: files and free memory change."""
+        """Plan every time: files and free memory change."""
         return float("nan")
 
     @classmethod
@@ -84,7 +81,6 @@ class WanFLF2VPlan(io.ComfyNode):
         frame_rate: float,
         **sampling: Any,
     ) -> io.NodeOutput:
-        """Plan, and show the plan."""
         chosen = {"high": model_high_noise, "low": model_low_noise, "text_encoder": text_encoder, "vae": vae}
         frames = geometry.snap_length(length)
         video = plan.Video(
@@ -96,14 +92,14 @@ class WanFLF2VPlan(io.ComfyNode):
             plan.Sampling(**sampling),
             Path(folder_paths.get_output_directory()),
         )
-        text, json, picture = plan_text.to_text(made), made.to_json(), plot.draw(made)
+        text, json, picture = plan_text.to_text(made), made.to_json(), plan_plot.draw(made)
         show_text(cls.hidden.unique_id, text)
         shown = {"text": (text,), "json": (json,), **ui.PreviewImage(picture, cls=cls).as_dict()}
         return io.NodeOutput(text, json, picture, ui=shown)
 
 
 def _files() -> list[io.Input]:
-    """Return the inputs for files; what is not downloaded yet can be left out."""
+    """Return the inputs for files; a file that is not downloaded yet can be 'none'."""
     models = _names(plan.FOLDERS["high"], "unet_gguf")
 
     def combo(name: str, files: list[str], is_default: Callable[[str], bool], tooltip: str) -> io.Input:
@@ -128,19 +124,9 @@ def _files() -> list[io.Input]:
 
 
 def _names(folder: str, gguf_folder: str | None) -> list[str]:
-    """Return a folder's files, with those that the GGUF loaders' pack lists under a name of its own."""
+    """Return a folder's files, with those that the GGUF loaders' pack lists under another kind."""
     with_gguf = gguf_folder in folder_paths.folder_names_and_paths
     return folder_paths.get_filename_list(folder) + (folder_paths.get_filename_list(gguf_folder) if with_gguf else [])
-
-
-def _video() -> list[io.Input]:
-    side = {"default": 720, "min": geometry.SIZE_MIN, "max": geometry.SIZE_MAX, "step": 2}
-    return [
-        io.Int.Input("width", tooltip="Pixels, even; generated at a multiple of 16 and cropped.", **side),
-        io.Int.Input("height", tooltip="Pixels, even; generated at a multiple of 16 and cropped.", **side),
-        io.Int.Input("length", default=81, min=1, max=4097, step=4, tooltip="Frames; the next lower 4n+1 is made."),
-        io.Float.Input("frame_rate", default=16.0, min=0.1, max=240.0, step=1.0, tooltip="Frames per second."),
-    ]
 
 
 def _sampling() -> list[io.Input]:

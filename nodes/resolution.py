@@ -1,11 +1,12 @@
-"""Node 71: width and height, from a list of presets or by hand."""
+"""Node 71: width and height, from a preset or typed in."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..contract.parameters import RESOLUTIONS
-from ..video.geometry import SIZE_MAX, SIZE_MIN, size_error
+from ..video.geometry import size_errors
+from .video_inputs import size_inputs
 
 CUSTOM = "custom"
 
@@ -15,8 +16,6 @@ class WanFLF2VResolution(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        side = {"default": 720, "min": SIZE_MIN, "max": SIZE_MAX, "step": 2}
         return io.Schema(
             node_id="WanFLF2VResolution",
             display_name="Wan FLF2V Resolution",
@@ -33,8 +32,7 @@ class WanFLF2VResolution(io.ComfyNode):
                     default=CUSTOM,
                     tooltip="'custom' uses width and height below; any other value wins over them.",
                 ),
-                io.Int.Input("width", tooltip="Pixels, even, used when preset is 'custom'.", **side),
-                io.Int.Input("height", tooltip="Pixels, even, used when preset is 'custom'.", **side),
+                *size_inputs(" Used when preset is 'custom'."),
             ],
             outputs=[
                 io.Int.Output(display_name="width", tooltip="Width of the video in pixels."),
@@ -44,18 +42,16 @@ class WanFLF2VResolution(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, preset: str | None, width: int | None, height: int | None) -> bool | str:
-        """Refuse sizes that cannot be generated when the prompt is queued; None is a value linked from elsewhere."""
+        """Refuse sizes that cannot be generated; None is a value that comes from another node."""
         if preset is not None and preset != CUSTOM:
             return (
                 preset in RESOLUTIONS
                 or f"preset is {preset!r}, but must be one of: {', '.join([CUSTOM, *RESOLUTIONS])}."
             )
-        errors = [size_error(name, side) for name, side in (("width", width), ("height", height)) if side is not None]
-        return " ".join(filter(None, errors)) or True
+        return size_errors(width, height) or True
 
     @classmethod
     def execute(cls, preset: str, width: int, height: int) -> io.NodeOutput:
-        """Return the preset's size, or the one typed in."""
         if preset != CUSTOM:
             width, height = RESOLUTIONS[preset]
         return io.NodeOutput(width, height)

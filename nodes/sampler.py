@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -9,9 +11,9 @@ import torch
 from comfy_api.latest import io
 
 from ..sampling import schedule
-from ..sampling.experts import Run, sample_experts
-from ..sampling.guider import DualExpertGuider
+from ..sampling.phases import Phase, sample_latent
 from ..sampling.progress import RunProgress
+from ..sampling.schedule import RunSettings
 from .notice import show_notice, show_text
 from .sampler_inputs import (
     advanced_inputs,
@@ -57,39 +59,42 @@ class WanFLF2VSampler(io.ComfyNode):
         cls,
         latent_image: dict,
         noise_seed: int,
-        steps: int,
-        sampler_name: str,
-        scheduler: str,
-        denoise: float,
         seed_count: int,
+        model_high_noise: Any,
+        model_low_noise: Any,
+        positive: list,
+        negative: list,
         sigmas: torch.Tensor | None = None,
-        **experts: Any,
+        **settings: Any,
     ) -> io.NodeOutput:
         """Check, plan the hand-over, sample."""
-        steps = steps if sigmas is None else len(sigmas) - 1
-        guider, warnings = make_guider(cls.hidden, latent_image, steps, sampler_name, **experts)
-        if sigmas is None:
-            sigmas = schedule.schedule_sigmas(guider.model_patcher, sampler_name, scheduler, steps, denoise)
-        else:
+        run = RunSettings(**settings)
+        if sigmas is not None:
             schedule.check_sigmas(sigmas)
-        sampler = comfy.samplers.sampler_object(sampler_name)
-        run = Run(sampler, sigmas, latent_image, noise_seed, seed_count)
-        return io.NodeOutput(_sample(guider, run, cls.hidden.unique_id, warnings))
+            run = replace(run, steps=len(sigmas) - 1)
+        experts = {"model_high_noise": model_high_noise, "model_low_noise": model_low_noise}
+        conditioning = {"positive": positive, "negative": negative}
+        guider, warnings = make_guider(cls.hidden, run, latent_image, **experts, **conditioning)
+        phases = guider.phases(run.sigmas(model_high_noise) if sigmas is None else sigmas)
+        node_id, summary = cls.hidden.unique_id, _summary(phases)
+        show_notice(node_id, summary, warnings=warnings)
+
+        def say(text: str) -> None:
+            show_text(node_id, "\n".join([summary, text, *warnings]))
+
+        progress = RunProgress(guider.model_patcher, phases, seed_count, guider.position, say)
+        sampler = comfy.samplers.sampler_object(run.sampler_name)
+        latent = sample_latent(guider, phases, sampler, latent_image, noise_seed, seed_count, progress.callback)
+        say(progress.summary())
+        return io.NodeOutput(latent)
 
 
-def _sample(guider: DualExpertGuider, run: Run, node_id: str | None, warnings: list[str]) -> dict[str, Any]:
-    """Sample, and show on the node what is run, how far it is, and at the end what was run; warnings stay below."""
-    summary = schedule.summary(run.sigmas, guider.first_low_step(run.sigmas))
-    show_notice(node_id, summary, warnings=warnings)
-
-    def say(text: str) -> None:
-        calls = [f"two sampler calls: {guider.obstacle}"] if guider.obstacle else []
-        show_text(node_id, "\n".join([summary, text, *calls, *warnings]))
-
-    progress = RunProgress(guider.model_patcher, guider.position, say)
-    latent = sample_experts(guider, run, progress)
-    say(progress.summary())
-    return latent
+def _summary(phases: Sequence[Phase]) -> str:
+    """Return the planned steps of each expert, and the sigma of the hand-over."""
+    steps = {"high": 0, "low": 0} | {phase.expert.name: phase.end - phase.first for phase in phases}
+    text = f"{sum(steps.values())} steps: {steps['high']} high noise, {steps['low']} low noise"
+    switches = "".join(f"; hand-over at sigma {float(phase.sigmas[phase.first]):.3f}" for phase in phases[1:])
+    return text + switches
 
 
 def _schedule_inputs() -> list[io.Input]:
@@ -134,6 +139,6 @@ def _more_inputs() -> list[io.Input]:
         io.Sigmas.Input(
             "sigmas",
             optional=True,
-            tooltip="A schedule of your own, in the place of steps, scheduler and denoise.",
+            tooltip="A schedule of your own, instead of steps, scheduler and denoise.",
         ),
     ]

@@ -10,7 +10,9 @@ from comfy_api.latest import io
 from ..preflight import checks
 from ..sampling import schedule
 from ..sampling.gate import refuse_with_cfg_functions
-from ..sampling.guider import DualExpertGuider, Guidance, Handover
+from ..sampling.phases import Expert, PhasedGuider
+from ..sampling.schedule import RunSettings
+from ..wan import BOUNDARY_I2V
 
 
 def expert_inputs() -> list[io.Input]:
@@ -107,7 +109,7 @@ def boundary_input(*, advanced: bool) -> io.Input:
     """Return the boundary."""
     return io.Float.Input(
         "boundary",
-        default=schedule.BOUNDARY,
+        default=BOUNDARY_I2V,
         min=0.0,
         max=1.0,
         step=0.005,
@@ -139,38 +141,36 @@ def advanced_inputs() -> list[io.Input]:
 
 def make_guider(
     hidden: Any,
+    settings: RunSettings,
     latent: dict | None,
-    steps: int | None,
-    sampler_name: str,
     *,
     model_high_noise: Any,
     model_low_noise: Any,
     positive: list,
     negative: list,
-    cfg: float,
-    handover: str,
-    handover_step: int,
-    boundary: float,
-    cfg_low_noise: float,
-    cfg_gate: float,
-) -> tuple[DualExpertGuider, list[str]]:
+) -> tuple[PhasedGuider, list[str]]:
     """Return the guider of a node's inputs and the warnings about them; no model is loaded or changed.
 
-    ``hidden`` is the node's, ``latent``, ``steps`` and ``sampler_name`` (empty) are not known to every node; the rest
-    are the inputs of these names.
+    ``hidden`` is the node's. ``latent`` is ``None`` where the node does not know it.
 
     Raises:
-        ValueError: they do not go together.
+        ValueError: the inputs do not go together.
     """
-    cfg_low = cfg_low_noise or cfg
-    models = (model_high_noise, model_low_noise)
     warnings = checks.check_run(
-        *models, positive, latent, hidden.prompt, hidden.unique_id, steps=steps, cfg=cfg, cfg_low=cfg_low
+        model_high_noise,
+        model_low_noise,
+        positive,
+        latent,
+        hidden.prompt,
+        hidden.unique_id,
+        steps=settings.steps,
+        cfg=settings.cfg,
+        cfg_low=settings.cfg_low,
     )
     low = schedule.follow_schedule(model_low_noise, model_high_noise)
-    if cfg_gate < 1:
-        for model in models:
-            refuse_with_cfg_functions(model.model_options, sampler_name)
-    guidance = Guidance(positive, negative, cfg, cfg_gate)
-    guider = DualExpertGuider(model_high_noise, low, guidance, cfg_low, Handover(handover, handover_step, boundary))
-    return guider, warnings
+    experts = []
+    for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
+        if settings.cfg_gate < 1:
+            refuse_with_cfg_functions(model.model_options, settings.sampler_name)
+        experts.append(Expert(name, model, positive, negative, cfg, settings.cfg_gate))
+    return PhasedGuider(*experts, settings), warnings

@@ -1,4 +1,4 @@
-"""Node 73: latent or images into a video file."""
+"""Node 73: a latent or images into an MP4 in ComfyUI's output folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
-from ..video import geometry, wan_vae
-from ..video.clip_writer import write_clip
-from ..video.encoder import Mp4Writer
-from ..video.wan_vae import Clip
-from .latent_size import exact_size
+from ..video import vae_decode
+from ..video.clips import Clip, clip_of_images, write_clip
+from ..video.geometry import SIZE_MAX, exact_size
+from ..video.mp4 import Mp4Writer
 from .notice import show_notice
+from .video_inputs import frame_rate_input
 
 
 class WanFLF2VVideoCombine(io.ComfyNode):
@@ -26,7 +26,6 @@ class WanFLF2VVideoCombine(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="WanFLF2VVideoCombine",
             display_name="Wan FLF2V Video Combine",
@@ -34,7 +33,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             description=(
                 "Decodes the latent and writes an H.264 MP4 (or writes images you connect instead). Colours are "
                 "converted and tagged as BT.709; the prompt and workflow are stored in the file, so dropping it on "
-                "ComfyUI restores the graph. Every clip of a batch becomes a file of its own."
+                "ComfyUI restores the graph. Every clip of a batch becomes a separate file."
             ),
             search_aliases=["save video", "VHS video combine", "mp4", "h264", "export video"],
             inputs=[*_sockets(), *_settings()],
@@ -60,24 +59,20 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         height: int = 0,
         decode: str = "streamed",
     ) -> io.NodeOutput:
-        """Get frames, crop them, write one file for each clip."""
         clips = _clips(latent, vae, images, decode)
         size = cls._size(clips[0], latent, width, height)
         progress = comfy.utils.ProgressBar(sum(clip.frames for clip in clips))
         saved, videos = [], []
         for clip in clips:
             path, subfolder = _new_path(filename_prefix, *size)
-            new_writer = partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata())
-            write = partial(write_clip, new_writer, progress, progress.current)
-            if not wan_vae.fits_in_memory(write, clip):
-                write(clip.tiled())
+            write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip)
             saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
             videos.append(InputImpl.VideoFromFile(str(path)))
         return io.NodeOutput(videos, ui=ui.PreviewVideo(saved))
 
     @classmethod
     def _size(cls, clip: Clip, latent: dict | None, width: int, height: int) -> tuple[int, int]:
-        """Return the exact width and height that the latent carries, or those given for images, made even."""
+        """Return the exact width and height, from the latent or as given for images, made even."""
         if latent is not None:
             width, height = exact_size(latent, clip.width, clip.height) or (clip.width, clip.height)
         else:
@@ -95,7 +90,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
 
     @classmethod
     def _metadata(cls) -> dict[str, Any]:
-        """Return the tags that let ComfyUI restore the graph from the file; none if the host was told so."""
+        """Return the tags from which ComfyUI restores the graph; none with --disable-metadata."""
         if args.disable_metadata:
             return {}
         prompt = {} if cls.hidden.prompt is None else {"prompt": cls.hidden.prompt}
@@ -103,17 +98,17 @@ class WanFLF2VVideoCombine(io.ComfyNode):
 
 
 def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None, decode: str) -> list[Clip]:
-    """Return the clips of whichever input is connected."""
+    """Return the clips of the latent or of the images."""
     if (latent is None) == (images is None):
         given = "neither is" if latent is None else "both are"
         raise ValueError(f"latent and images: {given} connected. Connect one: a latent with its vae, or images.")
     if images is not None:
         if images.shape[-1] not in (3, 4):
             raise ValueError(f"images has {images.shape[-1]} channel(s), but must be RGB or RGBA. Convert it first.")
-        return [wan_vae.clip_of_images(images)]
+        return [clip_of_images(images)]
     if vae is None:
         raise ValueError("vae is not connected, but a latent needs it to become frames. Connect the Load VAE node.")
-    return wan_vae.clips(vae, latent["samples"], decode)
+    return vae_decode.decode(vae, latent["samples"], decode)
 
 
 def _new_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
@@ -125,7 +120,6 @@ def _new_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
 
 
 def _sockets() -> list[io.Input]:
-    """Return the inputs that come from other nodes."""
     return [
         io.Latent.Input("latent", optional=True, tooltip="From the sampler; needs vae. Or connect images."),
         io.Vae.Input("vae", optional=True, tooltip="The Wan 2.1 VAE; decodes the latent."),
@@ -134,16 +128,9 @@ def _sockets() -> list[io.Input]:
 
 
 def _settings() -> list[io.Input]:
-    """Return the inputs that have a widget."""
+    crop = {"default": 0, "min": 0, "max": SIZE_MAX, "step": 2, "optional": True, "advanced": True}
     return [
-        io.Float.Input(
-            "frame_rate",
-            default=16.0,
-            min=0.1,
-            max=240.0,
-            step=1.0,
-            tooltip="Frames per second. Wan 2.2 14B generates 16; 81 frames are then 5 seconds.",
-        ),
+        frame_rate_input(),
         io.String.Input(
             "filename_prefix",
             default="video/wan_flf2v",
@@ -156,29 +143,11 @@ def _settings() -> list[io.Input]:
             max=51,
             tooltip="Quality of x264: lower is better and larger. 17 to 23 is usual.",
         ),
-        io.Int.Input(
-            "width",
-            default=0,
-            min=0,
-            max=geometry.SIZE_MAX,
-            step=2,
-            optional=True,
-            advanced=True,
-            tooltip="For images only: crop to this width around the centre. 0 keeps it.",
-        ),
-        io.Int.Input(
-            "height",
-            default=0,
-            min=0,
-            max=geometry.SIZE_MAX,
-            step=2,
-            optional=True,
-            advanced=True,
-            tooltip="For images only: crop to this height around the centre. 0 keeps it.",
-        ),
+        io.Int.Input("width", tooltip="For images only: crop to this width around the centre. 0 keeps it.", **crop),
+        io.Int.Input("height", tooltip="For images only: crop to this height around the centre. 0 keeps it.", **crop),
         io.Combo.Input(
             "decode",
-            options=list(wan_vae.DECODES),
+            options=list(vae_decode.DECODES),
             default="streamed",
             optional=True,
             advanced=True,

@@ -1,1 +1,1 @@
-"""What a run will do and what is wrong with it, told from files' headers and from graphs, before a weight is loaded."""
+"""What a run will do and what is wrong with it, found in file headers and graphs before a weight is loaded."""

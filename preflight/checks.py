@@ -1,13 +1,24 @@
-"""Mistakes that can be told before any weight goes to the device: from the models, or from a prompt's files alone."""
+"""When preflight checks: a prompt before it is queued (by headers alone), and a run before its weights are loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from .files import ModelFile, read_file
-from .prompt_files import Prompt, class_type, expert_files, loaded_files, missing_files, title
-from .prompt_graph import images_connected, number, output_folder, video_frames
+from ..wan import FRAMES_PER_LATENT
+from .model_files import ModelFile, read_file
+from .prompts import (
+    Prompt,
+    class_type,
+    expert_files,
+    images_connected,
+    loaded_files,
+    missing_files,
+    number,
+    output_folder,
+    title,
+    video_frames,
+)
 from .rules import SLOTS, Expert, Report, Settings, check_machine, check_settings
 
 # Nodes with both experts, as inputs of these names.
@@ -15,10 +26,9 @@ _SAMPLERS = ("WanFLF2VSampler", "WanFLF2VGuider")
 
 
 def check_graph(prompt: Prompt) -> Report:
-    """Check an API prompt by the headers and names of the files that it will load; no weights are read.
+    """Check every sampler with two experts in an API prompt by its files' headers and names; no weights are read.
 
-    Every sampler with two experts in it is checked. What the prompt does not tell is left out: values from other
-    nodes' outputs, files of loaders that are not known.
+    What the prompt does not tell is not checked: values from other nodes' outputs, files of unknown loaders.
     """
     report = Report()
     for node_id in prompt:
@@ -59,7 +69,7 @@ def check_run(
     frames = None
     if latent is not None:
         check_latent(latent, positive)
-        frames = (latent["samples"].shape[2] - 1) * 4 + 1  # the VAE's temporal stride (Wan2.2 configs: vae_stride)
+        frames = (latent["samples"].shape[2] - 1) * FRAMES_PER_LATENT + 1
     experts = [
         Expert(slot, expert_files(prompt, node_id, SLOTS[slot]), image_channels(model))
         for slot, model in (("high", high), ("low", low))
@@ -77,11 +87,11 @@ def check_run(
 
 
 def check_latent(latent: dict, positive: list) -> None:
-    """Refuse a latent that cannot hold the video its conditioning was made for.
+    """Refuse a latent that does not fit the video of its conditioning.
 
     Raises:
-        ValueError: the samples are not [batch, channels, frames, height, width], or have another number of frames
-            than the images' latent.
+        ValueError: the samples are not [batch, channels, frames, height, width], or the images' latent has another
+            number of frames.
     """
     samples = latent["samples"]
     if samples.ndim != 5:

@@ -1,15 +1,19 @@
-"""How much memory a model asks of the device besides its weights, told from its file's header."""
+"""The memory estimate: what a model needs on the device, and the free main memory and disk of this machine."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import comfy.model_detection
 import comfy.model_management
 import comfy.utils
+import psutil
 import torch
 
-from .files import ModelFile
+from .model_files import ModelFile
 
-# safetensors' names of the dtypes that a diffusion model's weights have; the host counts no others.
+# safetensors' names of the dtypes that a diffusion model's weights have; ComfyUI counts no others.
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -21,17 +25,17 @@ _DTYPES = {
 
 
 def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | None:
-    """Return the bytes that this host will ask for besides the weights, by its own estimate for its own device.
+    """Return the bytes that this ComfyUI will ask for besides the weights, by its own estimate for its own device.
 
-    The model is built by the host on the meta device, which holds no data, and asked for its ``memory_required``, with
-    the batch doubled as comfy/sampler_helpers.py does.
+    ComfyUI builds the model on the meta device, which holds no data. Its ``memory_required`` is asked for with the
+    batch doubled, as in comfy/sampler_helpers.py.
 
     Args:
         file: a diffusion model.
         latent_shape: [batch, channels, latent frames, height / 8, width / 8].
 
     Returns:
-        Bytes, or None if the header tells no Wan model or one that this host does not know.
+        Bytes, or None if the header is not that of a Wan model that this ComfyUI knows.
     """
     if file.wan is None or file.tensors is None:
         return None
@@ -56,10 +60,31 @@ def device_name() -> str:
     return str(comfy.model_management.get_torch_device())
 
 
+def available_ram() -> int:
+    """Return the bytes of main memory that models could have: what is free, and what this process already uses.
+
+    What it uses counts, since models of an earlier run are used again or make room. Pages shared with files do not,
+    where the system tells them: they are among the free ones.
+    """
+    own = psutil.Process().memory_info()
+    return psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
+
+
+def free_disk(folder: Path) -> int | None:
+    """Return the free bytes where ``folder`` is or will be made; ``None`` if the file system does not tell."""
+    for place in (folder, *folder.parents):
+        try:
+            usage = shutil.disk_usage(place)
+        except OSError:  # not there yet
+            continue
+        return usage.free if usage.total else None
+    return None
+
+
 def _set_dtypes(config: object, weights: dict[str, torch.Tensor]) -> None:
     """Choose storage and computation dtypes as comfy/sd.py's load_diffusion_model_state_dict does."""
     supported = list(config.supported_inference_dtypes)
-    # scaled_fp8 is the older mark of a quantised file, which the host turns into the newer one while it loads
+    # scaled_fp8 is the older mark of a quantised file; ComfyUI turns it into the newer one while it loads
     quantised = any(key == "scaled_fp8" or key.endswith(".comfy_quant") for key in weights)
     if quantised:
         config.quant_config = {"mixed_ops": True}

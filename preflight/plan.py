@@ -1,4 +1,4 @@
-"""A dry run: what a run with these settings and files will do and take, without loading a weight."""
+"""The plan as data: what a run with these settings and files will do and need, found without loading a weight."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import comfy.model_sampling
 import torch
 
 from ..sampling import schedule
-from . import machine, memory, rules
-from .files import ModelFile, read_file
-from .prompt_files import ExpertFiles, LoaderFile, find_file
-from .wan_shape import WAN_14B
+from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
+from . import memory, rules
+from .model_files import WAN_14B, ModelFile, read_file
+from .prompts import LOADERS, ExpertFiles, LoaderFile, find_file
 
-# Pixels on a side of a latent value (Wan2.2 configs: vae_stride (4, 8, 8)) and of a token (patch_size (1, 2, 2)).
-_LATENT, _TOKEN = 8, 16
-FOLDERS = {"high": "diffusion_models", "low": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae"}
-"""What can be planned with, and the kind of folder in which the host has it."""
+_LOADER_OF = {"high": "UNETLoader", "low": "UNETLoader", "text_encoder": "CLIPLoader", "vae": "VAELoader"}
+FOLDERS = {key: LOADERS[loader][0] for key, loader in _LOADER_OF.items()}
+"""The files that a plan knows, and ComfyUI's kind of folder for each."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,20 @@ class Video:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent frames, height and width."""
-        return self.latent_frames, self.generated_height // _LATENT, self.generated_width // _LATENT
+        return (
+            self.latent_frames,
+            self.generated_height // PIXELS_PER_LATENT,
+            self.generated_width // PIXELS_PER_LATENT,
+        )
 
     @property
     def tokens(self) -> int:
-        """What the transformer attends to, all to all."""
-        return self.latent_frames * (self.generated_height // _TOKEN) * (self.generated_width // _TOKEN)
+        """How many tokens the transformer attends to, each to all."""
+        return (
+            self.latent_frames
+            * (self.generated_height // PIXELS_PER_TOKEN)
+            * (self.generated_width // PIXELS_PER_TOKEN)
+        )
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,9 @@ class Step:
 
 @dataclass(frozen=True)
 class ExpertPlan:
-    """One expert: its file, its share, and what it asks of the device. Sizes are bytes, ``None`` where unknown.
+    """One expert: its file, its steps, and what it needs on the device. Sizes are bytes, ``None`` where unknown.
 
-    ``activation_bytes`` is the host's own estimate for this machine's device, ``vram_bytes`` the sum with the weights.
+    ``activation_bytes`` is ComfyUI's own estimate for this machine's device, ``vram_bytes`` the sum with the weights.
     """
 
     expert: str
@@ -135,7 +142,7 @@ class Plan:
 
 
 class _ScheduleOnly:
-    """As much of a MODEL as the host's KSampler asks for its sigmas: a sampling schedule on the CPU."""
+    """The part of a MODEL that ComfyUI's KSampler reads for its sigmas: a sampling schedule on the CPU."""
 
     load_device = torch.device("cpu")
     model_options: dict[str, Any] = {}
@@ -143,7 +150,7 @@ class _ScheduleOnly:
     def __init__(self, shift: float) -> None:
         flow = type("ModelSampling", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})
         self._model_sampling = flow()
-        self._model_sampling.set_parameters(shift=shift, multiplier=1000)  # as core's ModelSamplingSD3 does
+        self._model_sampling.set_parameters(shift=shift, multiplier=TRAIN_TIMESTEPS)  # as ModelSamplingSD3 does
 
     def get_model_object(self, _name: str) -> Any:
         return self._model_sampling
@@ -153,10 +160,10 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
     """Plan a run.
 
     Args:
-        names: the file chosen for each key of ``FOLDERS``, as the host lists it; ``None`` where none was chosen.
-        video: what to make.
-        sampling: how.
-        output_folder: where it goes.
+        names: the file chosen for each key of ``FOLDERS``, as ComfyUI lists it; ``None`` where none was chosen.
+        video: the video to make.
+        sampling: the sampler's settings.
+        output_folder: the folder of the video.
 
     Raises:
         ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
@@ -190,7 +197,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
         device=memory.device_name(),
         experts=experts,
         ram_bytes=ram or None,
-        available_ram_bytes=machine.available_ram(),
+        available_ram_bytes=memory.available_ram(),
         errors=(*errors, *report.errors),
         warnings=tuple(report.warnings),
     )
@@ -199,13 +206,10 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: Sampling, ou
 def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
     """Return the steps, and the sigma at which the last one ends."""
     model = _ScheduleOnly(sampling.shift)
-    sigmas = schedule.schedule_sigmas(
-        model, sampling.sampler_name, sampling.scheduler, sampling.steps, sampling.denoise
-    )
+    settings = schedule.RunSettings(**asdict(sampling))
+    sigmas = settings.sigmas(model)
     model_sampling = model.get_model_object("model_sampling")
-    first_low = schedule.handover_step(
-        model_sampling, sigmas, sampling.handover, sampling.handover_step, sampling.boundary
-    )
+    first_low = settings.first_low_step(model_sampling, sigmas)
     *starts, final_sigma = zip(sigmas.tolist(), model_sampling.timestep(sigmas).tolist(), strict=True)
     steps = (
         Step(index, sigma, timestep, "high" if index < first_low else "low")
@@ -215,7 +219,7 @@ def _steps(sampling: Sampling) -> tuple[tuple[Step, ...], float]:
 
 
 def _read(names: dict[str, str | None]) -> tuple[dict[str, ModelFile], list[str]]:
-    """Return the headers of the files that are there, and what is wrong with the others."""
+    """Return the headers of the files that exist, and what is wrong with the others."""
     files, errors = {}, []
     for key, name in names.items():
         path = find_file(name, FOLDERS[key]) if name else None
@@ -239,7 +243,7 @@ def _expert(
 ) -> ExpertPlan:
     cfg = sampling.cfg if slot == "high" else sampling.cfg_low
     own = sum(step.expert == slot for step in steps)
-    forwards = own * (1 if cfg == 1 else 2)  # the host leaves out the negative prompt at cfg 1
+    forwards = own * (1 if cfg == 1 else 2)  # ComfyUI skips the negative prompt at cfg 1
     shape = (file.wan if file else None) or WAN_14B
     activations = memory.activation_bytes(file, (1, shape.out_channels, *video.latent_shape)) if file else None
     weights = file.weight_bytes if file else None

@@ -1,9 +1,10 @@
-"""A plan in words."""
+"""The plan as text: the node's and the command line's table of steps, work and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..wan import TRAIN_TIMESTEPS
 from .plan import ExpertPlan, Plan
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -40,7 +41,7 @@ def _schedule(plan: Plan) -> Iterator[str]:
     denoise = f", denoise {sampling.denoise:g}" if sampling.denoise < 1 else ""
     yield f"Sampler     {sampling.sampler_name}, {sampling.scheduler}, shift {sampling.shift:g}{denoise}"
     rule = {
-        "boundary": f"boundary {sampling.boundary:g}: timestep {sampling.boundary * 1000:g}",
+        "boundary": f"boundary {sampling.boundary:g}: timestep {sampling.boundary * TRAIN_TIMESTEPS:g}",
         "step": f"step {sampling.handover_step}",
         "half": "half of the steps",
     }[sampling.handover]

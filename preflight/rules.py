@@ -1,6 +1,6 @@
-"""Which files, settings and machines do not go together, and what to say of it.
+"""The rules of preflight with their texts: which files, settings and machines do not fit together.
 
-Errors are what cannot work or would silently give another video than was asked for; all else is a warning.
+An error is what cannot work, or would silently give another video than was asked for. All else is a warning.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from . import machine
-from .files import expert_of
-from .prompt_files import ExpertFiles
+from ..wan import TRAINED_FRAMES
+from . import memory
+from .model_files import expert_of
+from .prompts import ExpertFiles
 
 SLOTS = {"high": "model_high_noise", "low": "model_low_noise"}
 """The experts, and the sampler's inputs for them."""
 _OTHER = {"high": "low", "low": "high"}
-# Wan 2.2 was trained on 81 frames, 5 s at 16 fps (Wan2.2 generate.py: frame_num 81); beyond it loops or burns.
-TRAINED_FRAMES = 81
 # Step-distilled files are made for 4 steps, some for up to 8, without guidance (lightx2v/Wan2.2-Lightning).
 _FEW_STEPS = 8
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -27,7 +26,7 @@ _FULL_DISK, _LOW_DISK = 64 * _MIB, 1 * _GIB  # a finished video has tens of MiB
 
 @dataclass
 class Report:
-    """What was found: ``errors`` stop the run, ``warnings`` do not. Every message stands for itself."""
+    """What was found: ``errors`` stop the run, ``warnings`` do not. Every text can be read alone."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -64,7 +63,7 @@ class Expert(NamedTuple):
 class Settings(NamedTuple):
     """What a run was asked for; ``None`` is what a prompt does not tell.
 
-    ``cfg_low`` is the low-noise expert's own; ``loras_known`` says that there are no LoRAs but those of the experts.
+    ``cfg_low`` is the low-noise expert's; ``loras_known`` says that the experts' LoRAs are all there are.
     """
 
     images: bool
@@ -112,14 +111,14 @@ def check_settings(experts: Sequence[Expert], settings: Settings, *, same_model:
 def check_machine(ram_needed: int, folder: Path) -> Report:
     """Check main memory for ``ram_needed`` bytes, and the disk of the output ``folder``."""
     report = Report()
-    ram = machine.available_ram()
+    ram = memory.available_ram()
     if ram < ram_needed:
         report.warnings.append(
             f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB are "
             "available: the run may become very slow or end ComfyUI. Close other programs, or use smaller files (fp8 "
             "or GGUF)."
         )
-    free = machine.free_disk(folder)
+    free = memory.free_disk(folder)
     if free is not None and free < _LOW_DISK:
         text = f"The output folder {folder} has {free / _MIB:.0f} MiB of free disk space"
         if free < _FULL_DISK:
@@ -149,7 +148,7 @@ def _other_expert(expert: Expert, name: str) -> str:
 
 
 def _distilled(experts: Sequence[Expert], settings: Settings) -> Iterator[str]:
-    """Warn of step counts and guidance that do not fit files made for a few steps, or their absence."""
+    """Warn if steps or cfg do not fit: files made for few steps, or no such files."""
     high, low = experts
     for expert, cfg, name in ((high, settings.cfg, "cfg"), (low, settings.cfg_low, "cfg of the low-noise expert")):
         if expert.files.distilled and cfg is not None and cfg > 1:

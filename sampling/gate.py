@@ -1,4 +1,4 @@
-"""Fewer model rows: leave out the unconditional prediction once it has stopped changing the picture."""
+"""Skip the unconditional prediction in late steps; reuse its last difference."""
 
 from __future__ import annotations
 
@@ -10,44 +10,35 @@ import comfy.model_patcher
 import comfy.samplers
 import torch
 
-from .options import POST_CFG
+from .record import POST_CFG
 from .schedule import reached
 
 _CFG_FUNCTIONS = (POST_CFG, "sampler_pre_cfg_function", "sampler_cfg_function", "sampler_calc_cond_batch_function")
 
 
 class GuidanceGate:
-    """Closes after a fraction of one expert's steps; from then on the guidance is that of the last full step.
+    """The gate of one phase. It closes after a fraction of the steps; then the last full step's guidance is used.
 
-    The guided prediction is ``cond + (cfg - 1) * (cond - uncond)`` (Ho & Salimans 2022, eq. 6). Behind the closed gate
-    the difference is that of the last call before it and only ``cond`` is computed: one row in the place of two. That
-    it changes little in late steps is what guidance caches rest on (Lv et al. 2024, FasterCache, 3.3). It is kept as a
-    velocity, which is what the model predicts: for a flow the denoised latent is ``x - sigma * velocity``.
+    The guided prediction is ``cond + (cfg - 1) * (cond - uncond)`` (Ho & Salimans 2022, eq. 6). After the
+    gate has closed, only ``cond`` is computed, one row instead of two, and the difference is that of the last call
+    before. It changes little in late steps (Lv et al. 2024, FasterCache, 3.3). It is kept as a velocity, which is what
+    the model predicts: for a flow the denoised latent is ``x - sigma * velocity``.
     """
 
-    def __init__(self, fraction: float) -> None:
-        self._fraction = fraction
-        self._close_sigma: float | None = None
+    def __init__(self, fraction: float, sigmas: torch.Tensor) -> None:
+        """Open the gate for a phase whose steps begin at ``sigmas`` [steps]."""
+        full = math.ceil(fraction * len(sigmas))
+        self._close_sigma = float(sigmas[full]) if full < len(sigmas) else None
         self._velocity: torch.Tensor | None = None  # cond - uncond
 
-    def begin(self, sigmas: torch.Tensor) -> None:
-        """Open the gate for a run over the steps that begin at ``sigmas`` [steps]; what was kept is forgotten."""
-        full = math.ceil(self._fraction * len(sigmas))
-        self._close_sigma = float(sigmas[full]) if full < len(sigmas) else None
-        self._velocity = None
-
-    def end(self) -> None:
-        """Let go of what was kept."""
-        self._velocity = None
-
     def predict(
-        self, predict: Callable, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: Any, *, guider: Any
+        self, guider: Any, predict: Callable, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: Any
     ) -> torch.Tensor:
         """Return the guided prediction; ``predict`` is the host's ``predict_noise`` of ``guider``."""
         if self._close_sigma is None or math.isclose(guider.cfg, 1.0):
             return predict(x, timestep, model_options, seed)
         refuse_with_cfg_functions(model_options)
-        if self._velocity is not None and reached(guider.position.sigma, self._close_sigma):
+        if self._velocity is not None and reached(float(timestep.max()), self._close_sigma):
             conds = (None, guider.conds["positive"])
             cond = comfy.samplers.sampling_function(
                 guider.inner_model, x, timestep, *conds, 1.0, model_options=model_options, seed=seed
@@ -69,7 +60,7 @@ def _per_item(sigma: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_with_cfg_functions(model_options: dict[str, Any], sampler_name: str = "") -> None:
-    """Refuse a closed gate where something else wants the unconditional prediction of every step.
+    """Refuse a gate where something else needs the unconditional prediction of every step.
 
     Raises:
         ValueError: the sampler is a cfg_pp one, or the model carries a function of the guided prediction.
@@ -83,6 +74,6 @@ def refuse_with_cfg_functions(model_options: dict[str, Any], sampler_name: str =
     else:
         return
     raise ValueError(
-        f"cfg_gate is below 1, which leaves out unconditional predictions, but {what} needs all of them. Set cfg_gate "
+        f"cfg_gate is below 1, which skips unconditional predictions, but {what} needs all of them. Set cfg_gate "
         "to 1, or choose a sampler without cfg_pp and remove the patch."
     )

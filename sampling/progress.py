@@ -1,15 +1,16 @@
-"""One progress bar over all steps and seeds, with the time left and a strip of the clip's frames."""
+"""The progress of a run: one bar over all steps and seeds, the time left (ETA), previews of the clip's frames."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.utils
 import latent_preview
 import torch
 
+from .phases import Phase, Position
 from .schedule import reached
 
 STRIP_FRAMES = 4
@@ -18,39 +19,47 @@ STRIP_FRAMES = 4
 class RunProgress:
     """Reports a run's steps to the host's progress bar, and in words to ``say``.
 
-    ``model`` (MODEL) tells how its latents are shown. The pictures are the host's own previews, so they are off where
-    those are off. ``position`` is the guider's: some samplers count in a way of their own (dpm_fast, dpm_adaptive).
+    The pictures are the host's own previews, so they are off where those are off.
+
+    Args:
+        model: the MODEL that tells how its latents are shown.
+        phases: the run's phases.
+        seeds: how many seeds run, phase by phase.
+        position: the guider's. A step is told by its sigma, since some samplers count steps in a way of their own
+            (dpm_fast, dpm_adaptive).
+        say: takes the text to show.
     """
 
-    def __init__(self, model: Any, position: Any, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, model: Any, phases: Sequence[Phase], seeds: int, position: Position, say: Callable[[str], None]
+    ) -> None:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._position = position
-        self._say = say
-
-    def begin(self, sigmas: torch.Tensor, first_low: int, seeds: int) -> None:
-        """Begin a run of ``seeds`` times ``sigmas`` [steps + 1]; steps from ``first_low`` on are low-noise ones."""
-        self._sigmas, self._steps = sigmas[:-1].tolist(), len(sigmas) - 1
-        self._first_low, self._seeds = first_low, seeds
-        self._by_phase = seeds > 1 and 0 < first_low < self._steps
-        self._bar = comfy.utils.ProgressBar(self._steps * seeds)
+        self._phases, self._seeds, self._position, self._say = phases, seeds, position, say
+        self._sigmas = phases[0].sigmas[:-1].tolist()
+        self._total = len(self._sigmas) * seeds
+        self._bar = comfy.utils.ProgressBar(self._total)
         self._done, self._started = 0, time.perf_counter()
         self._first: tuple[int, float] | None = None
 
     def callback(self, number: int) -> Callable:
-        """Return the host's step callback for seed ``number``; replayed steps call no model and are not counted."""
+        """Return the host's step callback for seed ``number``, from 0."""
 
         def on_step(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
-            if self._position.sigma is None:
-                return
-            step_now = min(sum(not reached(sigma, self._position.sigma) for sigma in self._sigmas) + 1, self._steps)
+            sigma = self._position.sigma
+            step_now = min(sum(not reached(start, sigma) for start in self._sigmas) + 1, len(self._sigmas))
             done = self._over_all(number, step_now)
             if done <= self._done:  # a sampler may report a step twice
                 return
             self._done = done
-            self._bar.update_absolute(done, self._steps * self._seeds, self._picture(x0))
+            self._bar.update_absolute(done, self._total, self._picture(x0))
             self._say(self._text(number, step_now))
 
         return on_step
+
+    def summary(self) -> str:
+        """Return how many model calls each expert got, and how long the run took."""
+        calls = (f"{expert} noise {count} model calls" for expert, count in self._position.calls.items())
+        return f"{', '.join(calls)}, {clock(time.perf_counter() - self._started)} in all"
 
     def _picture(self, x0: torch.Tensor) -> Any:
         """Return the host's preview; only the quick one, a matrix product, shows several frames."""
@@ -59,29 +68,25 @@ class RunProgress:
         quick = isinstance(self._previewer, latent_preview.Latent2RGBPreviewer)
         return self._previewer.decode_latent_to_preview_image("JPEG", frame_strip(x0) if quick else x0)
 
-    def summary(self) -> str:
-        """Return how long the run took, by now."""
-        return f"{clock(time.perf_counter() - self._started)} in all"
-
     def _over_all(self, number: int, step: int) -> int:
-        """Return how many steps of all seeds are done, when seed ``number`` has come to ``step`` (1 is the first)."""
-        if not self._by_phase:
-            return number * self._steps + step
-        if not self._position.low:
-            return number * self._first_low + min(step, self._first_low)
-        low_steps = self._steps - self._first_low
-        return self._seeds * self._first_low + number * low_steps + max(step - self._first_low, 0)
+        """Return how many steps of all seeds are done when seed ``number`` is at ``step``; 1 is the first."""
+        before = 0
+        for phase in self._phases:
+            steps = phase.end - phase.first
+            if phase.expert.name == self._position.expert:
+                break
+            before += steps * self._seeds
+        return before + number * steps + min(max(step - phase.first, 0), steps)
 
     def _text(self, number: int, step: int) -> str:
         now = time.perf_counter()
         self._first = self._first or (self._done, now)  # the time before it is loading, mostly
-        expert = "low" if self._position.low else "high"
-        text = f"step {step} of {self._steps}, {expert} noise"
+        text = f"step {step} of {len(self._sigmas)}, {self._position.expert} noise"
         if self._seeds > 1:
             text = f"seed {number + 1} of {self._seeds}, {text}"
         first, then = self._first
         if self._done > first:
-            seconds = (now - then) / (self._done - first) * (self._steps * self._seeds - self._done)
+            seconds = (now - then) / (self._done - first) * (self._total - self._done)
             text += f", {clock(seconds)} left"
         return text
 

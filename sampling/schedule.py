@@ -1,60 +1,91 @@
-"""One schedule for two experts: its sigmas, and the step from which the low-noise expert takes over."""
+"""The schedule of a run: its settings, its sigmas, and the hand-over rule that gives each step to an expert."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.samplers
 import torch
 
-# Wan2.2 wan/configs/wan_i2v_A14B.py: boundary = 0.900, of num_train_timesteps = 1000 (wan_t2v_A14B.py: 0.875).
-BOUNDARY = 0.900
+from ..wan import BOUNDARY_I2V, TRAIN_TIMESTEPS
+
 HANDOVERS = ("boundary", "step", "half")
+"""The rules by which the low-noise expert takes over: see ``RunSettings.first_low_step``."""
 
 
-def schedule_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float = 1.0) -> torch.Tensor:
-    """Return the sigmas [steps + 1] that the host's KSampler would use for ``model``, penultimate rule included.
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is asked for. The fields are the nodes' inputs of these names; ``None`` is what is not known.
 
-    ``denoise`` below 1 leaves out the noisiest part, as there: the last ``steps`` of a schedule of ``steps / denoise``.
-
-    Raises:
-        ValueError: the scheduler cannot make that few steps.
+    ``cfg_low_noise`` 0 is the same as ``cfg``. ``cfg_gate`` is the fraction of each expert's steps with full guidance.
     """
-    sampler = comfy.samplers.KSampler(
-        model, steps, model.load_device, sampler_name, scheduler, denoise, model_options=model.model_options
-    )
-    if not sampler.sigmas.isfinite().all():  # kl_optimal divides by steps - 1
-        raise ValueError(
-            f"scheduler {scheduler} gives no sigmas for steps {steps}. Set more steps, or choose another scheduler."
+
+    steps: int | None = None
+    cfg: float | None = None
+    cfg_low_noise: float | None = None
+    cfg_gate: float = 1.0
+    handover: str = "boundary"
+    handover_step: int = 0
+    boundary: float = BOUNDARY_I2V
+    sampler_name: str = ""
+    scheduler: str = ""
+    denoise: float = 1.0
+    shift: float | None = None
+
+    @property
+    def cfg_low(self) -> float | None:
+        """The guidance scale of the low-noise expert."""
+        return self.cfg_low_noise or self.cfg
+
+    def sigmas(self, model: Any) -> torch.Tensor:
+        """Return the sigmas [steps + 1] that the host's KSampler would use for ``model``, penultimate rule included.
+
+        ``denoise`` below 1 leaves out the noisiest part, as there: the last ``steps`` of a schedule of
+        ``steps / denoise``.
+
+        Raises:
+            ValueError: the scheduler cannot make that few steps.
+        """
+        sampler = comfy.samplers.KSampler(
+            model,
+            self.steps,
+            model.load_device,
+            self.sampler_name,
+            self.scheduler,
+            self.denoise,
+            model_options=model.model_options,
         )
-    return sampler.sigmas
-
-
-def handover_step(
-    model_sampling: Any, sigmas: torch.Tensor, rule: str, step: int = 0, boundary: float = BOUNDARY
-) -> int:
-    """Return the index of the first step that runs on the low-noise expert (0: all low; steps: all high).
-
-    ``boundary`` is Wan 2.2's official rule (Wan2.2 wan/image2video.py): a step whose timestep is at least
-    ``boundary * 1000`` runs on the high-noise expert. It is compared in timesteps, as there, since a comparison of
-    sigmas rounds otherwise at ties. ``half`` is the split of the official ComfyUI template; ``step`` takes ``step`` as
-    it is.
-
-    Raises:
-        ValueError: ``step`` lies outside the schedule.
-    """
-    steps = len(sigmas) - 1
-    if rule == "half":
-        return steps // 2
-    if rule == "step":
-        if not 0 <= step <= steps:
+        if not sampler.sigmas.isfinite().all():  # kl_optimal divides by steps - 1
             raise ValueError(
-                f"handover_step is {step}, but must be from 0 (low-noise expert only) to {steps}, the number of "
-                "steps (high-noise expert only). Change handover_step or steps, or set handover to boundary."
+                f"scheduler {self.scheduler} gives no sigmas for steps {self.steps}. Set more steps, or choose "
+                "another scheduler."
             )
-        return step
-    timesteps = model_sampling.timestep(sigmas[:-1])
-    return int((timesteps >= boundary * 1000).sum())
+        return sampler.sigmas
+
+    def first_low_step(self, model_sampling: Any, sigmas: torch.Tensor) -> int:
+        """Return the index of the first step of ``sigmas`` [steps + 1] that runs on the low-noise expert.
+
+        0 is all low noise, the number of steps all high noise. ``boundary`` is Wan 2.2's official rule (Wan2.2
+        wan/image2video.py): a step whose timestep is at least ``boundary * 1000`` runs on the high-noise expert.
+        Timesteps are compared, as there: sigmas round otherwise at ties. ``half`` is the split of the official ComfyUI
+        template. ``step`` takes ``handover_step`` as it is.
+
+        Raises:
+            ValueError: ``handover_step`` lies outside the schedule.
+        """
+        steps = len(sigmas) - 1
+        if self.handover == "half":
+            return steps // 2
+        if self.handover == "step":
+            if not 0 <= self.handover_step <= steps:
+                raise ValueError(
+                    f"handover_step is {self.handover_step}, but must be from 0 (low-noise expert only) to {steps}, "
+                    "the number of steps (high-noise expert only). Change handover_step or steps, or set handover to "
+                    "boundary."
+                )
+            return self.handover_step
+        return int((model_sampling.timestep(sigmas[:-1]) >= self.boundary * TRAIN_TIMESTEPS).sum())
 
 
 def follow_schedule(low: Any, high: Any) -> Any:
@@ -94,15 +125,6 @@ def check_sigmas(sigmas: torch.Tensor) -> None:
             f"sigmas has the shape {list(sigmas.shape)} and the values {sigmas.flatten()[:8].tolist()} …, but must be "
             "a list of at least 2 falling values, the last 0 or above. Connect a scheduler node such as BasicScheduler."
         )
-
-
-def summary(sigmas: torch.Tensor, first_low_step: int) -> str:
-    """Return a schedule [steps + 1] and its hand-over in words."""
-    steps = len(sigmas) - 1
-    text = f"{steps} steps: {first_low_step} high noise, {steps - first_low_step} low noise"
-    if 0 < first_low_step < steps:
-        text += f"; hand-over at sigma {float(sigmas[first_low_step]):.3f}"
-    return text
 
 
 def reached(sigma: float, limit: float) -> bool:

@@ -1,1 +1,1 @@
-"""Frames and files. Only ``clip_writer``, ``frames`` and ``wan_vae*`` touch the host."""
+"""Images into the video's shape and latent, and a latent into an MP4 file."""

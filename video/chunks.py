@@ -1,4 +1,4 @@
-"""The chunks in which the Wan VAE works, and decoding by them. Pure torch.
+"""The chunks of frames in which the Wan VAE works, and its decode one chunk at a time. Pure torch.
 
 comfy/ldm/wan/vae.py (from Wan2.1's wan/modules/vae.py) encodes one frame, then two at a time, and decodes one latent
 frame, then two at a time, each layer keeping caches of the frames before.
@@ -25,10 +25,10 @@ def chunk_bounds(i: int) -> tuple[int, int]:
 
 
 def decode_chunks(model: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the frames that ``model.decode(latent)`` would return at once, bit for bit, as soon as they are there.
+    """Yield the frames of ``model.decode(latent)``, bit for bit, each as soon as it is decoded.
 
     Args:
-        model: a Wan VAE of the host, in eval mode and on its device.
+        model: ComfyUI's Wan VAE, in eval mode and on its device.
         latent: [1, latent channels, latent frames, h, w], of the model's dtype and on its device.
 
     Yields:
@@ -42,4 +42,4 @@ def decode_chunks(model: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
         first, end = chunk_bounds(i)
         parts = model.decoder(x[:, :, first:end], feat_cache=caches, feat_idx=[0])
         while parts:
-            yield parts.pop(0)  # and let go of it
+            yield parts.pop(0)  # popped, so that its memory is free once the reader is done with it

@@ -1,19 +1,25 @@
-"""Finished conditioning latents by content, so that an edit of the prompt encodes nothing. Pure torch.
+"""The cache of encoded images by content (``WAN_FLF2V_CACHE_MB``), so that a new prompt encodes nothing. Pure torch.
 
-ComfyUI keeps a node's result while none of its inputs changed. The conditioning node takes the prompt too, so every
-edit of it runs the node again; so does an equal picture from another node or under another name, and an edit taken
-back. What is kept here is found by what the encoder would see.
+ComfyUI keeps a node's result while none of its inputs changed. The conditioning node also takes the prompt, so a new
+prompt runs it again. So does an equal image from another node or under another name, and a return to an earlier image.
+Here the key is what the encoder would see.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
+from .ends_video import EndsVideo
+
 LIMIT_VARIABLE = "WAN_FLF2V_CACHE_MB"
 _DEFAULT_LIMIT_MB = 256
+_ENCODER = ("encoder.", "conv1.")  # the weights that an encode uses
 
 
 def limit_bytes() -> int:
@@ -31,14 +37,34 @@ def limit_bytes() -> int:
     return int(text) * 10**6
 
 
+def cache_key(vae: Any, video: EndsVideo) -> str:
+    """Return SHA-256 digests of the video and of the VAE: the encoder's layers and weights, dtypes, device."""
+    facts = (repr(vae.first_stage_model), vae.vae_dtype, vae.vae_output_dtype(), str(vae.device))
+    # While patches are in the weights, ComfyUI keeps the weights without them here.
+    plain = vae.patcher.backup
+    weights = {
+        name: plain[name].weight if name in plain else weight
+        for name, weight in vae.first_stage_model.state_dict().items()
+        if name.startswith(_ENCODER)
+    }
+    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
+        digests = list(pool.map(_digest, weights.values()))
+    return f"{video.digest()} {hashlib.sha256(repr((facts, list(weights), digests)).encode()).hexdigest()}"
+
+
+def _digest(weight: torch.Tensor) -> tuple[str, torch.dtype, tuple[int, ...]]:
+    content = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(content).hexdigest(), weight.dtype, tuple(weight.shape)
+
+
 class LatentCache:
-    """Latents by key, at most ``limit_bytes()`` in all; those not used for longest go first."""
+    """Latents by key, at most ``limit_bytes()`` in all; the least recently used go first."""
 
     def __init__(self) -> None:
         self._latents: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def get(self, key: str) -> torch.Tensor | None:
-        """Return a copy (whoever gets it may change it), or None."""
+        """Return a copy, which the caller may change, or None."""
         latent = self._latents.get(key)
         if latent is None:
             return None
@@ -46,11 +72,11 @@ class LatentCache:
         return latent.clone()
 
     def put(self, key: str, latent: torch.Tensor) -> None:
-        """Keep a copy, and let go of old ones until all fits; a latent above the limit is not kept."""
+        """Keep a copy, and drop old ones until all fit; a latent above the limit is not kept."""
         limit = limit_bytes()
         if latent.nbytes > limit:
             return
-        self._latents[key] = latent.to("cpu", copy=True)  # the host's memory manager knows nothing of it
+        self._latents[key] = latent.to("cpu", copy=True)  # ComfyUI's memory manager does not know of it
         self._latents.move_to_end(key)
         while self.size_bytes() > limit:
             self._latents.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The video that is known at its ends and grey between, of which only the frames that are needed are ever built."""
+"""The video between the two images: known at its ends, grey between; its mask, its digest, frames built on demand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .geometry import FRAMES_PER_LATENT, VideoSize, latent_frames
+from ..wan import FRAMES_PER_LATENT
+from .geometry import VideoSize, latent_frames
 
-# Mid-grey stands for "unknown" in the conditioning video, as in Wan's official image2video code and the host's nodes.
+# Mid-grey stands for "unknown" in the conditioning video, as in Wan's official image2video code and ComfyUI's nodes.
 UNKNOWN_GREY = 0.5
 
 
@@ -17,7 +18,7 @@ UNKNOWN_GREY = 0.5
 class EndsVideo:
     """``start`` and ``end`` are [frames, generated height, generated width, 3], 0...1, or None; ``length`` is 4n+1.
 
-    Where both know a frame, it is the end's. Frames come out as the host's nodes build them: float32, on the CPU.
+    A frame that both give is the end's. Frames are as ComfyUI's nodes build them: float32, on the CPU.
     """
 
     start: torch.Tensor | None
@@ -68,7 +69,7 @@ class EndsVideo:
         """Return [1, 4, latent frames, height / scale, width / scale], 0 where a frame is known and 1 elsewhere."""
         known = torch.ones((1, 1, latent_frames(self.length) * FRAMES_PER_LATENT))
         if self.start is not None:
-            # The first latent frame holds one video frame in the place of four, so known frames count three more.
+            # The first latent frame holds one video frame instead of four, so known frames count three more.
             known[:, :, : self.known_at_start + FRAMES_PER_LATENT - 1] = 0.0
         if self.end is not None:
             known[:, :, -self.known_at_end :] = 0.0

@@ -1,7 +1,7 @@
-"""Images into the shape of the video: transparency, fitting, and the crop back to the exact size.
+"""The images before the encode (transparency, background colour, fit) and the frames after it (crop).
 
 IMAGE tensors are float, [frames, height, width, channels], 0...1, as everywhere in ComfyUI; masks are
-[frames, height, width] with 1 where the picture is transparent, as the host's LoadImage hands them out.
+[frames, height, width] with 1 where the picture is transparent, as ComfyUI's LoadImage gives them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,19 @@ from .geometry import VideoSize
 
 FITS = ("crop", "pad", "stretch")
 Colour = tuple[float, float, float]
+
+
+def parse_hex_colour(name: str, text: str) -> tuple[float, float, float]:
+    """Turn ``#rrggbb`` into red, green and blue in 0...1.
+
+    Raises:
+        ValueError: ``text`` is not ``#`` and six hexadecimal digits.
+    """
+    digits = text.strip().removeprefix("#")
+    if len(digits) != 6 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+        raise ValueError(f"{name} is {text!r}, but must be a colour like #000000 (black) or #ffffff (white).")
+    red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return red, green, blue
 
 
 def composite(image: torch.Tensor, mask: torch.Tensor | None, background: Colour) -> torch.Tensor:

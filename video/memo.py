@@ -1,8 +1,8 @@
-"""The Wan VAE's encoder with every layer's work reused where it is provably the same. Pure torch.
+"""The memoised Wan encoder: a layer does not run again where input and caches are bitwise those of before. Pure torch.
 
-The encoder is causal and runs over chunks of frames, each of its layers with caches of the frames before. Where most of
-the video is one colour, a layer soon sees the same input with the same caches again. It then gives the same output and
-leaves the same caches, bit for bit, so it need not run: correct by construction, whatever the weights.
+The encoder is causal and runs over chunks of frames; each layer has caches of the frames before. Where most of the
+video is one colour, a layer soon gets the same input with the same caches again. Then its output and the caches that
+it leaves are the same too, bit for bit, whatever the weights.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class _Layer:
         self._numbers = numbers
         # Every cache belongs to a module, so a layer has no more caches than modules.
         self._caches = (_NOTHING,) * sum(1 for _ in module.modules())
-        # A temporal downsampler holds an odd frame back, so what it repeats has period two; all else has period one.
+        # A temporal downsampler keeps an odd frame for its next call, so it repeats every two calls; others every call.
         self._past: deque[_Call] = deque(maxlen=2 if getattr(module, "mode", None) == "downsample3d" else 1)
 
     def __call__(self, x: _Tracked, *, final: bool) -> _Tracked:
-        """Return the layer's output; its tensor is None where a downsampler holds the frame back.
+        """Return the layer's output; its tensor is None where a downsampler keeps the frame for its next call.
 
-        ``final`` makes the layer behave differently, so what it does then is never taken from an earlier call.
+        The last chunk is computed in any case, since ``final`` changes what a layer does.
         """
         self.calls += 1
         key = (x.number, *(cache.number for cache in self._caches))
@@ -74,9 +74,9 @@ class _Layer:
 
 
 class MemoisedEncoder:
-    """Encode one video with ``model``, a Wan VAE of the host, in eval mode and on its device.
+    """Encode one video with ``model``, ComfyUI's Wan VAE, in eval mode and on its device.
 
-    ``layers`` can be asked afterwards how often each was called and how often it had to compute.
+    Each of ``layers`` counts its ``calls`` and how many of them it ``computed``.
     """
 
     def __init__(self, model: Any) -> None:
@@ -104,13 +104,13 @@ class MemoisedEncoder:
                 x = layer(x, final=i == chunks - 1)
                 if x.tensor is None:
                     break
-            else:  # joined one by one as the host does: the memory format of the whole depends on it
+            else:  # joined one by one as ComfyUI does, since the memory format depends on it
                 latent = x.tensor if latent is None else torch.cat([latent, x.tensor], 2)
         return self._model.conv1(latent).chunk(2, dim=1)[0]
 
 
 def _track(tensor: torch.Tensor | None, known: Iterable[_Tracked], numbers: Iterator[int]) -> _Tracked:
-    """Number a tensor: that of a known one with the same bits (which then replaces it), else a new one."""
+    """Number a tensor; one with the bits of a known one becomes that one."""
     if tensor is None:
         return _NOTHING
     same = next((other for other in known if other.tensor is not None and _same_bits(tensor, other.tensor)), None)
@@ -128,7 +128,7 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _convolution(convolution: Any) -> Callable[..., torch.Tensor]:
-    """Give a causal convolution the shape of the other layers, as the host's encoder calls it."""
+    """Give a causal convolution the arguments of the other layers, as ComfyUI's encoder calls it."""
 
     def run(x: torch.Tensor, slots: list, index: list[int], final: bool = False) -> torch.Tensor:
         cache, slots[index[0]] = slots[index[0]], x[:, :, -_CACHED_FRAMES:]

@@ -1,7 +1,7 @@
-"""A decoder that takes next to no time, so that the figures are about what is around it.
+"""A decoder that takes almost no time, so that the figures show the work around it.
 
-On a GPU the decoder leaves the processor and its memory alone; on a CPU it would drown everything else. This one stands
-in the place of a real Wan VAE's decoder, is called chunk by chunk with caches as that is, and pans over a photograph.
+On a GPU the decoder needs neither the processor nor its memory; on a CPU it would hide everything else. This one
+replaces a Wan VAE's decoder, is called chunk by chunk with caches like it, and pans over a photograph.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from ._stage import PARAMETERS, new_vae, peak_memory, report  # isort: skip -- first, it prepares the host
 import comfy.utils
 
-from ...video.clip_writer import write_clip
-from ...video.encoder import Mp4Writer
-from ...video.wan_vae import clips
+from ...video.clips import write_clip
+from ...video.mp4 import Mp4Writer
+from ...video.vae_decode import decode
 from . import _videohelper
 from ._photograph import PannedPhotograph
 
@@ -37,7 +37,7 @@ def main(node: str, width: int, height: int, frames: int, crf: int, preset: str,
                 _videohelper.write(vae.decode(latent)[0], path, _RATE, crf, preset)
             else:
                 new_writer = partial(Mp4Writer, path, width, height, _RATE, crf, {}, preset)
-                write_clip(new_writer, comfy.utils.ProgressBar(frames), 0, clips(vae, latent)[0])
+                write_clip(new_writer, comfy.utils.ProgressBar(frames), decode(vae, latent)[0])
             seconds = time.perf_counter() - started
         return {"peak": peak.bytes, "seconds": seconds, "bytes": path.stat().st_size}
 

@@ -13,9 +13,8 @@ import torch
 from ._stage import PARAMETERS, report  # isort: skip -- first, it prepares the host
 import comfy.utils
 
-from ...video.clip_writer import write_clip
-from ...video.encoder import Mp4Writer
-from ...video.wan_vae import Clip
+from ...video.clips import Clip, write_clip
+from ...video.mp4 import Mp4Writer
 from ._photograph import panned, photograph
 
 _CHUNK = 8  # frames that one call of the Wan decoder gives
@@ -35,7 +34,7 @@ def main(width: int, height: int, frames: int, preset: str, rounds: int) -> None
     def timed(folder: str, seconds: float) -> float:
         new_writer = partial(Mp4Writer, Path(folder) / "video.mp4", width, height, 16, 19, {}, preset)
         started = time.perf_counter()
-        write_clip(new_writer, comfy.utils.ProgressBar(frames), 0, Clip(frames, height, width, decoded(seconds)))
+        write_clip(new_writer, comfy.utils.ProgressBar(frames), Clip(frames, height, width, decoded(seconds)))
         return time.perf_counter() - started
 
     pairs = []

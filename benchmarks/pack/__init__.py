@@ -85,8 +85,9 @@ class Schedules(_Node):
         found = []
         for steps, shift, sampler, scheduler in json.loads(cases):
             (shifted,) = mappings["ModelSamplingSD3"]().patch(model, shift)
-            sigmas = schedule.schedule_sigmas(shifted, sampler, scheduler, steps)
-            step = schedule.handover_step(shifted.get_model_object("model_sampling"), sigmas, "boundary")
+            settings = schedule.RunSettings(steps=steps, sampler_name=sampler, scheduler=scheduler)
+            sigmas = settings.sigmas(shifted)
+            step = settings.first_low_step(shifted.get_model_object("model_sampling"), sigmas)
             found.append({"sigmas": sigmas.tolist(), "step": step})
         return _write(name, found)
 

@@ -1,6 +1,6 @@
-"""A node pack for the demo's ComfyUI only: the host's text encoder classes over a small UMT5.
+"""A node pack for the demo's ComfyUI only: a loader for the demo's small UMT5 text encoder.
 
-The host's own CLIPLoader fixes UMT5-XXL's sizes, which no demo can download or make; everything else is the host's.
+ComfyUI's own CLIPLoader fixes the sizes of UMT5-XXL, which no demo can download or make; all else is ComfyUI's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class WanFLF2VDemoCLIPLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="WanFLF2VDemoCLIPLoader",
             display_name="Wan FLF2V Demo Text Encoder",
@@ -41,13 +40,12 @@ class WanFLF2VDemoCLIPLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:
-        """Build the host's CLIP object over the tiny weights."""
         path = folder_paths.get_full_path_or_raise("text_encoders", clip_name)
         return io.NodeOutput(load_tiny_umt5(comfy.utils.load_torch_file(path, safe_load=True)))
 
 
 def load_tiny_umt5(state_dict: dict[str, Any]) -> comfy.sd.CLIP:
-    """Return the host's CLIP for a state dict made by ``demo/make_models.py``."""
+    """Return ComfyUI's CLIP for a state dict made by ``demo/make_models.py``."""
     tokenizer = state_dict.pop("spiece_model")
     target = comfy.supported_models_base.ClipTarget(
         comfy.text_encoders.wan.WanT5Tokenizer, comfy.text_encoders.wan.te()
@@ -62,13 +60,12 @@ def load_tiny_umt5(state_dict: dict[str, Any]) -> comfy.sd.CLIP:
 
 
 class WanFLF2VDemoExtension(ComfyExtension):
-    """What the host loads."""
+    """What ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Return the demo's only node."""
         return [WanFLF2VDemoCLIPLoader]
 
 
 async def comfy_entrypoint() -> WanFLF2VDemoExtension:
-    """Return the extension; the host calls this once at start-up."""
+    """Return the extension; ComfyUI calls this once at start-up."""
     return WanFLF2VDemoExtension()

@@ -36,7 +36,7 @@ _LATE_POST_S = 1.0
 # The folders of an absolute path in a node's message; the file's name stays.
 _FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/][^'"<>|:\\/\n]*[\\/])+""")
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger("wan_flf2v.gateway")
 
 
 Found = Literal["known", "file", "worker_ended", "removed", "never_sent"]
@@ -157,7 +157,7 @@ class ComfyBackend:
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:  # the pack's route, if a file cannot be removed yet
                 raise
-            _log.warning("request %s may have left something on ComfyUI: %s", job.id, error)
+            _LOG.warning('event=job request=%s state=dirty reason="%s"', job.id, error)
         return True
 
     async def _look(self, job_id: str) -> Found | None:

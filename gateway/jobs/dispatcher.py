@@ -41,7 +41,7 @@ _WORKER_ENDED = (
 _REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
 _INTERNAL = "The API failed on this request. Its log says more, under the request's id."
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger("wan_flf2v.gateway")
 
 
 class Dispatcher:
@@ -76,12 +76,12 @@ class Dispatcher:
                     pause = _BACK_OFF_S[0]
                     continue
                 except ServerLostError as error:
-                    _log.warning("lost=%s", error)
+                    _LOG.warning('event=lost part=comfyui reason="%s"', error)
                     continue  # the next round asks whether ComfyUI is there, and what became of the prompt
                 except ComfyError as error:
                     health = Health("down", reason=str(error))
                 except Exception as error:  # noqa: BLE001 -- often a full disk; accepted jobs wait until it is over
-                    _log.exception("event=broken part=dispatcher again_in_s=%.1f", pause)
+                    _LOG.exception("event=broken part=dispatcher again_in_s=%.1f", pause)
                     health = replace(self._health, dispatcher="down", reason=str(error))
                 with contextlib.suppress(StoreError):
                     await self._set_health(health)
@@ -126,7 +126,7 @@ class Dispatcher:
         except ServerAnswerError as error:
             if is_lost(error):
                 raise
-            _log.warning("request=%s left something on ComfyUI: %s", job.id, error)
+            _LOG.warning('event=job request=%s state=dirty reason="%s"', job.id, error)
             self._tidy_at[job.id] = time.monotonic() + _TIDY_AGAIN_S
             return
         if tidied:
@@ -145,10 +145,10 @@ class Dispatcher:
         if job.status == "in_queue":
             if not await self._store.assign(job.id, identity.instance):
                 return  # cancelled meanwhile
-            _log.info("request=%s state=started", job.id)
+            _LOG.info("event=job request=%s state=started attempt=%d", job.id, job.attempt + 1)
         else:
             found = await backend.find(identity, job)
-            _log.info("request=%s state=recovered found=%s", job.id, found)
+            _LOG.info("event=job request=%s state=recovered found=%s", job.id, found)
         if found == "removed":
             await self._end(job, "failed", error=_REMOVED)
         elif found != "worker_ended":
@@ -179,15 +179,15 @@ class Dispatcher:
         except ComfyError as error:
             if is_lost(error):
                 raise
-            _log.warning("request=%s error=%s", job.id, error)
+            _LOG.warning('event=job request=%s error="%s"', job.id, error)
             await self._end(job, "failed", error=public_text(error))
         except (StoreError, StorageError):
             raise  # the job waits; the next rounds find what it left on ComfyUI
         except ResultError as error:
-            _log.warning("request=%s error=%s cause=%s", job.id, error, error.__cause__)
+            _LOG.warning('event=job request=%s error="%s" cause="%s"', job.id, error, error.__cause__)
             await self._end(job, "failed", error=str(error))
         except Exception:  # noqa: BLE001 -- the jobs behind this one must not wait for ever
-            _log.exception("request=%s state=broken", job.id)
+            _LOG.exception("event=job request=%s state=broken", job.id)
             await self._end(job, "failed", error=_INTERNAL)
         else:
             await self._end(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
@@ -221,12 +221,18 @@ class Dispatcher:
 
     async def _end(self, job: Job, status: Any, **end: Any) -> None:
         if await self._store.end(job.id, status, **end):
-            _log.info("request=%s state=finished status=%s", job.id, status)
+            _LOG.info("event=job request=%s state=ended status=%s", job.id, status)
 
     async def _set_health(self, health: Health) -> None:
         if health != self._health:
             level = logging.INFO if health.comfyui == "up" else logging.WARNING
-            _log.log(level, 'comfyui=%s reason="%s"', health.comfyui, health.reason or "")
+            _LOG.log(
+                level,
+                'event=health comfyui=%s dispatcher=%s reason="%s"',
+                health.comfyui,
+                health.dispatcher,
+                health.reason,
+            )
             self._health = health
         if health != await self._store.health():
             await self._store.set_health(health)

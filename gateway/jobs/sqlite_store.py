@@ -1,7 +1,5 @@
 """The job store in one SQLite file that several processes share: its schema, its SQL and its two threads."""
 
-# ruff: noqa: D102 -- store.Store describes the methods
-
 from __future__ import annotations
 
 import asyncio
@@ -150,11 +148,6 @@ class SqliteStore(Store):
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._reader.close)
 
-    @_reads
-    def check(self, database: sqlite3.Connection) -> str:
-        """Return SQLite's verdict on the file: ``"ok"``, or what is wrong."""
-        return str(database.execute("PRAGMA integrity_check").fetchone()[0])
-
     @_writes
     def submit(
         self,
@@ -199,7 +192,7 @@ class SqliteStore(Store):
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
         if self._queue is None or self._queue[0] != version:
             rows = database.execute("SELECT id, number, status FROM jobs WHERE status IN ('in_queue', 'in_progress')")
-            self._queue = version, in_order(QueuedJob(*row) for row in rows)
+            self._queue = version, in_order(map(QueuedJob._make, rows))
         return self._queue[1]
 
     @_reads
@@ -235,7 +228,7 @@ class SqliteStore(Store):
     def requeue(self, database: sqlite3.Connection, job_id: str) -> None:
         job = _get(database, job_id)
         if job.cancel_requested:
-            _end(database, job, "cancelled")
+            _end(database, job_id, "cancelled")
         else:
             _change(database, job_id, ("in_progress",), status="in_queue", worker=None, sent=0, progress=None)
 
@@ -250,7 +243,11 @@ class SqliteStore(Store):
         output: Mapping[str, str] | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> bool:
-        return _end(database, _get(database, job_id), status, error=error, output=output, detail=detail)
+        job = _get(database, job_id)
+        if job.cancel_requested:
+            status, error, output = "cancelled", None, None
+        result = {"error": error, "output": json.dumps(dict(output)) if output is not None else None}
+        return _end(database, job_id, status, **result, detail=json.dumps({**job.detail, **(detail or {})}))
 
     @_writes
     def cancel(self, database: sqlite3.Connection, job_id: str) -> CancelOutcome:
@@ -258,7 +255,7 @@ class SqliteStore(Store):
         if job.finished:
             return "finished"
         if job.status == "in_queue":
-            _end(database, job, "cancelled")
+            _end(database, job_id, "cancelled")
             return "cancelled"
         if not job.cancel_requested:
             _change(database, job_id, ("in_progress",), cancel_requested=1)
@@ -331,17 +328,10 @@ class SqliteStore(Store):
         rows = database.execute("SELECT inputs FROM jobs WHERE status IN ('in_queue', 'in_progress')")
         return {name for row in rows for name in json.loads(row[0]).values()}
 
-    async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
-        if not await self._any_webhook_due(now):  # the usual case needs no transaction
-            return []
-        return await self._take_webhooks(now, lease_s, limit)
-
-    @_reads
-    def _any_webhook_due(self, database: sqlite3.Connection, now: float) -> bool:
-        return database.execute("SELECT 1 FROM webhooks WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is not None
-
     @_writes
-    def _take_webhooks(self, database: sqlite3.Connection, now: float, lease_s: float, limit: int) -> list[Webhook]:
+    def due_webhooks(
+        self, database: sqlite3.Connection, now: float, *, lease_s: float = 60.0, limit: int = 20
+    ) -> list[Webhook]:
         columns = "job_id, url, secret, base_url, attempts, first_at"
         query = f"SELECT {columns} FROM webhooks WHERE due_at <= ? ORDER BY due_at LIMIT ?"  # noqa: S608
         webhooks = [Webhook(*row) for row in database.execute(query, (now, limit))]
@@ -469,28 +459,9 @@ def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...]
     return database.execute(query, (*columns.values(), job_id, *statuses)).rowcount == 1
 
 
-def _end(
-    database: sqlite3.Connection,
-    job: Job,
-    status: Status,
-    *,
-    error: str | None = None,
-    output: Mapping[str, str] | None = None,
-    detail: Mapping[str, Any] | None = None,
-) -> bool:
-    if job.cancel_requested and status != "cancelled":
-        status, error, output = "cancelled", None, None
+def _end(database: sqlite3.Connection, job_id: str, status: Status, **columns: Any) -> bool:
     now = time.time()
-    ended = _change(
-        database,
-        job.id,
-        ("in_queue", "in_progress"),
-        status=status,
-        error=error,
-        output=json.dumps(dict(output)) if output is not None else None,
-        detail=json.dumps({**job.detail, **(detail or {})}),
-        finished_at=now,
-    )
+    ended = _change(database, job_id, ("in_queue", "in_progress"), status=status, finished_at=now, **columns)
     if ended:
-        database.execute("UPDATE webhooks SET first_at = ?, due_at = ? WHERE job_id = ?", (now, now, job.id))
+        database.execute("UPDATE webhooks SET first_at = ?, due_at = ? WHERE job_id = ?", (now, now, job_id))
     return ended

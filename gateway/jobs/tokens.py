@@ -1,4 +1,4 @@
-"""Bearer tokens: made here, shown once, kept as a hash; and how many requests each may send."""
+"""Bearer tokens: how they are made, the hash that is kept of each, and the rate limit of each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .sqlite_store import SqliteStore
 from .store import Store
 from .webhooks import new_secret
 
-ANONYMOUS = Token("anonymous", "", 0.0, None, None, None, id="anonymous")  # whoever calls an API without tokens
+ANONYMOUS = Token("anonymous", "", 0.0, None, None, None, id="anonymous")  # for every caller of an API without tokens
 _PREFIX = "wf_"
 _FIRST_NAME = "default"
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("wan_flf2v.gateway")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -35,26 +35,25 @@ async def create_token(
     queue_limit: int | None = None,
     text: str | None = None,
 ) -> tuple[str, Token]:
-    """Make a token called ``name``; return its text, by default a new one, which is kept nowhere, and its record.
+    """Make a token called ``name``; return its text, which is kept nowhere, and its record.
 
-    The limits are the settings' where ``None``. Raises ``TokenNameError`` for a name that is taken or not made of 1 to
-    64 ASCII letters, digits, dots, dashes and underscores.
+    ``text`` is a new random one by default. A limit of ``None`` is that of the settings. Raises ``TokenNameError`` if
+    the name is taken, or is not 1 to 64 ASCII letters, digits, dots, dashes and underscores.
     """
     if not _NAME.fullmatch(name) or name == ANONYMOUS.name:
-        raise TokenNameError(f'"{name}" cannot name a token. Use up to 64 letters, digits, dots, dashes, underscores.')
+        raise TokenNameError(f'"{name}" cannot name a token. Use 1 to 64 letters, digits, dots, dashes, underscores.')
     text = text or _new_text()
     token = Token(name, hash_token(text), time.time(), new_secret(), rate_per_minute, queue_limit)
     if not await store.add_token(token):
-        raise TokenNameError(f'There is a token "{name}" already. Choose another name, or revoke that one.')
+        raise TokenNameError(f'There is already a token "{name}". Choose another name, or revoke that one.')
     return text, token
 
 
 async def first_token(data: Path) -> None:
-    """On the first start, make a token and write it into ``<data>/token``, a file that only this user can read.
+    """On the first start, make a token and write it into ``<data>/token``, which only this user can read.
 
-    The secret that signs its webhooks goes into ``<data>/webhook_secret`` likewise.
-
-    The text is in a file before the token counts, so that a start that was killed in between is made up for.
+    The secret that signs its webhooks goes into ``<data>/webhook_secret`` in the same way. The text is in a file before
+    the token is valid: after a start that was killed in between, the next one goes on from there.
     """
     file, draft = data / "token", data / "token.new"
     store = SqliteStore(data / "store.sqlite3")
@@ -76,7 +75,7 @@ def _new_text() -> str:
 
 
 def hash_token(text: str) -> str:
-    """Return what is kept of a token. It has 256 random bits, so a plain hash cannot be reversed by guessing."""
+    """Return the hash that is kept of a token. A token has 256 random bits: nobody can guess it from a plain hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -86,14 +85,14 @@ async def find_token(store: Store, text: str) -> Token | None:
 
 
 class RateLimiter:
-    """Token buckets in memory, one for each token's id, that hold a sixth of a minute's requests."""
+    """One token bucket in memory for each token's id; it holds the requests of ten seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # id -> what is left, and when that was
+        self._buckets: dict[str, tuple[float, float]] = {}  # id -> requests left, and when that was
 
     def wait_s(self, token: str, per_minute: int) -> float:
-        """Take one request from the bucket; return 0, or how many seconds to wait if it is empty."""
+        """Take one request from the bucket; return 0, or the seconds to wait if the bucket is empty."""
         now, size = self._clock(), max(1.0, per_minute / 6)
         left, then = self._buckets.get(token, (size, now))
         left = min(size, left + (now - then) * per_minute / 60)

@@ -1,4 +1,4 @@
-"""Tells a client's server that a request has ended, as the Standard Webhooks specification has it.
+"""Webhooks: the message about an ended job, its signature, and its retries, by the Standard Webhooks specification.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -23,7 +23,7 @@ from ..settings import Settings
 from .records import Job, Webhook
 from .store import Store, StoreError
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("wan_flf2v.gateway")
 _PREFIX = "whsec_"
 _SECRET_BYTES = 32  # the specification asks for 24 to 64
 _POLL_S = 1.0
@@ -31,11 +31,11 @@ _PARALLEL = 20
 _FIRST_DELAY_S = 5.0
 _LONGEST_DELAY_S = 3600.0
 _JITTER = 0.2
-_GONE = 410  # the receiver wants no more, says the specification
+_GONE = 410  # by the specification: the receiver wants no more messages
 
 
 def new_secret() -> str:
-    """Return a new secret for signatures, as receivers' libraries take it."""
+    """Return a new secret for signatures, in the format of receivers' libraries."""
     return _PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
@@ -47,10 +47,9 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 class WebhookSender:
-    """Sends the messages that the store says are due; several processes may, none sends what another is sending.
+    """Sends the messages that are due. Several processes may; none sends what another one is sending.
 
-    ``body_of`` makes a message's ``data`` from the request and the address that its links lead to: the result, as the
-    result call gives it.
+    ``body_of`` makes a message's ``data`` from the job and the address that its links lead to.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class WebhookSender:
             await asyncio.gather(*sending, return_exceptions=True)
 
     async def _due(self, limit: int) -> list[Webhook]:
-        # The time for which other processes leave them alone is longer than an attempt takes.
+        # No other process takes them during the lease, which is longer than an attempt.
         lease_s = self._settings.fetch_timeout_s + 30.0
         try:
             return await self._store.due_webhooks(time.time(), lease_s=lease_s, limit=limit)
@@ -101,15 +100,16 @@ class WebhookSender:
             elif status == _GONE:
                 await self._end(webhook, "refused")
             else:
-                await self._put_off(webhook, reason)
+                await self._retry(webhook, reason)
         except Exception:  # noqa: BLE001 -- the message is due again when its lease ends
             _LOG.exception("event=webhook request=%s outcome=error", webhook.job_id)
 
     async def _attempt(self, webhook: Webhook, job: Job) -> tuple[int | None, str]:
-        """Send the message once; returns the answer's status if there was one, and what to say of it."""
+        """Send the message once; return the response's status, ``None`` without one, and a reason for the log."""
         message_id, timestamp = f"msg_{job.id}", int(time.time())
         data = self._body_of(job, webhook.base_url)
-        message = {"type": f"request.{job.status}", "timestamp": _iso(timestamp), "data": data}
+        sent_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(timestamp))
+        message = {"type": f"request.{job.status}", "timestamp": sent_at, "data": data}
         body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
         headers = {
             "Content-Type": "application/json",
@@ -123,7 +123,7 @@ class WebhookSender:
             return None, str(error)
         return status, f"status {status}"
 
-    async def _put_off(self, webhook: Webhook, reason: str) -> None:
+    async def _retry(self, webhook: Webhook, reason: str) -> None:
         now, last = time.time(), webhook.first_at + self._settings.webhook_retry_s
         if now >= last:
             await self._end(webhook, f"given up: {reason}")
@@ -136,7 +136,3 @@ class WebhookSender:
     async def _end(self, webhook: Webhook, outcome: str) -> None:
         await self._store.remove_webhook(webhook.job_id)
         _LOG.info('event=webhook request=%s outcome="%s"', webhook.job_id, outcome)
-
-
-def _iso(timestamp: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(timestamp))

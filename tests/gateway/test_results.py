@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from support.gateway_process import Gateway
 from support.stores import STORES, Blocking, sql
 from wan_flf2v.client.comfy import ComfyClient, OutputFile
 from wan_flf2v.client.errors import ServerAnswerError
@@ -143,6 +144,31 @@ def test_an_address_ends_with_its_time(tmp_path, store):
     with_files(results, tmp_path, job)
     with pytest.raises(ExpiredLinkError):
         verify(results, *parts(results.urls(job, BASE)["video"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "added", "code", "message"),
+    [
+        ({}, "", 404001, "This result is no longer kept."),
+        ({}, "0", 403001, "The address of this result is not complete or was changed."),
+        (
+            {"url_ttl_s": -2.0},
+            "",
+            403001,
+            "The address of this result has expired. Ask for the request's result again to get a new one.",
+        ),
+    ],
+)
+def test_a_client_is_told_what_is_wrong_with_an_address(tmp_path, settings, added, code, message):
+    """There is no file here behind any of them."""
+    with Gateway(tmp_path, config=settings) as gateway:
+        request_id = gateway.submit()
+        with gateway.store() as store:
+            store.assign(request_id)
+            store.end(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+        address = gateway.result(request_id)["output"]["video"].removeprefix(gateway.url)
+        answer = gateway.get(address + added, token=None)
+    assert (answer.status, answer.code, answer.json["error_message"]) == (code // 1000, code, message)
 
 
 def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):

@@ -11,8 +11,8 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from support.stores import STORES, Blocking
-from wan_flf2v.gateway.jobs.order import queue_position
+from support.stores import STORES, Blocking, sql
+from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
 from wan_flf2v.gateway.jobs.records import Health, StoredFile, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreVersionError
@@ -68,6 +68,16 @@ def test_requests_wait_in_order(store):
     assert next_id(store) == jobs[0].id, "what runs comes before what waits"
     assert store.end(jobs[0].id, "succeeded", output={"video": "video.mp4"}, detail={"seconds": 2})
     assert [job.id for job in store.queue()] == [jobs[1].id, jobs[2].id]
+
+
+def test_the_order_is_the_running_job_then_first_come_first_served():
+    jobs = [QueuedJob(f"job {number}", number, "in_queue") for number in (7, 3, 5)] + [
+        QueuedJob("runs", 6, "in_progress")
+    ]
+    queue = in_order(jobs)
+    assert [job.id for job in queue] == ["runs", "job 3", "job 5", "job 7"]
+    assert [queue_position(job.id, queue) for job in jobs] == [2, 0, 1, None]
+    assert queue_position("unknown", queue) is None
 
 
 def test_a_requeued_request_keeps_its_place_and_its_next_run_is_another_attempt(store):
@@ -330,7 +340,7 @@ def test_what_was_accepted_survives_a_kill_and_other_processes_write_meanwhile(t
     complete = [job_id for job_id in accepted if len(job_id) == 36]
     assert len(complete) >= 40
     assert all(store.get(job_id) for job_id in complete)
-    assert store.check() == "ok"
+    assert sql(store.store, "PRAGMA integrity_check") == [("ok",)]
     store.close()
 
 

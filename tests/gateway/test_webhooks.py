@@ -7,10 +7,11 @@ import time
 import uuid
 
 import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from support.gateway_process import BODY, SUBMIT, Gateway
 from support.stores import STORES, sql
 from support.web_server import serve
-from support.webhook_parts import Receiver, check_signature, deliver, finished_job, owed, running, sender, until
+from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
 
@@ -36,6 +37,17 @@ def test_the_signature_of_a_published_example():
     assert sign(secret, message_id, 1614265330, body) == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+def test_a_receivers_library_refuses_a_changed_message():
+    """The judge of the other tests can say no."""
+    secret, timestamp = new_secret(), int(time.time())
+    signature = sign(secret, "msg_1", timestamp, b"{}")
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(timestamp), "webhook-signature": signature}
+    Webhook(secret).verify(b"{}", headers)
+    for judge, body in ((Webhook(secret), b"[]"), (Webhook(new_secret()), b"{}")):
+        with pytest.raises(WebhookVerificationError):
+            judge.verify(body, headers)
+
+
 def test_secrets_are_as_the_specification_wants_them():
     secret = new_secret()
     assert secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret[6:])) <= 64
@@ -54,7 +66,7 @@ def test_a_finished_request_is_told_once(tmp_path, store, status):
     assert message["data"] == {"request_id": job_id, "name": "Füße 画"}
     assert headers["webhook-id"] == f"msg_{job_id}"
     assert before <= int(headers["webhook-timestamp"]) <= time.time()
-    check_signature((tmp_path / "webhook.secret").read_text(), headers, body)
+    Webhook((tmp_path / "webhook.secret").read_text()).verify(body, headers)
 
 
 def test_the_secret_of_the_requests_token_signs_its_messages(tmp_path, store):
@@ -62,7 +74,7 @@ def test_the_secret_of_the_requests_token_signs_its_messages(tmp_path, store):
     receiver = Receiver(200)
     deliver(store, tmp_path, receiver.answer, lambda job_id: not owed(store), secret=secret)
     ((headers, body, _),) = receiver.messages
-    check_signature(secret, headers, body)
+    Webhook(secret).verify(body, headers)
 
 
 def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp_path):
@@ -87,7 +99,7 @@ def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp
 
     request_id, secret = asyncio.run(go())
     headers, body, _ = receiver.messages[0]
-    check_signature(secret, headers, body)
+    Webhook(secret).verify(body, headers)
     assert json.loads(body)["data"]["output"]["video"].startswith(f"http://api.test:81/v1/results/{request_id}/")
 
 
@@ -114,7 +126,7 @@ def test_it_is_repeated_under_the_same_id_until_it_arrives(tmp_path, store, stat
     assert {path for _, _, path in receiver.messages} == {"/hook"}, "redirects are not followed"
     assert len({headers["webhook-id"] for headers, _, _ in receiver.messages}) == 1
     for headers, body, _ in receiver.messages:
-        check_signature((tmp_path / "webhook.secret").read_text(), headers, body)
+        Webhook((tmp_path / "webhook.secret").read_text()).verify(body, headers)
 
 
 def test_a_receiver_that_wants_no_more_gets_no_more(tmp_path, store):

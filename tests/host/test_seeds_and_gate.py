@@ -169,7 +169,7 @@ def test_the_node_says_how_far_it_is_and_shows_the_whole_clip(previewing):
     assert texts[2].endswith(" left")
     expected = [(seed, step) for steps in ((1, 2, 3, 4), (5, 6)) for seed in (1, 2) for step in steps]
     assert [tuple(map(int, re.findall(r"(?:seed|step) (\d+) of", text))) for text in texts[1:-1]] == expected
-    assert re.fullmatch(r"0:\d\d in all", texts[-1])
+    assert re.fullmatch(r"high noise 8 model calls, low noise 4 model calls, 0:\d\d in all", texts[-1])
     # Four latent frames of 16 x 12, stacked since they are wide, in the size that the host shows.
     assert {preview.size for preview in shown.previews} == {(round(512 * 16 / (4 * 12)), 512)}
     frames = np.array_split(np.asarray(shown.previews[-1].convert("L"), float), 4)

@@ -22,9 +22,9 @@ def samplers(comfy_server):
     return names
 
 
-def runs_graph(samplers, *, same):
+def runs_graph(samplers, *, same, **inputs):
     """Return a graph that runs node 57 with every sampler; the schedulers take turns."""
-    graph = demo_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW)
+    graph = demo_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW, **inputs)
     template = graph.pop("57")["inputs"]
     del graph["73"]
     if same:
@@ -79,3 +79,19 @@ def test_every_sampler_changes_experts_once_and_by_the_rule(comfy_server, sample
         switch = next(number for number, call in enumerate(calls) if call["sigma"] <= limit)
         assert 0 < switch < len(calls), name
         assert experts == ["high"] * switch + ["low"] * (len(experts) - switch), name
+
+
+@pytest.mark.parametrize("cfg", [4.0, 1.0])
+def test_several_seeds_are_their_single_runs_with_every_sampler(comfy_server, samplers, cfg):
+    graph = runs_graph(samplers, same=False, n57_cfg=cfg, n57_noise_seed=7, n57_seed_count=2, n67_length=5)
+    for name in samplers:
+        single = {**graph[name]["inputs"], "noise_seed": 8, "seed_count": 1}
+        graph[f"single_{name}"] = {"class_type": "WanFLF2VSampler", "inputs": single}
+        dump_latent(graph, f"single_{name}", f"single_{name}")
+    comfy_server.run(graph)
+    different = []
+    for name in samplers:
+        second = comfy_server.tensors(f"ours_{name}")["samples"][1:]
+        if not torch.equal(second, comfy_server.tensors(f"single_{name}")["samples"]):
+            different.append(name)
+    assert different == []

@@ -17,9 +17,9 @@ import av
 import comfy.model_management
 import comfy.utils
 import torch
-from wan_flf2v.video import wan_vae
-from wan_flf2v.video.clip_writer import write_clip
-from wan_flf2v.video.encoder import Mp4Writer
+from wan_flf2v.video.clips import write_clip
+from wan_flf2v.video.mp4 import Mp4Writer
+from wan_flf2v.video.vae_decode import decode
 
 LATENT_FRAMES, SIZE = 9, 64  # 33 frames
 
@@ -40,20 +40,19 @@ class Source:
 
 def end(folder, at, happens):
     """Write a clip in which something happens; return what came of it."""
-    (clip,) = wan_vae.clips(new_vae(), noise(1, 16, LATENT_FRAMES, SIZE // 8, SIZE // 8) * 2 - 1)
+    (clip,) = decode(new_vae(), noise(1, 16, LATENT_FRAMES, SIZE // 8, SIZE // 8) * 2 - 1)
     source = Source(clip, at, happens)
-    write = partial(write_clip, partial(Mp4Writer, folder / "clip.mp4", SIZE, SIZE, 16, 1, {}), BAR, 0)
     error = None
     try:
-        if not wan_vae.fits_in_memory(write, clip._replace(parts=source.parts())):
-            write(clip.tiled())
+        new_writer = partial(Mp4Writer, folder / "clip.mp4", SIZE, SIZE, 16, 1, {})
+        write_clip(new_writer, BAR, clip._replace(parts=source.parts()))
     except BaseException as raised:  # noqa: BLE001 -- interrupts too
         error = type(raised).__name__
     finally:
         comfy.model_management.interrupt_current_processing(False)
     asked, held = source.asked, weakref.ref(source)
     gc.disable()  # what an error leaves in a cycle would hold the device's memory until it is collected
-    del source, write, clip
+    del source, clip
     freed = held() is None
     gc.enable()
     return {"error": error, "asked": asked, "freed": freed, "files": [path.name for path in folder.iterdir()]}

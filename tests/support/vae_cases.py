@@ -33,12 +33,14 @@ sys.modules["wan_flf2v"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(sys.modules["wan_flf2v"])
 
 from wan_flf2v.demo.make_models import TINY_VAE, random_weights  # noqa: E402
-from wan_flf2v.video import conditioning_cache, wan_vae, wan_vae_layout  # noqa: E402
+from wan_flf2v.video import conditioning_cache, vae_check  # noqa: E402
 from wan_flf2v.video.chunks import chunk_bounds, chunk_count  # noqa: E402
-from wan_flf2v.video.encoder import to_planar_bytes  # noqa: E402
 from wan_flf2v.video.ends_video import EndsVideo  # noqa: E402
 from wan_flf2v.video.geometry import video_size  # noqa: E402
 from wan_flf2v.video.memo import MemoisedEncoder  # noqa: E402
+from wan_flf2v.video.mp4 import to_planar_bytes  # noqa: E402
+from wan_flf2v.video.vae_decode import decode  # noqa: E402
+from wan_flf2v.video.vae_encode import encode_first_last  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENDS = {"start and end": (1, 1), "start": (1, 0), "end": (0, 1), "5 start": (5, 0), "5 end": (0, 5), "2 and 7": (2, 7)}
@@ -77,7 +79,7 @@ def core_encode(vae, video):
 
 def same_as_core(vae, video, how="memoised"):
     latent, mask = core_encode(vae, video)
-    ours = wan_vae.encode_first_last(vae, video, how)
+    ours = encode_first_last(vae, video, how)
     same = torch.equal(ours, latent) and ours.dtype == latent.dtype and bool(torch.isfinite(latent).all())
     return same and torch.equal(video.mask(8), mask)
 
@@ -107,7 +109,7 @@ def counted():
     calls, forward = [], CausalConv3d.forward
 
     def counting(self, x, *args, **options):
-        if self.in_channels == 3 and x.shape[-1] != wan_vae_layout.CHECK_PIXELS:
+        if self.in_channels == 3 and x.shape[-1] != vae_check.CHECK_PIXELS:
             calls.append(tuple(x.shape))
         return forward(self, x, *args, **options)
 
@@ -152,7 +154,7 @@ def decode_cases(counts, dtypes, dim=8):
         for count in counts:
             samples = noise(1, 16, count, 2, 3) * 2 - 1
             whole = to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))
-            (clip,) = wan_vae.clips(vae, samples)
+            (clip,) = decode(vae, samples)
             parts = list(clip.parts)
             right = torch.equal(torch.cat(parts), whole) and max(map(len, parts)) <= 2
             sizes = (clip.frames, clip.height, clip.width) == (whole.shape[0], *whole.shape[2:])
@@ -178,7 +180,7 @@ def host_cases():
         same = same_as_core(vae, ends_video(17))
         encode_log = LOG.take()
         samples = noise(1, 16, 3, 2, 3)
-        clip = wan_vae.clips(vae, samples)[0]
+        clip = decode(vae, samples)[0]
         same_bytes = torch.equal(torch.cat(list(clip.parts)), to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1)))
         return name, [same, same_bytes, encode_log, LOG.take()]
 
@@ -224,17 +226,19 @@ def memory_cases():
     vae = new_vae()
     video = ends_video(9, width=288, height=16)
     with out_of_memory_above(256, "encode"), counted() as shapes:
-        yield "encode", [torch.equal(wan_vae.encode_first_last(vae, video), vae.encode(video.whole())), LOG.take()]
+        yield "encode", [torch.equal(encode_first_last(vae, video), vae.encode(video.whole())), LOG.take()]
         tiles = [shape for shape in shapes if shape[2] == 1]
         shapes.clear()
-        wan_vae.encode_first_last(vae, video)
+        encode_first_last(vae, video)
         yield "a tiled latent is not kept", len([shape for shape in shapes if shape[2] == 1]) == len(tiles) // 2 > 1
         LOG.take()
     samples = noise(1, 16, 5, 2, 36)
     with out_of_memory_above(256, "decode"):
-        (clip,) = wan_vae.clips(vae, samples)
-        got = []
-        fits = wan_vae.fits_in_memory(lambda clip: got.extend(clip.parts), clip)
+        (clip,) = decode(vae, samples)
+        try:
+            fits = bool(list(clip.parts))
+        except torch.cuda.OutOfMemoryError:
+            fits = False
         tiled = torch.cat(list(clip.tiled().parts))
         yield "decode", [fits, torch.equal(tiled, to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))), LOG.take()]
 
@@ -245,7 +249,7 @@ def cache_cases():
 
     def chunks(name, vae, video, how="cached"):
         with counted() as calls:  # first, while the host has not yet put patches into the weights
-            latent = wan_vae.encode_first_last(vae, video, how)
+            latent = encode_first_last(vae, video, how)
         assert torch.equal(latent, core_encode(vae, video)[0]), name
         latent.zero_()  # what is kept must not change with it
         return name, len(calls)

@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 from wan_flf2v.bootstrap import environment
+from wan_flf2v.bootstrap.comfyui import ComfyUI
 from wan_flf2v.bootstrap.environment import STAMP, python_in, stamp_matches
-from wan_flf2v.bootstrap.hosts import Host
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
 
@@ -18,7 +18,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
     (tmp_path / "comfyui").mkdir()
     (tmp_path / "comfyui" / "requirements.txt").write_text("numpy\n")
-    return Host("0.30.0", tmp_path / "comfyui", managed=True)
+    return ComfyUI("0.30.0", tmp_path / "comfyui", managed=True)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import subprocess
 import tarfile
 
 import pytest
+from wan_flf2v.bootstrap.comfyui import PINS, Pin
 from wan_flf2v.bootstrap.console import SetupError
 from wan_flf2v.bootstrap.gittree import EXECUTABLE_MODE, FILE_MODE, Entry, blob_hash, tree_hash
-from wan_flf2v.bootstrap.hosts import PINS, Pin
 from wan_flf2v.bootstrap.managed import TREE, ensure_managed, unpack, verify
 
 # a.b and a0 sort around the folder a/ only if the folder counts as "a/"; names beyond ASCII sort by their bytes
@@ -124,7 +124,7 @@ def test_a_linked_folder_does_not_hide_files(copy, tmp_path):
 )
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path, archive, name):
     pin = write_archive(archive, rows([(f"{NAME}/vendor/ComfyUI/{name}", b"!", 0o644, tarfile.REGTYPE)]))
-    with pytest.raises(SetupError, match="no plain file below ComfyUI: not unpacked"):
+    with pytest.raises(SetupError, match="no regular file inside ComfyUI: nothing is unpacked"):
         unpack(archive, pin, tmp_path / "deep" / "copy")
     assert not list(tmp_path.rglob("escaped"))
 

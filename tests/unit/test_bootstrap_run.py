@@ -70,4 +70,4 @@ def test_an_unknown_benchmark_is_refused_before_anything_is_set_up(tmp_path):
 def test_a_comfyui_path_without_comfyui_ends_in_one_line(tmp_path):
     code, _, err = run("setup", WAN_FLF2V_CACHE=str(tmp_path / "cache"), COMFYUI_PATH=str(tmp_path))
     assert code == 1
-    assert "holds no ComfyUI" in err and "Traceback" not in err
+    assert "that folder is no ComfyUI" in err and "Traceback" not in err

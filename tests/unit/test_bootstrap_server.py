@@ -85,14 +85,14 @@ def test_the_repository_is_not_on_the_hosts_pythonpath(monkeypatch, tmp_path):
 
 def test_a_server_that_dies_at_once_shows_its_log(make_server):
     server = make_server("raise RuntimeError('no such model zoo')")
-    with pytest.raises(ServerError, match=r"ended \(exit code 1\) before it answered(?s:.*)no such model zoo"):
+    with pytest.raises(ServerError, match=r"ended \(exit code 1\) before it responded(?s:.*)no such model zoo"):
         server.start()
     assert not server.alive()
 
 
 def test_a_server_that_never_answers_is_ended(make_server):
     server = make_server("import time\nprint('thinking', flush=True)\ntime.sleep(600)")
-    with pytest.raises(ServerError, match=r"did not answer at http://127\.0\.0\.1:\d+ within 2 s(?s:.*)thinking"):
+    with pytest.raises(ServerError, match=r"did not respond at http://127\.0\.0\.1:\d+ within 2 s(?s:.*)thinking"):
         server.start(timeout_s=2)
     assert not server.alive()
 

@@ -1,4 +1,4 @@
-"""What a model file tells without its weights."""
+"""What a model file's header and name tell."""
 
 import struct
 
@@ -6,8 +6,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 from support.wan_files import wan_tensors, write_sparse, write_tensors, write_wan
-from wan_flf2v.preflight.files import expert_of, is_distilled, read_file
-from wan_flf2v.preflight.wan_shape import WAN_14B, WanShape
+from wan_flf2v.preflight.model_files import WAN_14B, WanShape, expert_of, is_distilled, read_file
 
 
 @pytest.mark.parametrize(

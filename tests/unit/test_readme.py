@@ -2,7 +2,7 @@
 
 import re
 
-from wan_flf2v.bootstrap.hosts import DEFAULT_VERSION, OLDEST_SUPPORTED
+from wan_flf2v.bootstrap.comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import allowed

@@ -69,7 +69,7 @@ class FailOnce:
 
 
 class DumpGuider:
-    """Write which attributes of a guider, and of the experts in it, hold tensors; ``after`` a run of it."""
+    """Write which attributes a guider has ``after`` a run of it."""
 
     INPUT_TYPES = classmethod(
         lambda cls: {"required": {"guider": ("GUIDER",), "after": ("LATENT",), "name": ("STRING", {})}}
@@ -78,21 +78,25 @@ class DumpGuider:
     IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
 
     def dump(self, guider, after, name):
-        held = {"guider": sorted(vars(guider)), "low": sorted(vars(guider.low)), "gate": vars(guider.low.gate)}
         path = Path(folder_paths.get_output_directory()) / f"{name}.json"
-        path.write_text(json.dumps(held, default=str))
+        path.write_text(json.dumps(sorted(vars(guider))))
         return {"ui": {"images": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
 
 
 class MaskFunction:
-    """Have a ``denoise_mask_function`` of one's own, which sharpens the mask."""
+    """Have a ``denoise_mask_function`` that sharpens the mask from a step on."""
 
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "from_step": ("INT", {})}})
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
 
-    def patch(self, model):
+    def patch(self, model, from_step):
+        def sharpen(sigma, mask, extra_options):
+            if sigma.max() > extra_options["sigmas"][from_step]:
+                return mask
+            return (mask > 0.25).to(mask.dtype)
+
         model = model.clone()
-        model.set_model_denoise_mask_function(lambda sigma, mask, extra_options: (mask > 0.25).to(mask.dtype))
+        model.set_model_denoise_mask_function(sharpen)
         return (model,)
 
 

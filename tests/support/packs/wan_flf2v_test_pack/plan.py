@@ -17,9 +17,9 @@ folder_paths.folder_names_and_paths["unet_gguf"] = (
 )
 
 
-def pack_module(name):
-    """Return a module of the pack under test, which the host loaded under a name of its own."""
-    return next(module for key, module in sys.modules.items() if key.endswith(f".sampling.{name}"))
+def plan_module():
+    """Return ``preflight.plan`` of the pack under test; ComfyUI chose the name of the pack."""
+    return next(module for key, module in sys.modules.items() if key.endswith(".preflight.plan"))
 
 
 def write(name, content):
@@ -35,7 +35,7 @@ class CompareSigmas:
     IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
 
     def compare(self, model, name):
-        host, plan = comfy.samplers.KSampler, pack_module("plan")
+        host, plan = comfy.samplers.KSampler, plan_module()
         shift = model.get_model_object("model_sampling").shift
         runs = ((4, 1.0), (20, 1.0), (20, 0.6))
         cases, different = 0, []

@@ -1,13 +1,12 @@
-"""Is this VAE the one that the chunked encode and decode were written for, and which one is it?"""
+"""Decides whether a VAE may be streamed (decode) and memoised (encode): is it ComfyUI's own Wan 2.1 VAE, unpatched?"""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,16 +15,17 @@ import comfy.model_management
 import comfy.sd
 import torch
 
+from .. import compat
 from .chunks import chunk_bounds, chunk_count, decode_chunks
 from .memo import MemoisedEncoder
 
-# Long enough for layers to be reused, with a held-back frame at the end; one latent pixel more than a patch of two.
+# Long enough for layers to be reused and for a frame to be kept at the end; one latent pixel more than a patch of two.
 _CHECK_FRAMES, CHECK_PIXELS = 29, 24
-# What the host's ModelPatcher keeps changes in (comfy/model_patcher.py), but for those of weights.
+# Where ComfyUI's ModelPatcher keeps all changes but those of weights (comfy/model_patcher.py).
 _CODE_PATCHES = ("object_patches", "weight_wrapper_patches", "hook_patches", "forced_hooks")
 
 _wan = comfy.ldm.wan.vae
-# The functions whose work is done here in another way, with the arguments they must have.
+# The functions that the chunked encode and decode replace, with the arguments they must have.
 _REPLACED: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (comfy.sd.VAE, "encode", ("self", "pixel_samples")),
     (comfy.sd.VAE, "decode", ("self", "samples_in", "vae_options")),
@@ -35,13 +35,13 @@ _REPLACED: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (_wan.Decoder3d, "forward", ("self", "x", "feat_cache", "feat_idx")),
 )
 
-_ENCODER = ("encoder.", "conv1.")  # the weights that an encode uses
+_LOG = logging.getLogger("wan_flf2v.video")
 
 _checked: WeakKeyDictionary[torch.nn.Module, dict[tuple, bool]] = WeakKeyDictionary()
 
 
-def why_unknown(vae: Any) -> str | None:
-    """Say why ``vae`` is not a Wan 2.1 VAE whose code is the host's own, or return None when it is."""
+def why_not_chunked(vae: Any) -> str | None:
+    """Say why ComfyUI's own encode and decode must be used for this VAE; None if the self-checks may be tried."""
     if type(vae) is not comfy.sd.VAE or vars(vae).keys() & {"encode", "decode"}:
         return "it is not the VAE object of ComfyUI"
     model = vae.first_stage_model
@@ -49,7 +49,8 @@ def why_unknown(vae: Any) -> str | None:
         return f"its class is {type(model).__name__}, not WanVAE"
     for cls, name, parameters in _REPLACED:
         function = getattr(cls, name)
-        if _file(function) != sys.modules[cls.__module__].__file__:
+        code = getattr(function, "__code__", None)
+        if getattr(code, "co_filename", None) != sys.modules[cls.__module__].__file__:
             return f"{cls.__name__}.{name} was replaced by another pack"
         if tuple(inspect.signature(function).parameters) != parameters:
             return f"{cls.__name__}.{name} has other arguments than expected"
@@ -60,17 +61,23 @@ def why_unknown(vae: Any) -> str | None:
         return "its value range was changed"
     if any(getattr(vae.patcher, kind, None) for kind in _CODE_PATCHES) or any(map(_is_hooked, model.modules())):
         return "its code is patched"
+    if vae.patcher.patches:
+        return "its weights are patched"
     return None
 
 
-def why_not_chunked(vae: Any) -> str | None:
-    """Say why ``vae`` is left to the host, or return None when chunks may be tried."""
-    reason = why_unknown(vae)
-    return "its weights are patched" if reason is None and vae.patcher.patches else reason
+@contextlib.contextmanager
+def loaded(vae: Any, memory: float) -> Iterator[None]:
+    """Bring the VAE to its device with ``memory`` bytes free beside it, as ComfyUI's encode and decode do."""
+    with compat.device_context(vae.device):
+        comfy.model_management.load_models_gpu(
+            [vae.patcher], memory_required=memory, force_full_load=vae.disable_offload
+        )
+        yield
 
 
 def encodes_alike(vae: Any) -> bool:
-    """Whether the memoised encode of a tiny video equals the host's; the VAE must be loaded. Asked once for a VAE."""
+    """Whether the memoised encode of a tiny video equals ComfyUI's. The VAE must be ``loaded``; the result is kept."""
 
     def check(model: torch.nn.Module) -> bool:
         video = torch.zeros(1, 3, _CHECK_FRAMES, CHECK_PIXELS, CHECK_PIXELS)
@@ -87,28 +94,13 @@ def encodes_alike(vae: Any) -> bool:
 
 
 def decodes_alike(vae: Any) -> bool:
-    """Whether the chunked decode of a tiny latent equals the host's; the VAE must be loaded. Asked once for a VAE."""
+    """Whether the chunked decode of a tiny latent equals ComfyUI's. The VAE must be ``loaded``; the result is kept."""
 
     def check(model: torch.nn.Module) -> bool:
         latent = _noise(1, vae.latent_channels, 4, 3, 3).to(vae.device, vae.vae_dtype)
         return torch.equal(torch.cat(list(decode_chunks(model, latent)), 2), model.decode(latent))
 
     return _once(vae, "decode", check)
-
-
-def identity(vae: Any) -> str:
-    """Return a SHA-256 of what makes a known VAE's latents: the encoder's layers and weights, dtypes, device."""
-    facts = (repr(vae.first_stage_model), vae.vae_dtype, vae.vae_output_dtype(), str(vae.device))
-    # While patches are in the weights, the host keeps the weights without them aside.
-    plain = vae.patcher.backup
-    weights = {
-        name: plain[name].weight if name in plain else weight
-        for name, weight in vae.first_stage_model.state_dict().items()
-        if name.startswith(_ENCODER)
-    }
-    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        digests = list(pool.map(_digest, weights.values()))
-    return hashlib.sha256(repr((facts, list(weights), digests)).encode()).hexdigest()
 
 
 def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool:
@@ -118,21 +110,12 @@ def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool
     if key not in results:
         try:
             results[key] = check(model)
-        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # so another layout fails
-            logging.getLogger("wan_flf2v").warning("self-check of %s: %s: %s", what, type(error).__name__, error)
-            if comfy.model_management.is_oom(error):  # says nothing of the VAE: asked again next time
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # another layout
+            _LOG.warning("self-check of %s: %s: %s", what, type(error).__name__, error)
+            if comfy.model_management.is_oom(error):  # says nothing about the VAE: checked again next time
                 return False
             results[key] = False
     return results[key]
-
-
-def _digest(weight: torch.Tensor) -> tuple[str, torch.dtype, tuple[int, ...]]:
-    content = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(content).hexdigest(), weight.dtype, tuple(weight.shape)
-
-
-def _file(function: Any) -> str | None:
-    return getattr(getattr(function, "__code__", None), "co_filename", None)
 
 
 def _is_hooked(module: torch.nn.Module) -> bool:
@@ -141,5 +124,5 @@ def _is_hooked(module: torch.nn.Module) -> bool:
 
 
 def _noise(*shape: int) -> torch.Tensor:
-    """Return noise in -1...1 that leaves torch's global seed alone."""
+    """Return noise in -1...1, without torch's global generator."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1

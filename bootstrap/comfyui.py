@@ -1,4 +1,4 @@
-"""Which ComfyUI to use: the user's own if there is one, else the pinned managed copy (``hosts.json``)."""
+"""Which ComfyUI to use: the user's own if there is one, else the managed copy that ``pins.json`` names."""
 
 import json
 import os
@@ -16,7 +16,7 @@ COMFY_CLI_TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class Pin:
-    """One ComfyUI version and the proof of it.
+    """One ComfyUI version: where its source archive is, and the hashes that prove it.
 
     ``project``, ``release``, ``file`` and ``sha256`` name the source archive on PyPI that carries ComfyUI's tree;
     ``tree`` is git's hash of that tree and ``commit`` the upstream commit that has it, None where only the archive
@@ -34,18 +34,18 @@ class Pin:
 
 
 @dataclass(frozen=True)
-class Host:
-    """A ComfyUI on this machine; ``managed`` if it is the pinned copy in the cache folder."""
+class ComfyUI:
+    """A ComfyUI on this machine; ``managed`` if it is the copy in the cache folder."""
 
     version: str
     path: Path
     managed: bool
 
 
-_PINS = json.loads(Path(__file__).with_name("hosts.json").read_text("utf-8"))
+_PINS = json.loads(Path(__file__).with_name("pins.json").read_text("utf-8"))
 DEFAULT_VERSION: str = _PINS["default"]
 OLDEST_SUPPORTED: str = _PINS["oldest_supported"]
-PINS = {entry["version"]: Pin(**entry) for entry in _PINS["hosts"]}
+PINS = {entry["version"]: Pin(**entry) for entry in _PINS["versions"]}
 
 
 def pin_for(version: str) -> Pin:
@@ -55,24 +55,24 @@ def pin_for(version: str) -> Pin:
     return PINS[version]
 
 
-def find_own_host(repo: Path = REPO) -> Host | None:
+def find_own_comfyui(repo: Path = REPO) -> ComfyUI | None:
     """Return the user's own ComfyUI, or None: ``COMFYUI_PATH``, the one this pack lies in, then comfy-cli's.
 
-    SetupError when ``COMFYUI_PATH`` holds no ComfyUI, or one that is older than the oldest supported.
+    SetupError if ``COMFYUI_PATH`` holds no ComfyUI, or one older than the oldest supported.
     """
     if given := os.environ.get("COMFYUI_PATH"):
         path = Path(given).expanduser().absolute()
         if not holds_comfyui(path):
             raise SetupError(
-                f"COMFYUI_PATH is {given!r}, which holds no ComfyUI: the folder with main.py and comfyui_version.py "
-                "is expected. Correct it, or unset it to use the managed copy."
+                f"COMFYUI_PATH is {given!r}, but that folder is no ComfyUI: it has no main.py and "
+                "comfyui_version.py. Correct it, or unset it to use the managed copy."
             )
-        return _own_host(path)
+        return _own_comfyui(path)
     around = repo.parent.parent
     found = around if repo.parent.name == "custom_nodes" and holds_comfyui(around) else _comfy_cli_workspace()
     try:
-        return _own_host(found) if found else None
-    except SetupError as error:  # nobody asked for this one, so it stands in nobody's way
+        return _own_comfyui(found) if found else None
+    except SetupError as error:  # the user did not name this one, so it must not stop them
         say(f"not used: {error}")
         return None
 
@@ -90,14 +90,14 @@ def read_version(comfyui: Path) -> str:
     raise SetupError(f"{comfyui / 'comfyui_version.py'} names no __version__")
 
 
-def _own_host(path: Path) -> Host:
+def _own_comfyui(path: Path) -> ComfyUI:
     version = read_version(path)
     if _as_numbers(version) < _as_numbers(OLDEST_SUPPORTED):
         raise SetupError(
             f"the ComfyUI at {path} is version {version}, older than the oldest supported, {OLDEST_SUPPORTED}. "
-            "Bring it up to date, or let COMFYUI_PATH name another one."
+            "Bring it up to date, or set COMFYUI_PATH to another one."
         )
-    return Host(version, path, managed=False)
+    return ComfyUI(version, path, managed=False)
 
 
 def _as_numbers(version: str) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ def _comfy_cli_workspace() -> Path | None:
     command = [comfy, "--skip-prompt", "which"]
     env = {**os.environ, "COLUMNS": "10000"}  # rich wraps a long path otherwise
     try:
-        answer = subprocess.run(
+        done = subprocess.run(
             command,
             capture_output=True,
             encoding="utf-8",
@@ -124,15 +124,15 @@ def _comfy_cli_workspace() -> Path | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    path = _path_in_answer(answer.stdout)
+    path = _path_in_output(done.stdout)
     return path if path and holds_comfyui(path) else None
 
 
-def _path_in_answer(answer: str) -> Path | None:
-    """Read the answer of ``comfy which``: a sentence, or from newer ones one JSON object when it is piped."""
-    if match := re.search(r"^Target ComfyUI path: (.+)$", answer, re.MULTILINE):
+def _path_in_output(output: str) -> Path | None:
+    """Read the output of ``comfy which``: a sentence, or from newer versions one JSON object."""
+    if match := re.search(r"^Target ComfyUI path: (.+)$", output, re.MULTILINE):
         return Path(match[1].strip())
     try:
-        return Path(json.loads(answer)["data"]["workspace_path"])
+        return Path(json.loads(output)["data"]["workspace_path"])
     except (ValueError, KeyError, TypeError):
         return None

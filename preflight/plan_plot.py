@@ -1,4 +1,4 @@
-"""A plan's schedule as a picture."""
+"""The plot of a plan's schedule: sigma over the steps, each in its expert's colour, as an IMAGE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder and its thread: the frames, the errors, and what an interrupt leaves behind."""
+"""The MP4 encoder and its thread: the frames, the errors, and what an interrupt leaves behind."""
 
 import subprocess
 import sys
@@ -9,8 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from wan_flf2v.video.encoder import Mp4Writer, to_planar_bytes
-from wan_flf2v.video.encoder_thread import EncoderThread
+from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer, to_planar_bytes
 
 SIZE = (48, 32)
 
@@ -144,8 +143,7 @@ DISK_FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from wan_flf2v.video.encoder import Mp4Writer
-from wan_flf2v.video.encoder_thread import EncoderThread
+from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 folder, put = Path(sys.argv[1]), 0

@@ -6,8 +6,8 @@ import stat
 import sys
 
 import pytest
+from wan_flf2v.bootstrap.comfyui import find_own_comfyui, pin_for, read_version
 from wan_flf2v.bootstrap.console import SetupError
-from wan_flf2v.bootstrap.hosts import find_own_host, pin_for, read_version
 
 
 def make_comfyui(folder, version="0.30.0"):
@@ -38,7 +38,7 @@ def install_comfy_cli(tmp_path, script):
 
 
 def test_nothing_found_means_none(pack):
-    assert find_own_host(pack) is None
+    assert find_own_comfyui(pack) is None
 
 
 def test_comfyui_path_comes_first(monkeypatch, tmp_path):
@@ -47,7 +47,7 @@ def test_comfyui_path_comes_first(monkeypatch, tmp_path):
     pack = around / "custom_nodes" / "pack"
     pack.mkdir()
     monkeypatch.setenv("COMFYUI_PATH", str(named))
-    host = find_own_host(pack)
+    host = find_own_comfyui(pack)
     assert (host.path, host.version, host.managed) == (named, "0.24.0", False)
 
 
@@ -55,13 +55,13 @@ def test_the_comfyui_around_the_pack_comes_second(tmp_path):
     around = make_comfyui(tmp_path / "around")
     pack = around / "custom_nodes" / "pack"
     pack.mkdir()
-    assert find_own_host(pack).path == around
+    assert find_own_comfyui(pack).path == around
 
 
 def test_a_folder_called_custom_nodes_elsewhere_is_no_comfyui(tmp_path):
     pack = tmp_path / "custom_nodes" / "pack"
     pack.mkdir(parents=True)
-    assert find_own_host(pack) is None
+    assert find_own_comfyui(pack) is None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for comfy-cli is a script with a #! line")
@@ -81,7 +81,7 @@ for start in range(0, len(text), width):
     print(text[start : start + width])
 """
     install_comfy_cli(tmp_path, script)
-    assert find_own_host(pack).path == comfyui
+    assert find_own_comfyui(pack).path == comfyui
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for comfy-cli is a script with a #! line")
@@ -90,15 +90,15 @@ for start in range(0, len(text), width):
 )
 def test_comfy_cli_without_a_workspace_is_passed_over(tmp_path, pack, script):
     install_comfy_cli(tmp_path, script)
-    assert find_own_host(pack) is None
+    assert find_own_comfyui(pack) is None
 
 
 def test_comfyui_path_without_a_comfyui_is_an_error(monkeypatch, tmp_path, pack):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(SetupError) as error:
-        find_own_host(pack)
+        find_own_comfyui(pack)
     assert str(tmp_path) in str(error.value)
-    assert "holds no ComfyUI: the folder with main.py and comfyui_version.py is expected" in str(error.value)
+    assert "but that folder is no ComfyUI: it has no main.py and comfyui_version.py. Correct it" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_comfyui_path_without_a_comfyui_is_an_error(monkeypatch, tmp_path, pack)
 def test_what_is_too_old_is_an_error_with_both_versions(monkeypatch, tmp_path, pack, version, accepted):
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(tmp_path / "comfyui", version)))
     if accepted:
-        assert find_own_host(pack).version == version
+        assert find_own_comfyui(pack).version == version
         return
     with pytest.raises(SetupError, match=rf"version {version}, older than the oldest supported, 0\.18\.2"):
-        find_own_host(pack)
+        find_own_comfyui(pack)
 
 
 def test_a_version_file_without_a_version_is_an_error(tmp_path):

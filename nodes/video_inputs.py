@@ -1,0 +1,43 @@
+"""The inputs of the video that several nodes have: width, height, length and frame rate."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..video import geometry
+from ..wan import FRAMES_PER_LATENT, TRAINED_FRAME_RATE, TRAINED_FRAMES
+
+
+def size_inputs(used: str = "") -> list[io.Input]:
+    """Return width and height; ``used`` ends their tooltips."""
+    side = {"default": 720, "min": geometry.SIZE_MIN, "max": geometry.SIZE_MAX, "step": 2}
+    tooltip = "{} of the video in pixels, even. Wan makes multiples of 16; the excess is cropped." + used
+    return [
+        io.Int.Input("width", tooltip=tooltip.format("Width"), **side),
+        io.Int.Input("height", tooltip=tooltip.format("Height"), **side),
+    ]
+
+
+def length_input() -> io.Input:
+    """Return the number of frames."""
+    return io.Int.Input(
+        "length",
+        default=TRAINED_FRAMES,
+        min=1,
+        max=geometry.LENGTH_MAX,
+        step=FRAMES_PER_LATENT,
+        tooltip="Number of frames, 4n+1: 81 is 5 s at 16 frames per second, 141 is 8.75 s. Wan was trained on 81; "
+        "longer videos tend to loop or drift. Another number becomes the next lower 4n+1.",
+    )
+
+
+def frame_rate_input() -> io.Input:
+    """Return the frames per second."""
+    return io.Float.Input(
+        "frame_rate",
+        default=float(TRAINED_FRAME_RATE),
+        min=0.1,
+        max=240.0,
+        step=1.0,
+        tooltip="Frames per second. Wan 2.2 14B makes 16; 81 frames are then 5 seconds.",
+    )

@@ -1,0 +1,219 @@
+"""What a prompt names, by its links back from the sampler: model files, images, frames, numbers, the output folder."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import folder_paths
+
+from .model_files import is_distilled
+
+Prompt = Mapping[str, Any]
+"""An API prompt: node id -> {"class_type", "inputs"}. It may come from anyone, so any part of it may be malformed."""
+
+# The one table of loaders (nodes.py; the GGUF and KJNodes packs): the kind of folder that each looks in, and no other,
+# and its inputs for file names.
+LOADERS = {
+    "UNETLoader": ("diffusion_models", "unet_name"),
+    "UnetLoaderGGUF": ("diffusion_models", "unet_name"),
+    "DiffusionModelLoaderKJ": ("diffusion_models", "model_name"),
+    "CheckpointLoaderSimple": ("checkpoints", "ckpt_name"),
+    "CLIPLoader": ("text_encoders", "clip_name"),
+    "CLIPLoaderGGUF": ("text_encoders", "clip_name"),
+    "DualCLIPLoader": ("text_encoders", "clip_name1", "clip_name2"),
+    "CLIPVisionLoader": ("clip_vision", "clip_name"),
+    "VAELoader": ("vae", "vae_name"),
+    "LoraLoader": ("loras", "lora_name"),
+    "LoraLoaderModelOnly": ("loras", "lora_name"),
+}
+_MODEL_FOLDERS = {"diffusion_models", "checkpoints"}
+_SUFFIXES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin")
+_IMAGE_INPUTS = ("start_image", "end_image")
+_LARGEST = 1 << 64  # no input takes more; JSON has numbers, and NaN, that cannot be computed with
+
+
+class LoaderFile(NamedTuple):
+    """A file that a node names: ``path`` is ``None`` if it is not in ``folders``, ComfyUI's kinds of folder."""
+
+    node_id: str
+    input: str
+    name: str
+    folders: tuple[str, ...]
+    path: Path | None
+
+    @property
+    def folder_list(self) -> str:
+        """The folders that were looked in, for a message."""
+        return ", ".join(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
+
+
+class ExpertFiles(NamedTuple):
+    """What one model input of the sampler comes from: its ``loader``'s file and the names of its LoRAs."""
+
+    loader: LoaderFile | None
+    loras: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of them, the loader's first."""
+        return (self.loader.name, *self.loras) if self.loader else self.loras
+
+    @property
+    def distilled(self) -> str | None:
+        """The first of them that says it is made for a few steps."""
+        return next(filter(is_distilled, self.names), None)
+
+
+def node_inputs(prompt: Prompt | None, node_id: object) -> Mapping[str, Any]:
+    """Return a node's inputs, none for a node that is not there or is malformed."""
+    node = (prompt or {}).get(node_id) if isinstance(node_id, str) else None
+    inputs = node.get("inputs") if isinstance(node, Mapping) else None
+    return inputs if isinstance(inputs, Mapping) else {}
+
+
+def class_type(prompt: Prompt, node_id: str) -> str:
+    """Return a node's type, empty if it has none."""
+    node = prompt.get(node_id)
+    return str(node.get("class_type", "")) if isinstance(node, Mapping) else ""
+
+
+def title(prompt: Prompt, node_id: str) -> str:
+    """Return what a person calls the node: its title in the workflow, else its type."""
+    node = prompt.get(node_id)
+    meta = node.get("_meta") if isinstance(node, Mapping) else None
+    return str((meta.get("title") if isinstance(meta, Mapping) else None) or class_type(prompt, node_id))
+
+
+def linked(value: object) -> str | None:
+    """Return the id of the node that an input's value links to, ``None`` if the value is no link."""
+    is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    return value[0] if is_link else None
+
+
+def upstream(prompt: Prompt | None, *values: object) -> list[str]:
+    """Return the ids of all nodes that the given input values come from, each once, the nearest first."""
+    found: dict[str, None] = {}
+    waiting = deque(node_id for node_id in map(linked, values) if node_id is not None)
+    while waiting:
+        node_id = waiting.popleft()
+        if node_id not in found and node_id in (prompt or {}):
+            found[node_id] = None
+            waiting += [link for link in map(linked, node_inputs(prompt, node_id).values()) if link is not None]
+    return list(found)
+
+
+def expert_files(prompt: Prompt | None, node_id: object, input_name: str) -> ExpertFiles:
+    """Follow a model input back through patches and LoRAs to its loader."""
+    link = linked(node_inputs(prompt, node_id).get(input_name))
+    names: list[str] = []
+    seen: set[str] = set()
+    while link is not None and link not in seen:
+        seen.add(link)
+        inputs = node_inputs(prompt, link)
+        for key, value in inputs.items():
+            folders = _folders(prompt or {}, link, key)
+            if isinstance(value, str) and _MODEL_FOLDERS.intersection(folders):
+                return ExpertFiles(_find(link, key, value, folders), (*names,))
+        names += _file_names(inputs.values())
+        link = linked(inputs.get("model"))
+    return ExpertFiles(None, (*names,))
+
+
+def loaded_files(prompt: Prompt | None, node_id: object) -> list[LoaderFile]:
+    """Return the files of all loaders upstream of a node: experts, LoRAs, text encoder, VAE."""
+    prompt = prompt or {}
+    return [
+        _find(loader_id, key, value, folders)
+        for loader_id in upstream(prompt, *node_inputs(prompt, node_id).values())
+        for key, value in node_inputs(prompt, loader_id).items()
+        # a VAE loader also takes names that are no file, such as pixel_space
+        if (folders := _folders(prompt, loader_id, key)) and isinstance(value, str) and _is_file_name(value)
+    ]
+
+
+def missing_files(prompt: Prompt, node_id: str) -> list[LoaderFile]:
+    """Return the files upstream of a node that their loaders will not find, in the order of the loaders' ids."""
+    files = sorted(loaded_files(prompt, node_id), key=lambda file: (len(file.node_id), file.node_id))
+    return [file for file in files if file.path is None and class_type(prompt, file.node_id) in LOADERS]
+
+
+def find_file(name: str, folder: str) -> Path | None:
+    """Return where a file lies in ComfyUI's folders of a kind; a name that leads out of them finds nothing."""
+    try:
+        found = folder_paths.get_full_path(folder, name)
+    except ValueError:  # on Windows, a name with a drive letter
+        return None
+    return None if found is None else Path(found)
+
+
+def number(prompt: Prompt, node_id: str, name: str) -> float | None:
+    """Return the number in a node's input, also through a link to a node that only holds one (``value``)."""
+    value = node_inputs(prompt, node_id).get(name)
+    source = linked(value)
+    if source is not None:
+        value = node_inputs(prompt, source).get("value")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -_LARGEST < value < _LARGEST else None
+
+
+def images_connected(prompt: Prompt, node_id: str) -> bool:
+    """Whether a first or last image goes into the sampler's positive conditioning."""
+    nodes = upstream(prompt, node_inputs(prompt, node_id).get("positive"))
+    return any(
+        linked(node_inputs(prompt, node).get(name)) is not None
+        for node in nodes
+        if class_type(prompt, node).startswith("Wan")
+        for name in _IMAGE_INPUTS
+    )
+
+
+def video_frames(prompt: Prompt, node_id: str) -> int | None:
+    """Return the ``length`` of the node that makes the sampler's latent."""
+    for node in upstream(prompt, node_inputs(prompt, node_id).get("latent_image")):
+        length = number(prompt, node, "length")
+        if length is not None:
+            return int(length)
+    return None
+
+
+def output_folder(prompt: Prompt) -> Path:
+    """Return the folder that the prompt's videos go to: ComfyUI's, with the folder of a ``filename_prefix``."""
+    output = Path(folder_paths.get_output_directory())
+    for node_id in prompt:
+        prefix = node_inputs(prompt, node_id).get("filename_prefix")
+        if isinstance(prefix, str) and "\0" not in prefix:
+            folder = (output / prefix).parent
+            if output in folder.parents and ".." not in folder.parts:
+                return folder
+    return output
+
+
+def _folders(prompt: Prompt, node_id: str, input_name: str) -> tuple[str, ...]:
+    """Return the kinds of folder where a node looks for an input's file; none if the input is no file name.
+
+    Of a node that is not in the table, those of all loaders with an input of that name.
+    """
+    own = LOADERS.get(class_type(prompt, node_id))
+    loaders = LOADERS.values() if own is None else (own,)
+    return tuple(dict.fromkeys(folder for folder, *inputs in loaders if input_name in inputs))
+
+
+def _find(node_id: str, key: str, name: str, folders: tuple[str, ...]) -> LoaderFile:
+    paths = (find_file(name, folder) for folder in folders)
+    return LoaderFile(node_id, key, name, folders, next((path for path in paths if path is not None), None))
+
+
+def _file_names(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the file names in a node's inputs; some LoRA nodes keep theirs in {"on": true, "lora": name}."""
+    for value in values:
+        if isinstance(value, str) and _is_file_name(value):
+            yield value
+        elif isinstance(value, Mapping) and value.get("on", True):
+            yield from _file_names(item for item in value.values() if isinstance(item, str))
+
+
+def _is_file_name(text: str) -> bool:
+    return text.lower().endswith(_SUFFIXES)

@@ -1,0 +1,311 @@
+"""The record of a sampler run: what its model calls returned, so that a later phase can run the sampler again.
+
+A sampler function cannot be suspended: the solver's history is in its local variables. It can be run again. With the
+same start, the same random states and the same denoised latents it takes the same path.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.samplers
+import numpy as np
+import torch
+
+from .schedule import reached
+
+POST_CFG = "sampler_post_cfg_function"
+"""The host's key of the functions that get every guided prediction (comfy/samplers.py, cfg_function)."""
+_OBJECTS = ("model", "model_options", "cond", "uncond")  # arguments that are the host's objects
+_INPUT = "input"  # stands for a tensor that equals the call's own latent
+
+
+class _PhaseEnded(BaseException):
+    """The sampler asks for a prediction of the next phase. No ``Exception``, or a sampler could take it for one."""
+
+
+class RandomStates:
+    """The states of the random generators that a sampler may draw from: torch's (CPU and device), numpy's, Python's."""
+
+    def __init__(self, device: torch.device) -> None:
+        module = getattr(torch, device.type, None)  # torch.cuda, torch.xpu, torch.mps; torch.cpu has no generator
+        self._device = module if hasattr(module, "get_rng_state") else None
+        self._of = () if device.type == "mps" else (device,)  # MPS has one generator
+        self._torch = torch.get_rng_state()
+        self._on_device = self._device.get_rng_state(*self._of) if self._device else None
+        self._numpy = np.random.get_state()
+        self._python = random.getstate()
+
+    def restore(self) -> None:
+        """Put the states back."""
+        torch.set_rng_state(self._torch)
+        if self._device:
+            self._device.set_rng_state(self._on_device, *self._of)
+        np.random.set_state(self._numpy)
+        random.setstate(self._python)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RandomStates):
+            return NotImplemented
+        same = torch.equal(self._torch, other._torch) and self._python == other._python
+        same = same and all(np.array_equal(mine, its) for mine, its in zip(self._numpy, other._numpy, strict=True))
+        return same and (self._on_device is None or torch.equal(self._on_device, other._on_device))
+
+    __hash__ = None  # type: ignore[assignment] -- states are compared, not looked up
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One answered model call.
+
+    ``post_cfg`` holds the arguments of each call of the sampler's own post-cfg functions. ``random`` holds the random
+    states after the call if the model drew from a generator.
+    """
+
+    sigma: float
+    digest: int
+    denoised: torch.Tensor
+    post_cfg: list[dict[str, Any]]
+    random: RandomStates | None
+
+
+class Record:
+    """The start and the answered calls of one sampler run, on the CPU.
+
+    Args:
+        known: tensors that the caller holds anyway (noise, latent image); equal ones are not stored again.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+        self._known = tuple(known)
+        self._start: dict[str, torch.Tensor | None] = {}
+        self._random: RandomStates | None = None
+        self._calls: deque[_Call] = deque()
+        self._steps = 0  # step callbacks that were passed on
+
+    @property
+    def calls(self) -> int:
+        """How many model calls it holds."""
+        return len(self._calls)
+
+    def begin(self, start: dict[str, torch.Tensor | None], device: torch.device) -> dict[str, torch.Tensor | None]:
+        """Store the start of the first run and return it; in a later run, put the random states back and return it."""
+        if self._random is None:
+            self._start = {name: self._stored(tensor) for name, tensor in start.items()}
+            self._random = RandomStates(device)
+            return start
+        self._random.restore()
+        # A copy: samplers may change it in place.
+        return {name: None if kept is None else kept.to(device, copy=True) for name, kept in self._start.items()}
+
+    def _stored(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        if tensor is None:
+            return None
+        kept = _on_cpu(tensor)
+        return next((other for other in self._known if _equal(other, kept)), kept)
+
+
+class PhaseSampler:
+    """One phase's run of a sampler: it plays ``record``, asks the model until ``end_sigma``, and stops there.
+
+    Args:
+        record: the calls of the earlier phases; those of this phase are added.
+        end_sigma: where the phase ends; ``None`` in the last one, which drops each recorded call once it is played.
+        guider: the phase's ``ExpertGuider``.
+    """
+
+    def __init__(self, record: Record, end_sigma: float | None, guider: Any) -> None:
+        self.record, self.end_sigma, self.guider = record, end_sigma, guider
+        self.name = ""
+        self._left: deque[_Call] = deque()
+
+    def around(self, sampler: Any) -> Any:
+        """Return a copy of the host's SAMPLER ``sampler`` that runs this phase.
+
+        The model calls of a ``KSAMPLER`` are recorded where its function makes them: inside its treatment of the noise
+        mask. Those of any other ``Sampler`` are recorded at the guider.
+        """
+        changed = copy.copy(sampler)
+        if type(sampler).sample is comfy.samplers.KSAMPLER.sample and "sample" not in vars(sampler):
+            function = sampler.sampler_function
+            self.name = getattr(function, "__name__", type(sampler).__name__)
+            changed.sampler_function = functools.partial(self._run_function, function)
+        else:
+            self.name = type(sampler).__name__
+            changed.sample = functools.partial(self._run_sampler, sampler.sample)
+        return changed
+
+    def _run_function(self, function: Callable, model: Any, x: torch.Tensor, sigmas: torch.Tensor, **options: Any):
+        """Run a ``KSAMPLER``'s function; ``model`` is the host's KSamplerX0Inpaint."""
+        start = {"x": x, "sigmas": sigmas, "noise": model.noise, "latent_image": model.latent_image}
+        start = self.record.begin(start, x.device)
+        model.noise, model.latent_image = start["noise"], start["latent_image"]
+        options["callback"] = self._callback(options.get("callback"))
+        return self._run(lambda ask: function(_Model(model, ask(model)), start["x"], start["sigmas"], **options), x)
+
+    def _run_sampler(self, sample: Callable, guider: Any, sigmas, extra_args, callback, noise, *rest, **more):
+        """Run another ``Sampler``'s ``sample``, whose arguments these are."""
+        start = self.record.begin({"noise": noise, "sigmas": sigmas}, noise.device)
+
+        def run(ask: Callable) -> torch.Tensor:
+            guider.intercept = ask
+            try:
+                arguments = (start["sigmas"], extra_args, self._callback(callback), start["noise"], *rest)
+                return sample(guider, *arguments, **more)
+            finally:
+                guider.intercept = None
+
+        return self._run(run, noise)
+
+    def _run(self, run: Callable, unfinished: torch.Tensor) -> torch.Tensor:
+        """Run the sampler to the phase's end; return ``unfinished``, of no use, if that is not the run's end."""
+        self._left = deque(self.record._calls)
+        try:
+            result = run(lambda model: functools.partial(self._call, model))
+        except _PhaseEnded:
+            return unfinished
+        if self._left:
+            raise self._differs("it ended early")
+        return result
+
+    def _call(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        """Answer one call of the sampler from the record, else from ``model``."""
+        at = float(sigma.max())
+        if self._left:
+            return self._play(self._left.popleft(), x, at, arguments)
+        if self.end_sigma is None:
+            return model(x, sigma, **arguments)
+        if reached(at, self.end_sigma):
+            raise _PhaseEnded
+        return self._ask(model, x, sigma, at, arguments)
+
+    def _ask(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, at: float, arguments: dict[str, Any]):
+        """Ask the model, and record what it and the sampler's post-cfg functions got."""
+        digest, before, seen = _digest(x), RandomStates(x.device), []
+
+        def spy(call: dict[str, Any]) -> torch.Tensor:
+            seen.append(dict(call))
+            return call["denoised"]
+
+        options, own = self._own_post_cfg(arguments)
+        if own:
+            functions = options[POST_CFG]
+            functions = [*functions[: len(functions) - len(own)], spy, *own]
+            arguments = {**arguments, "model_options": {**options, POST_CFG: functions}}
+        denoised = model(x, sigma, **arguments)
+        after = RandomStates(x.device)
+        kept = _on_cpu(denoised)
+        post_cfg = [_stored_arguments(call, x, denoised, kept) for call in seen]
+        self.record._calls.append(_Call(at, digest, kept, post_cfg, None if after == before else after))
+        return denoised
+
+    def _play(self, call: _Call, x: torch.Tensor, at: float, arguments: dict[str, Any]) -> torch.Tensor:
+        """Return a recorded answer after the sampler's post-cfg functions got what they got then."""
+        if call.sigma != at or call.digest != _digest(x):
+            raise self._differs(f"at sigma {at:g} it asked for another latent than before")
+        if self.end_sigma is None:
+            self.record._calls.popleft()
+        options, own = self._own_post_cfg(arguments)
+        for stored in call.post_cfg:
+            again = self._again(stored, x, options)
+            for function in own:
+                again = {**again, "denoised": function(again)}
+        if call.random is not None:
+            call.random.restore()
+        return call.denoised.to(x.device, copy=True)
+
+    def _again(self, stored: dict[str, Any], x: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        """Return a post-cfg function's arguments: tensors as recorded, the host's objects those of this phase."""
+        conds = self.guider.conds
+        present = {
+            "model": self.guider.inner_model,
+            "model_options": options,
+            "cond": conds.get("positive"),
+            "uncond": conds.get("negative"),
+        }
+        again: dict[str, Any] = {}
+        for key, value in stored.items():
+            if value is _INPUT:
+                again[key] = x
+            elif torch.is_tensor(value):
+                again[key] = value.to(x.device)
+            else:
+                again[key] = value if value is None else present.get(key, value)
+        return again
+
+    def _own_post_cfg(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[Callable]]:
+        """Return a call's model options, and those of its post-cfg functions that the sampler added."""
+        options = arguments.get("model_options") or {}
+        functions, given = options.get(POST_CFG) or [], self.guider.model_options.get(POST_CFG) or []
+        begins = len(functions) >= len(given) and all(a is b for a, b in zip(given, functions, strict=False))
+        return options, functions[len(given) :] if begins else functions
+
+    def _callback(self, callback: Callable | None) -> Callable:
+        """Return the step callback of this phase: it leaves out the steps that an earlier phase passed on."""
+        steps = 0
+
+        def on_step(*arguments: Any, **more: Any) -> None:
+            nonlocal steps
+            steps += 1
+            if steps > self.record._steps:
+                self.record._steps = steps
+                if callback is not None:
+                    callback(*arguments, **more)
+
+        return on_step
+
+    def _differs(self, how: str) -> RuntimeError:
+        return RuntimeError(
+            f"The sampler {self.name} does not repeat itself: run again for the next expert, {how}. It probably draws "
+            "noise from a generator of its own. Choose a sampler of KSamplerSelect, or set the hand-over so that one "
+            "expert makes all steps."
+        )
+
+
+class _Model:
+    """The model that a sampler function is given: its calls go to ``ask``, all else is ``model``'s."""
+
+    def __init__(self, model: Any, ask: Callable) -> None:
+        self._model, self._ask = model, ask
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        return self._ask(x, sigma, **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def _digest(x: torch.Tensor) -> int:
+    """Return a sum over the bits of ``x``: the same for equal tensors, and the same on every run of a device."""
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return int(x.detach().contiguous().view(words).sum(dtype=torch.int64))
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _stored_arguments(call: dict[str, Any], x: torch.Tensor, denoised: torch.Tensor, kept: torch.Tensor) -> dict:
+    """Return a post-cfg function's arguments to store: each tensor once, no objects of the host."""
+    stored: dict[str, Any] = {}
+    done: list[tuple[torch.Tensor, Any]] = [(x, _INPUT), (denoised, kept)]
+    for key, value in call.items():
+        if not torch.is_tensor(value):
+            stored[key] = None if value is None else key if key in _OBJECTS else value
+            continue
+        known = next((its for other, its in done if _equal(other, value)), None)
+        if known is None:
+            known = _on_cpu(value)
+            done.append((value, known))
+        stored[key] = known
+    return stored
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)

@@ -1,0 +1,67 @@
+"""A latent into clips: the streamed decode with the Wan VAE, ComfyUI's own decode, and the decode in tiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from .. import compat
+from ..wan import PIXELS_PER_LATENT
+from . import vae_check
+from .chunks import decode_chunks
+from .clips import Clip, clip_of_images
+
+DECODES = ("streamed", "whole")
+
+# The tiles that comfy/sd.py takes when memory runs out, in latent pixels. Never tiled in time.
+_TILE, _OVERLAP = 32, 8
+
+_LOG = logging.getLogger("wan_flf2v.video")
+
+
+def decode(vae: Any, samples: torch.Tensor, how: str = "streamed") -> list[Clip]:
+    """Return the clips of a latent [clips, channels, latent frames, h, w]; each is decoded while its parts are read.
+
+    ``how`` is ``streamed``, where only a few frames exist at a time, or ``whole``, ComfyUI's own decode. Both give the
+    same bytes.
+    """
+    if how == "streamed":
+        reason = vae_check.why_not_chunked(vae)
+        if reason is None and samples.ndim != 5:
+            reason = f"its latent has {samples.ndim} dimensions"
+        if reason is None:
+            with vae_check.loaded(vae, vae.memory_used_decode((1, *samples.shape[1:]), vae.vae_dtype)):
+                if vae_check.decodes_alike(vae):
+                    return [_streamed(vae, samples[i : i + 1]) for i in range(samples.shape[0])]
+            reason = "its self-check failed"
+        _LOG.warning("ComfyUI's own decode is used for this VAE: %s", reason)
+    images = vae.decode(samples)
+    return [clip_of_images(clip) for clip in (images if images.ndim == 5 else images.unsqueeze(0))]
+
+
+def _streamed(vae: Any, samples: torch.Tensor) -> Clip:
+    """Return one clip, decoded chunk by chunk."""
+    frames, height, width = (
+        ratio(n) if callable(ratio) else n * ratio
+        for ratio, n in zip(vae.upscale_ratio, samples.shape[2:], strict=True)
+    )
+
+    def parts() -> Iterator[torch.Tensor]:
+        with compat.device_context(vae.device):
+            latent = samples.to(device=vae.device, dtype=vae.vae_dtype)
+            for pixels in decode_chunks(vae.first_stage_model, latent):
+                # Elementwise, so on the device the values are those of ComfyUI's own conversion. process_output clips
+                # them, so only the rounding of to_planar_bytes is left.
+                pixels = vae.process_output(pixels.to(dtype=vae.vae_output_dtype(), copy=True))
+                yield pixels.mul_(255.0).round_().to(torch.uint8)[0].movedim(0, 1)
+
+    def tiled() -> Clip:
+        _LOG.warning("out of memory: decoding in tiles of %d pixels", _TILE * PIXELS_PER_LATENT)
+        comfy.model_management.soft_empty_cache()
+        return clip_of_images(vae.decode_tiled(samples, tile_x=_TILE, tile_y=_TILE, overlap=_OVERLAP)[0])
+
+    return Clip(frames, height, width, parts(), tiled)
