@@ -26,6 +26,7 @@ class GatewayProcess:
     """A gateway on a free port, which it keeps when it is started again; ``token`` is one that it knows.
 
     ``config`` are settings as ``api.json`` holds them. Settings in this process's environment do not count.
+    ``program`` are Python's arguments for the command line.
     """
 
     def __init__(self, data: Path, comfyui_url: str, *arguments: str, config: Mapping[str, Any] | None = None) -> None:
@@ -73,7 +74,7 @@ class GatewayProcess:
         """Start it and wait until it listens; ``RuntimeError`` with the end of its log if it does not."""
         before = len(self.log_text())
         port = self.url.rpartition(":")[2] or "0"
-        command = [sys.executable, "-I", "-m", "wan_flf2v", "serve", *self._arguments, "--port", port]
+        command = [sys.executable, "-I", *self._program, "serve", *self._arguments, "--port", port]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WAN_FLF2V_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603

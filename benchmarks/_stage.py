@@ -45,8 +45,9 @@ def comfyui_alone(options: Options) -> Iterator[ComfyServer]:
         prepare_demo(base_dir, options.comfyui)
         prepare_base_dir(base_dir, MEASURING_PACKS)
         arguments = ("--cpu", "--disable-api-nodes")
-        port = free_port()
-        with ComfyServer(options.comfyui, options.python, base_dir, port=port, extra_args=arguments) as comfyui:
+        port, env = free_port(), {"OMP_NUM_THREADS": "1"}  # tiny tensors: further threads only wait, on the processor
+        comfyui = ComfyServer(options.comfyui, options.python, base_dir, port=port, extra_args=arguments, env=env)
+        with comfyui:
             yield comfyui
 
 
