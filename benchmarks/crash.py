@@ -24,7 +24,7 @@ import av
 
 from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi, HostedApiError
-from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
+from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, SEED, START_IMAGE, STEPS, Value
 from ..gateway.jobs.comfyui import FOLDER
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
@@ -33,7 +33,7 @@ from ._stage import stage
 REQUESTS = 10
 _ROUNDS = 40
 _FRAMES = 17
-_FAST: dict[str, Value] = {"71_widthx71_height": "96x128 (3:4)", "67_length": _FRAMES, "57_steps": 1}
+_FAST: dict[str, Value] = {RESOLUTION.key: "96x128 (3:4)", LENGTH.key: _FRAMES, STEPS.key: 1}
 _SUBMITTING_S = 0.3  # one kill in four falls into the first moments, while requests are accepted
 _FIRST_WINDOW_S = 10.0
 _END_S = 600.0  # a request that has not ended by then is lost
@@ -137,7 +137,7 @@ async def _submit(api: HostedApi, deadline: float) -> str | None:
     """Submit one request, again and again under one key until it is accepted."""
     seed = uuid.uuid4().int % 2**32  # nothing comes from ComfyUI's cache
     example = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
-    values = {**example, **_FAST, "57_noise_seed": seed}
+    values = {**example, **_FAST, SEED.key: seed}
     key = str(uuid.uuid4())
     while time.monotonic() < deadline:
         try:

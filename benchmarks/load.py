@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import psutil
 
-from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE, Value
+from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, STEPS, Value
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
 from ._stage import stage
@@ -32,7 +32,7 @@ _VALUES: dict[str, Value] = {
     PROMPT.key: PROMPT.default,
     START_IMAGE.key: START_IMAGE.default,
     END_IMAGE.key: END_IMAGE.default,
-    "57_steps": 20,  # long, so that something runs all the time
+    STEPS.key: 20,  # long, so that something runs all the time
 }
 
 
@@ -115,7 +115,7 @@ class _Calls:
 
     async def submit(self) -> None:
         """Submit a request with a seed of its own."""
-        values = {**_VALUES, "57_noise_seed": len(self._ids) + 1}
+        values = {**_VALUES, SEED.key: len(self._ids) + 1}
         answer = await self._call("POST", f"{self._api}/models/{DEMO.model_id}", values)
         if answer is not None and "request_id" in answer:
             self._ids.append(str(answer["request_id"]))

@@ -225,14 +225,9 @@ class Dispatcher:
 
     async def _set_health(self, health: Health) -> None:
         if health != self._health:
-            level = logging.INFO if health.comfyui == "up" else logging.WARNING
-            _LOG.log(
-                level,
-                'event=health comfyui=%s dispatcher=%s reason="%s"',
-                health.comfyui,
-                health.dispatcher,
-                health.reason,
-            )
+            level = logging.INFO if health == Health("up") else logging.WARNING
+            told = health.comfyui, health.dispatcher, health.reason or ""
+            _LOG.log(level, 'event=health comfyui=%s dispatcher=%s reason="%s"', *told)
             self._health = health
         if health != await self._store.health():
             await self._store.set_health(health)

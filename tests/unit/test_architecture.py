@@ -128,6 +128,13 @@ def test_what_speaks_http_imports_no_torch(folder):
     assert [path for path in files(folder) if "torch" in {target.split("/")[0] for target, _ in imports(path)}] == []
 
 
+def test_jobs_know_no_http_request():
+    """A job is the same whichever server took its request; only their client of ComfyUI speaks HTTP."""
+    for path in (path for path in files() if path.parts[:2] == ("gateway", "jobs")):
+        names = {name.split(".")[0] for level, name in imports(path) if level in (0, 2)}
+        assert not names & {"aiohttp", "http", "serve"}, path
+
+
 def test_run_py_needs_only_the_standard_library():
     for path in [Path("run.py"), *files("bootstrap")]:
         for target, relative in imports(path):
