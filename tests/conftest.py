@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ PACKS = {
 }
 # What takes longest comes first, so that no worker is left alone with it at the end.
 LONGEST_FIRST = (
-    "test_openapi", "test_dispatcher_crash", "test_crash_bench", "test_wan_vae", "test_solvers", "test_workflow",
+    "test_solvers", "test_crash_bench", "test_openapi", "test_wan_vae", "test_dispatcher_crash", "test_seeds_and_gate",
+    "test_demo", "test_dispatcher", "test_api_host",
 )  # fmt: skip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,18 +39,30 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Select by marker, and make each file with one version of ComfyUI a piece of work for one worker."""
+    """Mark what is fast, leave out what nobody asked for, and put the longest files first."""
     for item in items:
         if not {"comfy_install", "project_comfyui"} & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
-        version = (_install(item) or {}).get("version", "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {version}"))
     unasked = {"sweep"} - set(config.option.markexpr.split())
     left_out = [item for item in items if any(map(item.get_closest_marker, unasked)) or _needs_no_older_comfyui(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     rank = {stem: place for place, stem in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Share out the tests by file and version of ComfyUI: what a module's fixtures start is started once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileAndVersion(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            version = re.search(r"\[(\d+\.\d+\.\d+)\b", nodeid)
+            return nodeid.partition("::")[0] + (version[1] if version else "")
+
+    config.option.loadscopereorder = False  # in the order of pytest_collection_modifyitems
+    return ByFileAndVersion(config, log)
 
 
 def _install(item):
