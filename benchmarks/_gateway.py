@@ -29,8 +29,16 @@ class GatewayProcess:
     ``program`` are Python's arguments for the command line.
     """
 
-    def __init__(self, data: Path, comfyui_url: str, *arguments: str, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        comfyui_url: str,
+        *arguments: str,
+        config: Mapping[str, Any] | None = None,
+        program: Sequence[str] = ("-m", "wan_flf2v"),
+    ) -> None:
         self.data = data
+        self._program = program
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = data / "gateway.log"
         self._arguments = ["--data", str(data), "--comfyui", comfyui_url, *arguments]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi
-from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
+from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, START_IMAGE, STEPS
 from ..contract.workflow import Graph, graph_for
 from ._figures import Figures, Options, summed
 from ._gateway import GatewayProcess
@@ -74,7 +74,7 @@ def _request(comfyui: ComfyServer) -> list[str]:
 async def _submit_and_wait(gateway: GatewayProcess) -> None:
     values = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
     async with HostedApi(gateway.api, gateway.token) as api:
-        request = await api.submit(DEMO.model_id, {**values, "67_length": 17, "57_steps": 2})
+        request = await api.submit(DEMO.model_id, {**values, LENGTH.key: 17, STEPS.key: 2})
         while (result := await api.result(str(request["request_id"])))["status"] not in ("succeeded", "failed"):
             await asyncio.sleep(0.2)
     if result["status"] == "failed":
