@@ -27,7 +27,8 @@ from ..client.hosted_api import HostedApi, HostedApiError
 from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, SEED, START_IMAGE, STEPS, Value
 from ..gateway.jobs.comfyui import FOLDER
 from ._figures import Figure, Figures, Options, summed
-from ._stage import Gateway, stage
+from ._gateway import GatewayProcess
+from ._stage import stage
 
 REQUESTS = 10
 _ROUNDS = 40
@@ -82,7 +83,7 @@ def _inspect(path: Path) -> tuple[str, int]:
         return verdict, int(database.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
-async def _rounds(comfyui: ComfyServer, gateway: Gateway, count: int) -> list[Round]:
+async def _rounds(comfyui: ComfyServer, gateway: GatewayProcess, count: int) -> list[Round]:
     dice = random.Random(_SEED)  # noqa: S311 -- the same moments in every run
     targets: list[tuple[Callable[[], None], ...]] = [
         (gateway.kill,),
@@ -108,7 +109,7 @@ async def _rounds(comfyui: ComfyServer, gateway: Gateway, count: int) -> list[Ro
 
 
 async def _kill(
-    moment: float, targets: tuple[Callable[[], None], ...], comfyui: ComfyServer, gateway: Gateway
+    moment: float, targets: tuple[Callable[[], None], ...], comfyui: ComfyServer, gateway: GatewayProcess
 ) -> float:
     """Kill after ``moment`` seconds and start again what was killed; returns the seconds until all was back."""
     await asyncio.sleep(moment)
@@ -120,8 +121,8 @@ async def _kill(
     return time.monotonic() - started
 
 
-async def _round(comfyui: ComfyServer, gateway: Gateway) -> Round:
-    async with HostedApi(gateway.url, gateway.token) as api:
+async def _round(comfyui: ComfyServer, gateway: GatewayProcess) -> Round:
+    async with HostedApi(gateway.api, gateway.token) as api:
         deadline = time.monotonic() + _END_S
         ids = await asyncio.gather(*(_submit(api, deadline) for _ in range(REQUESTS)))
         accepted = [request_id for request_id in ids if request_id is not None]

@@ -8,11 +8,9 @@ success or 429, and the gateway must not grow.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -20,7 +18,8 @@ import psutil
 
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, STEPS, Value
 from ._figures import Figure, Figures, Options, summed
-from ._stage import Gateway, stage
+from ._gateway import GatewayProcess
+from ._stage import stage
 
 RATE = 100  # calls a second
 SECONDS = 50.0
@@ -28,7 +27,7 @@ CLIENTS, CALLS = 200, 25
 _LIMIT_MS = 100.0
 _LIMIT_MB = 50.0
 _WARM_CALLS = 500
-_SETTINGS = {"WAN_FLF2V_QUEUE_LIMIT": "1000000", "WAN_FLF2V_RATE_PER_MINUTE": "1000000"}
+_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000}
 _VALUES: dict[str, Value] = {
     PROMPT.key: PROMPT.default,
     START_IMAGE.key: START_IMAGE.default,
@@ -50,10 +49,9 @@ class Round:
 def run(options: Options) -> Figures:
     """Run the rounds, one if not said otherwise, each with a new ComfyUI and a new gateway."""
     rounds = []
-    with _environment(_SETTINGS):
-        for _ in range(options.rounds or 1):
-            with stage(options) as (_, gateway):
-                rounds.append(asyncio.run(_round(gateway)))
+    for _ in range(options.rounds or 1):
+        with stage(options, **_SETTINGS) as (_, gateway):
+            rounds.append(asyncio.run(_round(gateway)))
     growth = [round_.growth_mb for round_ in rounds]
     return {
         "p99_submit_ms": _p99([round_.submit_s for round_ in rounds]),
@@ -63,12 +61,12 @@ def run(options: Options) -> Figures:
     }
 
 
-async def _round(gateway: Gateway) -> Round:
+async def _round(gateway: GatewayProcess) -> Round:
     round_ = Round()
     connector = aiohttp.TCPConnector(limit=0)
     headers = {"Authorization": f"Bearer {gateway.token}"}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as http:
-        calls = _Calls(http, gateway.url, round_)
+        calls = _Calls(http, gateway.api, round_)
         await calls.submit()
         await calls.until_running()
         await _open_loop(calls, round_)
@@ -86,14 +84,14 @@ async def _open_loop(calls: _Calls, round_: Round) -> None:
     await asyncio.gather(*tasks)
 
 
-async def _crowd(calls: _Calls, gateway: Gateway) -> float:
+async def _crowd(calls: _Calls, gateway: GatewayProcess) -> float:
     """Let all clients call at once; returns by how many MB the gateway grew, after a first few calls."""
 
     async def client(count: int) -> None:
         for number in range(count):
             await (calls.submit() if number % 2 else calls.status())
 
-    gateway_process = psutil.Process(gateway.pid)
+    gateway_process = psutil.Process(gateway.process.pid)
     await asyncio.gather(*(client(_WARM_CALLS // CLIENTS + 1) for _ in range(CLIENTS)))
     before = gateway_process.memory_info().rss
     await asyncio.gather(*(client(CALLS) for _ in range(CLIENTS)))
@@ -143,21 +141,6 @@ class _Calls:
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
             self._round.bad += 1
             return None
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Let processes that are started meanwhile have these variables."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _p99(rounds: list[list[float]]) -> Figure:

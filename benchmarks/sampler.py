@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import json
+import statistics
 import urllib.request
+import uuid
 from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
@@ -30,10 +33,14 @@ _STEPS, _FIRST_LOW = 8, 4
 _EQUAL = 1e-4  # relative: float rounding, and room for it
 _SEEDS = 4
 _CHAINED_LORA = "bench_lora.safetensors"
+_PAIRS = 15
+_FORWARD_MS = 50.0  # a forward pass of the model takes at least this long, so that a step is not all overhead
+_CPU_SIZE = {"width": 416, "height": 416, "length": 33, "batch_size": 1}
+_REPLAYS = (4, 36, 40)  # hand-over early and late, of so many steps: the second run replays 32 steps more
 
 
 def run(options: Options) -> Figures:
-    """Run everything once: the figures are counts and differences, which repeat exactly."""
+    """Run everything once, and what counts processor time in pairs, 15 if not said otherwise."""
     with comfyui_alone(options) as server:
         names = _samplers(server)
         ours, chained = _solvers(server, names)
@@ -49,6 +56,7 @@ def run(options: Options) -> Figures:
             "loads_4_seeds": _count(loads, "loads", ("==", 2)),
             "loads_4_seeds_stock": _count(stock_loads, "loads"),
             **_gate(server),
+            **_cpu(server, options.rounds or _PAIRS),
         }
 
 
@@ -219,6 +227,53 @@ def _gate(server: ComfyServer) -> Figures:
         _results(server, graph, ["57"])
         figures[key] = _count(sum(len(note.get("rows", [])) for note in _notes(server)), "rows", limit)
     return figures
+
+
+def _cpu(server: ComfyServer, count: int) -> Figures:
+    """Compare the processor time of node 57 with that of two KSamplerAdvanced on the same steps, in pairs."""
+    figures, forwards = {}, []
+    for solver in ("euler", "dpmpp_2m"):
+        _cpu_seconds(server, solver, _STEPS, _FIRST_LOW, chained=True)  # loads the models
+        ratios = []
+        for number in range(count):
+            order = (True, False) if number % 2 else (False, True)
+            seconds = {chained: _cpu_seconds(server, solver, _STEPS, _FIRST_LOW, chained=chained) for chained in order}
+            ratios.append(seconds[False] / seconds[True])
+            forwards.append(seconds[True] / _STEPS * 1000)
+        figures[f"cpu_ratio_chained_{solver}"] = _median(ratios, "x", ("<=", 1.03))
+    early, late, steps = _REPLAYS
+    replayed = []
+    for _ in range(count):
+        seconds_early, seconds_late = (_cpu_seconds(server, "euler", steps, first_low) for first_low in (early, late))
+        replayed.append((seconds_late - seconds_early) / (late - early) * 1000)
+    figures["replayed_step_ms"] = _median(replayed, "ms", ("<=", 5.0))
+    figures["forward_ms"] = _median(forwards, "ms", (">=", _FORWARD_MS))
+    return figures
+
+
+def _cpu_seconds(server: ComfyServer, solver: str, steps: int, first_low: int, *, chained: bool = False) -> float:
+    """Return the processor time that ComfyUI takes for one run with a new seed; only the sampling is not cached."""
+    graph = _graph(sampler_name=solver, steps=steps, handover_step=first_low, noise_seed=uuid.uuid4().int % 2**32)
+    for loader in ("37", "56"):
+        graph[loader]["inputs"]["unet_name"] = "tiny_wan_t2v.safetensors"  # text to video: no images to encode
+    _node(graph, "empty", "EmptyHunyuanLatentVideo", **_CPU_SIZE)
+    graph["57"]["inputs"].update(positive=["6", 0], negative=["7", 0], latent_image=["empty", 0])
+    result = "57"
+    if chained:
+        result = _add_chained(graph, "stock", graph["57"]["inputs"], first_low)
+        del graph["57"]
+    for unused in ("62", "67", "68", "71"):
+        del graph[unused]
+    _node(graph, "end", "PreviewAny", source=[result, 0])
+    process = psutil.Process(server.pid)
+    before = process.cpu_times()
+    run_graph(server, graph)
+    after = process.cpu_times()
+    return (after.user - before.user) + (after.system - before.system)
+
+
+def _median(values: list[float], unit: str, limit: tuple[str, float]) -> Figure:
+    return Figure(statistics.median(values), unit, len(values), min(values), max(values), limit)
 
 
 def _notes(server: ComfyServer) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from .paths import REPO, cache_dir
 from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
-# Most tests wait for ComfyUI: one worker for each version that is tested by default. `-n 0` after it wins.
-_WORKERS = ("-n", "2", "--dist", "loadgroup")
+# Two workers, each with its own ComfyUI; tests/conftest.py says how tests are shared out. `-n 0` after it wins.
+_WORKERS = ("-n", "2", "--dist", "loadscope")
 PACK = "wan-flf2v"
 TYPED = ("contract", "client", "cli", "gateway", "bootstrap")
 

@@ -45,7 +45,7 @@ def check_run(
     latent: dict | None,
     prompt: dict | None,
     node_id: str | None,
-    settings: RunSettings,
+    run: RunSettings,
 ) -> list[str]:
     """Check a run before any weight goes to the device, and return the warnings.
 
@@ -56,7 +56,7 @@ def check_run(
         latent: the LATENT to denoise, ``None`` if it is not known here.
         prompt: the queued API prompt and
         node_id: this node's id in it, to name files.
-        settings: the run's.
+        run: what the run is asked for.
 
     Raises:
         ValueError: a latent that is no video or has another length than the images, a
@@ -71,8 +71,7 @@ def check_run(
         for slot, model in (("high", high), ("low", low))
     ]
     images = any("concat_latent_image" in options for _, options in positive)
-    same_model = high.model is low.model
-    report = check_settings(experts, settings, images=images, frames=frames, same_model=same_model)
+    report = check_settings(experts, run, images=images, frames=frames, same_model=high.model is low.model)
     paths = {file.path for file in loaded_files(prompt, node_id) if file.path is not None}
     ram = sum(path.stat().st_size for path in paths)
     ram += sum(model.model_size() for expert, model in zip(experts, (high, low), strict=True) if expert.path is None)
@@ -127,10 +126,12 @@ def _check_sampler(prompt: Prompt, node_id: str) -> Report:
         except (OSError, ValueError) as error:
             report.errors.append(str(error))
     experts = [_expert(prompt, node_id, slot, read) for slot in SLOTS]
-    cfg, cfg_low_noise, steps = (number(prompt, node_id, name) for name in ("cfg", "cfg_low_noise", "steps"))
-    settings = RunSettings(None if steps is None else int(steps), cfg, cfg_low_noise)
+    steps = number(prompt, node_id, "steps")
+    run = RunSettings(
+        None if steps is None else int(steps), number(prompt, node_id, "cfg"), number(prompt, node_id, "cfg_low_noise")
+    )
     images, frames = images_connected(prompt, node_id), video_frames(prompt, node_id)
-    report.merge(check_settings(experts, settings, images=images, frames=frames))
+    report.merge(check_settings(experts, run, images=images, frames=frames))
     report.merge(check_machine(sum(file.size for file in read.values()), output_folder(prompt)))
     return report
 

@@ -155,11 +155,11 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     files, errors = _read(names)
     experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in rules.SLOTS)
     shape = next((file.wan for slot, file in files.items() if slot in rules.SLOTS and file.wan), None)
-    # The host samples in float32 (comfy/samplers.py, outer_sample).
+    # ComfyUI samples in float32 (comfy/samplers.py, outer_sample).
     latent_bytes = 4 * (shape or WAN_14B).out_channels * math.prod(video.latent_shape)
     ram = sum({file.path: file.size for file in files.values()}.values())
-    named = [_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS]
-    report = rules.check_settings(named, sampling, images=True, frames=video.frames, loras_known=False)
+    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS]
+    report = rules.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
     report.merge(rules.check_machine(ram, output_folder))
     return Plan(
         video=video,

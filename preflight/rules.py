@@ -63,7 +63,7 @@ class Expert(NamedTuple):
 
 def check_settings(
     experts: Sequence[Expert],
-    settings: RunSettings,
+    run: RunSettings,
     *,
     images: bool,
     frames: int | None,
@@ -72,7 +72,13 @@ def check_settings(
 ) -> Report:
     """Check the two experts (high, low) against each other and against what the run was asked for.
 
-    ``same_model`` says that both are one object in memory, whatever their files are called.
+    Args:
+        experts: high, low.
+        run: its ``steps`` and cfgs are checked where they are known.
+        images: whether a first or last image is connected.
+        frames: of the video, ``None`` where they are not known.
+        loras_known: whether the experts' LoRAs are all there are.
+        same_model: whether both are one object in memory, whatever their files are called.
     """
     errors = [_text_to_video(expert) for expert in experts if images and expert.image_channels == 0]
     warnings = []
@@ -94,7 +100,7 @@ def check_settings(
             "for Wan 2.1, which has one model; of Wan 2.2, load the high-noise file in one and the low-noise file in "
             "the other."
         )
-    warnings += _distilled(experts, settings, loras_known)
+    warnings += _distilled(experts, run, loras_known)
     if frames is not None and frames > TRAINED_FRAMES:
         warnings.append(
             f"The video has {frames} frames, but Wan 2.2 was trained on up to {TRAINED_FRAMES}: longer ones "
@@ -142,17 +148,17 @@ def _other_expert(expert: Expert, name: str) -> str:
     )
 
 
-def _distilled(experts: Sequence[Expert], settings: RunSettings, loras_known: bool) -> Iterator[str]:
+def _distilled(experts: Sequence[Expert], run: RunSettings, loras_known: bool) -> Iterator[str]:
     """Warn if steps or cfg do not fit: files made for few steps, or no such files."""
     high, low = experts
-    for expert, cfg, name in ((high, settings.cfg, "cfg"), (low, settings.cfg_low, "cfg of the low-noise expert")):
+    for expert, cfg, name in ((high, run.cfg, "cfg"), (low, run.cfg_low, "cfg of the low-noise expert")):
         if expert.files.distilled and cfg is not None and cfg > 1:
             yield (
                 f"{name} is {cfg:g}, but {expert.files.distilled} ({SLOTS[expert.slot]}) looks made for few steps "
                 "without guidance: the video will be too harsh and take twice as long. Set cfg to 1, or remove that "
                 "file."
             )
-    steps = settings.steps
+    steps = run.steps
     if steps is None:
         return
     if high.files.distilled and low.files.distilled and steps > _FEW_STEPS:

@@ -1,46 +1,109 @@
-"""Real ComfyUI processes for the tests: one for each host version under test, with this pack and tiny models."""
+"""ComfyUI processes for the tests, and how the tests are shared out to the workers of pytest-xdist."""
 
+import functools
 import json
 import os
-import shutil
+import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from host import Host
+from support.comfyui_server import Servers, WarmStarts
 from wan_flf2v.benchmarks._stage import MEASURING_PACKS
+from wan_flf2v.bootstrap import server
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
-from wan_flf2v.bootstrap.server import ComfyServer, prepare_base_dir
 from wan_flf2v.demo.base import PACKS as DEMO_PACKS
 from wan_flf2v.demo.base import make_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
+NEWEST = max(HOSTS, key=lambda install: [int(number) for number in install["version"].split(".")] if install else [])
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
 PACKS = {
     **DEMO_PACKS,
     **MEASURING_PACKS,
     "wan-flf2v-test-pack": REPO / "tests" / "support" / "packs" / "wan_flf2v_test_pack",
 }
+# What takes longest comes first, so that no worker is left alone with it at the end.
+LONGEST_FIRST = (
+    "test_solvers", "test_crash_bench", "test_openapi", "test_wan_vae", "test_dispatcher_crash", "test_seeds_and_gate",
+    "test_demo", "test_dispatcher", "test_api_host",
+)  # fmt: skip
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs with SIGINT ignored, children inherit that, and then Ctrl-C cannot be tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
-    """With several workers: all that needs a ComfyUI of one version goes to one of them, which starts it once."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark what is fast, leave out what nobody asked for, and put the longest files first."""
     for item in items:
-        host = item.callspec.params.get("comfy_install") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(host["version"] if host else item.path.stem))
+        if not {"comfy_install", "project_comfyui"} & set(item.fixturenames) and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+    unasked = {"sweep"} - set(config.option.markexpr.split())
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked)) or _needs_no_older_comfyui(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    rank = {stem: place for place, stem in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
-@pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
-def comfy_install(request):
-    """Where a ComfyUI under test lies: ``version``, ``path`` and the ``python`` that runs it."""
-    if request.param is None:
-        pytest.fail(NEEDS_RUN_PY, pytrace=False)
-    return request.param
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Share out the tests by file and version of ComfyUI: what a module's fixtures start is started once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileAndVersion(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            version = re.search(r"\[(\d+\.\d+\.\d+)\b", nodeid)
+            return nodeid.partition("::")[0] + (version[1] if version else "")
+
+    config.option.loadscopereorder = False  # in the order of pytest_collection_modifyitems
+    return ByFileAndVersion(config, log)
+
+
+def _install(item):
+    return item.callspec.params.get("comfy_install") if hasattr(item, "callspec") else None
+
+
+def _needs_no_older_comfyui(item):
+    """Tests of the gateway run on the newest ComfyUI; those marked as smoke run on the others too."""
+    older = _install(item) not in (None, NEWEST)
+    return older and item.path.parent.name == "gateway" and not item.get_closest_marker("smoke")
 
 
 @pytest.fixture(scope="session")
-def project_comfyui():
+def warm_starts(tmp_path_factory):
+    """Let ComfyUI start from Pythons that have its libraries imported, where processes can fork."""
+    if sys.platform != "linux" or HOSTS == [None]:
+        yield None
+        return
+    warm = WarmStarts(HOSTS, tmp_path_factory.mktemp("warm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "_popen", warm.popen)
+        yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
+def comfy_install(request, warm_starts):
+    """A ComfyUI under test: ``version``, ``path``, the ``python`` that runs it, and ``popen`` to run that."""
+    if request.param is None:
+        pytest.fail(NEEDS_RUN_PY, pytrace=False)
+    python = request.param["python"]
+    popen = warm_starts.python(python).popen if warm_starts else functools.partial(_popen, python)
+    return {**request.param, "popen": popen}
+
+
+def _popen(python, arguments, env, cwd, log):
+    return subprocess.Popen([python, *arguments], env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+
+@pytest.fixture(scope="session")
+def project_comfyui(warm_starts):
     """Where the ComfyUI lies that runs in the project's own environment, as the demo's does."""
     if HOSTS == [None]:
         pytest.fail(NEEDS_RUN_PY, pytrace=False)
@@ -60,32 +123,27 @@ def demo_models():
 
 
 @pytest.fixture(scope="session")
-def new_comfy_server(comfy_install, demo_models, tmp_path_factory):
-    """Return a function that starts a ComfyUI of its own, with extra command-line arguments."""
-
-    def start(*extra_args):
-        base_dir = tmp_path_factory.mktemp(f"comfy-{comfy_install['version']}-")
-        prepare_base_dir(base_dir, PACKS)
-        shutil.copytree(demo_models, base_dir / "models", dirs_exist_ok=True)
-        for image in (REPO / "demo" / "images").glob("*.jpg"):
-            shutil.copy(image, base_dir / "input")
-        arguments = ("--cpu", "--disable-api-nodes", *extra_args)
-        python, env = Path(comfy_install["python"]), {"OMP_NUM_THREADS": "1"}  # tiny tensors: threads only wait
-        server = ComfyServer(Path(comfy_install["path"]), python, base_dir, extra_args=arguments, env=env)
-        return Host(server, comfy_install["version"])
-
-    return start
+def comfy_servers(demo_models, warm_starts, tmp_path_factory):
+    """All servers of this worker; the shared ones run until it has no more tests."""
+    servers = Servers(tmp_path_factory.mktemp("servers"), PACKS, demo_models)
+    yield servers
+    servers.stop()
 
 
 @pytest.fixture(scope="session")
-def comfy_server(new_comfy_server):
+def new_comfy_server(comfy_install, comfy_servers):
+    """Return a function that makes a ComfyUI with extra command-line arguments; ``with`` starts it."""
+    return functools.partial(comfy_servers.new, comfy_install)
+
+
+@pytest.fixture(scope="session")
+def comfy_server(comfy_install, comfy_servers):
     """One ComfyUI that the tests share; leave it as it was."""
-    with new_comfy_server() as host:
-        yield host
+    return comfy_servers.shared(comfy_install)
 
 
 @pytest.fixture
 def own_comfy_server(new_comfy_server):
-    """A ComfyUI of the test's own, which it may kill."""
+    """A ComfyUI for one test, which may kill it."""
     with new_comfy_server() as host:
         yield host

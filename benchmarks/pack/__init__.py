@@ -80,8 +80,7 @@ class Schedules(_Node):
     def run(self, model: Any, cases: str, name: str) -> dict[str, Any]:
         """Write the schedules."""
         mappings = import_module("nodes").NODE_CLASS_MAPPINGS  # ComfyUI's, not this pack's
-        pack = mappings["WanFLF2VSampler"].__module__.rpartition(".nodes.")[0]
-        schedule = import_module(f"{pack}.sampling.schedule")
+        schedule = _pack_module("sampling.schedule")
         found = []
         for steps, shift, sampler, scheduler in json.loads(cases):
             (shifted,) = mappings["ModelSamplingSD3"]().patch(model, shift)
@@ -92,10 +91,47 @@ class Schedules(_Node):
         return _write(name, found)
 
 
+class StartReading(_Node):
+    """Note, from now on, in which files of the pack a function runs; everything that node 57 needs passes through."""
+
+    _KINDS = ("MODEL", "MODEL", "CONDITIONING", "CONDITIONING", "LATENT")
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {f"input_{number}": (kind,) for number, kind in enumerate(cls._KINDS)}}
+    )
+    RETURN_TYPES = _KINDS
+    called: Any = None
+
+    def run(self, **inputs: Any) -> tuple[Any, ...]:
+        """Start, and return the inputs."""
+        StartReading.called = _pack_module("benchmarks._called_files").CalledFiles()
+        StartReading.called.install()
+        StartReading.called.start()
+        return tuple(inputs[name] for name in sorted(inputs))
+
+
+class WriteReading(_Node):
+    """Write the files that were noted to ``<output>/<name>.json``."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"latent": ("LATENT",), "name": ("STRING", {})}})
+    RETURN_TYPES, OUTPUT_NODE = (), True
+
+    def run(self, latent: Any, name: str) -> dict[str, Any]:
+        """Stop and write."""
+        return _write(name, StartReading.called.stop())
+
+
+def _pack_module(name: str) -> Any:
+    """Return a module of this project's node pack as this ComfyUI has loaded it."""
+    mappings = import_module("nodes").NODE_CLASS_MAPPINGS  # ComfyUI's, not this pack's
+    return import_module(f"{mappings['WanFLF2VSampler'].__module__.rpartition('.nodes.')[0]}.{name}")
+
+
 def _write(name: str, content: Any) -> dict[str, Any]:
     path = Path(folder_paths.get_output_directory()) / f"{Path(name).name}.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return {"ui": {"images": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
 
 
-NODE_CLASS_MAPPINGS = {f"WanFLF2VMeasure{cls.__name__}": cls for cls in (Probe, Schedules, WriteNotes)}
+NODE_CLASS_MAPPINGS = {
+    f"WanFLF2VMeasure{cls.__name__}": cls for cls in (Probe, Schedules, StartReading, WriteNotes, WriteReading)
+}

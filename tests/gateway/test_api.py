@@ -5,15 +5,8 @@ import re
 import uuid
 
 import pytest
+from support.gateway_process import BODY, CURL_BODY, SUBMIT, SUBMIT_DEMO
 from wan_flf2v.contract.parameters import HOSTED
-
-from gateway import BODY, CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    with Gateway(tmp_path_factory.mktemp("api"), config={"queue_limit": 10_000, "rate_per_minute": 1_000_000}) as it:
-        yield it
 
 
 @pytest.fixture

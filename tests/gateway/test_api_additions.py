@@ -14,15 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-
-from gateway import BODY, NOWHERE, SUBMIT, Gateway, call, events
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    config = {"queue_limit": 10_000, "rate_per_minute": 1_000_000, "trusted_proxies": ["192.0.2.1"]}
-    with Gateway(tmp_path_factory.mktemp("additions"), NOWHERE, config=config) as it:
-        yield it
+from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
 
 
 def png(size=(64, 64)):

@@ -8,8 +8,7 @@ import sys
 import time
 
 import pytest
-
-from gateway import NOWHERE, Gateway
+from support.gateway_process import NOWHERE, Gateway
 
 
 @pytest.fixture

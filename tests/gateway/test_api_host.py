@@ -9,12 +9,11 @@ import uuid
 
 import av
 import pytest
-from client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
-from wan_files import write_sparse
+from support.client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
+from support.gateway_process import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, call, events
+from support.wan_files import write_sparse
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.workflow import load_graph
-
-from gateway import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, call, events
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 2}
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
@@ -27,9 +26,9 @@ MODEL_FILES = {
 
 
 @pytest.fixture(scope="module")
-def gateway(comfy_server, tmp_path_factory):
-    with Gateway(tmp_path_factory.mktemp("host"), comfy_server.url, "--demo") as it:
-        yield it
+def gateway(new_gateway, comfy_server):
+    """A gateway in front of the shared ComfyUI."""
+    return new_gateway(comfy_server.url, demo=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +46,7 @@ def fetch(gateway, url, method="GET", **headers):
     return call(gateway.url, method, url.removeprefix(gateway.url), headers=headers)
 
 
+@pytest.mark.smoke
 def test_a_request_succeeds_with_the_pages_output(done):
     result, _ = done
     assert set(result["output"]) == {"image", "video", "images", "videos"}
@@ -128,6 +128,7 @@ def test_a_name_that_comfyui_does_not_have_is_422(gateway):
     assert answer.json["detail"][0]["loc"] == ["body", "68_image"]
 
 
+@pytest.mark.smoke
 def test_a_running_request_is_cancelled_and_others_prompts_are_not(gateway, comfy_server):
     running = gateway.submit(SUBMIT_DEMO, **{**FAST, "57_steps": 20, "67_length": 33}, **IMAGES, **{"57_noise_seed": 8})
     gateway.wait(running, "in_progress", "completed")

@@ -6,19 +6,11 @@ from pathlib import Path
 import pytest
 from wan_flf2v.contract.parameters import DEMO, HOSTED
 
-from gateway import Gateway
-
 PAGE = json.loads((Path(__file__).parent / "page_schemas.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    with Gateway(tmp_path_factory.mktemp("models"), "http://127.0.0.1:9", "--demo") as it:
-        yield it
-
-
-def test_a_model_has_the_pages_schemas_word_for_word(gateway):
-    model = gateway.get(f"/v1/models/{HOSTED.model_id}").json
+def test_a_model_has_the_pages_schemas_word_for_word(demo_gateway):
+    model = demo_gateway.get(f"/v1/models/{HOSTED.model_id}").json
     assert model["model_id"] == "community/wan-2-2/first-last-frame"
     assert model["input_schema"] == PAGE["input_schema"]
     assert model["output_schema"] == PAGE["output_schema"]
@@ -26,8 +18,8 @@ def test_a_model_has_the_pages_schemas_word_for_word(gateway):
     assert model["input_schema"]["properties"]["57_cfg"]["type"] == "float"
 
 
-def test_the_listing_has_models_and_a_total(gateway):
-    answer = gateway.get("/v1/models").json
+def test_the_listing_has_models_and_a_total(demo_gateway):
+    answer = demo_gateway.get("/v1/models").json
     assert set(answer) == {"models", "total"}
     assert answer["total"] == 2
     assert [model["model_id"] for model in answer["models"]] == [HOSTED.model_id, DEMO.model_id]
@@ -50,26 +42,26 @@ def test_the_listing_has_models_and_a_total(gateway):
         ("offset=5", [], 2),
     ],
 )
-def test_the_listing_is_searched_and_paged(gateway, query, ids, total):
-    answer = gateway.get(f"/v1/models?{query}").json
+def test_the_listing_is_searched_and_paged(demo_gateway, query, ids, total):
+    answer = demo_gateway.get(f"/v1/models?{query}").json
     assert [model["model_id"] for model in answer["models"]] == ids
     assert answer["total"] == total
 
 
-def test_the_listing_can_have_the_schemas(gateway):
-    models = gateway.get("/v1/models?include_schema=true").json["models"]
+def test_the_listing_can_have_the_schemas(demo_gateway):
+    models = demo_gateway.get("/v1/models?include_schema=true").json["models"]
     assert models[0]["input_schema"] == PAGE["input_schema"]
     assert models[1]["input_schema"]["properties"]["67_length"]["enum"] == [17, 33]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "offset=-1", "include_schema=perhaps"])
-def test_a_bad_query_is_400(gateway, query):
-    answer = gateway.get(f"/v1/models?{query}")
+def test_a_bad_query_is_400(demo_gateway, query):
+    answer = demo_gateway.get(f"/v1/models?{query}")
     assert (answer.status, answer.code) == (400, 400001)
 
 
-def test_the_openapi_document_has_real_json_schema(gateway):
-    answer = gateway.get("/v1/openapi.json", token=None)
+def test_the_openapi_document_has_real_json_schema(demo_gateway):
+    answer = demo_gateway.get("/v1/openapi.json", token=None)
     document = answer.json
     assert document["openapi"].startswith("3.1")
     post = document["paths"][f"/v1/models/{HOSTED.model_id}"]["post"]

@@ -6,19 +6,11 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
+from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, raw
 from wan_flf2v.bootstrap.paths import REPO
-
-from gateway import BODY, NOWHERE, SUBMIT, Gateway, raw
 
 MEBIBYTE = 1 << 20
 UNKNOWN = "6f1c2f0e-5d0b-4a55-9d0c-1b2a3c4d5e6f"  # a request id that nothing has
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    config = {"queue_limit": 10_000, "rate_per_minute": 1_000_000}
-    with Gateway(tmp_path_factory.mktemp("attacks"), NOWHERE, config=config) as it:
-        yield it
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,7 @@ import uuid
 from urllib.parse import urlsplit
 
 import pytest
-
-from gateway import BODY, NOWHERE, SUBMIT, Gateway, raw
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    config = {"queue_limit": 10_000, "rate_per_minute": 1_000_000}
-    with Gateway(tmp_path_factory.mktemp("attacks"), NOWHERE, config=config) as it:
-        yield it
+from support.gateway_process import BODY, SUBMIT, raw
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from support.web_server import serve
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
-from web_server import serve
 
 
 async def stats(request):

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from wan_flf2v.benchmarks._figures import Options
 from wan_flf2v.benchmarks.crash import run
 
 
+@pytest.mark.timeout(1800)  # thirty videos, and three starts of ComfyUI: a busy machine takes long
 def test_every_accepted_request_ends_once_whatever_is_killed(project_comfyui):
     figures = run(Options(Path(project_comfyui), rounds=3))
     assert {name: figure.value for name, figure in figures.items() if not figure.holds()} == {}

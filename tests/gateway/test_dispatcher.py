@@ -6,8 +6,8 @@ import uuid
 
 import av
 import pytest
-from api_runs import LONG, MIDDLING, Api, accepted, put_inputs, submit
-from client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until
+from support.api_runs import LONG, MIDDLING, Api, accepted, put_inputs, submit
+from support.client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.run import follow_graph
 from wan_flf2v.gateway.jobs.records import Health

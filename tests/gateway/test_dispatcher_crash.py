@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from api_runs import LONG, MIDDLING, Api, accepted, submit
-from client_runs import queue_as_someone_else, runs, slow_graph, wait_until
+from support.api_runs import LONG, MIDDLING, Api, accepted, submit
+from support.client_runs import queue_as_someone_else, runs, slow_graph, wait_until
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.gateway.jobs.comfyui import request_graph

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from api_runs import Api, accepted
-from client_runs import finished, wait_until
+from support.api_runs import Api, accepted
+from support.client_runs import finished, wait_until
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError, ServerAnswerError
 from wan_flf2v.gateway.jobs.comfyui import public_text

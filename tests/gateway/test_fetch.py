@@ -7,10 +7,10 @@ import ssl
 import pytest
 import trustme
 from aiohttp import web
+from support.web_server import answers, serve
 from wan_flf2v.gateway import fetch
 from wan_flf2v.gateway.fetch import Fetcher, FetchError
 from wan_flf2v.gateway.settings import Settings
-from web_server import answers, serve
 
 LIMIT = 100_000
 

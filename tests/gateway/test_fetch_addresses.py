@@ -6,9 +6,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.web_server import answers
 from wan_flf2v.gateway.fetch import Fetcher, FetchError, is_public, system_resolve
 from wan_flf2v.gateway.settings import Settings
-from web_server import answers
 
 PRIVATE = [
     "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.255.254",

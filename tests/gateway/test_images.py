@@ -9,13 +9,13 @@ import zlib
 
 import pytest
 from aiohttp import web
-from pictures import data_uri, encoded, picture
 from PIL import Image
-from stores import STORES
+from support.pictures import data_uri, encoded, picture
+from support.stores import STORES
+from support.web_server import serve
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images
 from wan_flf2v.gateway.settings import Settings
-from web_server import serve
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import os
 import time
 
 import pytest
-from pictures import data_uri, encoded, picture
-from stores import STORES
+from support.pictures import data_uri, encoded, picture
+from support.stores import STORES
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images
 from wan_flf2v.gateway.jobs.records import StoredFile

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from aiohttp import web
 from PIL import Image
-from stores import STORES
+from support.stores import STORES
+from support.web_server import serve
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import ImageError, Images, check_name
 from wan_flf2v.gateway.settings import Settings
-from web_server import serve
 
 NOT_NAMES = [
     "", " ", ".", "..", "../a.png", "..\\a.png", "a/b.png", "a\\b.png", "/etc/passwd", "\\\\server\\share\\a.png",

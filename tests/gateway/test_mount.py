@@ -6,9 +6,8 @@ import sys
 import uuid
 
 import pytest
+from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, call, events
 from wan_flf2v.gateway.jobs.comfyui import ONCE
-
-from gateway import BODY, SUBMIT, SUBMIT_DEMO, call, events
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 
@@ -45,6 +44,7 @@ def test_the_first_start_makes_a_token_and_says_where(mounted):
             assert stat.S_IMODE((mounted.folder / name).stat().st_mode) == 0o600
 
 
+@pytest.mark.smoke
 def test_the_api_runs_a_request_on_its_own_host(mounted):
     body = {**BODY, **FAST, "68_image": "start.jpg", "62_image": "end.jpg"}
     answer = mounted.call("POST", SUBMIT_DEMO, body)

@@ -8,9 +8,8 @@ import time
 
 import pytest
 import trustme
+from support.gateway_process import BODY, SUBMIT_DEMO
 from wan_flf2v.bootstrap.server import comfy_env, free_port, server_args
-
-from gateway import BODY, SUBMIT_DEMO
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 

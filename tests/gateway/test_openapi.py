@@ -9,7 +9,8 @@ import threading
 import time
 from pathlib import Path
 
-from gateway import NOWHERE, Gateway
+import pytest
+from support.gateway_process import NOWHERE, Gateway
 
 SUPPORT = Path(__file__).parents[1] / "support"
 EXAMPLES, AT_LEAST = 120, 2000
@@ -33,6 +34,7 @@ def end_requests(gateway, stopping):
                 store.end(job.id, status, **rest)
 
 
+@pytest.mark.slow
 def test_every_answer_is_what_the_document_says(tmp_path):
     stopping = threading.Event()
     with Gateway(tmp_path, NOWHERE, "--demo", config=NO_LIMITS) as gateway:

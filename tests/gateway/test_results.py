@@ -10,15 +10,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from stores import STORES, Blocking, sql
+from support.gateway_process import Gateway
+from support.stores import STORES, Blocking, sql
 from wan_flf2v.client.comfy import ComfyClient, OutputFile
 from wan_flf2v.client.errors import ServerAnswerError
 from wan_flf2v.gateway.durable import write_durably
 from wan_flf2v.gateway.jobs.results import ExpiredLinkError, InvalidLinkError, ResultError, Results, StorageError
 from wan_flf2v.gateway.jobs.tokens import create_token, find_token, first_token
 from wan_flf2v.gateway.settings import Settings
-
-from gateway import Gateway
 
 BASE = "https://api.test/sub"
 

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from stores import STORES, Blocking, sql
+from support.stores import STORES, Blocking, sql
 from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
 from wan_flf2v.gateway.jobs.records import Health, StoredFile, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore

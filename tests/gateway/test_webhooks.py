@@ -8,13 +8,12 @@ import uuid
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
-from stores import STORES, sql
+from support.gateway_process import BODY, SUBMIT, Gateway
+from support.stores import STORES, sql
+from support.web_server import serve
+from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
-from web_server import serve
-from webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
-
-from gateway import BODY, SUBMIT, Gateway
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from stores import STORES, sql
+from support.stores import STORES, sql
+from support.web_server import serve
+from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.fetch import Fetcher, system_resolve
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender, new_secret
 from wan_flf2v.gateway.settings import Settings
-from web_server import serve
-from webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 
 
 @pytest.fixture(autouse=True)

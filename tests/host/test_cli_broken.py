@@ -5,7 +5,7 @@ import contextlib
 import uuid
 
 import pytest
-from client_runs import slow_graph, with_client
+from support.client_runs import slow_graph, with_client
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerLostError, ServerUnreachableError
 from wan_flf2v.client.run import run_graph

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 
 import pytest
-from client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
+from support.client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
 from wan_flf2v.client.errors import RunInterruptedError, ServerLostError
 from wan_flf2v.client.run import run_graph
 

@@ -4,8 +4,8 @@ import hashlib
 import uuid
 
 import pytest
-from client_runs import failing_graph, slow_graph, with_client
 from PIL import Image
+from support.client_runs import failing_graph, slow_graph, with_client
 from wan_flf2v.client.comfy import UPLOAD_FOLDER, OutputFile
 from wan_flf2v.client.errors import (
     NoOutputError,

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from PIL import Image
-from plans import DEFAULTS, plan
-from preflight_runs import HIGH, LOW, SWAPPED, model_files
+from support.plan_runs import DEFAULTS, plan
+from support.preflight_runs import HIGH, LOW, SWAPPED, model_files
 
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)
 

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from in_host import run_cases
+from support.in_comfyui import run_cases
 
 PARTS = 17  # of 33 frames: the first, and then two at a time
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from graphs import demo_graph, only, set_inputs
 from PIL import Image
 from safetensors.torch import save_file
+from support.demo_graphs import demo_graph, only, set_inputs
 
 CORE_INPUTS = ("positive", "negative", "vae", "width", "height", "length", "batch_size")
 OPTIONAL = ("start_image", "end_image", "clip_vision_start_image", "clip_vision_end_image")

@@ -1,7 +1,7 @@
 """What other packs put on one expert acts on its half only, and stays off the caller's models."""
 
 import pytest
-from experts import (
+from support.expert_graphs import (
     add_guided,
     add_plain,
     add_stock,

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from graphs import demo_graph, only
+from support.demo_graphs import demo_graph, only
 from wan_flf2v.benchmarks._rule import CASES, STATED, high_noise_steps
 
 

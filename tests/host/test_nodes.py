@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from graphs import demo_graph
+from support.demo_graphs import demo_graph
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
 
 OURS = (

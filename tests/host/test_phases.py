@@ -5,7 +5,16 @@ import urllib.request
 
 import pytest
 import torch
-from experts import add_guided, add_mask, add_plain, add_stock, dump_latent, patch, relative_difference, sampler_graph
+from support.expert_graphs import (
+    add_guided,
+    add_mask,
+    add_plain,
+    add_stock,
+    dump_latent,
+    patch,
+    relative_difference,
+    sampler_graph,
+)
 from wan_flf2v.client.errors import RunFailedError
 
 STEPS, FIRST_LOW = 6, 3

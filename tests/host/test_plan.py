@@ -4,12 +4,12 @@ import json
 import re
 
 import pytest
-from graphs import demo_graph, only
-from plans import DEFAULTS, NO_FILES, plan
-from preflight_runs import BIG, FRAMES, HIGH, LOW, SWAPPED, model_files
 from safetensors.numpy import save_file
-from shown import Shown
-from wan_files import wan_tensors, write_sparse, write_wan
+from support.demo_graphs import demo_graph, only
+from support.plan_runs import DEFAULTS, NO_FILES, plan
+from support.preflight_runs import BIG, FRAMES, HIGH, LOW, SWAPPED, model_files
+from support.shown import Shown
+from support.wan_files import wan_tensors, write_sparse, write_wan
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
 
 FEW = "preflight/x_lightning_high_noise.safetensors"

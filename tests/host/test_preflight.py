@@ -5,9 +5,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from client_runs import with_client
-from graphs import only
-from preflight_runs import (
+from support.client_runs import with_client
+from support.demo_graphs import only
+from support.preflight_runs import (
     BIG,
     FRAMES,
     GUIDED,

@@ -6,8 +6,8 @@ import subprocess
 import uuid
 
 import pytest
-from preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
-from shown import Shown
+from support.preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
+from support.shown import Shown
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.errors import RunFailedError
 

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from graphs import demo_graph, only
+from support.demo_graphs import demo_graph, only
 
 STOCK_INPUTS = ("positive", "negative", "vae", "width", "height", "length", "batch_size", "start_image", "end_image")
 

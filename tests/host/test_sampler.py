@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import torch
-from experts import (
+from support.expert_graphs import (
     add_guided,
     add_mask,
     add_plain,

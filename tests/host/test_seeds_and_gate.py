@@ -7,8 +7,17 @@ import uuid
 import numpy as np
 import pytest
 import torch
-from experts import add_stock, calls, dump_latent, notes, patch, relative_difference, sampler_graph, write_lora
-from shown import Shown
+from support.expert_graphs import (
+    add_stock,
+    calls,
+    dump_latent,
+    notes,
+    patch,
+    relative_difference,
+    sampler_graph,
+    write_lora,
+)
+from support.shown import Shown
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError, RunInterruptedError
 from wan_flf2v.client.run import run_graph

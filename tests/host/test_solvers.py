@@ -5,8 +5,8 @@ import urllib.request
 
 import pytest
 import torch
-from experts import add_plain, dump_latent, notes
-from graphs import demo_graph, only
+from support.demo_graphs import demo_graph, only
+from support.expert_graphs import add_plain, dump_latent, notes
 
 SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
 STEPS, FIRST_LOW = 6, 3

@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from graphs import demo_graph, only, set_inputs
 from safetensors.torch import save_file
+from support.demo_graphs import demo_graph, only, set_inputs
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError
 from wan_flf2v.client.run import run_graph

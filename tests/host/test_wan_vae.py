@@ -1,12 +1,7 @@
-"""The Wan VAE's encode and decode inside a real host's Python: equal to the host's own, and what work they save.
-
-``WAN_FLF2V_TEST_SWEEP=1`` adds the whole list of lengths, dtypes and ends (a few minutes a host).
-"""
-
-import os
+"""The Wan VAE's encode and decode inside a real host's Python: equal to the host's own, and what work they save."""
 
 import pytest
-from in_host import run_cases
+from support.in_comfyui import run_cases
 
 ENDS = ("start and end", "start", "end", "5 start", "5 end", "2 and 7")
 GROUPS = ("encode", "encode dtypes", "decode", "decode dtypes", "work", "host", "memory", "cache")
@@ -25,14 +20,13 @@ def test_bit_equal_to_the_host(cases, group):
     assert warnings == []  # nothing was left to the host
 
 
-if os.environ.get("WAN_FLF2V_TEST_SWEEP"):
-
-    def test_whole_list_is_bit_equal_to_the_host(comfy_install, tmp_path):
-        results = run_cases(comfy_install, tmp_path, "vae_cases", "encode all", "decode all")
-        assert results["encode all"].pop("warnings") == results["decode all"].pop("warnings") == []
-        expected = {f"{n} {d} {e}" for n in (17, 33, 81, 141) for d in ("fp32", "bf16") for e in ENDS}
-        assert results["encode all"] == dict.fromkeys(expected, True)
-        assert results["decode all"] == {f"{n} {d}": True for n in range(1, 37) for d in ("fp32", "bf16")}
+@pytest.mark.sweep
+def test_whole_list_is_bit_equal_to_the_host(comfy_install, tmp_path):
+    results = run_cases(comfy_install, tmp_path, "vae_cases", "encode all", "decode all")
+    assert results["encode all"].pop("warnings") == results["decode all"].pop("warnings") == []
+    expected = {f"{n} {d} {e}" for n in (17, 33, 81, 141) for d in ("fp32", "bf16") for e in ENDS}
+    assert results["encode all"] == dict.fromkeys(expected, True)
+    assert results["decode all"] == {f"{n} {d}": True for n in range(1, 37) for d in ("fp32", "bf16")}
 
 
 def test_layers_compute_only_what_is_new(cases):

@@ -5,13 +5,14 @@ import contextlib
 import shutil
 import uuid
 
-from stores import STORES
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.validation import validate
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.settings import Settings
+
+from support.stores import STORES
 
 SMALL = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 MIDDLING = {**SMALL, "57_steps": 8}

@@ -4,8 +4,9 @@ import contextlib
 import shutil
 
 import psutil
-from graphs import demo_graph
-from wan_files import write_sparse, write_tensors, write_wan
+
+from support.demo_graphs import demo_graph
+from support.wan_files import write_sparse, write_tensors, write_wan
 
 HIGH, LOW = "preflight/wan2.2_i2v_high_noise.safetensors", "preflight/wan2.2_i2v_low_noise.safetensors"
 LORA = "preflight/wan2.2_lightx2v_4steps_lora.safetensors"

@@ -5,11 +5,12 @@ import contextlib
 import uuid
 
 from aiohttp import web
-from stores import sql
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender
 from wan_flf2v.gateway.settings import Settings
-from web_server import serve
+
+from support.stores import sql
+from support.web_server import serve
 
 
 async def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):

@@ -5,7 +5,7 @@ import struct
 import numpy
 import pytest
 from safetensors.numpy import save_file
-from wan_files import wan_tensors, write_sparse, write_tensors, write_wan
+from support.wan_files import wan_tensors, write_sparse, write_tensors, write_wan
 from wan_flf2v.preflight.model_files import WAN_14B, WanShape, expert_of, is_distilled, read_file
 
 

@@ -41,7 +41,10 @@ class CompareSigmas:
         cases, different = 0, []
         for sampler, scheduler, (steps, denoise) in product(host.SAMPLERS, host.SCHEDULERS, runs):
             expected = host(model, steps, model.load_device, sampler, scheduler, denoise).sigmas.tolist()
-            sampling = plan.Sampling(steps, 4.0, 0.0, shift, sampler, scheduler, denoise, "half", 0, 0.9)
+            sampling = plan.RunSettings(
+                steps=steps, cfg=4.0, shift=shift, sampler_name=sampler, scheduler=scheduler, denoise=denoise,
+                handover="half",
+            )  # fmt: skip
             video = plan.Video(64, 64, 64, 64, 9, 9, 3, 16.0)
             made = plan.make_plan(dict.fromkeys(plan.FOLDERS), video, sampling, Path())
             cases += 1

@@ -2,9 +2,10 @@
 
 import json
 
-from client_runs import with_client
-from preflight_runs import HIGH, LOW
 from wan_flf2v.client.run import run_graph
+
+from support.client_runs import with_client
+from support.preflight_runs import HIGH, LOW
 
 DEFAULTS = {
     "model_high_noise": HIGH,

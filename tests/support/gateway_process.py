@@ -1,22 +1,18 @@
-"""A real gateway process, and a plain HTTP client that sends exactly what a test says."""
+"""A gateway process for tests, and a plain HTTP client that sends exactly what a test says."""
 
-import asyncio
 import contextlib
 import http.client
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stores import STORES, Blocking
+from wan_flf2v.benchmarks._gateway import GatewayProcess
 from wan_flf2v.contract.parameters import DEMO, HOSTED
-from wan_flf2v.gateway.jobs.tokens import create_token
+
+from support.stores import STORES, Blocking
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
 CURL_BODY = """{
@@ -30,7 +26,7 @@ SUBMIT_DEMO = f"/v1/models/{DEMO.model_id}"
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: http.client.HTTPMessage
     content: bytes
@@ -44,45 +40,18 @@ class Answer:
         return self.json["error_code"]
 
 
-class Gateway:
-    """``wan-flf2v serve`` on a free port; ``token`` is one that it knows."""
+class Gateway(GatewayProcess):
+    """A gateway process that is up inside the ``with`` block, and calls of its API."""
 
     def __init__(self, data, comfyui_url=NOWHERE, *arguments, config=None):
-        self.data = Path(data)
-        self.data.mkdir(parents=True, exist_ok=True)
-        self._arguments = ["--data", str(data), "--comfyui", comfyui_url, "--port", "0", *arguments]
-        if config is not None:
-            (self.data / "api.json").write_text(json.dumps(config))
-            self._arguments += ["--config", str(self.data / "api.json")]
-        self.token = self.new_token("first")
-        self.url = self.process = None
+        super().__init__(Path(data), comfyui_url, *arguments, config=config)
 
     def __enter__(self):
-        log = (self.data / "gateway.log").open("ab")
-        command = [sys.executable, "-I", "-m", "wan_flf2v", "serve", *self._arguments]
-        start = log.tell()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("WAN_FLF2V_")}
-        self.process = subprocess.Popen(command, stderr=log, stdout=log, cwd=self.data, env=environment)
-        while self.url is None:
-            assert self.process.poll() is None, self.log_text()
-            for line in self.log_text()[start:].splitlines():
-                if line.startswith("Serving http"):
-                    self.url = line.split()[1].removesuffix("/v1")
-            time.sleep(0.05)
+        self.start()
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
-        self.url = None
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def log_text(self):
-        return (self.data / "gateway.log").read_text()
+        self.stop()
 
     @contextlib.contextmanager
     def store(self):
@@ -92,10 +61,6 @@ class Gateway:
             yield store
         finally:
             store.close()
-
-    def new_token(self, name, **limits):
-        with self.store() as store:
-            return asyncio.run(create_token(store.store, name, **limits))[0]
 
     def call(self, method, path, body=None, *, token="", headers=None):
         """Send one request; ``body`` is bytes, text, or what becomes JSON; ``token=None`` sends none."""
@@ -117,9 +82,9 @@ class Gateway:
 
     def submit(self, path=SUBMIT, **changes):
         """Submit the page's example, with changes; return the request id."""
-        answer = self.post(path, {**BODY, **changes})
-        assert answer.status == 200, answer.content
-        return answer.json["request_id"]
+        response = self.post(path, {**BODY, **changes})
+        assert response.status == 200, response.content
+        return response.json["request_id"]
 
     def status(self, request_id):
         return self.get(f"/v1/requests/{request_id}/status").json
@@ -144,7 +109,7 @@ def call(url, method, path, body=None, headers=None):
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        return Response(response.status, response.headers, response.read())
     finally:
         connection.close()
 

@@ -1,8 +1,9 @@
 """Graphs around node 57: its inputs patched, its result beside that of the stock nodes."""
 
 import torch
-from graphs import demo_graph
 from safetensors.torch import save_file
+
+from support.demo_graphs import demo_graph
 
 LORA = "tiny_lora.safetensors"
 

@@ -1,0 +1,29 @@
+"""Runs scripts inside a ComfyUI's own Python, with ComfyUI's modules around them."""
+
+import json
+
+from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.bootstrap.server import comfy_env
+
+
+def run_python(comfy_install, folder, *arguments):
+    """Run ``python *arguments`` in the ComfyUI's folder; fails with what it printed if it fails."""
+    log_path = folder / "python.log"
+    with log_path.open("wb") as log:
+        process = comfy_install["popen"](
+            [str(argument) for argument in arguments],
+            comfy_env({"OMP_NUM_THREADS": "1"}),
+            comfy_install["path"],
+            log,
+        )
+        with process.stdin:
+            code = process.wait()
+    assert code == 0, log_path.read_text("utf-8", "replace")[-3000:]
+
+
+def run_cases(comfy_install, folder, script, *groups):
+    """Return what ``tests/support/<script>.py`` found."""
+    results = folder / "results.json"
+    path = REPO / "tests" / "support" / f"{script}.py"
+    run_python(comfy_install, folder, path, comfy_install["path"], results, *groups)
+    return json.loads(results.read_text())
