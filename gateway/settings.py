@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
 
@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WAN_FLF2V_", frozen=True)
 
     data: Path
-    """The folder of store.sqlite3, results/, inputs/, signing.key and dispatcher.lock. Not read from file or variable."""
+    """The folder of store.sqlite3, results/, inputs/, signing.key and dispatcher.lock. Comes from ``--data`` only."""
     comfyui_url: str = "http://127.0.0.1:8188"
     """The address of ComfyUI."""
     comfyui_verify_tls: bool = True
@@ -56,13 +56,22 @@ class Settings(BaseSettings):
     result_ttl_s: float = 7 * 86400.0
     """How long results and uploads are kept."""
     results_max_bytes: int = 20 << 30
-    """How much space all results may take; the oldest go first."""
+    """How much space all results may take. The oldest are deleted first."""
     url_ttl_s: float = 86400.0
     """How long the address of a result file works."""
     webhook_retry_s: float = 86400.0
     """How long a webhook is tried again."""
     cors_origins: tuple[str, ...] = ()
     """The origins whose pages may call the API (CORS)."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # read_settings puts the variables over the file
 
 
 class _Environment(EnvSettingsSource):
@@ -71,7 +80,7 @@ class _Environment(EnvSettingsSource):
 
 
 def read_settings(data: Path, file: Path | None, **changes: Any) -> Settings:
-    """Return the settings of a data folder. ``changes`` win over ``WAN_FLF2V_<NAME>`` variables, which win over the file.
+    """Return the settings: ``changes`` win over ``WAN_FLF2V_<NAME>`` variables, which win over the file.
 
     ``file`` is a JSON object whose keys are the names of settings. A list in a variable is separated by commas.
     Raises ``ConfigError`` for an unknown key or a value of the wrong type.

@@ -62,12 +62,12 @@ def _add_preflight_route(routes: web.RouteTableDef) -> None:
 async def _mount_api(server: PromptServer) -> None:
     """Add the hosted API, and what a gateway needs from this ComfyUI even where the API is off."""
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
-    from ..gateway.settings import read_settings
     from ..gateway.http.app import PREFIX, create_app
     from ..gateway.jobs.comfyui import FOLDER, ONCE
     from ..gateway.jobs.records import REQUEST_ID
     from ..gateway.jobs.tokens import first_token
     from ..gateway.serve import check_address
+    from ..gateway.settings import read_settings
 
     _add_gateway_routes(server.routes, FOLDER, REQUEST_ID.fullmatch)
     server.add_on_prompt_handler(_refuse_repeats(ONCE))
