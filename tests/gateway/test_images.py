@@ -12,8 +12,9 @@ from aiohttp import web
 from pictures import data_uri, encoded, picture
 from PIL import Image
 from stores import STORES
+from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.fetch import Fetcher
-from wan_flf2v.gateway.images import ImageError, Images
+from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.settings import Settings
 from web_server import serve
 

@@ -6,8 +6,9 @@ import pytest
 from aiohttp import web
 from PIL import Image
 from stores import STORES
+from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.fetch import Fetcher
-from wan_flf2v.gateway.images import ImageError, Images, check_name
+from wan_flf2v.gateway.images import Images, check_name
 from wan_flf2v.gateway.settings import Settings
 from web_server import serve
 
