@@ -1,4 +1,4 @@
-"""``wan-flf2v submit``, ``status``, ``result``, ``cancel`` and ``watch``: requests to this API or the hosted service."""
+"""``wan-flf2v submit``, ``status``, ``result``, ``cancel`` and ``watch``: requests to a hosted API."""
 
 from __future__ import annotations
 
