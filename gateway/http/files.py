@@ -9,7 +9,7 @@ import uuid
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from ..images import ImageError
+from ...client.images import ImageError
 from ..jobs.records import StoredFile
 from .bodies import BODY_WAIT_S, CHUNK_WAIT_S, TOO_SLOW, UNSUPPORTED_TYPE, too_large, turn
 from .errors import INVALID, ApiError, validation_error

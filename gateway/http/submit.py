@@ -12,10 +12,10 @@ from typing import Any
 
 from aiohttp import web
 
+from ...client.images import ImageError
 from ...contract.parameters import ModelContract, Value
 from ...contract.validation import ContractError, validate
 from ..fetch import FetchError
-from ..images import ImageError
 from ..jobs.store import IdempotencyConflictError, QueueFullError
 from .addresses import base_url
 from .bodies import aside, read_json_object, turn
