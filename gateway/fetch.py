@@ -73,7 +73,7 @@ async def system_resolve(host: str, port: int) -> list[str]:
 class Fetcher:
     """Makes requests to public HTTPS addresses only, unless the settings allow private ones (and then HTTP too).
 
-    No proxy or password of this machine is used, and no cookie kept: every request has a session of its own.
+    It uses no proxy or password of this machine and keeps no cookie: every request has its own session.
     """
 
     def __init__(self, settings: Settings, resolve: Resolve = system_resolve) -> None:

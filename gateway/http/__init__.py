@@ -1,1 +1,1 @@
-"""The HTTP application: routes, middleware, responses. Knows no ComfyUI."""
+"""The HTTP side of the API: application, routes, middleware, responses. It knows ComfyUI only through jobs."""

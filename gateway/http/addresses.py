@@ -1,4 +1,4 @@
-"""This API's own address as a client sees it, also behind a reverse proxy."""
+"""The address of this API as a client sees it (also behind a reverse proxy), and which hosts are this machine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import re
 from aiohttp import web
 
 from ..settings import Settings
-from .errors import INVALID, ApiError
+from . import errors
+from .errors import ApiError
 
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?")
 
 
 def base_url(request: web.Request, settings: Settings) -> str:
-    """Return the address without ``/v1``: the configured one, else a trusted proxy's, else the request's own.
+    """Return the address without ``/v1``: from the settings, else from a trusted proxy, else from the request.
 
-    ``ApiError`` if the host that the client named is no host name.
+    ``ApiError`` if the client's Host header is no host name.
     """
     if settings.base_url:
         return settings.base_url.rstrip("/")
@@ -27,18 +28,21 @@ def base_url(request: web.Request, settings: Settings) -> str:
         scheme = forwarded if forwarded in ("http", "https") else scheme
         host = request.headers.get("X-Forwarded-Host", host).split(",")[0].strip()
     if not _HOST.fullmatch(host):
-        raise ApiError(INVALID, "The Host header does not name a host.")
+        raise ApiError(errors.INVALID_HOST)
     return f"{scheme}://{host}"
 
 
 def names_loopback(request: web.Request) -> bool:
-    """Whether the Host header is this machine's own name for itself: a page whose name leads here has another."""
+    """Return whether the Host header is a loopback address or ``localhost``.
+
+    A web page whose own host name was made to lead to this machine (DNS rebinding) sends another one.
+    """
     host = _HOST.fullmatch(request.headers.get("Host", ""))
     return host is not None and is_loopback(host[1].strip("[]"))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, without port or brackets, is ``localhost`` or a loopback address."""
+    """Return whether a host, without port or brackets, is ``localhost`` or a loopback address."""
     try:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

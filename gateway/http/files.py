@@ -1,4 +1,4 @@
-"""Uploading an image, for clients that have no address to give."""
+"""The routes of files: the upload of an image, and the download of a result by its signed link."""
 
 from __future__ import annotations
 
@@ -10,82 +10,118 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from ...client.images import ImageError
+from ..images import ImageInput, Images
 from ..jobs.records import StoredFile
-from .bodies import BODY_WAIT_S, CHUNK_WAIT_S, TOO_SLOW, UNSUPPORTED_TYPE, too_large, turn
-from .errors import INVALID, ApiError, validation_error
-from .middleware import too_many
-from .responses import FileAnswer, json_answer, timestamp
-from .state import state_of, token_of
+from ..jobs.results import CONTENT_TYPES, ExpiredLinkError, InvalidLinkError, Results
+from ..jobs.store import Store
+from ..settings import Settings
+from . import errors
+from .errors import ApiError, bad_field, too_many, validation_error
+from .middleware import public, token_of
+from .request_body import BODY_WAIT_S, CHUNK_WAIT_S, LargeBodies, too_large
+from .responses import UploadResponse, json_response, timestamp
 
 _FIELD = "file"
+_FORM_BYTES = 1 << 16  # around the image
 _MAX_NAME_CHARACTERS = 255
 _CHUNK_BYTES = 1 << 16
 
 
-async def upload(request: web.Request) -> web.Response:
-    """Keep an image; the id in the answer is what an image parameter takes."""
-    async with turn(request, state_of(request).large_bodies):
-        return await _upload(request)
+class FileRoutes:
+    """``POST /files`` and ``GET /results/{request_id}/{name}``."""
+
+    def __init__(
+        self, settings: Settings, store: Store, images: Images, results: Results, large_bodies: LargeBodies
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._images = images
+        self._results = results
+        self._large_bodies = large_bodies
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/files", self.upload), web.get("/results/{request_id}/{name}", self.download)]
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """Keep an image; the id in the response can be the value of an image parameter."""
+        async with self._large_bodies.slot(request):
+            name, image = await self._keep_image(request)
+        file = StoredFile(
+            id=f"file_{uuid.uuid4().hex}",
+            token=token_of(request).id,
+            name=name,
+            stored=image.name,
+            content_type=image.content_type,
+            size=image.size,
+            created_at=time.time(),
+        )
+        max_bytes = self._settings.uploads_max_bytes
+        oldest = await self._store.add_file(file, max_bytes)
+        if oldest is not None:
+            wait_s = oldest + self._settings.result_ttl_s - time.time()
+            raise too_many(errors.UPLOADS_FULL, wait_s, limit=max_bytes >> 20)
+        body = UploadResponse(
+            id=file.id,
+            name=file.name,
+            content_type=file.content_type,
+            size=file.size,
+            created_at=timestamp(file.created_at),
+        )
+        return json_response(body)
+
+    async def _keep_image(self, request: web.Request) -> tuple[str, ImageInput]:
+        """Read and keep the image of a form; return the name that the client gave it, and the kept image."""
+        try:
+            name, content = await asyncio.wait_for(_read_form(request, self._settings.max_image_bytes), BODY_WAIT_S)
+        except asyncio.TimeoutError:
+            raise ApiError(errors.TOO_SLOW) from None
+        except (ValueError, HttpProcessingError, ConnectionError):  # aiohttp raises them for a form that is damaged
+            raise ApiError(errors.INVALID_FORM) from None
+        try:
+            return name, await self._images.keep(content)
+        except ImageError as error:
+            problem = bad_field(errors.INVALID_IMAGE, "body", _FIELD, key=_FIELD, reason=error)
+            raise validation_error([problem]) from None
+
+    @public
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        """Send a file of a result, whole or a range of it; the signature in the link takes the place of a token."""
+        name = request.match_info["name"]
+        query = request.query.get("expires", ""), request.query.get("signature", "")
+        try:
+            path = await self._results.verify(request.match_info["request_id"], name, *query)
+        except InvalidLinkError:
+            raise ApiError(errors.INVALID_LINK) from None
+        except ExpiredLinkError:
+            raise ApiError(errors.EXPIRED_LINK) from None
+        if path is None:
+            raise ApiError(errors.NO_SUCH_RESULT)
+        headers = {
+            "Content-Type": CONTENT_TYPES[name],
+            "Content-Disposition": f'inline; filename="{name}"',
+            "Cache-Control": "private, max-age=3600",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return web.FileResponse(path, headers=headers)
 
 
-async def _upload(request: web.Request) -> web.Response:
-    state, token = state_of(request), token_of(request)
-    try:
-        name, content = await asyncio.wait_for(_read(request, state.settings.max_image_bytes), BODY_WAIT_S)
-    except asyncio.TimeoutError:
-        raise ApiError(TOO_SLOW, "The body came too slowly. Send it again.") from None
-    except (ValueError, HttpProcessingError, ConnectionError):  # aiohttp's words for a form that is none, or ends early
-        raise ApiError(INVALID, "The body is not valid multipart/form-data.") from None
-    try:
-        image = await state.images.keep(content)
-    except ImageError as error:
-        raise validation_error([{"loc": ["body", _FIELD], "msg": f"{_FIELD}: {error}", "type": "image"}]) from None
-    file = StoredFile(
-        id=f"file_{uuid.uuid4().hex}",
-        token=token.id,
-        name=name,
-        stored=image.name,
-        content_type=image.content_type,
-        size=image.size,
-        created_at=time.time(),
-    )
-    oldest = await state.store.add_file(file, state.settings.uploads_max_bytes)
-    if oldest is not None:
-        limit = f"The uploads of this token would be larger than {state.settings.uploads_max_bytes >> 20} MiB in all."
-        raise too_many(limit, oldest + state.settings.result_ttl_s - time.time())
-    answer = FileAnswer(
-        id=file.id,
-        name=file.name,
-        content_type=file.content_type,
-        size=file.size,
-        created_at=timestamp(file.created_at),
-    )
-    return json_answer(answer)
-
-
-async def _read(request: web.Request, max_bytes: int) -> tuple[str, bytes]:
+async def _read_form(request: web.Request, max_bytes: int) -> tuple[str, bytes]:
     """Return name and content of the one file that the form holds."""
     if request.content_type != "multipart/form-data":
-        message = f'The body must be a form, sent as multipart/form-data, with the image in its only field, "{_FIELD}".'
-        raise ApiError(UNSUPPORTED_TYPE, message)
-    if request.content_length is not None and request.content_length > max_bytes + (1 << 16):
+        raise ApiError(errors.NOT_SENT_AS_FORM, field=_FIELD, content_type=request.content_type)
+    if request.content_length is not None and request.content_length > max_bytes + _FORM_BYTES:
         raise too_large(max_bytes)
     form = await request.multipart()
     part = await form.next()
     if not isinstance(part, BodyPartReader) or part.name != _FIELD:
-        message = f'The form must have the image in its only field, "{_FIELD}".'
-        raise validation_error([{"loc": ["body", _FIELD], "msg": message, "type": "missing"}])
+        raise validation_error([bad_field(errors.FIELD_MISSING, "body", _FIELD, field=_FIELD)])
     content = bytearray()
     while chunk := await asyncio.wait_for(part.read_chunk(_CHUNK_BYTES), CHUNK_WAIT_S):
         content += chunk
         if len(content) > max_bytes:
             raise too_large(max_bytes)
     if await form.next() is not None:
-        message = f'The form must have one field only, "{_FIELD}".'
-        raise validation_error([{"loc": ["body"], "msg": message, "type": "extra_forbidden"}])
-    # The name is only ever shown to its owner again: it never becomes a path.
+        raise validation_error([bad_field(errors.EXTRA_FIELD, "body", field=_FIELD)])
+    # Only its owner ever sees the name again: it never becomes a path.
     name = "".join(character for character in part.filename or "" if character.isprintable())
     return name[:_MAX_NAME_CHARACTERS], bytes(content)
-
-
-ROUTES = [web.post("/files", upload)]

@@ -1,4 +1,4 @@
-"""Counts what the API does, in Prometheus' text format."""
+"""Counters of the API's HTTP requests and jobs, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Metrics:
-    """Requests by route and status, and how long they took."""
+    """Counts responses by route and status, and their duration."""
 
     def __init__(self) -> None:
-        self.started = time.time()
+        self._started = time.time()
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._buckets: Counter[float] = Counter()
         self._seconds = 0.0
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Take one answered request; ``route`` is the path's pattern, so that their number is bounded."""
+        """Count one response; ``route`` is the path's pattern, so that the number of series is bounded."""
         self._requests[method, route, status] += 1
         self._seconds += seconds
         self._buckets[next((limit for limit in _BUCKETS_S if seconds <= limit), float("inf"))] += 1
 
-    def render(self, jobs: Mapping[str, int], *, host_up: bool) -> str:
+    def render(self, jobs: Mapping[str, int], *, comfyui_up: bool) -> str:
         """Return everything as text; ``jobs`` is the number of requests in each status."""
-        return "\n".join([*self._jobs(jobs, host_up), *self._http(), ""])
+        return "\n".join([*self._jobs(jobs, comfyui_up), *self._http(), ""])
 
-    def _jobs(self, jobs: Mapping[str, int], host_up: bool) -> Iterator[str]:
+    def _jobs(self, jobs: Mapping[str, int], comfyui_up: bool) -> Iterator[str]:
         yield "# HELP wan_flf2v_requests Accepted requests by status."
         yield "# TYPE wan_flf2v_requests gauge"
         yield from (f'wan_flf2v_requests{{status="{status}"}} {number}' for status, number in jobs.items())
-        yield "# HELP wan_flf2v_comfyui_up Whether ComfyUI answers."
+        yield "# HELP wan_flf2v_comfyui_up Whether ComfyUI responds."
         yield "# TYPE wan_flf2v_comfyui_up gauge"
-        yield f"wan_flf2v_comfyui_up {int(host_up)}"
+        yield f"wan_flf2v_comfyui_up {int(comfyui_up)}"
         yield "# HELP wan_flf2v_start_time_seconds When this process started."
         yield "# TYPE wan_flf2v_start_time_seconds gauge"
-        yield f"wan_flf2v_start_time_seconds {self.started:.3f}"
+        yield f"wan_flf2v_start_time_seconds {self._started:.3f}"
 
     def _http(self) -> Iterator[str]:
-        yield "# HELP wan_flf2v_http_requests_total Answered HTTP requests."
+        yield "# HELP wan_flf2v_http_requests_total HTTP requests by response."
         yield "# TYPE wan_flf2v_http_requests_total counter"
         for (method, route, status), number in sorted(self._requests.items()):
             labels = f'method="{method}",route="{route}",status="{status}"'
             yield f"wan_flf2v_http_requests_total{{{labels}}} {number}"
-        yield "# HELP wan_flf2v_http_seconds How long answers took."
+        yield "# HELP wan_flf2v_http_seconds Time until the response."
         yield "# TYPE wan_flf2v_http_seconds histogram"
         total = 0
         for limit in (*_BUCKETS_S, float("inf")):

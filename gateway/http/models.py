@@ -1,44 +1,105 @@
-"""Which models this API offers, and how it describes them: the hosted page's schema, and real JSON Schema."""
+"""The models that this API offers: their routes and input schemas, and the length limit of a prompt."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from aiohttp import web
 
 from ...contract.parameters import HOSTED, MODELS, ModelContract, Parameter
 from ..settings import Settings
+from . import errors
+from .errors import ApiError
+from .responses import ModelListResponse, ModelResponse, json_response
 
-MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; beyond this is no prompt
+MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
 TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # a prompt may hold tabs and line breaks
 _CATEGORIES = ("image-to-video",)
 _KIND = "workflow"
+_MAX_LIMIT = 100
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class ModelRoutes:
+    """``GET /models`` and ``GET /models/{model_id}``."""
+
+    def __init__(self, models: Mapping[str, ModelContract]) -> None:
+        self._models = models
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/models", self.list_models), web.get("/models/{model_id:.+}", self.get_model)]
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        """List the models that match ``search``, ``category`` and ``kind``."""
+        query = request.query
+        found = _search(self._models.values(), *(query.get(name, "") for name in ("search", "category", "kind")))
+        schema = _boolean(request, "include_schema", default=False)
+        limit = _integer(request, "limit", default=50, low=1, high=_MAX_LIMIT)
+        offset = _integer(request, "offset", default=0, low=0, high=1_000_000)
+        page = [_describe(model, schema=schema) for model in found[offset : offset + limit]]
+        return json_response(ModelListResponse(models=page, total=len(found)))
+
+    async def get_model(self, request: web.Request) -> web.Response:
+        """Describe one model, with its schemas."""
+        return json_response(_describe(find_model(self._models, request.match_info["model_id"]), schema=True))
 
 
 def offered(settings: Settings) -> dict[str, ModelContract]:
-    """Return the models of this API by id: the hosted one, and the demo's where that is asked for."""
+    """Return the models of this API by id: the hosted one, and the demo's if the settings say so."""
     return MODELS if settings.demo else {HOSTED.model_id: HOSTED}
 
 
-def describe(model: ModelContract, *, schema: bool) -> dict[str, Any]:
-    """Return a model as the listing has it, with its two schemas if asked for."""
-    entry: dict[str, Any] = {
-        "model_id": model.model_id,
-        "display_name": model.display_name,
-        "description": "Two images, the first and the last frame, and a prompt become a video.",
-        "categories": list(_CATEGORIES),
-        "kind": _KIND,
-    }
-    return {**entry, "input_schema": page_schema(model), "output_schema": output_schema()} if schema else entry
+def find_model(models: Mapping[str, ModelContract], model_id: str) -> ModelContract:
+    """Return a model that is offered; for an unknown one, the text of the ``ApiError`` names the nearest."""
+    if model_id in models:
+        return models[model_id]
+    nearest = difflib.get_close_matches(model_id[:200], models, n=1, cutoff=0)[0]
+    raise ApiError(errors.NO_SUCH_MODEL, nearest=nearest)
 
 
-def search(models: list[ModelContract], text: str, category: str, kind: str) -> list[ModelContract]:
+def _describe(model: ModelContract, *, schema: bool) -> ModelResponse:
+    schemas = {"input_schema": _page_schema(model), "output_schema": _output_schema()} if schema else {}
+    return ModelResponse(
+        model_id=model.model_id,
+        display_name=model.display_name,
+        description="Two images, the first and the last frame, and a prompt become a video.",
+        categories=list(_CATEGORIES),
+        kind=_KIND,
+        **schemas,
+    )
+
+
+def _search(models: Iterable[ModelContract], text: str, category: str, kind: str) -> list[ModelContract]:
     """Return the models whose id or name has every word of ``text``; empty criteria match all."""
     if (category and category not in _CATEGORIES) or (kind and kind != _KIND):
         return []
     words = text.lower().split()
-    return [model for model in models if all(word in _haystack(model) for word in words)]
+    return [
+        model for model in models if all(word in f"{model.model_id} {model.display_name}".lower() for word in words)
+    ]
 
 
-def page_schema(model: ModelContract) -> dict[str, Any]:
+def _integer(request: web.Request, name: str, *, default: int, low: int, high: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise ApiError(errors.QUERY_NOT_INTEGER, name=name, low=low, high=high)
+    return int(text)
+
+
+def _boolean(request: web.Request, name: str, *, default: bool) -> bool:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if text not in _BOOLEANS:
+        raise ApiError(errors.QUERY_NOT_BOOLEAN, name=name)
+    return _BOOLEANS[text]
+
+
+def _page_schema(model: ModelContract) -> dict[str, Any]:
     """Return the input schema as the hosted model's page prints it, ``"type": "float"`` and placeholders included."""
     return {
         "type": "object",
@@ -48,7 +109,7 @@ def page_schema(model: ModelContract) -> dict[str, Any]:
     }
 
 
-def output_schema() -> dict[str, Any]:
+def _output_schema() -> dict[str, Any]:
     """Return the output schema as the hosted model's page prints it."""
 
     def one(description: str) -> dict[str, Any]:
@@ -112,7 +173,3 @@ def _json_property(parameter: Parameter) -> dict[str, Any]:
     if not parameter.enum:
         return {**schema, "pattern": TEXT_PATTERN, "maxLength": MAX_PROMPT_CHARACTERS}
     return schema
-
-
-def _haystack(model: ModelContract) -> str:
-    return f"{model.model_id} {model.display_name}".lower()

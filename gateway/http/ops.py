@@ -1,9 +1,10 @@
-"""For those who run the API: is it up, can it work, what has it done."""
+"""The routes for operators: ``/healthz``, ``/readyz`` (what is missing on ComfyUI), ``/metrics``, ``/openapi.json``."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -13,76 +14,98 @@ from ...client.errors import ComfyError
 from ...contract.parameters import ModelContract
 from ...contract.workflow import graph_for
 from ..jobs.records import Status
-from .middleware import known_token, public
+from ..jobs.store import Store
+from ..settings import Settings
+from .metrics import Metrics
+from .middleware import Authentication, public
 from .openapi import document
-from .state import STATE, State, state_of
 
 _READY_KNOWN_S = 3.0
 _PROBE_S = 5.0
 _STATUSES: tuple[Status, ...] = ("in_queue", "in_progress", "succeeded", "failed", "cancelled")
 _FILE_INPUTS = ("unet_name", "clip_name", "vae_name")
-_READY: web.AppKey[dict[str, Any]] = web.AppKey("ready", dict)
 
 
-@public
-async def healthz(request: web.Request) -> web.Response:
-    """Answer 200 while this process serves and its store can be read."""
-    await state_of(request).store.count(None, "in_progress")
-    return web.json_response({"status": "ok"})
+class OpsRoutes:
+    """Health, readiness, metrics and the OpenAPI document."""
 
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        models: Mapping[str, ModelContract],
+        metrics: Metrics,
+        authentication: Authentication,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._models = models
+        self._document = document(models.values())
+        self._metrics = metrics
+        self._authentication = authentication
+        self._looking = asyncio.Lock()
+        self._problems: list[str] = []
+        self._known_until = 0.0
 
-@public
-async def readyz(request: web.Request) -> web.Response:
-    """Answer 200 if a request could run now, else 503; with a token also what is missing: ComfyUI, the pack, files."""
-    known = request.config_dict[_READY]
-    async with known["lock"]:  # calls that come together share one look
-        if known.get("until", 0.0) < time.monotonic():
-            problems = await _problems(state_of(request))
-            known.update(until=time.monotonic() + _READY_KNOWN_S, problems=problems)
-        problems = known["problems"]
-    answer: dict[str, Any] = {"ready": not problems}
-    if await known_token(request) is not None:
-        answer["problems"] = problems
-    return web.json_response(answer, status=503 if problems else 200)
+    def root_routes(self) -> list[web.RouteDef]:
+        """Return the routes that a gateway also has without ``/v1``."""
+        return [
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+        ]
 
+    def routes(self) -> list[web.RouteDef]:
+        return [*self.root_routes(), web.get("/openapi.json", self.openapi)]
 
-async def metrics(request: web.Request) -> web.Response:
-    """Answer Prometheus' text format."""
-    state = state_of(request)
-    jobs: dict[str, int] = {status: await state.store.count(None, status) for status in _STATUSES}
-    text = state.metrics.render(jobs, host_up=(await state.store.health()).comfyui == "up")
-    return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    @public
+    async def healthz(self, _: web.Request) -> web.Response:
+        """Return 200 while this process serves and its store can be read."""
+        await self._store.count(None, "in_progress")
+        return web.json_response({"status": "ok"})
 
+    @public
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Return 200 if a request could run now, else 503; with a token also what is missing: ComfyUI, pack, files."""
+        async with self._looking:  # calls at the same time share one look
+            if self._known_until < time.monotonic():
+                self._problems = await self._find_problems()
+                self._known_until = time.monotonic() + _READY_KNOWN_S
+            problems = self._problems
+        body: dict[str, Any] = {"ready": not problems}
+        if await self._authentication.find(request) is not None:
+            body["problems"] = problems
+        return web.json_response(body, status=503 if problems else 200)
 
-@public
-async def openapi(request: web.Request) -> web.Response:
-    """Answer this API's description."""
-    return web.json_response(document(list(state_of(request).models.values())))
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Return the metrics in Prometheus' text format."""
+        jobs: dict[str, int] = {status: await self._store.count(None, status) for status in _STATUSES}
+        text = self._metrics.render(jobs, comfyui_up=(await self._store.health()).comfyui == "up")
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
+    @public
+    async def openapi(self, _: web.Request) -> web.Response:
+        """Return the OpenAPI document."""
+        return web.json_response(self._document)
 
-def add_state(app: web.Application, state: State) -> None:
-    """Give an application what its routes share."""
-    app[STATE] = state
-    app[_READY] = {"lock": asyncio.Lock()}
+    async def _find_problems(self) -> list[str]:
+        """Return what keeps requests from running; of several models, one that could run is enough."""
+        if (await self._store.health()).dispatcher == "down":
+            return ["The API's dispatcher failed; it tries again soon. The API's log says more."]
+        try:
+            missing = await asyncio.wait_for(self._probe(), _PROBE_S)
+        except asyncio.TimeoutError:
+            return [f"ComfyUI did not respond within {_PROBE_S:g} s. It may be loading a model, or hang."]
+        except ComfyError as error:
+            return [str(error)]
+        return missing[0] if all(missing) else []
 
-
-async def _problems(state: State) -> list[str]:
-    """Return what keeps requests from running; for several models it is enough that one could."""
-    if (await state.store.health()).dispatcher == "down":
-        return ["The API's dispatcher failed; it tries again soon. The API's log says more."]
-    try:
-        missing = await asyncio.wait_for(_probe(state), _PROBE_S)
-    except asyncio.TimeoutError:
-        return [f"ComfyUI did not answer within {_PROBE_S:g} s. It may be loading a model, or hang."]
-    except ComfyError as error:
-        return [str(error)]
-    return [] if not all(missing) else missing[0]
-
-
-async def _probe(state: State) -> list[list[str]]:
-    async with ComfyClient(state.settings.comfyui_url, verify_tls=state.settings.comfyui_verify_tls) as client:
-        await client.system_stats()
-        return [await _missing(client, model) for model in state.models.values()]
+    async def _probe(self) -> list[list[str]]:
+        """Ask ComfyUI for what each model needs; return what is missing for each."""
+        url, verify_tls = self._settings.comfyui_url, self._settings.comfyui_verify_tls
+        async with ComfyClient(url, verify_tls=verify_tls) as client:
+            await client.system_stats()
+            return [await _missing(client, model) for model in self._models.values()]
 
 
 async def _missing(client: ComfyClient, model: ModelContract) -> list[str]:
@@ -100,11 +123,7 @@ async def _missing(client: ComfyClient, model: ModelContract) -> list[str]:
 
 
 def _choices(info: dict[str, Any], name: str) -> list[str]:
-    """Return the files an input offers: ComfyUI lists them in the type's place, or as options of a COMBO."""
+    """Return the files that an input offers: ComfyUI lists them as the input's type, or as options of a COMBO."""
     kind, *rest = info["input"]["required"].get(name) or [[]]
     options = kind if isinstance(kind, list) else (rest[0] if rest else {}).get("options", [])
     return [str(option) for option in options]
-
-
-OPS_ROUTES = [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
-ROUTES = [*OPS_ROUTES, web.get("/openapi.json", openapi)]

@@ -1,4 +1,4 @@
-"""The JSON bodies of the API, as pydantic models: what the routes answer and what the OpenAPI document says."""
+"""The JSON body of each response, as pydantic models: the routes send them and the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _STATUS_WORDS: dict[Status, StatusWord] = {
 }
 
 
-class ErrorAnswer(BaseModel):
-    """Every error."""
+class ErrorResponse(BaseModel):
+    """The body of every error."""
 
     error_code: int = Field(description="The HTTP status in its first three digits; 400004 comes with 401.")
     error_message: str
     detail: Any = Field(description="For 422001 a list with `loc`, `msg` and `type` of every bad field.")
 
 
-class SubmitAnswer(BaseModel):
-    """The request was accepted, and outlives a crash."""
+class SubmitResponse(BaseModel):
+    """The request was accepted and survives a crash."""
 
     request_id: str
     status_url: str
@@ -38,8 +38,8 @@ class SubmitAnswer(BaseModel):
     cancel_url: str
 
 
-class ProgressAnswer(BaseModel):
-    """How far a running request is."""
+class Progress(BaseModel):
+    """The progress of a running request."""
 
     fraction: float = Field(ge=0, le=1)
     step: int = Field(description="Of `steps`, inside the node; 0 of 0 if the node does not count.")
@@ -48,20 +48,20 @@ class ProgressAnswer(BaseModel):
     eta_seconds: float | None
 
 
-class StatusAnswer(BaseModel):
-    """Where a request stands. A failed one reads `completed` here, and `failed` in the result."""
+class StatusResponse(BaseModel):
+    """The status of a request. A failed one is `completed` here and `failed` in the result."""
 
     request_id: str
     status: StatusWord
     queue_position: int | None = Field(default=None, description="Only while in_queue; 0 is the next.")
     status_url: str
     result_url: str
-    progress: ProgressAnswer | None = None
-    waiting_for: str | None = Field(default=None, description="What is down, if nothing can run.")
+    progress: Progress | None = None
+    waiting_for: str | None = Field(default=None, description="What is down, so that nothing can run.")
 
 
-class OutputAnswer(BaseModel):
-    """Signed addresses of the files; whoever has one can fetch it, until it expires."""
+class Output(BaseModel):
+    """Signed links to the files; anyone who has a link can download the file until the link expires."""
 
     image: str
     video: str
@@ -69,12 +69,12 @@ class OutputAnswer(BaseModel):
     videos: list[str]
 
 
-class ResultAnswer(BaseModel):
+class ResultResponse(BaseModel):
     """A request's result, or its present state."""
 
     request_id: str
     status: Status
-    output: OutputAnswer | None = Field(default=None, description="Only when succeeded.")
+    output: Output | None = Field(default=None, description="Only when succeeded.")
     created_at: str
     finished_at: str | None
     error: str | None = Field(default=None, description="Only when failed.")
@@ -84,16 +84,16 @@ class ResultAnswer(BaseModel):
     host_version: str | None = None
 
 
-class CancelAnswer(BaseModel):
-    """What came of the wish to cancel; `status` is that of the status call."""
+class CancelResponse(BaseModel):
+    """The outcome of a cancellation; `status` is the same as in the status call."""
 
     request_id: str
     status: StatusWord
     outcome: Literal["cancelled", "not_cancellable"]
 
 
-class ModelAnswer(BaseModel):
-    """A model; the schemas are the hosted page's own, the OpenAPI document has them as real JSON Schema."""
+class ModelResponse(BaseModel):
+    """A model, with the schemas as the hosted page prints them; the OpenAPI document has them as real JSON Schema."""
 
     model_id: str
     display_name: str
@@ -104,14 +104,14 @@ class ModelAnswer(BaseModel):
     output_schema: dict[str, Any] | None = None
 
 
-class ModelListAnswer(BaseModel):
+class ModelListResponse(BaseModel):
     """The models that match, and how many there are in all."""
 
-    models: list[ModelAnswer]
+    models: list[ModelResponse]
     total: int
 
 
-class FileAnswer(BaseModel):
+class UploadResponse(BaseModel):
     """An uploaded image; its id is what image parameters take."""
 
     id: str
@@ -121,10 +121,10 @@ class FileAnswer(BaseModel):
     created_at: str
 
 
-def json_answer(answer: BaseModel, status: int = 200) -> web.Response:
-    """Return an answer as JSON, without the members that were not set."""
+def json_response(body: BaseModel, status: int = 200) -> web.Response:
+    """Return a response with a JSON body, without the members that were not set."""
     return web.Response(
-        text=answer.model_dump_json(exclude_unset=True),
+        text=body.model_dump_json(exclude_unset=True),
         status=status,
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
@@ -132,7 +132,7 @@ def json_answer(answer: BaseModel, status: int = 200) -> web.Response:
 
 
 def status_word(job: Job) -> StatusWord:
-    """Return the status as the status call says it."""
+    """Return the status in the words of the status call."""
     return _STATUS_WORDS[job.status]
 
 
@@ -147,12 +147,12 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def submit_answer(job_id: str, base: str) -> SubmitAnswer:
+def submit_response(job_id: str, base: str) -> SubmitResponse:
     """Return the body of an accepted request."""
-    return SubmitAnswer(request_id=job_id, **urls(base, job_id))
+    return SubmitResponse(request_id=job_id, **urls(base, job_id))
 
 
-def status_answer(job: Job, base: str, position: int | None, health: Health) -> StatusAnswer:
+def status_response(job: Job, base: str, position: int | None, health: Health) -> StatusResponse:
     """Return the body of the status call; ``position`` is the place in the queue while there is one."""
     links = urls(base, job.id)
     optional: dict[str, Any] = {}
@@ -161,10 +161,10 @@ def status_answer(job: Job, base: str, position: int | None, health: Health) -> 
         if health.dispatcher == "down":
             optional["waiting_for"] = "The API's dispatcher, which failed and tries again soon."
         elif health.comfyui == "down":
-            optional["waiting_for"] = "ComfyUI, which does not answer at the moment."  # its address is not the client's
+            optional["waiting_for"] = "ComfyUI, which does not respond at the moment."  # its address is not for clients
     if job.status == "in_progress" and job.progress is not None:
-        optional["progress"] = ProgressAnswer.model_validate(job.progress)
-    return StatusAnswer(
+        optional["progress"] = Progress.model_validate(job.progress)
+    return StatusResponse(
         request_id=job.id,
         status=status_word(job),
         status_url=links["status_url"],
@@ -173,17 +173,17 @@ def status_answer(job: Job, base: str, position: int | None, health: Health) -> 
     )
 
 
-def result_answer(job: Job, output: dict[str, Any] | None) -> ResultAnswer:
+def result_response(job: Job, output: dict[str, Any] | None) -> ResultResponse:
     """Return the body of the result call; ``output`` is that of a request that succeeded."""
     optional: dict[str, Any] = {}
     if output is not None:
-        optional["output"] = OutputAnswer.model_validate(output)
+        optional["output"] = Output.model_validate(output)
     if job.status == "failed":
         optional["error"] = job.error or "unknown"
     if job.finished:
         optional |= {name: job.detail[name] for name in ("timings", "warnings", "host_version") if name in job.detail}
         optional["seed"] = job.values.get(SEED.key)
-    return ResultAnswer(
+    return ResultResponse(
         request_id=job.id,
         status=job.status,
         created_at=timestamp(job.created_at),

@@ -1,4 +1,4 @@
-"""Closes connections that are opened and then ask for nothing: each holds a socket, and sockets are few."""
+"""Closes connections that send no request in time (slow clients), since each holds a socket and sockets are few."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-HEADERS_WAIT_S = 20.0  # for the first request's headers, all of them; later ones have aiohttp's keep-alive limit
+_HEADERS_WAIT_S = 20.0  # for the first request's headers; later requests have aiohttp's keep-alive limit
 _LOOK_EVERY_S = 2.0
 
 
 class SilentClients:
-    """Knows which connections of a server have brought a request yet."""
+    """Tracks which connections of a server have sent a request."""
 
-    def __init__(self, wait_s: float = HEADERS_WAIT_S) -> None:
-        self._wait_s = wait_s
+    def __init__(self) -> None:
         self._served: set[web.RequestHandler] = set()
         self._since: dict[web.RequestHandler, float] = {}
 
     def attach(self, app: web.Application) -> None:
-        """See the requests of an application, before it starts."""
+        """Watch the requests of an application; call this before it starts."""
 
         @web.middleware
         async def note(
@@ -32,12 +31,12 @@ class SilentClients:
         app.middlewares.insert(0, note)
 
     async def close(self, server: web.Server) -> None:
-        """Until cancelled, close the connections that brought no whole request in time."""
+        """Until cancelled, close the connections that sent no whole request in time."""
         while True:
             now, connections = asyncio.get_running_loop().time(), set(server.connections)
             self._served &= connections
             self._since = {known: self._since.get(known, now) for known in connections - self._served}
             for connection, since in self._since.items():
-                if now - since > self._wait_s and connection.transport is not None:
+                if now - since > _HEADERS_WAIT_S and connection.transport is not None:
                     connection.transport.close()
-            await asyncio.sleep(min(_LOOK_EVERY_S, self._wait_s / 4))
+            await asyncio.sleep(_LOOK_EVERY_S)

@@ -128,6 +128,8 @@ def test_unknown_invalid_foreign_and_expired_ids(gateway, call):
     for text in ("1", "x" * 36, str(uuid.uuid4()).upper(), "..%2f..", "%00"):
         answer = gateway.call(method, f"/v1/requests/{text}/{call}")
         assert (answer.status, answer.code) == (400, 400001), text
+        message = "Invalid request id: expected the lowercase UUID that submit returned."
+        assert answer.json["error_message"] == message
     request_id = gateway.submit()
     other = gateway.new_token(f"other-{call}")
     foreign = gateway.call(method, f"/v1/requests/{request_id}/{call}", token=other)

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
 
 
@@ -145,11 +145,16 @@ def test_both_bad_images_are_named(gateway):
 
 def test_limits_of_a_token_are_429_and_say_when_to_come_back(gateway):
     few = gateway.new_token("few", queue_limit=2)
-    assert [gateway.post(SUBMIT, BODY, token=few).status for _ in range(3)] == [200, 200, 429]
+    answers = [gateway.post(SUBMIT, BODY, token=few) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    text = "This token already has 2 requests waiting. Try again in 30 s."
+    assert answers[-1].json == {"error_code": 429001, "error_message": text, "detail": {"retry_after": 30}}
+    assert answers[-1].headers["Retry-After"] == "30"
     slow = gateway.new_token("slow", rate_per_minute=12)
     answers = [gateway.get("/v1/models", token=slow) for _ in range(4)]
     assert [answer.status for answer in answers] == [200, 200, 429, 429]
     assert answers[-1].code == 429001
+    assert answers[-1].json["error_message"].startswith("This token may send 12 requests per minute. Try again in ")
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 5
     assert gateway.get("/v1/models").status == 200, "another token has its own limits"
 
@@ -236,15 +241,23 @@ def test_health_readiness_and_metrics(gateway):
     assert gateway.get("/metrics", token=None).status == 401
     answer = gateway.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    text = answer.content.decode()
-    waiting = int(re.search(r'^wan_flf2v_requests\{status="in_queue"\} (\d+)$', text, re.MULTILINE)[1])
-    assert waiting >= 1
-    assert re.search(
-        r'^wan_flf2v_http_requests_total\{method="POST",route="/v1/models/\{model_id\}",status="200"\}', text, re.M
-    )
-    assert "wan_flf2v_comfyui_up 0" in text
-    for line in text.splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) .*|[a-z0-9_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? \S+', line), line
+    families = {family.name: family for family in text_string_to_metric_families(answer.content.decode())}
+    assert {name: family.type for name, family in families.items()} == {
+        "wan_flf2v_requests": "gauge",
+        "wan_flf2v_comfyui_up": "gauge",
+        "wan_flf2v_start_time_seconds": "gauge",
+        "wan_flf2v_http_requests": "counter",
+        "wan_flf2v_http_seconds": "histogram",
+    }
+    assert all(family.documentation for family in families.values())
+    jobs = {sample.labels["status"]: sample.value for sample in families["wan_flf2v_requests"].samples}
+    assert set(jobs) == {"in_queue", "in_progress", "succeeded", "failed", "cancelled"}
+    assert jobs["in_queue"] >= 1
+    assert [sample.value for sample in families["wan_flf2v_comfyui_up"].samples] == [0]
+    counts = {tuple(sample.labels.values()): sample.value for sample in families["wan_flf2v_http_requests"].samples}
+    assert counts["POST", "/v1/models/{model_id}", "200"] >= 1
+    *buckets, _sum, count = (sample.value for sample in families["wan_flf2v_http_seconds"].samples)
+    assert [*buckets, count] == sorted([*buckets, count]), "a bucket holds the smaller ones"
 
 
 def test_readiness_looks_once_for_all_and_not_for_long(tmp_path):

@@ -106,6 +106,8 @@ def test_too_many_streams_of_one_token(gateway):
             connections.append(connection)
         answer = gateway.get(f"/v1/requests/{request_id}/events")
         assert (answer.status, answer.code) == (429, 429001)
+        text = "This token already has 64 event streams open. Try again in 5 s."
+        assert answer.json["error_message"] == text
     finally:
         for connection in connections:
             connection.close()

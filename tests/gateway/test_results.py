@@ -150,12 +150,12 @@ def test_an_address_ends_with_its_time(tmp_path, store):
     ("settings", "added", "code", "message"),
     [
         ({}, "", 404001, "This result is no longer kept."),
-        ({}, "0", 403001, "The address of this result is not complete or was changed."),
+        ({}, "0", 403001, "The link to this file is incomplete or was changed. Use the link that result gave."),
         (
             {"url_ttl_s": -2.0},
             "",
             403001,
-            "The address of this result has expired. Ask for the request's result again to get a new one.",
+            "The link to this file has expired. Ask for the request's result to get a new link.",
         ),
     ],
 )
