@@ -1,4 +1,4 @@
-"""``wan-flf2v`` and ``python -m wan_flf2v``: the client's commands and the server's on one command line."""
+"""The command line ``wan-flf2v``: adds up the commands of ``cli/``."""
 
 from .cli.plan import add_commands as add_plan_command
 from .cli.requests import add_commands as add_client_commands
@@ -11,7 +11,7 @@ add_server_commands(app)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. Exit codes: 0 done, 1 the server or the run failed, 2 wrong usage or values, 130 Ctrl-C."""
     app()
 
 

@@ -23,7 +23,8 @@ from typing import Any
 import av
 
 from ..bootstrap.server import ComfyServer
-from ..client.hosted_api import HostedApi, HostedApiError
+from ..client.errors import HostedApiError, ServerUnreachableError
+from ..client.hosted_api import HostedApi
 from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, SEED, START_IMAGE, STEPS, Value
 from ..gateway.jobs.comfyui import FOLDER
 from ._figures import Figure, Figures, Options, summed
@@ -142,6 +143,8 @@ async def _submit(api: HostedApi, deadline: float) -> str | None:
     while time.monotonic() < deadline:
         try:
             return str((await api.submit(DEMO.model_id, values, idempotency_key=key))["request_id"])
+        except ServerUnreachableError:
+            pass
         except HostedApiError as error:
             if 400 <= error.status < 500:
                 raise
@@ -154,6 +157,8 @@ async def _end(api: HostedApi, request_id: str, deadline: float) -> dict[str, An
     while time.monotonic() < deadline:
         try:
             result = await api.result(request_id)
+        except ServerUnreachableError:
+            pass
         except HostedApiError as error:
             if error.status == 404:
                 return None

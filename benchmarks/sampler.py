@@ -35,8 +35,8 @@ _SEEDS = 4
 _CHAINED_LORA = "bench_lora.safetensors"
 _PAIRS = 15
 _FORWARD_MS = 50.0  # a forward pass of the model takes at least this long, so that a step is not all overhead
-_CPU_SIZE = {"width": 416, "height": 416, "length": 33, "batch_size": 1}
-_REPLAYS = (4, 36, 40)  # hand-over early and late, of so many steps: the second run replays 32 steps more
+_CPU_SIZE = {"width": 192, "height": 192, "length": 33, "batch_size": 1}
+_REPLAYS = (4, 20, 24)  # hand-over early and late, of so many steps: the second run replays 16 steps more
 
 
 def run(options: Options) -> Figures:

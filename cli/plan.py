@@ -1,4 +1,4 @@
-"""``wan-flf2v plan``: what a run will do and take, told by the Plan node of a ComfyUI."""
+"""``wan-flf2v plan``: asks the Plan node of a ComfyUI what a run will do and need."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..client.comfy import ComfyClient
 from ..client.errors import ComfyError, ServerAddressError
 from ..client.run import run_graph
 from ..contract.workflow import Graph
 from .progress_bar import ProgressRenderer
-from .run import DEFAULT_SERVER, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, fail, node_info
+from .run import DEFAULT_SERVER, node_info
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail
 
 _NODE, _ID = "WanFLF2VPlan", "1"
 _NUMBERS = {"INT": int, "FLOAT": float}
-_err = Console(stderr=True)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -58,8 +57,8 @@ async def _plan(assignments: list[str], server: str, output: Path | None) -> dic
         await client.system_stats()
         inputs = read_inputs(await node_info(client, _NODE), assignments)
         graph: Graph = {_ID: {"class_type": _NODE, "inputs": inputs, "_meta": {"title": "Plan"}}}
-        with ProgressRenderer(_err) as show:  # other runs may be before it
-            result = await run_graph(client, graph, on_progress=show if _err.is_terminal else None)
+        with ProgressRenderer(err) as show:  # other runs may come first
+            result = await run_graph(client, graph, on_progress=show if err.is_terminal else None)
         if output is not None:
             await client.download(result.files[0], output)
         return await client.outputs(result.prompt_id, _ID)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from ..client.progress import Progress
+from .shared import describe_step
 
 _PLAIN_EVERY_S = 15.0
 
@@ -51,15 +52,9 @@ class ProgressRenderer:
 
 
 def describe(progress: Progress) -> str:
-    """Say in one line where the run is: ``57 Sampler, step 3 of 20, 1:40 left``."""
+    """Say in one line where the run is."""
     if progress.queue_position:
         return f"Waiting in ComfyUI's queue, place {progress.queue_position}"
     if progress.node_id is None:
         return "Done" if progress.fraction >= 1 else "Starting"
-    text = f"{progress.node_id} {progress.title}"
-    if progress.steps:
-        text += f", step {progress.step} of {progress.steps}"
-    if progress.eta_s is not None:
-        minutes, seconds = divmod(round(progress.eta_s), 60)
-        text += f", {minutes}:{seconds:02d} left"
-    return text
+    return describe_step(f"{progress.node_id} {progress.title}", progress.step, progress.steps, progress.eta_s)

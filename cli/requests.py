@@ -1,4 +1,4 @@
-"""The commands for the hosted API, this project's or the hosted service's: submit, status, result, cancel, watch."""
+"""``wan-flf2v submit``, ``status``, ``result``, ``cancel`` and ``watch``: requests to a hosted API."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import json
 import mimetypes
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from ..client.hosted_api import HostedApi, HostedApiError
-from ..client.images import ImageFileError, check_image
+from ..client.errors import ComfyError, HostedApiError
+from ..client.hosted_api import HostedApi
+from ..client.images import ImageError, check_image
 from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, Value
 from ..contract.validation import ContractError, FieldError, parse_assignment, validate
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, describe_step, err, fail, say
 
 DEFAULT_API = "http://127.0.0.1:8189/v1"  # where `wan-flf2v serve` is
-_EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 _T = TypeVar("_T")
-_out = Console()
-_err = Console(stderr=True)
 
 _Api = Annotated[str, typer.Option("--api", envvar="RUNCOMFY_MODEL_API_BASE", help="The API's address, with /v1.")]
 _TokenFile = Annotated[Path | None, typer.Option(help="A file with the token, instead of RUNCOMFY_API_TOKEN.")]
@@ -57,18 +55,18 @@ def submit(
     """Submit a request; prints its id, or with --wait the downloaded file."""
 
     async def go(client: HostedApi) -> str:
-        answer = await client.submit(model, values, idempotency_key=key, webhook=webhook)
-        request_id = str(answer["request_id"])
+        response = await client.submit(model, values, idempotency_key=key, webhook=webhook)
+        request_id = str(response["request_id"])
         if not wait:
             return request_id
-        _err.print(f"Request {request_id}", highlight=False, soft_wrap=True)
+        say(f"Request {request_id}")
         return str(await _watch(client, request_id, output, download=True))
 
     try:
         given = {PROMPT.key: prompt, START_IMAGE.key: _image(start), END_IMAGE.key: _image(end)}
         values = _read_values(model, given, assignments or [])
-    except (ContractError, ImageFileError) as error:
-        _fail(str(error), _EXIT_USAGE)
+    except (ContractError, ImageError) as error:
+        fail(str(error), EXIT_USAGE)
     typer.echo(_call(api, token, token_file, go))
 
 
@@ -90,10 +88,10 @@ def cancel(
     request_id: _RequestId, api: _Api = DEFAULT_API, token_file: _TokenFile = None, token: _Token = None
 ) -> None:
     """Cancel a request, waiting or running. Exit code 1 if it had ended."""
-    answer = _call(api, token, token_file, lambda client: client.cancel(request_id))
-    _print(answer)
-    if answer.get("outcome") != "cancelled":
-        raise typer.Exit(_EXIT_FAILED)
+    response = _call(api, token, token_file, lambda client: client.cancel(request_id))
+    _print(response)
+    if response.get("outcome") != "cancelled":
+        raise typer.Exit(EXIT_FAILED)
 
 
 def watch(
@@ -116,24 +114,24 @@ async def _watch(client: HostedApi, request_id: str, output: Path | None, *, dow
     try:
         await _show_progress(client, request_id)
     except asyncio.CancelledError:  # Ctrl-C
-        _err.print(f"The request {request_id} goes on.", style="red", highlight=False, soft_wrap=True)
+        say(f"The request {request_id} goes on.", "red")
         raise
-    answer = await client.result(request_id)
-    if answer["status"] != "succeeded":
-        raise HostedApiError(f"The request {request_id} {answer['status']}: {answer.get('error') or 'no result'}")
-    video = str(answer["output"]["video"])
+    response = await client.result(request_id)
+    if response["status"] != "succeeded":
+        raise HostedApiError(f"The request {request_id} {response['status']}: {response.get('error') or 'no result'}")
+    video = str(response["output"]["video"])
     return await client.download(video, output or Path(f"{request_id}.mp4")) if download else video
 
 
 async def _show_progress(client: HostedApi, request_id: str) -> None:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task, shown = bar.add_task("Connecting", total=1.0), ""
         async for status in client.watch(request_id):
             text = _describe(status)
             bar.update(task, completed=(status.get("progress") or {}).get("fraction", 0.0), description=text)
-            if not _err.is_terminal and text != shown:
-                _err.print(text, markup=False, highlight=False, soft_wrap=True)
+            if not err.is_terminal and text != shown:
+                say(text)
             shown = text
 
 
@@ -144,13 +142,8 @@ def _describe(status: dict[str, Any]) -> str:
     progress = status.get("progress")
     if status["status"] != "in_progress" or not progress:
         return str(status["status"]).replace("_", " ").capitalize()
-    text = str(progress["node"] or "Starting")
-    if progress["steps"]:
-        text += f", step {progress['step']} of {progress['steps']}"
-    if progress["eta_seconds"] is not None:
-        minutes, seconds = divmod(round(progress["eta_seconds"]), 60)
-        text += f", {minutes}:{seconds:02d} left"
-    return text
+    node = str(progress["node"] or "Starting")
+    return describe_step(node, progress["step"], progress["steps"], progress["eta_seconds"])
 
 
 def _image(text: str) -> str:
@@ -194,15 +187,10 @@ def _call(api: str, token: str | None, token_file: Path | None, use: Callable[[H
         secret = token_file.read_text(encoding="utf-8").strip() if token_file is not None else token
         return asyncio.run(go())
     except KeyboardInterrupt:
-        _fail("Stopped.", _EXIT_INTERRUPTED)
-    except (HostedApiError, OSError) as error:
-        _fail(str(error), _EXIT_FAILED)
+        fail("Stopped.", EXIT_INTERRUPTED)
+    except (ComfyError, OSError) as error:
+        fail(str(error), EXIT_FAILED)
 
 
-def _print(answer: dict[str, Any]) -> None:
-    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
+def _print(response: dict[str, Any]) -> None:
+    typer.echo(json.dumps(response, indent=2, ensure_ascii=False))

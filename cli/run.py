@@ -1,26 +1,25 @@
-"""The command line ``wan-flf2v``: make a video on any ComfyUI that has the node pack."""
+"""``wan-flf2v run`` makes a video on any ComfyUI that has the node pack; ``params`` lists the parameters."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..client.comfy import ComfyClient, OutputFile
 from ..client.errors import ComfyError, ServerAddressError
-from ..client.images import ImageFileError, check_image
+from ..client.images import ImageError, check_image
 from ..client.preflight import check_graph
 from ..client.run import run_graph
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Value
 from ..contract.validation import ContractError, FieldError, allowed, parse_assignment, validate
 from ..contract.workflow import fill, load_graph
 from .progress_bar import ProgressRenderer
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail, out, say
 
-EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 _OPTIONS = {START_IMAGE.key: "--start", END_IMAGE.key: "--end", PROMPT.key: "--prompt"}
 _PACK_NODE = "WanFLF2VSampler"
@@ -31,17 +30,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_out = Console()
-_err = Console(stderr=True)
-
-
-class UsageError(Exception):
-    """What the user asked for cannot be done here; nothing was queued."""
-
-
-def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the server or the run failed, 2 wrong usage or values, 130 Ctrl-C."""
-    app()
 
 
 @app.command()
@@ -69,18 +57,18 @@ def run(
         path, seconds = asyncio.run(_make_video(values, server, output))
     except KeyboardInterrupt:
         fail("Cancelled.", EXIT_INTERRUPTED)
-    except (ContractError, ImageFileError, UsageError, ServerAddressError) as error:
+    except (ContractError, ImageError, UsageError, ServerAddressError) as error:
         fail(str(error), EXIT_USAGE)
     except (ComfyError, OSError) as error:
         fail(str(error), EXIT_FAILED)
-    _err.print(f"Done in {seconds:.1f} s.", highlight=False)
-    _out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    err.print(f"Done in {seconds:.1f} s.", highlight=False)
+    out.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def params() -> None:
     """List the parameters that --set takes."""
-    if not _out.is_terminal:
+    if not out.is_terminal:
         for parameter in HOSTED.parameters:
             row = (parameter.key, parameter.title, allowed(parameter), f"default {parameter.default}")
             typer.echo("\t".join(row))
@@ -90,13 +78,7 @@ def params() -> None:
         title = f"{parameter.title}\n[dim]{parameter.description}[/dim]" if parameter.description else parameter.title
         default = "required" if parameter.required else str(parameter.default)
         table.add_row(parameter.key, title, allowed(parameter), default)
-    _out.print(table)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Say why nothing came of it, and end."""
-    _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
+    out.print(table)
 
 
 def _read_values(given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
@@ -131,27 +113,17 @@ def _name_option(error: FieldError) -> FieldError:
     return FieldError(error.loc, f"{option} ({HOSTED.parameter(error.loc[0]).title}) is missing.", error.type)
 
 
-def check_output(output: Path | None) -> None:
-    """Refuse a file name that nothing can be written to."""
-    if output is None:
-        return
-    if output.is_dir():
-        raise UsageError(f"-o {output} is a folder. Name the video file, such as {output / 'out.mp4'}.")
-    if not output.parent.is_dir():
-        raise UsageError(f"-o {output}: there is no folder {output.parent}. Create it first.")
-
-
 async def _make_video(values: dict[str, Value], server: str, output: Path | None) -> tuple[Path, float]:
     """Return the downloaded file and the server's time for the run in seconds."""
     async with ComfyClient(server) as client:
         await client.system_stats()
         await node_info(client, _PACK_NODE)
         for warning in await check_graph(client, fill(load_graph(HOSTED.workflow), HOSTED, values)):
-            _err.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            say(f"Warning: {warning}", "yellow")
         for parameter in (START_IMAGE, END_IMAGE):
             values[parameter.key] = await client.upload_image(Path(str(values[parameter.key])))
         graph = fill(load_graph(HOSTED.workflow), HOSTED, values)
-        with ProgressRenderer(_err) as show:
+        with ProgressRenderer(err) as show:
             result = await run_graph(client, graph, on_progress=show)
         file = next((file for file in result.files if file.type == "output"), result.files[0])
         path = await client.download(file, output or _free_path(file))
@@ -159,7 +131,7 @@ async def _make_video(values: dict[str, Value], server: str, output: Path | None
 
 
 async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
-    """Return what the server knows of one of the pack's nodes; ``UsageError`` if it does not have it."""
+    """Return ComfyUI's description of a node of the pack; ``UsageError`` if it does not have the node."""
     info = await client.object_info(node)
     if info is None:
         raise UsageError(
@@ -171,7 +143,7 @@ async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
 
 def _free_path(file: OutputFile) -> Path:
     """Return the server's file name in the current folder, numbered if it is taken."""
-    name = PureWindowsPath(PurePosixPath(file.filename).name).name  # the server's word is no path here
+    name = PureWindowsPath(PurePosixPath(file.filename).name).name  # never a path that the server chooses
     path = Path(name)
     number = 2
     while path.exists():

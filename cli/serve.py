@@ -1,4 +1,4 @@
-"""The commands of the machine that serves: ``wan-flf2v serve`` and ``wan-flf2v token``."""
+"""``wan-flf2v serve`` starts the API; ``wan-flf2v token`` creates, lists and revokes tokens."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from ..gateway.config import ConfigError, read_settings
 from ..gateway.http.responses import timestamp
 from ..gateway.jobs.sqlite_store import SqliteStore
 from ..gateway.jobs.store import Store, StoreVersionError
 from ..gateway.jobs.tokens import TokenNameError, create_token
 from ..gateway.serve import ServeError, default_data
 from ..gateway.serve import serve as serve_api
-from ..gateway.settings import Settings
+from ..gateway.settings import ConfigError, Settings, read_settings
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, out, say
 
 DEFAULT_PORT = 8189  # beside ComfyUI's 8188
-_out = Console()
-_err = Console(stderr=True)
 _T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
 
@@ -52,7 +49,7 @@ def serve(
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Offer the demo's tiny model too.")] = False,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no token; on the loopback address only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every answer.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every response.")] = False,
 ) -> None:
     """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
     level = logging.DEBUG if verbose else logging.INFO
@@ -66,18 +63,18 @@ def serve(
         changes = {name: value for name, value in given.items() if value is not None}
         settings = read_settings(data or default_data(), config, **changes)
         _hint_token(settings)
-        serve_api(settings, host, port, lambda url: _err.print(f"Serving {url}/v1", highlight=False, soft_wrap=True))
+        serve_api(settings, host, port, lambda url: say(f"Serving {url}/v1"))
     except (ServeError, ConfigError, StoreVersionError) as error:
-        _fail(str(error), 2)
+        fail(str(error), EXIT_USAGE)
     except OSError as error:
-        _fail(str(error), 1)
+        fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        _fail("Stopped.", 130)
+        fail("Stopped.", EXIT_INTERRUPTED)
 
 
 @_tokens.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose token it is.")],
+    name: Annotated[str, typer.Argument(help="The token's name.")],
     data: _Data = None,
     rate: Annotated[int | None, typer.Option(min=1, help="Calls a minute, instead of the settings' limit.")] = None,
     queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
@@ -88,10 +85,8 @@ def create(
             data, lambda store: create_token(store, name, rate_per_minute=rate, queue_limit=queue)
         )
     except TokenNameError as error:
-        _fail(str(error), 2)
-    _err.print(
-        f"Token {token.name}; its webhooks are signed with {token.webhook_secret}", highlight=False, soft_wrap=True
-    )
+        fail(str(error), EXIT_USAGE)
+    say(f"Token {token.name}; its webhooks are signed with {token.webhook_secret}")
     typer.echo(text)
 
 
@@ -103,14 +98,14 @@ def list_tokens(data: _Data = None) -> None:
     for token in tokens:
         limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
         table.add_row(token.name, timestamp(token.created_at), *limits)
-    _out.print(table)
+    out.print(table)
 
 
 @_tokens.command()
 def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
     """Make a token worthless at once. Requests made with it go on."""
     if not _with_store(data, lambda store: store.revoke_token(name)):
-        _fail(f'There is no token "{name}". `wan-flf2v token list` shows those there are.', 2)
+        fail(f'There is no token "{name}". `wan-flf2v token list` shows those there are.', EXIT_USAGE)
 
 
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
@@ -124,15 +119,10 @@ def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T
     try:
         return asyncio.run(go())
     except (StoreVersionError, OSError) as error:
-        _fail(str(error), 1)
+        fail(str(error), EXIT_FAILED)
 
 
 def _hint_token(settings: Settings) -> None:
-    """Tell who starts a server without tokens how to make one."""
+    """Say how to make a token if there is none."""
     if settings.auth and not _with_store(settings.data, lambda store: store.tokens()):
-        _err.print(f"There is no token yet: wan-flf2v token create NAME --data {settings.data}", soft_wrap=True)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
+        say(f"There is no token yet: wan-flf2v token create NAME --data {settings.data}")

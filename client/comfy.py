@@ -1,11 +1,11 @@
-"""An asyncio client of ComfyUI's HTTP and websocket API (0.18.2 and newer)."""
+"""The client of one ComfyUI: upload, queue, follow, cancel and download over its HTTP and websocket API."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import json
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from .errors import ServerAnswerError, ServerUnreachableError, explain_rejection
 
 UPLOAD_FOLDER = "wan_flf2v"  # below ComfyUI's input folder
 _CANCEL_RETRY_S = 0.5
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,22 @@ class Findings:
 
 
 class ComfyClient(Connection):
-    """One ComfyUI server. Use it as ``async with ComfyClient(url) as client``.
+    """One ComfyUI, 0.18.2 or newer. Use it as ``async with ComfyClient(url) as client``.
 
-    Every method raises ``ServerUnreachableError`` if the server does not answer and ``ServerAnswerError`` if it
-    answers with an HTTP error.
+    On a loopback address the certificate is never checked: it names the host as others see it, and nobody can be
+    between here and there. Every method raises ``ServerUnreachableError`` if ComfyUI does not respond and
+    ``ServerAnswerError`` if it responds with an HTTP error.
     """
+
+    def __init__(self, url: str, *, verify_tls: bool = True) -> None:
+        super().__init__(url)
+        self._check_certificate = verify_tls and not _is_loopback(self._base.host)
 
     async def system_stats(self) -> dict[str, Any]:
         """Return ``/system_stats``: versions, devices and memory."""
         stats = await self._json("GET", "system_stats")
         if not isinstance(stats, dict) or "comfyui_version" not in stats.get("system", {}):
-            raise ServerUnreachableError(f"The server at {self.url} is not a ComfyUI. Give the address of a ComfyUI.")
+            raise self._not_comfyui()
         return stats
 
     async def object_info(self, class_type: str) -> dict[str, Any] | None:
@@ -110,13 +114,13 @@ class ComfyClient(Connection):
         Returns ``node_errors``: nodes ComfyUI leaves out although it runs the rest, empty as a rule. Raises
         ``PromptRejectedError`` if it runs nothing.
         """
-        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra_data or {}}
-        async with self._request("POST", "prompt", json=body) as response:
-            answer = await self._body(response)
-        if response.status == 400 and isinstance(answer, dict):
-            raise explain_rejection(graph, answer.get("error"), answer.get("node_errors"))
-        self._check_status(response, answer)
-        node_errors: dict[str, Any] = answer.get("node_errors") or {}
+        request = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra_data or {}}
+        async with self._request("POST", "prompt", json=request) as response:
+            content = await self._content(response)
+        if response.status == 400 and isinstance(content, dict):
+            raise explain_rejection(graph, content.get("error"), content.get("node_errors"))
+        self._check_status(response, content)
+        node_errors: dict[str, Any] = content.get("node_errors") or {}
         return node_errors
 
     async def events(self, client_id: str) -> AsyncIterator[Event]:
@@ -141,9 +145,9 @@ class ComfyClient(Connection):
 
     async def queue(self) -> Queue:
         """Return which prompts run and which wait."""
-        answer = await self._json("GET", "queue")
-        pending = sorted(answer["queue_pending"], key=lambda item: item[0])  # the server sends its heap as it lies
-        return Queue(tuple(item[1] for item in answer["queue_running"]), tuple(item[1] for item in pending))
+        content = await self._json("GET", "queue")
+        pending = sorted(content["queue_pending"], key=lambda item: item[0])  # the server sends its heap as it lies
+        return Queue(tuple(item[1] for item in content["queue_running"]), tuple(item[1] for item in pending))
 
     async def cancel(self, prompt_id: str, *, timeout_s: float = 10.0) -> bool:
         """Take exactly this prompt out of the queue, or stop it if it runs; other prompts are not touched.
@@ -176,42 +180,36 @@ class ComfyClient(Connection):
                 )
                 raise ServerAnswerError(message, 404)
             self._check_status(response, None)
-            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-            try:
-                with partial.open("wb") as stream:
-                    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                        await asyncio.to_thread(stream.write, chunk)
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
-        return target
+            return await self._save(response, target)
 
     async def has_file(self, file: OutputFile) -> bool:
         """Return whether the server has a file."""
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        query = {"filename": file.filename, "type": file.type}
+        if file.subfolder:
+            query["subfolder"] = file.subfolder
         async with self._request("HEAD", "view", params=query) as response:
             if response.status != 404:
                 self._check_status(response, None)
             return response.status == 200
 
     async def pack_instance(self) -> str | None:
-        """Return a text that is another one for every start of the server, ``None`` if its pack does not tell."""
+        """Return a text that changes with every start of ComfyUI, ``None`` if its pack does not tell one."""
         async with self._request("GET", "wan_flf2v/instance") as response:
-            body = await self._body(response)
+            content = await self._content(response)
         if response.status != 404:
-            self._check_status(response, body)
-        return str(body["instance"]) if isinstance(body, dict) and "instance" in body else None
+            self._check_status(response, content)
+        return str(content["instance"]) if isinstance(content, dict) and "instance" in content else None
 
     async def preflight(self, graph: Graph) -> Findings | None:
         """Have ``graph`` checked by the server's pack before it is queued; ``None`` if its pack has no such check."""
         async with self._request("POST", "wan_flf2v/preflight", json={"prompt": graph}) as response:
-            body = await self._body(response)
+            content = await self._content(response)
         if response.status in (404, 405):
             return None
-        self._check_status(response, body)
-        if not isinstance(body, dict):
+        self._check_status(response, content)
+        if not isinstance(content, dict):
             return None
-        return Findings(tuple(map(str, body.get("errors", ()))), tuple(map(str, body.get("warnings", ()))))
+        return Findings(tuple(map(str, content.get("errors", ()))), tuple(map(str, content.get("warnings", ()))))
 
     async def outputs(self, prompt_id: str, node_id: str) -> dict[str, Any]:
         """Return what a node of a finished prompt showed in the app, such as ``text``; nothing if it showed nothing."""
@@ -224,11 +222,26 @@ class ComfyClient(Connection):
         async with self._request("DELETE", f"wan_flf2v/inputs/{request_id}") as response:
             self._check_status(response, None)
 
+    def _check(self, response: aiohttp.ClientResponse, content: Any) -> None:
+        self._check_status(response, content)
+        if content is None:
+            raise self._not_comfyui()
+
+    def _check_status(self, response: aiohttp.ClientResponse, content: Any) -> None:
+        if response.status < 400:
+            return
+        reason = content.get("error") if isinstance(content, dict) else None
+        text = f"ComfyUI at {self.url} answered {response.url.path} with {response.status} {reason or response.reason}."
+        raise ServerAnswerError(text, response.status)
+
+    def _not_comfyui(self) -> ServerUnreachableError:
+        return ServerUnreachableError(f"The server at {self.url} is not a ComfyUI. Give the address of a ComfyUI.")
+
     async def _cancel_once(self, prompt_id: str, *, running: bool) -> None:
         """Cancel by id where the server can (it holds its lock meanwhile), else through the older routes."""
         async with self._request("POST", f"api/jobs/{prompt_id}/cancel") as response:
             if response.status not in (404, 405):
-                self._check_status(response, await self._body(response))
+                self._check_status(response, await self._content(response))
                 return
         if running:
             request = self._request("POST", "interrupt", json={"prompt_id": prompt_id})
@@ -242,3 +255,10 @@ def _read(path: Path) -> tuple[bytes, str]:
     """Return a file's content and its SHA-256."""
     content = path.read_bytes()
     return content, hashlib.sha256(content).hexdigest()
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

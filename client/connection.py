@@ -1,42 +1,46 @@
-"""A connection to one ComfyUI server: requests, their answers as JSON, and what is said when there are none."""
+"""The HTTP connection of every client here: requests, JSON, timeouts, TLS, downloads, and what an error says."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
 from yarl import URL
 
-from .errors import ServerAddressError, ServerAnswerError, ServerUnreachableError
+from .errors import ServerAddressError, ServerUnreachableError
 
 _CONNECT_TIMEOUT_S = 10.0
-_ANSWER_TIMEOUT_S = 60.0  # ComfyUI's event loop can stall for many seconds while a model loads
+_READ_TIMEOUT_S = 60.0  # ComfyUI's event loop can stall for many seconds while a model loads
+_CHUNK_BYTES = 1 << 20
 _Self = TypeVar("_Self", bound="Connection")
 
 
 class Connection:
     """One server; use it with ``async with``."""
 
-    def __init__(self, url: str, *, verify_tls: bool = True) -> None:
-        self._verify_tls = verify_tls
+    name = "ComfyUI"  # what messages call the server
+    kind = "a server"
+    example = "http://127.0.0.1:8188"
+
+    def __init__(self, url: str, *, check_certificate: bool = True) -> None:
+        self._check_certificate = check_certificate
         try:
             self._base = URL(url.rstrip("/"))
         except ValueError:
             self._base = URL()
         if self._base.scheme not in ("http", "https") or not self._base.host:
-            raise ServerAddressError(f'"{url}" is not the address of a server. Give one like http://127.0.0.1:8188.')
+            raise ServerAddressError(f'"{url}" is not the address of {self.kind}. Give one like {self.example}.')
 
     async def __aenter__(self: _Self) -> _Self:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S)
-        self._http = aiohttp.ClientSession(
-            timeout=timeout, connector=connector(self._base, verify_tls=self._verify_tls)
-        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=self._check_certificate))
         return self
 
     async def __aexit__(
@@ -50,39 +54,49 @@ class Connection:
         return str(self._base.with_user(None)).rstrip("/")
 
     async def _json(self, method: str, path: str, **options: Any) -> Any:
+        """Return the JSON of a response; ``_check`` judges its status."""
         async with self._request(method, path, **options) as response:
-            body = await self._body(response)
-        self._check_status(response, body)
-        if body is None:
-            raise ServerUnreachableError(f"The server at {self.url} is not a ComfyUI. Give the address of a ComfyUI.")
-        return body
+            content = await self._content(response)
+        self._check(response, content)
+        return content
 
     @asynccontextmanager
-    async def _request(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _request(self, method: str, url: URL | str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make a request to a path of this server, or to a whole address."""
         try:
-            async with self._http.request(method, self._base / path, **options) as response:
+            address = self._base / url if isinstance(url, str) else url
+            async with self._http.request(method, address, **options) as response:
                 yield response
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             raise self._unreachable(error) from error
 
-    async def _body(self, response: aiohttp.ClientResponse) -> Any:
-        """Return the JSON body, ``None`` if there is none."""
+    async def _content(self, response: aiohttp.ClientResponse) -> Any:
+        """Return what the JSON of a response says, ``None`` if it is not JSON."""
         try:
             return json.loads(await response.read())
         except ValueError:
             return None
 
-    def _check_status(self, response: aiohttp.ClientResponse, body: Any) -> None:
-        if response.status < 400:
-            return
-        reason = body.get("error") if isinstance(body, dict) else None
-        text = f"ComfyUI at {self.url} answered {response.url.path} with {response.status} {reason or response.reason}."
-        raise ServerAnswerError(text, response.status)
+    async def _save(self, response: aiohttp.ClientResponse, target: Path) -> Path:
+        """Save the file of a response as ``target``, which appears only when it is complete. Replaces a file there."""
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            with partial.open("wb") as stream:
+                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                    await asyncio.to_thread(stream.write, chunk)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def _check(self, response: aiohttp.ClientResponse, content: Any) -> None:
+        """Raise this server's error for a response that cannot be used."""
+        raise NotImplementedError
 
     def _unreachable(self, error: BaseException) -> ServerUnreachableError:
         if isinstance(error, asyncio.TimeoutError):
             return ServerUnreachableError(
-                f"ComfyUI at {self.url} did not answer within {_ANSWER_TIMEOUT_S:.0f} s. "
+                f"{self.name} at {self.url} did not answer within {_READ_TIMEOUT_S:.0f} s. "
                 "Look at its log, and restart it if it hangs."
             )
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
@@ -90,20 +104,5 @@ class Connection:
         if isinstance(cause, ConnectionRefusedError):
             reason = "connection refused"
         return ServerUnreachableError(
-            f"Cannot reach ComfyUI at {self.url} ({reason}). Start ComfyUI, or give the address where it runs."
+            f"Cannot reach {self.name} at {self.url} ({reason}). Start {self.name}, or give the address where it runs."
         )
-
-
-def connector(url: URL, *, verify_tls: bool = True) -> aiohttp.TCPConnector:
-    """Return what connects to the ComfyUI at ``url``; on loopback its certificate is not checked in any case.
-
-    A certificate names the host as others see it, not its loopback address, and nobody is between here and there.
-    """
-    return aiohttp.TCPConnector(ssl=verify_tls and not _is_loopback(url.host))
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""What can go wrong with a ComfyUI server, each as one message a person can act on."""
+"""The errors of a server, and ComfyUI's failures in words: refused workflow, failed node, out of memory."""
 
 from __future__ import annotations
 
@@ -30,15 +30,23 @@ class ServerAddressError(ComfyError):
 
 
 class ServerUnreachableError(ComfyError):
-    """Nothing answers at the server's address, or not in time."""
+    """The server cannot be reached, or does not respond in time."""
 
 
 class ServerAnswerError(ComfyError):
-    """The server answered a request with an HTTP error; ``status`` is its code."""
+    """The server responded with an HTTP error; ``status`` is its code."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class HostedApiError(ServerAnswerError):
+    """The hosted API refused a request, or the request failed; ``code`` is the contract's, 0 if it gave none."""
+
+    def __init__(self, message: str, code: int = 0, status: int = 0) -> None:
+        super().__init__(message, status)
+        self.code = code
 
 
 class ServerLostError(ComfyError):

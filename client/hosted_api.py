@@ -1,60 +1,37 @@
-"""A client of the hosted API: of this project's server, or of the hosted service that has the same contract."""
+"""The client of the hosted API: submit, status, result, cancel, watch, download. Works with the hosted service too."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from ..contract.parameters import Value
+from .connection import Connection
+from .errors import HostedApiError, ServerUnreachableError
 
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=60.0)
 _POLL_S = 1.0
 _LOST_AFTER = 30  # tries in a row: a server that restarts is back by then
-_CHUNK_BYTES = 1 << 20
 _END = ("completed", "cancelled")
 
 
-class HostedApiError(Exception):
-    """The API refused a call, or did not answer; ``code`` is the contract's, 0 if there was no answer."""
-
-    def __init__(self, message: str, code: int = 0, status: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = status
-
-
-class HostedApi:
+class HostedApi(Connection):
     """One API, as ``async with HostedApi(base, token) as api``. ``base`` ends in ``/v1``.
 
-    Every method raises ``HostedApiError``.
+    Every method raises ``ServerUnreachableError`` if the API does not respond, else ``HostedApiError``.
     """
 
+    name = "the API"
+    kind = "an API"
+    example = "http://127.0.0.1:8189/v1"
+
     def __init__(self, base: str, token: str | None = None) -> None:
-        try:
-            self._base = URL(base.rstrip("/"))
-        except ValueError:
-            self._base = URL()
-        if self._base.scheme not in ("http", "https") or not self._base.host:
-            raise HostedApiError(f'"{base}" is not the address of an API. Give one like http://127.0.0.1:8189/v1.')
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-
-    async def __aenter__(self) -> HostedApi:
-        self._http = aiohttp.ClientSession(timeout=_TIMEOUT)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.close()
+        super().__init__(base)
+        self._token = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def submit(
         self,
@@ -65,26 +42,24 @@ class HostedApi:
         webhook: str | None = None,
     ) -> dict[str, Any]:
         """Submit a request; returns its id and addresses."""
-        url = self._base / "models" / model_id
-        if webhook is not None:
-            url = url.with_query(webhook=webhook)
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return await self._json("POST", url, json=dict(values), headers=headers)
+        headers = {**self._token, **({"Idempotency-Key": idempotency_key} if idempotency_key else {})}
+        query = {"webhook": webhook} if webhook is not None else {}
+        return await self._call("POST", f"models/{model_id}", json=dict(values), headers=headers, params=query)
 
     async def status(self, request_id: str) -> dict[str, Any]:
         """Return where a request stands."""
-        return await self._json("GET", self._request_url(request_id, "status"))
+        return await self._call("GET", f"requests/{request_id}/status", headers=self._token)
 
     async def result(self, request_id: str) -> dict[str, Any]:
         """Return a request's result, or its present state."""
-        return await self._json("GET", self._request_url(request_id, "result"))
+        return await self._call("GET", f"requests/{request_id}/result", headers=self._token)
 
     async def cancel(self, request_id: str) -> dict[str, Any]:
         """Cancel a request; ``outcome`` says whether that was possible."""
-        return await self._json("POST", self._request_url(request_id, "cancel"))
+        return await self._call("POST", f"requests/{request_id}/cancel", headers=self._token)
 
     async def watch(self, request_id: str) -> AsyncIterator[dict[str, Any]]:
-        """Yield the request's status whenever it changed, until it has ended; a server that restarts is waited for."""
+        """Yield the request's status whenever it changed, until it has ended; waits for a server that restarts."""
         shown: dict[str, Any] | None = None
         failures = 0
         while shown is None or shown["status"] not in _END:
@@ -92,9 +67,10 @@ class HostedApi:
                 await asyncio.sleep(_POLL_S)
             try:
                 status, failures = await self.status(request_id), 0
-            except HostedApiError as error:
+            except (HostedApiError, ServerUnreachableError) as error:
                 failures += 1
-                if (0 < error.status < 500 and error.status != 429) or failures >= _LOST_AFTER:
+                refused = isinstance(error, HostedApiError) and error.status < 500 and error.status != 429
+                if refused or failures >= _LOST_AFTER:
                     raise
                 await asyncio.sleep(_POLL_S)
                 continue
@@ -104,53 +80,24 @@ class HostedApi:
 
     async def download(self, url: str, target: Path) -> Path:
         """Save a result's file as ``target``, which appears only when it is complete. Sends no token."""
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            async with self._answer("GET", URL(url, encoded=True), {}) as response:
-                if response.status >= 400:
-                    raise _error(response, await _body(response))
-                with partial.open("wb") as stream:
-                    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                        stream.write(chunk)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        async with self._request("GET", URL(url, encoded=True)) as response:
+            if response.status >= 400:
+                raise _error(response, await self._content(response))
+            return await self._save(response, target)
 
-    def _request_url(self, request_id: str, call: str) -> URL:
-        return self._base / "requests" / request_id / call
+    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        content: dict[str, Any] = await self._json(method, path, **options)
+        return content
 
-    async def _json(self, method: str, url: URL, **options: Any) -> dict[str, Any]:
-        headers = {**self._headers, **options.pop("headers", {})}
-        async with self._answer(method, url, headers, **options) as response:
-            body = await _body(response)
-        if response.status >= 400 or not isinstance(body, dict):
-            raise _error(response, body)
-        return body
-
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, url: URL, headers: Mapping[str, str], **options: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
-            async with self._http.request(method, url, headers=headers, **options) as response:
-                yield response
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            raise HostedApiError(f"Cannot reach the API at {url.origin()} ({reason}). Is it running?") from error
+    def _check(self, response: aiohttp.ClientResponse, content: Any) -> None:
+        if response.status >= 400 or not isinstance(content, dict):
+            raise _error(response, content)
 
 
-async def _body(response: aiohttp.ClientResponse) -> Any:
-    try:
-        return json.loads(await response.read())
-    except ValueError:
-        return None
-
-
-def _error(response: aiohttp.ClientResponse, body: Any) -> HostedApiError:
-    if not isinstance(body, dict) or "error_message" not in body:
+def _error(response: aiohttp.ClientResponse, content: Any) -> HostedApiError:
+    if not isinstance(content, dict) or "error_message" not in content:
         return HostedApiError(f"{response.url.origin()} answered {response.status}: not this API.", 0, response.status)
-    lines = [str(body["error_message"])]
-    if isinstance(body.get("detail"), list):
-        lines = [str(item["msg"]) for item in body["detail"] if isinstance(item, dict) and "msg" in item] or lines
-    return HostedApiError("\n".join(lines), int(body.get("error_code") or 0), response.status)
+    lines = [str(content["error_message"])]
+    if isinstance(content.get("detail"), list):
+        lines = [str(item["msg"]) for item in content["detail"] if isinstance(item, dict) and "msg" in item] or lines
+    return HostedApiError("\n".join(lines), int(content.get("error_code") or 0), response.status)

@@ -1,43 +1,60 @@
-"""Checks an image file before it is sent anywhere."""
+"""Judges an image for the command line and the API: type, pixels, animation, damage."""
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS)
+MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS)
 
 
-class ImageFileError(ValueError):
-    """The file cannot serve as an image; the text says why and what to do."""
+class ImageError(Exception):
+    """The image cannot be used; the text says why and what to do."""
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """Decode the image file completely and return its width and height in pixels; ``ImageFileError`` if that fails."""
-    if not path.exists():
-        raise ImageFileError(f"{path}: there is no such file. Give the path of an image.")
-    if not path.is_file():
-        raise ImageFileError(f"{path} is not a file. Give the path of an image.")
+@contextmanager
+def accepted_image(content: bytes, max_pixels: int = MAX_PIXELS, subject: str = "The image") -> Iterator[Image.Image]:
+    """Give the completely decoded image, or raise ``ImageError``, also for damage that shows while it is used.
+
+    A still PNG, JPEG or WebP is accepted. MPO, which many cameras and telephones write as .jpg, is a JPEG file with a
+    second picture behind the first. ``subject`` is what messages call the image.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the same limit is checked below
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ImageFileError(_huge(path, f"{width}x{height} = {width * height:,}"))
-                image.load()
-    except Image.DecompressionBombError as error:
-        raise ImageFileError(_huge(path, f"more than {2 * MAX_PIXELS:,}")) from error
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width}x{image.height}"
+                raise ImageError(f"{subject} has more than {max_pixels:,} pixels ({size}). Give a smaller one.")
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+                raise ImageError(f"{subject} is animated. Give a still one.")
+            image.load()
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # far above the limit
+        raise ImageError(f"{subject} has more than {max_pixels:,} pixels. Give a smaller one.") from error
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
-        raise ImageFileError(f"{path} is not an image that can be read. Give a PNG, JPEG or WebP file.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged files
-        if isinstance(error, ImageFileError):
-            raise
-        raise ImageFileError(f"{path} cannot be read: {error}. Save it again as PNG, JPEG or WebP.") from error
-    return width, height
+        message = f"{subject} is not an image of a type that is taken. Give a PNG, JPEG or WebP file."
+        raise ImageError(message) from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise ImageError(f"{subject} is damaged ({error}). Save it again as PNG, JPEG or WebP.") from error
 
 
-def _huge(path: Path, pixels: str) -> str:
-    return f"{path} is a huge image: {pixels} pixels, allowed are at most {MAX_PIXELS:,}. Make it smaller."
+def check_image(path: Path) -> None:
+    """Raise ``ImageError`` unless the file is an image that can be used."""
+    if not path.exists():
+        raise ImageError(f"{path}: there is no such file. Give the path of an image.")
+    if not path.is_file():
+        raise ImageError(f"{path} is not a file. Give the path of an image.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}. Give a file that you may read.") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the same limit is checked
+        with accepted_image(content, subject=str(path)):
+            pass

@@ -1,4 +1,4 @@
-"""How far a run is, as data: computed from the server's events, rendered elsewhere."""
+"""Progress and ETA of a run, computed from ComfyUI's events: fraction, step, queue position, seconds left."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The hosted API's request parameters, as data.
+"""The request parameters of each model, as data: key, title, default, range, and the node inputs a key names.
 
 Keys, titles, descriptions, defaults and ranges are those of the public page of the hosted model
-``community/wan-2-2/first-last-frame``. A key is ``{node id}_{input name}`` of the workflow; one of them,
-``71_widthx71_height``, names two inputs. JSON Schema, command-line options and validation are made from this data.
+``community/wan-2-2/first-last-frame``. A key such as ``57_steps`` names a node and its input in the workflow;
+``71_widthx71_height`` names two. JSON Schema, command-line options and validation are made from this data.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ ParameterType: TypeAlias = Literal["string", "integer", "float"]
 
 MAX_SEED = 2**64 - 1  # ComfyUI's own limit of noise_seed (comfy_extras/nodes_custom_sampler.py, nodes.py)
 
+_BETWEEN_INPUTS = re.compile(r"x(?=\d+_)")  # in 71_widthx71_height
 _SIZE_LABEL = re.compile(r"(\d+)x(\d+)( |$)")
 
 
@@ -42,11 +43,10 @@ class Parameter:
 
     ``type`` is the page's word; its ``float`` is JSON Schema's ``number``. ``minimum`` and ``maximum`` are inclusive.
     ``node_range`` is what the node itself takes where the page gives no range: it is checked, but not part of the
-    page's schema. A parameter with two ``inputs`` has labels such as ``"720x1280 (9:16)"`` that fill both.
+    page's schema. A key with two inputs has labels such as ``"720x1280 (9:16)"`` that fill both.
     """
 
     key: str
-    inputs: tuple[NodeInput, ...]
     title: str
     type: ParameterType
     default: Value
@@ -59,8 +59,14 @@ class Parameter:
     is_image: bool = False
 
     @property
+    def inputs(self) -> tuple[NodeInput, ...]:
+        """The node inputs that the key names: ``57_steps`` is input ``steps`` of node 57."""
+        parts = (part.partition("_") for part in _BETWEEN_INPUTS.split(self.key))
+        return tuple(NodeInput(node_id, name) for node_id, _, name in parts)
+
+    @property
     def range(self) -> tuple[float | None, float | None]:
-        """Lowest and highest value that is accepted, ``None`` where there is no limit."""
+        """Lowest and highest accepted value, ``None`` where there is no limit."""
         return self.node_range or (self.minimum, self.maximum)
 
 
@@ -68,7 +74,7 @@ class Parameter:
 class ModelContract:
     """One model as the API offers it: its id, its parameters and the bundled API workflow they fill.
 
-    ``loaders`` are nodes that take the place of the workflow's own: node id → its ``class_type`` and ``inputs``.
+    ``loaders`` replaces nodes of the workflow: node id → the ``class_type`` and ``inputs`` to use.
     """
 
     model_id: str
@@ -87,7 +93,6 @@ class ModelContract:
 
 PROMPT = Parameter(
     key="6_text",
-    inputs=(NodeInput("6", "text"),),
     title="Prompt",
     type="string",
     default="Puppy, playing, happy, barking, joyful",
@@ -95,7 +100,6 @@ PROMPT = Parameter(
 )
 START_IMAGE = Parameter(
     key="68_image",
-    inputs=(NodeInput("68", "image"),),
     title="Start Image",
     type="string",
     default="Runcomfy_Example_1259_1.png",
@@ -104,7 +108,6 @@ START_IMAGE = Parameter(
 )
 END_IMAGE = Parameter(
     key="62_image",
-    inputs=(NodeInput("62", "image"),),
     title="End Image",
     type="string",
     default="Runcomfy_Example_1259_2.png",
@@ -128,7 +131,6 @@ RESOLUTIONS: dict[str, tuple[int, int]] = {
 }  # label -> width and height in pixels
 RESOLUTION = Parameter(
     key="71_widthx71_height",
-    inputs=(NodeInput("71", "width"), NodeInput("71", "height")),
     title="Resolution (W:H)",
     type="string",
     default="720x720 (1:1)",
@@ -136,7 +138,6 @@ RESOLUTION = Parameter(
 )
 LENGTH = Parameter(
     key="67_length",
-    inputs=(NodeInput("67", "length"),),
     title="Number of Frames",
     type="integer",
     default=81,
@@ -144,7 +145,6 @@ LENGTH = Parameter(
 )
 FRAME_RATE = Parameter(
     key="73_frame_rate",
-    inputs=(NodeInput("73", "frame_rate"),),
     title="Frames Per Second",
     type="integer",
     default=16,
@@ -153,7 +153,6 @@ FRAME_RATE = Parameter(
 )
 SEED = Parameter(
     key="57_noise_seed",
-    inputs=(NodeInput("57", "noise_seed"),),
     title="Seed",
     type="integer",
     default=96860978,
@@ -161,7 +160,6 @@ SEED = Parameter(
 )
 STEPS = Parameter(
     key="57_steps",
-    inputs=(NodeInput("57", "steps"),),
     title="Steps",
     description="Number of denoising iterations; more steps refine detail and stability but take longer.",
     type="integer",
@@ -171,7 +169,6 @@ STEPS = Parameter(
 )
 CFG = Parameter(
     key="57_cfg",
-    inputs=(NodeInput("57", "cfg"),),
     title="Guidance Scale",
     description="Controls how strongly the output adheres to the prompt versus allowing creative variation.",
     type="float",
@@ -181,7 +178,6 @@ CFG = Parameter(
 )
 SHIFT = Parameter(
     key="54_shift",
-    inputs=(NodeInput("54", "shift"),),
     title="Shift",
     description=(
         "Offsets the diffusion sampling schedule, trading stability for stronger motion/style as the value increases."

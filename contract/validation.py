@@ -1,4 +1,4 @@
-"""Checks request values against a model's parameters: nothing is clamped, nothing unknown passes."""
+"""Checks request values against a model's parameters, and writes the texts of a 422: one error for each bad field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .parameters import ModelContract, Parameter, Value
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a prompt may hold tabs and line breaks
 _SHOWN_CHARACTERS = 80
-_SHOWN_UNKNOWN = 20  # keys that are no parameter and are explained one by one
+_SHOWN_UNKNOWN = 20  # unknown keys that get an entry each
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class ContractError(ValueError):
 def validate(model: ModelContract, values: Mapping[str, object]) -> dict[str, Value]:
     """Return ``values`` checked and completed with defaults, in the model's order.
 
-    An integral float is an integer (JSON Schema); a boolean is not a number, a string is never converted.
-    Raises ``ContractError`` with one entry per bad field; of many unknown keys the last entry says how many more.
+    Nothing is clamped, and no unknown key passes. A float such as 6.0 is an integer (JSON Schema), a boolean is not a
+    number, and a string is never converted.
+    Raises ``ContractError`` with one entry per bad field; if there are many unknown keys, the last entry
+    says how many more.
     """
     try:
         checked = _request_model(model).model_validate(dict(values))

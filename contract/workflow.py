@@ -1,4 +1,4 @@
-"""The bundled workflow in ComfyUI's API format, and how parameter values get into it."""
+"""Puts parameter values into the bundled workflow: ``57_steps`` becomes the input ``steps`` of node 57 in the graph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_graph(name: str) -> Graph:
 
 
 def graph_for(model: ModelContract) -> Graph:
-    """Return the bundled graph of ``model`` with the model's own loaders in it, ready for ``fill``."""
+    """Return the bundled graph of ``model`` with the model's loaders in it, ready for ``fill``."""
     graph = load_graph(model.workflow)
     for node_id, node in model.loaders.items():
         graph[node_id].update(copy.deepcopy(dict(node)))

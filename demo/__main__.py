@@ -1,4 +1,4 @@
-"""The whole path on this machine: ``python3 run.py demo`` runs this module in the project's environment."""
+"""``python3 run.py demo``: starts ComfyUI with the tiny models and makes a small video."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from ..bootstrap.server import ComfyServer, ServerError
 from ..cli.progress_bar import ProgressRenderer
+from ..cli.shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, out, say
 from ..client.comfy import ComfyClient
 from ..client.errors import ComfyError
-from ..client.images import ImageFileError, check_image
+from ..client.images import ImageError, check_image
 from ..client.run import run_graph
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
 from ..contract.validation import ContractError, validate
 from ..contract.workflow import fill, graph_for
 from .base import IMAGES, prepare_demo
 from .contact_sheet import contact_sheet
-
-_console = Console()
 
 
 def main() -> int:
@@ -45,11 +42,13 @@ def main() -> int:
         return _report(args.out, args.start, args.end, seconds)
     except KeyboardInterrupt:
         _say("Stopped.")
-        return 130
-    except (ImageFileError, ContractError) as error:
-        return _fail(str(error), 2)
+        return EXIT_INTERRUPTED
+    except (ImageError, ContractError) as error:
+        say(str(error), "red")
+        return EXIT_USAGE
     except (ComfyError, ServerError, OSError, subprocess.CalledProcessError) as error:
-        return _fail(str(error), 1)
+        say(str(error), "red")
+        return EXIT_FAILED
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -74,7 +73,7 @@ async def _make_video(url: str, values: dict, start: Path, end: Path, target: Pa
     async with ComfyClient(url) as client:
         images = {START_IMAGE.key: await client.upload_image(start), END_IMAGE.key: await client.upload_image(end)}
         graph = fill(graph_for(DEMO), DEMO, {**values, **images})
-        with ProgressRenderer(_console) as show:
+        with ProgressRenderer(out) as show:
             result = await run_graph(client, graph, on_progress=show)
         await client.download(result.files[0], target)
     return result.seconds
@@ -92,12 +91,7 @@ def _report(out: Path, start: Path, end: Path, seconds: float) -> int:
 
 
 def _say(text: str) -> None:
-    _console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fail(message: str, code: int) -> int:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    return code
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An HTTP client for addresses that strangers choose: images to fetch, webhooks to call.
+"""The SSRF check, and the HTTP client behind it: fetches images from, and calls webhooks at, public addresses only.
 
 It looks a host name up itself, checks every address it gets, and connects to one of exactly those: what the name means
 a moment later (DNS rebinding) does not matter, nor how an address is spelled. Redirects are new addresses.
@@ -28,7 +28,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 16
 _USER_AGENT = "wan-flf2v"
-# Separate threads, so that a stranger's slow name server holds up only other strangers, not the whole process.
+# Separate threads: a slow name server delays other fetches at most, not the whole process.
 _LOOKUPS = ThreadPoolExecutor(8, "wan-flf2v-dns")
 
 # Only 2000::/3 is given out as global unicast IPv6 space (RFC 4291); of it, these are not for hosts of the Internet:

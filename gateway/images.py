@@ -1,4 +1,4 @@
-"""The images of requests: fetched, checked and kept before a request is accepted."""
+"""The images of a request: fetches, checks and stores each, whether URL, data URI, uploaded file or name."""
 
 from __future__ import annotations
 
@@ -15,33 +15,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
-from PIL import Image, ImageOps, UnidentifiedImageError
-from yarl import URL
+from PIL import ImageOps
 
-from ..client.connection import connector
+from ..client.comfy import ComfyClient, OutputFile
+from ..client.errors import ServerAnswerError, ServerUnreachableError
+from ..client.images import ImageError, accepted_image
 from .durable import write_durably
 from .fetch import Fetcher, FetchError
 from .jobs.store import Store
 from .settings import Settings
 
-# Pillow's names of the formats that are taken. MPO is what many cameras and telephones write as .jpg: a JPEG file with
-# a second picture behind the first.
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp"}
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 _CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _ORIENTATION = 0x0112  # the EXIF tag
 _FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 _NOT_PLAIN = re.compile(r'[/\\:*?"<>|]|\.\.|\]$|^\.|\.$')
 _MAX_NAME_BYTES = 255  # what common file systems allow
-_NOT_THERE = (400, 403, 404)  # ComfyUI's statuses for a file that it lacks or does not show
-_COMFYUI_WAIT_S = 2.0
+_NOT_THERE = (400, 403)  # beside 404: ComfyUI's status for a file that it does not show
+_COMFYUI_TIMEOUT_S = 2.0
 _NAME_KNOWN_S = 10.0
 _UNUSED_S = 3600.0  # an image without a request is kept this long: its request may be about to be accepted
 _DECODERS = 2  # at once: each can take Pillow's pixel limit times 4 bytes of memory
-
-
-class ImageError(Exception):
-    """The text does not lead to an image that can be used; the text of the error says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +58,13 @@ class Images:
         self._folder = settings.data / "inputs"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._decoders = ThreadPoolExecutor(_DECODERS, "wan-flf2v-images")
-        self._known_names: dict[str, float] = {}  # names in ComfyUI's input folder -> until when that is believed
+        self._comfyui_names: dict[str, float] = {}  # name in ComfyUI's input folder -> how long it counts as there
 
     async def resolve(self, text: str, token: str) -> ImageInput:
         """Find the image that a request names, made with the token of this id; ``ImageError`` if none can be used.
 
         ``text`` is an HTTPS URL, a base64 data URI, the id of an uploaded file, or the name of a file in ComfyUI's
-        input folder. If ComfyUI does not respond, a name is believed; ComfyUI checks it before the run.
+        input folder. If ComfyUI does not respond, a name is accepted: ComfyUI checks it before the run.
         """
         if text[:5].lower() == "data:":
             return await self._keep(lambda: _decode_data_uri(text, self._settings.max_image_bytes))
@@ -89,11 +83,11 @@ class Images:
         return await self._keep(lambda: content)
 
     def path(self, name: str) -> Path:
-        """Return where a stored image lies."""
+        """Return the path of a stored image."""
         return self._folder / name
 
     async def purge(self) -> int:
-        """Delete uploads older than results are kept, and images that nothing needs; returns how many images."""
+        """Delete uploads older than results are kept, and images that nothing needs; return the number of images."""
         now = time.time()
         needed = await self._store.inputs_in_use()
         for file in await self._store.files():
@@ -127,28 +121,25 @@ class Images:
     async def _in_comfyui(self, name: str) -> ImageInput:
         check_name(name)
         now = time.monotonic()
-        if self._known_names.get(name, 0.0) < now:
+        if self._comfyui_names.get(name, 0.0) < now:
             if not await self._comfyui_has(name):
                 raise ImageError(
                     f'There is no file "{name}" in ComfyUI\'s input folder. Give a file that is there, an https:// '
                     "address, a data:image/…;base64, URI, or the id of an uploaded file."
                 )
-            self._known_names = {known: end for known, end in self._known_names.items() if end >= now}
-            self._known_names[name] = now + _NAME_KNOWN_S
+            self._comfyui_names = {known: end for known, end in self._comfyui_names.items() if end >= now}
+            self._comfyui_names[name] = now + _NAME_KNOWN_S
         return ImageInput(name, False)
 
     async def _comfyui_has(self, name: str) -> bool:
         """Ask ComfyUI for the file. True also if it does not respond soon: a model may be loading."""
-        url = URL(self._settings.comfyui_url) / "view" % {"filename": name, "type": "input"}
-        timeout = aiohttp.ClientTimeout(total=_COMFYUI_WAIT_S)
+        file = OutputFile(name, "", "input", "")
         try:
-            connect = connector(url, verify_tls=self._settings.comfyui_verify_tls)
-            async with (
-                aiohttp.ClientSession(timeout=timeout, connector=connect) as session,
-                session.head(url) as response,
-            ):
-                return response.status not in _NOT_THERE
-        except (aiohttp.ClientError, asyncio.TimeoutError):
+            async with ComfyClient(self._settings.comfyui_url, verify_tls=self._settings.comfyui_verify_tls) as client:
+                return await asyncio.wait_for(client.has_file(file), _COMFYUI_TIMEOUT_S)
+        except ServerAnswerError as error:
+            return error.status not in _NOT_THERE
+        except (ServerUnreachableError, asyncio.TimeoutError):
             return True
 
 
@@ -178,39 +169,20 @@ def _decode_data_uri(text: str, max_bytes: int) -> bytes:
 
 
 def _check(content: bytes, settings: Settings) -> tuple[bytes, str]:
-    """Decode the image completely; return the content to keep, upright, and the suffix of its file type."""
+    """Return the content to keep, upright, and the suffix of its file type."""
     if len(content) > settings.max_image_bytes:
         raise ImageError(_too_large(settings.max_image_bytes))
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-            return _upright(image, content, settings.max_image_pixels)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # far above the limit
-        raise ImageError(_too_many_pixels(settings.max_image_pixels)) from error
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("The file is not an image of a type that is taken. Give a PNG, JPEG or WebP file.") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise ImageError("The image is damaged. Save it again as PNG, JPEG or WebP.") from error
-
-
-def _upright(image: Image.Image, content: bytes, max_pixels: int) -> tuple[bytes, str]:
-    image_format = image.format or ""
-    if image.width * image.height > max_pixels:
-        raise ImageError(_too_many_pixels(max_pixels))
-    if image_format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise ImageError("The image is animated. Give a still one.")
-    image.load()
-    if image_format != "MPO" and image.getexif().get(_ORIENTATION, 1) == 1:
-        return content, _SUFFIXES[image_format]
-    # Not every ComfyUI turns an image as its EXIF says, or leaves out the second picture of an MPO file.
-    upright = io.BytesIO()
-    ImageOps.exif_transpose(image).convert("RGB").save(upright, "PNG", compress_level=1)
-    return upright.getvalue(), ".png"
+    with accepted_image(content, settings.max_image_pixels) as image:
+        if image.format != "MPO" and image.getexif().get(_ORIENTATION, 1) == 1:
+            return content, _SUFFIXES[image.format or ""]
+        # Not every ComfyUI turns an image as its EXIF says, or leaves out the second picture of an MPO file.
+        upright = io.BytesIO()
+        ImageOps.exif_transpose(image).convert("RGB").save(upright, "PNG", compress_level=1)
+        return upright.getvalue(), ".png"
 
 
 def _touch(path: Path) -> bool:
-    """Make the file new for ``purge``; returns whether it is there."""
+    """Mark the file as used now, for ``purge``; return whether it is there."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -219,7 +191,7 @@ def _touch(path: Path) -> bool:
 
 
 def _delete_unused(path: Path, before: float) -> bool:
-    """Delete a file that was last used before then; rename it first, in case a request uses it at this moment."""
+    """Delete a file last used ``before``; renamed first, in case a request needs it at this moment."""
     renamed = path.with_name(f".{path.name}.unused")
     try:
         if path.stat().st_mtime >= before:
@@ -236,7 +208,3 @@ def _delete_unused(path: Path, before: float) -> bool:
 
 def _too_large(max_bytes: int) -> str:
     return f"The image is larger than {max_bytes >> 20} MB. Give a smaller one."
-
-
-def _too_many_pixels(max_pixels: int) -> str:
-    return f"The image has more than {max_pixels:,} pixels. Give a smaller one."

@@ -1,4 +1,4 @@
-"""Runs the API as a gateway of its own, in front of a ComfyUI that may stay on the loopback address."""
+"""Starts and stops the server of ``wan-flf2v serve``: address checks, listening, shutdown, default data folder."""
 
 from __future__ import annotations
 

@@ -1,35 +1,109 @@
-"""What an operator can set, for the gateway and for the mount alike."""
+"""The settings of the API: name, default and meaning of each, read from a JSON file and ``WAN_FLF2V_*`` variables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
 
 
-@dataclass(frozen=True)
-class Settings:
+class ConfigError(ValueError):
+    """A setting cannot be used; the text says which one and where it was given."""
+
+
+class Settings(BaseSettings):
     """Settings of one API process. Sizes are bytes, times are seconds."""
 
-    data: Path  # store.sqlite3, results/, inputs/, files/, signing.key, dispatcher.lock
+    model_config = SettingsConfigDict(env_prefix="WAN_FLF2V_", frozen=True)
+
+    data: Path
+    """The folder of store.sqlite3, results/, inputs/, signing.key and dispatcher.lock. Comes from ``--data`` only."""
     comfyui_url: str = "http://127.0.0.1:8188"
-    comfyui_verify_tls: bool = True  # False: its certificate is its own, not of a known authority
-    base_url: str | None = None  # of this API as clients see it, without /v1; None: from the request
-    trusted_proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-* headers count
+    """The address of ComfyUI."""
+    comfyui_verify_tls: bool = True
+    """Whether ComfyUI's certificate is checked. On the loopback address it never is."""
+    base_url: str | None = None
+    """The API's address as clients see it, without /v1. By default it is taken from each request."""
+    trusted_proxies: tuple[str, ...] = ()
+    """The addresses of reverse proxies whose X-Forwarded-* headers count."""
     auth: bool = True
-    mount: bool = True  # serve the API on ComfyUI's own server too; a gateway does not look at this
-    demo: bool = False  # offer the demo's tiny model
-    allow_private_urls: bool = False  # fetch images from, and send webhooks to, addresses that are not public
+    """Whether a request needs a token."""
+    mount: bool = True
+    """Whether ComfyUI's server has the API too. ``wan-flf2v serve`` does not read this."""
+    demo: bool = False
+    """Whether the demo's tiny model is offered."""
+    allow_private_urls: bool = False
+    """Whether images are fetched from, and webhooks are sent to, addresses that are not public."""
     max_body_bytes: int = 64 * MEBIBYTE
+    """The largest body of a request."""
     max_image_bytes: int = 50 * MEBIBYTE
-    max_image_pixels: int = 89_478_485  # Pillow's own limit against decompression bombs
+    """The largest image file."""
+    max_image_pixels: int = 89_478_485
+    """The most pixels of an image. The default is Pillow's limit against decompression bombs."""
     fetch_timeout_s: float = 30.0
-    queue_limit: int = 100  # requests of one token that may wait
-    rate_per_minute: int = 6000  # requests of one token, to one process of the API
-    uploads_max_bytes: int = 2 << 30  # of one token, kept at a time
+    """How long the fetch of an image, or the call of a webhook, may take."""
+    queue_limit: int = 100
+    """How many requests of one token may wait."""
+    rate_per_minute: int = 6000
+    """How many requests a minute one token may make to one process of the API."""
+    uploads_max_bytes: int = 2 << 30
+    """How much one token may keep uploaded at a time."""
     result_ttl_s: float = 7 * 86400.0
+    """How long results and uploads are kept."""
     results_max_bytes: int = 20 << 30
+    """How much space all results may take. The oldest are deleted first."""
     url_ttl_s: float = 86400.0
+    """How long the address of a result file works."""
     webhook_retry_s: float = 86400.0
-    cors_origins: tuple[str, ...] = field(default=())
+    """How long a webhook is tried again."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins whose pages may call the API (CORS)."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # read_settings puts the variables over the file
+
+
+class _Environment(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def read_settings(data: Path, file: Path | None, **changes: Any) -> Settings:
+    """Return the settings: ``changes`` win over ``WAN_FLF2V_<NAME>`` variables, which win over the file.
+
+    ``file`` is a JSON object whose keys are the names of settings. A list in a variable is separated by commas.
+    Raises ``ConfigError`` for an unknown key or a value of the wrong type.
+    """
+    in_file = _read_file(file) if file is not None else {}
+    known = [name for name in Settings.model_fields if name != "data"]
+    if unknown := set(in_file) - set(known):
+        raise ConfigError(f"{file}: there is no setting {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
+    try:
+        return Settings(**{**in_file, **_Environment(Settings)(), **changes, "data": data})
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise ConfigError(f"Settings ({file or 'environment'}): {'; '.join(problems)}") from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} must hold a JSON object.")
+    return content

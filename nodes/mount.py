@@ -9,7 +9,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +62,19 @@ def _add_preflight_route(routes: web.RouteTableDef) -> None:
 async def _mount_api(server: PromptServer) -> None:
     """Add the hosted API, and what a gateway needs from this ComfyUI even where the API is off."""
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
-    from ..gateway.config import read_settings
     from ..gateway.http.app import PREFIX, create_app
     from ..gateway.jobs.comfyui import FOLDER, ONCE
     from ..gateway.jobs.records import REQUEST_ID
     from ..gateway.jobs.tokens import first_token
     from ..gateway.serve import check_address
+    from ..gateway.settings import read_settings
 
     _add_gateway_routes(server.routes, FOLDER, REQUEST_ID.fullmatch)
     server.add_on_prompt_handler(_refuse_repeats(ONCE))
     data = Path(folder_paths.get_user_directory()) / "wan_flf2v"
     file = data / "api.json"
-    settings = read_settings(data, file if file.exists() else None)
-    settings = replace(settings, comfyui_url=_own_url(), comfyui_verify_tls=False)  # it is this process
+    own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False}  # it is this process
+    settings = read_settings(data, file if file.exists() else None, **own)
     if not settings.mount:
         _LOG.info('wan-flf2v: the hosted API at %s is off: the setting "mount" is false', PREFIX)
         return

@@ -9,7 +9,8 @@ import uuid
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from ..images import ImageError, ImageInput, Images
+from ...client.images import ImageError
+from ..images import ImageInput, Images
 from ..jobs.records import StoredFile
 from ..jobs.results import CONTENT_TYPES, ExpiredLinkError, InvalidLinkError, Results
 from ..jobs.store import Store

@@ -14,10 +14,11 @@ from typing import Any
 
 from aiohttp import web
 
+from ...client.images import ImageError
 from ...contract.parameters import ModelContract, Value
 from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
-from ..images import ImageError, Images
+from ..images import Images
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.order import queue_position
 from ..jobs.records import REQUEST_ID, Job

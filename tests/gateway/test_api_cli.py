@@ -68,7 +68,7 @@ def test_bad_settings_are_named(cli, tmp_path, content, word):
 
 
 def test_settings_from_the_environment_are_under_the_options(cli, tmp_path, monkeypatch):
-    from wan_flf2v.gateway.config import read_settings
+    from wan_flf2v.gateway.settings import read_settings
 
     monkeypatch.setenv("WAN_FLF2V_QUEUE_LIMIT", "7")
     monkeypatch.setenv("WAN_FLF2V_TRUSTED_PROXIES", "10.0.0.1, 10.0.0.2")

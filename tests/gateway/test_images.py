@@ -13,8 +13,9 @@ from PIL import Image
 from support.pictures import data_uri, encoded, picture
 from support.stores import STORES
 from support.web_server import serve
+from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.fetch import Fetcher
-from wan_flf2v.gateway.images import ImageError, Images
+from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.settings import Settings
 
 

@@ -7,8 +7,9 @@ import time
 import pytest
 from support.pictures import data_uri, encoded, picture
 from support.stores import STORES
+from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.fetch import Fetcher
-from wan_flf2v.gateway.images import ImageError, Images
+from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.jobs.records import StoredFile
 from wan_flf2v.gateway.settings import Settings
 

@@ -7,8 +7,9 @@ from aiohttp import web
 from PIL import Image
 from support.stores import STORES
 from support.web_server import serve
+from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.fetch import Fetcher
-from wan_flf2v.gateway.images import ImageError, Images, check_name
+from wan_flf2v.gateway.images import Images, check_name
 from wan_flf2v.gateway.settings import Settings
 
 NOT_NAMES = [

@@ -83,11 +83,11 @@ def test_missing_unreadable_and_huge_image(folder):
     assert refused(folder, start="none.png") == ["none.png: there is no such file. Give the path of an image."]
     (folder / "text.png").write_text("text")
     assert refused(folder, start="text.png") == [
-        "text.png is not an image that can be read. Give a PNG, JPEG or WebP file."
+        "text.png is not an image of a type that is taken. Give a PNG, JPEG or WebP file."
     ]
     Image.new("1", (10000, 10000)).save(folder / "huge.png")
     assert refused(folder, start="huge.png") == [
-        "huge.png is a huge image: 10000x10000 = 100,000,000 pixels, allowed are at most 89,478,485. Make it smaller."
+        "huge.png has more than 89,478,485 pixels (10000x10000). Give a smaller one."
     ]
 
 

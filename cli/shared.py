@@ -1,0 +1,52 @@
+"""What the commands share: exit codes, the message of a failure, the check of -o, the format of the time left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+EXIT_FAILED = 1  # the server or the run failed
+EXIT_USAGE = 2  # wrong usage or values; nothing was queued
+EXIT_INTERRUPTED = 130  # Ctrl-C
+
+out = Console()
+err = Console(stderr=True)
+
+
+class UsageError(Exception):
+    """The command line asks for something impossible; nothing was queued."""
+
+
+def say(message: str, style: str = "") -> None:
+    """Print a message for the user beside the output."""
+    err.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say why the command failed, and exit."""
+    say(message, "red")
+    raise typer.Exit(code)
+
+
+def check_output(output: Path | None) -> None:
+    """Refuse a file name that nothing can be written to."""
+    if output is None:
+        return
+    if output.is_dir():
+        raise UsageError(f"-o {output} is a folder. Name the video file, such as {output / 'out.mp4'}.")
+    if not output.parent.is_dir():
+        raise UsageError(f"-o {output}: there is no folder {output.parent}. Create it first.")
+
+
+def describe_step(node: str, step: int, steps: int, seconds_left: float | None) -> str:
+    """Say in one line where a run is: ``57 Sampler, step 3 of 20, 1:40 left``."""
+    text = node
+    if steps:
+        text += f", step {step} of {steps}"
+    if seconds_left is not None:
+        minutes, seconds = divmod(round(seconds_left), 60)
+        text += f", {minutes}:{seconds:02d} left"
+    return text
