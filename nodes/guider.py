@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..sampling.schedule import RunSettings
 from .notice import show_notice
-from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
+from .sampler import make_guider
+from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs
 
 
 class WanFLF2VGuider(io.ComfyNode):
@@ -16,7 +17,6 @@ class WanFLF2VGuider(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="WanFLF2VGuider",
             display_name="Wan FLF2V Guider",

@@ -1,4 +1,4 @@
-"""Node 57: one schedule over the high-noise and the low-noise expert."""
+"""Node 57: both experts on one schedule in one run. Also makes the guider of Wan FLF2V Guider."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ..preflight.checks import check_run
 from ..sampling import schedule
-from ..sampling.phases import Phase, sample_latent
+from ..sampling.gate import refuse_with_cfg_functions
+from ..sampling.phases import Expert, Phase, PhasedGuider, sample_latent
 from ..sampling.progress import RunProgress
 from ..sampling.schedule import RunSettings
 from .notice import show_notice, show_text
@@ -20,7 +22,6 @@ from .sampler_inputs import (
     cfg_input,
     expert_inputs,
     handover_inputs,
-    make_guider,
     solver_inputs,
     steps_input,
 )
@@ -31,7 +32,6 @@ class WanFLF2VSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="WanFLF2VSampler",
             display_name="Wan FLF2V Sampler",
@@ -87,6 +87,33 @@ class WanFLF2VSampler(io.ComfyNode):
         latent = sample_latent(guider, phases, sampler, latent_image, noise_seed, seed_count, progress.callback)
         say(progress.summary())
         return io.NodeOutput(latent)
+
+
+def make_guider(
+    hidden: Any,
+    settings: RunSettings,
+    latent: dict | None,
+    *,
+    model_high_noise: Any,
+    model_low_noise: Any,
+    positive: list,
+    negative: list,
+) -> tuple[PhasedGuider, list[str]]:
+    """Return the guider of a node's inputs and the warnings about them; no model is loaded or changed.
+
+    ``hidden`` is the node's. ``latent`` is ``None`` where the node does not know it.
+
+    Raises:
+        ValueError: the inputs do not go together.
+    """
+    warnings = check_run(model_high_noise, model_low_noise, positive, latent, hidden.prompt, hidden.unique_id, settings)
+    low = schedule.follow_schedule(model_low_noise, model_high_noise)
+    experts = []
+    for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
+        if settings.cfg_gate < 1:
+            refuse_with_cfg_functions(model.model_options, settings.sampler_name)
+        experts.append(Expert(name, model, positive, negative, cfg, settings.cfg_gate))
+    return PhasedGuider(*experts, settings), warnings
 
 
 def _summary(phases: Sequence[Phase]) -> str:

@@ -1,17 +1,11 @@
-"""The inputs that the sampler, the guider and the plan share, and the guider that comes of them."""
+"""The inputs that node 57, the guider and the plan share."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..preflight import checks
 from ..sampling import schedule
-from ..sampling.gate import refuse_with_cfg_functions
-from ..sampling.phases import Expert, PhasedGuider
-from ..sampling.schedule import RunSettings
 from ..wan import BOUNDARY_I2V
 
 
@@ -20,11 +14,11 @@ def expert_inputs() -> list[io.Input]:
     return [
         io.Model.Input(
             "model_high_noise",
-            tooltip="The high-noise expert, after ModelSamplingSD3 (shift) and any LoRA of its own.",
+            tooltip="The high-noise expert, after ModelSamplingSD3 (shift) and its own LoRAs.",
         ),
         io.Model.Input(
             "model_low_noise",
-            tooltip="The low-noise expert and any LoRA of its own. It follows the high-noise expert's shift.",
+            tooltip="The low-noise expert and its own LoRAs. It follows the high-noise expert's shift.",
         ),
         io.Conditioning.Input("positive", tooltip="From Wan FLF2V First/Last Frame."),
         io.Conditioning.Input("negative", tooltip="From Wan FLF2V First/Last Frame."),
@@ -46,7 +40,7 @@ def cfg_input() -> io.Input:
 
 
 def cfg_low_noise_input(*, advanced: bool) -> io.Input:
-    """Return the low-noise expert's own guidance scale."""
+    """Return the low-noise expert's guidance scale."""
     return io.Float.Input(
         "cfg_low_noise",
         default=0.0,
@@ -133,42 +127,7 @@ def advanced_inputs() -> list[io.Input]:
             step=0.05,
             round=0.01,
             tooltip="Fraction of each expert's steps with full guidance; after them the negative prompt is not "
-            "computed again and the last difference is used on. 0.5 computes a quarter less. 1: off, exact.",
+            "computed and the last difference is reused. 0.5 computes a quarter less. 1: off, exact.",
             advanced=True,
         ),
     ]
-
-
-def make_guider(
-    hidden: Any,
-    settings: RunSettings,
-    latent: dict | None,
-    *,
-    model_high_noise: Any,
-    model_low_noise: Any,
-    positive: list,
-    negative: list,
-) -> tuple[PhasedGuider, list[str]]:
-    """Return the guider of a node's inputs and the warnings about them; no model is loaded or changed.
-
-    ``hidden`` is the node's. ``latent`` is ``None`` where the node does not know it.
-
-    Raises:
-        ValueError: the inputs do not go together.
-    """
-    warnings = checks.check_run(
-        model_high_noise,
-        model_low_noise,
-        positive,
-        latent,
-        hidden.prompt,
-        hidden.unique_id,
-        settings,
-    )
-    low = schedule.follow_schedule(model_low_noise, model_high_noise)
-    experts = []
-    for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
-        if settings.cfg_gate < 1:
-            refuse_with_cfg_functions(model.model_options, settings.sampler_name)
-        experts.append(Expert(name, model, positive, negative, cfg, settings.cfg_gate))
-    return PhasedGuider(*experts, settings), warnings

@@ -1,14 +1,10 @@
-"""The memory estimate: what a model needs on the device, and the free main memory and disk of this machine."""
+"""The memory estimate: what a model needs on the device besides its weights."""
 
 from __future__ import annotations
-
-import shutil
-from pathlib import Path
 
 import comfy.model_detection
 import comfy.model_management
 import comfy.utils
-import psutil
 import torch
 
 from .model_files import ModelFile
@@ -58,27 +54,6 @@ def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | No
 def device_name() -> str:
     """Return torch's name of the device that models run on here: ``"cuda:0"``, ``"cpu"``."""
     return str(comfy.model_management.get_torch_device())
-
-
-def available_ram() -> int:
-    """Return the bytes of main memory that models could have: what is free, and what this process already uses.
-
-    What it uses counts, since models of an earlier run are used again or make room. Pages shared with files do not,
-    where the system tells them: they are among the free ones.
-    """
-    own = psutil.Process().memory_info()
-    return psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
-
-
-def free_disk(folder: Path) -> int | None:
-    """Return the free bytes where ``folder`` is or will be made; ``None`` if the file system does not tell."""
-    for place in (folder, *folder.parents):
-        try:
-            usage = shutil.disk_usage(place)
-        except OSError:  # not there yet
-            continue
-        return usage.free if usage.total else None
-    return None
 
 
 def _set_dtypes(config: object, weights: dict[str, torch.Tensor]) -> None:

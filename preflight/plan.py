@@ -13,7 +13,7 @@ import torch
 
 from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
-from . import memory, rules
+from . import checks, memory
 from .model_files import WAN_14B, ModelFile, read_file
 from .prompts import LOADERS, ExpertFiles, LoaderFile, find_file
 
@@ -153,14 +153,14 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     steps, final_sigma = _steps(sampling)
     first_low = sum(step.expert == "high" for step in steps)
     files, errors = _read(names)
-    experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in rules.SLOTS)
-    shape = next((file.wan for slot, file in files.items() if slot in rules.SLOTS and file.wan), None)
+    experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in checks.SLOTS)
+    shape = next((file.wan for slot, file in files.items() if slot in checks.SLOTS and file.wan), None)
     # ComfyUI samples in float32 (comfy/samplers.py, outer_sample).
     latent_bytes = 4 * (shape or WAN_14B).out_channels * math.prod(video.latent_shape)
     ram = sum({file.path: file.size for file in files.values()}.values())
-    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in rules.SLOTS]
-    report = rules.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
-    report.merge(rules.check_machine(ram, output_folder))
+    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in checks.SLOTS]
+    report = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
+    report.merge(checks.check_machine(ram, output_folder))
     return Plan(
         video=video,
         sampling=sampling,
@@ -175,7 +175,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         experts=experts,
         ram_bytes=ram or None,
         record_bytes=first_low * latent_bytes if first_low < len(steps) else 0,
-        available_ram_bytes=memory.available_ram(),
+        available_ram_bytes=checks.available_ram(),
         errors=(*errors, *report.errors),
         warnings=tuple(report.warnings),
     )
@@ -208,11 +208,11 @@ def _read(names: dict[str, str | None]) -> tuple[dict[str, ModelFile], list[str]
     return files, errors
 
 
-def _files(slot: str, name: str | None, file: ModelFile | None) -> rules.Expert:
+def _files(slot: str, name: str | None, file: ModelFile | None) -> checks.Expert:
     """Return an expert as preflight knows it from a prompt; the plan has no LoRAs."""
     kind = FOLDERS[slot]
-    loader = LoaderFile("", rules.SLOTS[slot], name, (kind,), file.path if file else None) if name else None
-    return rules.Expert(slot, ExpertFiles(loader, ()), file.wan.image_channels if file and file.wan else None)
+    loader = LoaderFile("", checks.SLOTS[slot], name, (kind,), file.path if file else None) if name else None
+    return checks.Expert(slot, ExpertFiles(loader, ()), file.wan.image_channels if file and file.wan else None)
 
 
 def _expert(

@@ -76,8 +76,8 @@ import comfy.options
 comfy.options.enable_args_parsing()
 spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
-rules = importlib.import_module("pack.preflight.rules")
-reports = [rules.check_machine(0, pathlib.Path(folder)) for folder in folders]
+checks = importlib.import_module("pack.preflight.checks")
+reports = [checks.check_machine(0, pathlib.Path(folder)) for folder in folders]
 print(json.dumps([(report.errors, report.warnings) for report in reports]))
 """
 
