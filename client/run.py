@@ -128,8 +128,7 @@ class _Run:
 
     async def wait_for_socket(self) -> None:
         """Give the websocket a moment, so that no event is missed; the run does not need it."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._socket_tried.wait(), _SOCKET_WAIT_S)
+        await _wait(self._socket_tried, _SOCKET_WAIT_S)
 
     async def submit(self, workflow: dict[str, Any] | None) -> None:
         """Queue the graph. A request that is under way is finished even if the task is cancelled meanwhile."""
@@ -196,8 +195,7 @@ class _Run:
         if self._ended:
             await asyncio.sleep(timeout_s)
             return
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(timeout_s, 0))
+        await _wait(self._news, max(timeout_s, 0))
         self._news.clear()
 
     async def _look(self) -> dict[str, Any] | None:
@@ -235,6 +233,15 @@ class _Run:
             "The run finished, but no node reported a file. The workflow needs a node that saves one, such as "
             "WanFLF2VVideoCombine."
         )
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, but not long. (Until Python 3.12, ``wait_for`` can lose a cancellation that comes with it.)"""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait([waiting], timeout=timeout_s)
+    finally:
+        waiting.cancel()
 
 
 def _files(outputs: dict[str, Any]) -> Iterator[OutputFile]:
