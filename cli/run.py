@@ -12,8 +12,7 @@ from rich.table import Table
 from ..client.comfy import ComfyClient, OutputFile
 from ..client.errors import ComfyError, ServerAddressError
 from ..client.images import ImageError, check_image
-from ..client.preflight import check_graph
-from ..client.run import run_graph
+from ..client.run import check_graph, run_graph
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Value
 from ..contract.validation import ContractError, FieldError, allowed, parse_assignment, validate
 from ..contract.workflow import fill, load_graph

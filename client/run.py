@@ -1,4 +1,4 @@
-"""Runs one workflow on a ComfyUI server and waits for its files.
+"""Runs one workflow on a ComfyUI server: checks it, queues it and waits for its files.
 
 The websocket only tells about progress; whether and how a run ended is read from ``/history``, so a websocket that
 hangs or breaks delays nothing but the progress.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from .comfy import ComfyClient, Event, OutputFile
 from .errors import (
     ComfyError,
     NoOutputError,
+    PreflightError,
+    ServerAnswerError,
     ServerLostError,
     ServerUnreachableError,
     explain_failure,
@@ -25,6 +28,8 @@ from .errors import (
     named_node,
 )
 from .progress import Progress, ProgressTracker
+
+_log = logging.getLogger(__name__)
 
 _POLL_S = 2.0  # how often /history and /queue are read while the websocket is silent
 _ENDED_POLL_S = 0.1  # ComfyUI announces the end a moment before its history has it
@@ -44,6 +49,24 @@ class RunResult:
     files: tuple[OutputFile, ...]
     seconds: float
     cached: bool
+
+
+async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
+    """Return the warnings, none if the server's pack is older than this check.
+
+    Raises ``PreflightError``, a line per problem, if the graph cannot give the video, and ``ServerUnreachableError``.
+    A check that itself fails on the server stops nobody.
+    """
+    try:
+        findings = await client.preflight(graph)
+    except ServerAnswerError as error:
+        _log.warning("the check before queueing failed: %s", error)
+        return []
+    if findings is None:
+        return []
+    if findings.errors:
+        raise PreflightError("\n".join(findings.errors))
+    return list(findings.warnings)
 
 
 async def run_graph(

@@ -1,4 +1,4 @@
-"""Starts and stops the server of ``wan-flf2v serve``: address checks, listening, shutdown, default data folder."""
+"""Starts and stops the server of ``wan-flf2v serve``: address checks, listening, silent connections, shutdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -18,12 +18,13 @@ from ..client.comfy import ComfyClient
 from ..client.errors import ServerAddressError
 from .http.addresses import is_loopback
 from .http.app import create_app
-from .http.slow_clients import SilentClients
 from .settings import Settings
 
 _SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
 _KEEPALIVE_S = 30.0
 _BACKLOG = 1024
+_HEADERS_WAIT_S = 20.0  # for the first request's headers; later requests have aiohttp's keep-alive limit
+_LOOK_EVERY_S = 2.0
 
 
 class ServeError(Exception):
@@ -96,3 +97,34 @@ async def _until_told() -> None:
     while not told.is_set():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(told.wait(), 1.0)  # Windows runs Ctrl-C's handler only when the loop wakes
+
+
+class SilentClients:
+    """Closes connections that send no request in time: each holds a socket, and sockets are few."""
+
+    def __init__(self) -> None:
+        self._served: set[web.RequestHandler] = set()
+        self._since: dict[web.RequestHandler, float] = {}
+
+    def attach(self, app: web.Application) -> None:
+        """Watch the requests of an application; call this before it starts."""
+
+        @web.middleware
+        async def note(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            self._served.add(request.protocol)
+            return await handler(request)
+
+        app.middlewares.insert(0, note)
+
+    async def close(self, server: web.Server) -> None:
+        """Until cancelled, close the connections that sent no whole request in time."""
+        while True:
+            now, connections = asyncio.get_running_loop().time(), set(server.connections)
+            self._served &= connections
+            self._since = {known: self._since.get(known, now) for known in connections - self._served}
+            for connection, since in self._since.items():
+                if now - since > _HEADERS_WAIT_S and connection.transport is not None:
+                    connection.transport.close()
+            await asyncio.sleep(_LOOK_EVERY_S)

@@ -8,8 +8,7 @@ from comfy_api.latest import io
 
 from ..sampling.schedule import RunSettings
 from .notice import show_notice
-from .sampler import make_guider
-from .sampler_inputs import advanced_inputs, cfg_input, expert_inputs, handover_inputs
+from .sampler import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
 
 
 class WanFLF2VGuider(io.ComfyNode):

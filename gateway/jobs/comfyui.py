@@ -20,9 +20,8 @@ from ...client.errors import (
     ServerUnreachableError,
     explain_rejection,
 )
-from ...client.preflight import check_graph
 from ...client.progress import Progress
-from ...client.run import RunResult, follow_graph
+from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import FRAME_RATE, MODELS
 from ...contract.workflow import Graph, fill, graph_for
 from .records import Job

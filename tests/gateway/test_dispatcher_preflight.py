@@ -10,7 +10,7 @@ from support.client_runs import with_client
 from support.web_server import serve
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
-from wan_flf2v.client.preflight import check_graph
+from wan_flf2v.client.run import check_graph
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import validate
 
