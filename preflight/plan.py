@@ -95,8 +95,8 @@ class Plan:
     A step takes two forward passes, with and without the prompt, or one if cfg is 1; samplers that call the model more
     than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
     those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``), ``ram_bytes`` the
-    size of all files chosen. ``record_bytes`` is the main memory that holds the high-noise expert's predictions until
-    the low-noise expert has run; it is for a sampler that calls the model once in a step.
+    size of all files chosen. ``record_bytes`` is the main memory that keeps the high-noise expert's predictions for
+    the low-noise expert's phase; it is for a sampler that calls the model once in a step.
     """
 
     video: Video
@@ -174,11 +174,18 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         device=memory.device_name(),
         experts=experts,
         ram_bytes=ram or None,
-        record_bytes=first_low * latent_bytes if first_low < len(steps) else 0,
+        record_bytes=first_low * latent_bytes * _latents_per_call(sampling) if first_low < len(steps) else 0,
         available_ram_bytes=checks.available_ram(),
         errors=(*errors, *report.errors),
         warnings=tuple(report.warnings),
     )
+
+
+def _latents_per_call(sampling: RunSettings) -> int:
+    """Return how many latents the record keeps of a call: cfg_pp samplers read more than the guided prediction."""
+    if "cfg_pp" not in sampling.sampler_name:
+        return 1
+    return 2 if sampling.cfg == 1 else 3
 
 
 def _steps(sampling: RunSettings) -> tuple[tuple[Step, ...], float]:

@@ -71,7 +71,7 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"  {expert.expert:<9} {_device_memory(expert)}"
     needed = "unknown: no files chosen" if plan.ram_bytes is None else f"{_size(plan.ram_bytes)}, all files chosen"
     if plan.record_bytes:
-        record = f"{plan.handover_step} predictions of the high-noise expert, kept until the low-noise one has run"
+        record = f"{plan.handover_step} predictions of the high-noise expert, kept for the low-noise one's phase"
         yield f"  record    {_size(plan.record_bytes)}: {record}"
     yield f"  RAM       {needed}; {_size(plan.available_ram_bytes)} available"
 

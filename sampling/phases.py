@@ -70,9 +70,13 @@ class Position:
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed of a run: its noise, like the latent, and the host's step callback for it."""
+    """One seed of a run; ``callback`` is the host's step callback for it.
 
-    noise: torch.Tensor
+    ``make_noise`` makes its noise, of the latent's shape, right before each sampler run, as the host does: it sets the
+    state of torch's generator.
+    """
+
+    make_noise: Callable[[], torch.Tensor]
     seed: int | None
     callback: Callable | None
 
@@ -93,9 +97,9 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self._gate = GuidanceGate(gate, phase.sigmas[phase.first : phase.end]) if gate < 1 else None
         self.model_options = _with_sample_sigmas(self.model_options, phase)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
         answer = self._ask if self.intercept is None else self.intercept(self._ask)
-        return answer(*args, **kwargs)
+        return answer(x, timestep, model_options=model_options, seed=seed)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
         if self._gate is None:
@@ -108,7 +112,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         expert = self._phase.expert.name
         self._position.sigma, self._position.expert = float(timestep.max()), expert
         self._position.calls[expert] = self._position.calls.get(expert, 0) + 1
-        return super().__call__(x, timestep, model_options=model_options, seed=seed)
+        return super().outer_predict_noise(x, timestep, model_options, seed)
 
 
 class PhasedGuider(comfy.samplers.CFGGuider):
@@ -146,7 +150,7 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         """Run ``sigmas`` [steps + 1] from ``noise`` and ``latent_image``; as ``CFGGuider.sample``."""
         if len(sigmas) < 2:  # as the host's guider: nothing to do
             return latent_image
-        seeds = [Seed(noise, seed, callback)]
+        seeds = [Seed(lambda: noise, seed, callback)]
         return self.sample_seeds(self.phases(sigmas), seeds, latent_image, sampler, denoise_mask, disable_pbar)[0]
 
     def sample_seeds(
@@ -160,23 +164,29 @@ class PhasedGuider(comfy.samplers.CFGGuider):
     ) -> list[torch.Tensor]:
         """Return the result of each seed; they run phase by phase, so that each expert is loaded once for all."""
         self.position.sigma, self.position.calls = None, {}
-        records = [Record((seed.noise, latent_image)) for seed in seeds]
-        results: list[Any] = [None] * len(seeds)
+        records: list[Record | None] = [None] * len(seeds)
+        results = []
         steps = len(phases[0].sigmas) - 1
         with tqdm(total=steps * len(seeds), disable=disable_pbar) as bar:
             for phase in phases:
                 if phase is not phases[0]:
                     compat.release_model_buffers()
                 for number, seed in enumerate(seeds):
+                    comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long
+                    noise = seed.make_noise()
                     guider = ExpertGuider(phase, self.position)
                     own = sampler
                     if len(phases) > 1:
+                        record = records[number] = records[number] or Record((noise, latent_image))
                         end_sigma = None if phase.is_last else float(phase.sigmas[phase.end])
-                        own = PhaseSampler(records[number], end_sigma, guider).around(sampler)
-                    callback = _counted(bar, seed.callback)
-                    # The bar is one for the whole run, so the sampler shows none.
-                    rest = (denoise_mask, callback, True, seed.seed)
-                    results[number] = guider.sample(seed.noise, latent_image, own, phase.sigmas, *rest)
+                        own = PhaseSampler(record, end_sigma, guider).around(sampler)
+                    # The bar is one for the whole run, so the sampler shows none. The noise is copied since a sampler
+                    # may change it in place.
+                    rest = (denoise_mask, _counted(bar, seed.callback), True, seed.seed)
+                    result = guider.sample(noise.clone(), latent_image, own, phase.sigmas, *rest)
+                    if phase.is_last:
+                        results.append(result.to(comfy.model_management.intermediate_device()))
+                        records[number] = None
         return results
 
 
@@ -196,15 +206,16 @@ def sample_latent(
     holds the record of every seed.
     """
     samples = compat.fix_empty_latent(guider.model_patcher, latent)
-    numbers = [(seed + number) % _SEEDS for number in range(seed_count)]
-    seeds = [
-        Seed(comfy.sample.prepare_noise(samples, number, latent.get("batch_index")), number, callback(index))
-        for index, number in enumerate(numbers)
-    ]
+
+    def one(number: int) -> Seed:
+        own, index = (seed + number) % _SEEDS, latent.get("batch_index")
+        return Seed(lambda: comfy.sample.prepare_noise(samples, own, index), own, callback(number))
+
+    seeds = [one(number) for number in range(seed_count)]
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED
     results = guider.sample_seeds(phases, seeds, samples, sampler, latent.get("noise_mask"), quiet)
-    device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
-    return _batch(latent, [result.to(device=device, dtype=dtype) for result in results])
+    dtype = comfy.model_management.intermediate_dtype()
+    return _batch(latent, [result.to(dtype) for result in results])
 
 
 def _batch(latent: dict[str, Any], results: list[torch.Tensor]) -> dict[str, Any]:

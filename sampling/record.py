@@ -64,10 +64,11 @@ class RandomStates:
 class _Call:
     """One answered model call.
 
-    ``post_cfg`` holds the arguments of each call of the sampler's own post-cfg functions. ``random`` holds the random
-    states after the call if the model drew from a generator.
+    ``cfg`` is its expert's guidance scale. ``post_cfg`` holds the arguments of each call of the sampler's own post-cfg
+    functions. ``random`` holds the random states after the call if the model drew from a generator.
     """
 
+    cfg: float
     sigma: float
     digest: int
     denoised: torch.Tensor
@@ -123,6 +124,7 @@ class PhaseSampler:
     def __init__(self, record: Record, end_sigma: float | None, guider: Any) -> None:
         self.record, self.end_sigma, self.guider = record, end_sigma, guider
         self.name = ""
+        self._cfg = guider.cfg
         self._left: deque[_Call] = deque()
 
     def around(self, sampler: Any) -> Any:
@@ -166,19 +168,31 @@ class PhaseSampler:
     def _run(self, run: Callable, unfinished: torch.Tensor) -> torch.Tensor:
         """Run the sampler to the phase's end; return ``unfinished``, of no use, if that is not the run's end."""
         self._left = deque(self.record._calls)
+        self._show_cfg()
         try:
             result = run(lambda model: functools.partial(self._call, model))
         except _PhaseEnded:
             return unfinished
         if self._left:
             raise self._differs("it ended early")
+        if self.end_sigma is not None and not self.record._calls:
+            raise RuntimeError(
+                f"The sampler {self.name} asks the model past the guider, so it cannot run over two experts. Choose a "
+                "sampler of KSamplerSelect, or set the hand-over so that one expert makes all steps."
+            )
         return result
+
+    def _show_cfg(self) -> None:
+        """Let the guider have the cfg of the next call's expert; some samplers compute their sigmas from it."""
+        self.guider.cfg = self._left[0].cfg if self._left else self._cfg
 
     def _call(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
         """Answer one call of the sampler from the record, else from ``model``."""
         at = float(sigma.max())
         if self._left:
-            return self._play(self._left.popleft(), x, at, arguments)
+            call = self._left.popleft()
+            self._show_cfg()
+            return self._play(call, x, at, arguments)
         if self.end_sigma is None:
             return model(x, sigma, **arguments)
         if reached(at, self.end_sigma):
@@ -202,7 +216,7 @@ class PhaseSampler:
         after = RandomStates(x.device)
         kept = _on_cpu(denoised)
         post_cfg = [_stored_arguments(call, x, denoised, kept) for call in seen]
-        self.record._calls.append(_Call(at, digest, kept, post_cfg, None if after == before else after))
+        self.record._calls.append(_Call(self._cfg, at, digest, kept, post_cfg, None if after == before else after))
         return denoised
 
     def _play(self, call: _Call, x: torch.Tensor, at: float, arguments: dict[str, Any]) -> torch.Tensor:
@@ -271,14 +285,19 @@ class PhaseSampler:
 class _Model:
     """The model that a sampler function is given: its calls go to ``ask``, all else is ``model``'s."""
 
-    def __init__(self, model: Any, ask: Callable) -> None:
-        self._model, self._ask = model, ask
+    _ARGUMENTS = ("denoise_mask", "model_options", "seed")  # KSamplerX0Inpaint's, after x and sigma
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        return self._ask(x, sigma, **arguments)
+    def __init__(self, model: Any, ask: Callable) -> None:
+        vars(self).update(_model=model, _ask=ask)
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self._ask(x, sigma, **dict(zip(self._ARGUMENTS, args, strict=False)), **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._model, name, value)
 
 
 def _digest(x: torch.Tensor) -> int:
@@ -308,4 +327,5 @@ def _stored_arguments(call: dict[str, Any], x: torch.Tensor, denoised: torch.Ten
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    same_kind = one.device == other.device and one.dtype == other.dtype and one.shape == other.shape
+    return same_kind and torch.equal(one, other)

@@ -92,6 +92,34 @@ def test_a_sampler_with_a_generator_of_its_own_is_refused_by_name(comfy_server):
     assert "Choose a sampler of KSamplerSelect" in str(error.value)
 
 
+def test_several_seeds_are_their_single_runs_where_the_model_draws(comfy_server):
+    graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW, n57_noise_seed=20)
+    for expert in ("high", "low"):
+        patch(graph, expert, "WanFLF2VTestDrawInModel")
+    single = {**graph["57"]["inputs"], "noise_seed": 21}
+    graph["single"] = {"class_type": "WanFLF2VSampler", "inputs": single}
+    dump_latent(graph, "single", "single")
+    graph["57"]["inputs"].update(seed_count=2, handover_step=STEPS)
+    single["handover_step"] = STEPS
+    comfy_server.run(graph)
+    assert torch.equal(comfy_server.tensors("ours")["samples"][1:], comfy_server.tensors("single")["samples"])
+
+
+def test_a_sampler_may_read_the_cfg_and_each_phase_has_its_own(comfy_server):
+    graph = guided_graph("reads cfg")
+    assert_one_run(comfy_server, graph)
+    same = comfy_server.tensors("stock")["samples"]
+    graph["guider"]["inputs"]["cfg_low_noise"] = 2.0
+    comfy_server.run(graph)
+    assert not torch.equal(same, comfy_server.tensors("stock")["samples"])
+
+
+def test_a_sampler_that_asks_past_the_guider_is_refused(comfy_server):
+    with pytest.raises(RunFailedError) as error:
+        comfy_server.run(guided_graph("past the guider"))
+    assert "The sampler PastTheGuider asks the model past the guider" in str(error.value)
+
+
 @pytest.mark.parametrize("cfg", [4.0, 1.0])
 def test_post_cfg_functions_get_what_they_got(comfy_server, cfg):
     """At cfg 1 the host gives them no unconditional conditioning, which samplers look at."""

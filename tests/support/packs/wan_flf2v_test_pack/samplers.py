@@ -52,6 +52,24 @@ def euler_with_noise(draw):
     return sample_euler_with_noise
 
 
+def sample_reads_cfg(model, x, sigmas, extra_args, callback, disable):
+    """Euler that asks at a lower sigma by the guider's cfg, as Detail Daemon does, and changes its model's noise."""
+    model.noise = model.noise * 1.0
+    batch = x.new_ones([x.shape[0]])
+    for step in range(len(sigmas) - 1):
+        asked = sigmas[step] * (1 - 0.001 * model.inner_model.cfg) * batch
+        denoised = model(x, asked, extra_args.get("denoise_mask"), extra_args["model_options"], extra_args["seed"])
+        x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
+    return x
+
+
+class PastTheGuider(comfy.samplers.Sampler):
+    """Asks the model without the guider."""
+
+    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=0):
+        return guider.predict_noise(noise, sigmas[0] * noise.new_ones([noise.shape[0]]), extra_args["model_options"])
+
+
 def sample_post_cfg(model, x, sigmas, extra_args, callback, disable):
     """Euler on what its own post-cfg function saw, with and without an unconditional prediction."""
     seen = []
@@ -84,6 +102,8 @@ DRAWS = {
 SAMPLERS = {
     "plain": PlainSampler,
     "own sample": lambda: OwnSample(comfy.samplers.sampler_object("dpmpp_2m").sampler_function),
+    "past the guider": PastTheGuider,
+    "reads cfg": lambda: comfy.samplers.KSAMPLER(sample_reads_cfg),
     "post cfg": lambda: comfy.samplers.KSAMPLER(sample_post_cfg),
 }
 for name in DRAWS:
@@ -125,8 +145,7 @@ class DrawInModel:
 
     def patch(self, model):
         def wrapper(executor, *args, **kwargs):
-            torch.randn(3)
-            return executor(*args, **kwargs)
+            return executor(*args, **kwargs) * (1 + 0.01 * torch.randn(1).item())
 
         model = model.clone()
         model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "draw", wrapper)
