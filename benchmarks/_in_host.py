@@ -18,7 +18,7 @@ EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
 def measure(options: Options, module: str, env: dict[str, str] | None = None, **parameters: Any) -> dict[str, Any]:
-    """Run ``in_host.module`` in a process of its own and return the last thing it reported.
+    """Run ``in_host.module`` in its own process and return the last thing it reported.
 
     Raises:
         RuntimeError: it failed; the message has the end of what it printed.
@@ -43,7 +43,7 @@ def measure(options: Options, module: str, env: dict[str, str] | None = None, **
 def pairs(
     options: Options, module: str, key: str, rounds: int, env: dict[str, str] | None = None, **parameters: Any
 ) -> list[tuple[float, float]]:
-    """Measure ``key`` of the stock node and of ours in turn, ``rounds`` times, each in a process of its own."""
+    """Measure ``key`` of the stock node and of ours in turn, ``rounds`` times, each in its own process."""
     both = ("stock", "ours")
     measured = [[measure(options, module, env, node=node, **parameters)[key] for node in both] for _ in range(rounds)]
     return [(stock, ours) for stock, ours in measured]

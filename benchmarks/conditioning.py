@@ -1,7 +1,7 @@
 """Peak memory of the first/last-frame conditioning at 1280x720, 81 frames: the stock node against this pack's.
 
 A Wan VAE of width 1, so that what is measured is the video that is built and not the encoder's own work, which is on
-the GPU where there is one. Each run has a process of its own.
+the GPU where there is one. Each run has its own process.
 """
 
 from __future__ import annotations

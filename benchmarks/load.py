@@ -114,7 +114,7 @@ class _Calls:
         self._asked = 0
 
     async def submit(self) -> None:
-        """Submit a request with a seed of its own."""
+        """Submit a request with its own seed."""
         values = {**_VALUES, SEED.key: len(self._ids) + 1}
         answer = await self._call("POST", f"{self._api}/models/{DEMO.model_id}", values)
         if answer is not None and "request_id" in answer:

@@ -17,8 +17,8 @@ from ..client.errors import ComfyError, HostedApiError
 from ..client.hosted_api import HostedApi
 from ..client.images import ImageError, check_image
 from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, Value
-from ..contract.validation import ContractError, FieldError, parse_assignment, validate
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, describe_step, err, fail, say
+from ..contract.validation import ContractError, validate
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, describe_step, err, fail, merge_assignments, say
 
 DEFAULT_API = "http://127.0.0.1:8189/v1"  # where `wan-flf2v serve` is
 _T = TypeVar("_T")
@@ -159,17 +159,7 @@ def _image(text: str) -> str:
 def _read_values(model_id: str, given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
     """Check what is known of the model; for one that only the server knows, the parameters of the hosted one."""
     model = MODELS.get(model_id, HOSTED)
-    values: dict[str, object] = dict(given)
-    errors: list[FieldError] = []
-    for text in assignments:
-        try:
-            key, value = parse_assignment(model, text)
-        except ContractError as error:
-            errors += error.errors
-            continue
-        if key in values:
-            errors.append(FieldError((key,), f"{key} is given twice. Give it once.", "twice"))
-        values[key] = value
+    values, errors = merge_assignments(model, given, assignments)
     if errors:
         raise ContractError(errors)
     checked = validate(model, values)

@@ -14,10 +14,21 @@ from ..client.errors import ComfyError, ServerAddressError
 from ..client.images import ImageError, check_image
 from ..client.run import check_graph, run_graph
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Value
-from ..contract.validation import ContractError, FieldError, allowed, parse_assignment, validate
+from ..contract.validation import ContractError, FieldError, allowed, validate
 from ..contract.workflow import fill, load_graph
 from .progress_bar import ProgressRenderer
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail, out, say
+from .shared import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    UsageError,
+    check_output,
+    err,
+    fail,
+    merge_assignments,
+    out,
+    say,
+)
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 _OPTIONS = {START_IMAGE.key: "--start", END_IMAGE.key: "--end", PROMPT.key: "--prompt"}
@@ -82,17 +93,7 @@ def params() -> None:
 
 def _read_values(given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
     """Merge options and assignments and check all of it; every problem is reported at once."""
-    values: dict[str, object] = dict(given)
-    errors: list[FieldError] = []
-    for text in assignments:
-        try:
-            key, value = parse_assignment(HOSTED, text)
-        except ContractError as error:
-            errors += error.errors
-            continue
-        if key in values:
-            errors.append(FieldError((key,), f"{key} is given twice. Give it once.", "twice"))
-        values[key] = value
+    values, errors = merge_assignments(HOSTED, given, assignments)
     try:
         checked = validate(HOSTED, values)
     except ContractError as error:

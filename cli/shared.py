@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the message of a failure, the check of -o, the format of the time left."""
+"""What the commands share: exit codes, failure messages, the check of -o, KEY=VALUE assignments, the time left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+
+from ..contract.parameters import ModelContract
+from ..contract.validation import ContractError, FieldError, parse_assignment
 
 EXIT_FAILED = 1  # the server or the run failed
 EXIT_USAGE = 2  # wrong usage or values; nothing was queued
@@ -50,3 +53,21 @@ def describe_step(node: str, step: int, steps: int, seconds_left: float | None) 
         minutes, seconds = divmod(round(seconds_left), 60)
         text += f", {minutes}:{seconds:02d} left"
     return text
+
+
+def merge_assignments(
+    model: ModelContract, given: dict[str, str], assignments: list[str]
+) -> tuple[dict[str, object], list[FieldError]]:
+    """Return the values of options and ``KEY=VALUE`` assignments together, and what is wrong with the assignments."""
+    values: dict[str, object] = dict(given)
+    errors: list[FieldError] = []
+    for text in assignments:
+        try:
+            key, value = parse_assignment(model, text)
+        except ContractError as error:
+            errors += error.errors
+            continue
+        if key in values:
+            errors.append(FieldError((key,), f"{key} is given twice. Give it once.", "twice"))
+        values[key] = value
+    return values, errors

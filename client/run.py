@@ -104,7 +104,7 @@ async def follow_graph(
 ) -> RunResult:
     """Wait for the files of a prompt that ``queue_prompt`` queued with its own id as ``client_id``.
 
-    Whoever stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
+    A caller that stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
     ``ServerLostError`` at the first request that is not answered: the caller knows how to go on.
     """
     run = _Run(client, graph, prompt_id, on_progress)

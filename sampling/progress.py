@@ -25,7 +25,7 @@ class RunProgress:
         model: the MODEL that tells how its latents are shown.
         phases: the run's phases.
         seeds: how many seeds run, phase by phase.
-        position: the guider's. A step is told by its sigma, since some samplers count steps in a way of their own
+        position: the guider's. A step is told by its sigma, since some samplers count steps otherwise
             (dpm_fast, dpm_adaptive).
         say: takes the text to show.
     """

@@ -277,7 +277,7 @@ class PhaseSampler:
     def _differs(self, how: str) -> RuntimeError:
         return RuntimeError(
             f"The sampler {self.name} does not repeat itself: run again for the next expert, {how}. It probably draws "
-            "noise from a generator of its own. Choose a sampler of KSamplerSelect, or set the hand-over so that one "
+            "noise from its own generator. Choose a sampler of KSamplerSelect, or set the hand-over so that one "
             "expert makes all steps."
         )
 

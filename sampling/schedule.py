@@ -92,7 +92,7 @@ def follow_schedule(low: Any, high: Any) -> Any:
     """Return the low-noise model with the high-noise model's sampling schedule; neither argument is changed.
 
     Raises:
-        ValueError: the low-noise model carries a schedule of its own (a ``model_sampling`` patch) and it differs.
+        ValueError: the low-noise model has its own schedule (a ``model_sampling`` patch) and it differs.
     """
     high_sampling = high.get_model_object("model_sampling")
     own = low.object_patches.get("model_sampling")

@@ -1,4 +1,4 @@
-"""A ComfyUI pack that counts how many videos the Wan VAE begins to encode, whoever asks for it.
+"""A ComfyUI pack that counts how many videos the Wan VAE begins to encode.
 
 The number is in ``encodes.txt`` in ComfyUI's output folder. Only the first convolution's function is wrapped, which
 stands in both ways of encoding.
