@@ -38,7 +38,7 @@ def accepted_image(content: bytes, max_pixels: int = MAX_PIXELS, subject: str = 
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        message = f"{subject} is not an image of a type that is taken. Give a PNG, JPEG or WebP file."
+        message = f"{subject} is not a PNG, JPEG or WebP image. Give a file of one of these types."
         raise ImageError(message) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise ImageError(f"{subject} is damaged ({error}). Save it again as PNG, JPEG or WebP.") from error

@@ -17,12 +17,13 @@ IMAGES = Path(__file__).resolve().parents[2] / "demo" / "images"
 # The command with the demo's sizes and models: only data differs from what users run.
 DEMO_CLI = """
 import wan_flf2v.cli.run as cli
+from wan_flf2v.__main__ import main
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
 
 cli.HOSTED = DEMO
 cli.load_graph = lambda name: graph_for(DEMO)
-cli.main()
+main()
 """
 
 

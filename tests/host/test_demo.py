@@ -62,7 +62,7 @@ def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):
     process = demo("--start", "text.png", "--end", "text.png")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "text.png is not an image that can be read. Give a PNG, JPEG or WebP file." in errors
+    assert "text.png is not a PNG, JPEG or WebP image. Give a file of one of these types." in errors
 
 
 def test_one_image_alone_is_refused(demo):

@@ -83,7 +83,7 @@ def test_missing_unreadable_and_huge_image(folder):
     assert refused(folder, start="none.png") == ["none.png: there is no such file. Give the path of an image."]
     (folder / "text.png").write_text("text")
     assert refused(folder, start="text.png") == [
-        "text.png is not an image of a type that is taken. Give a PNG, JPEG or WebP file."
+        "text.png is not a PNG, JPEG or WebP image. Give a file of one of these types."
     ]
     Image.new("1", (10000, 10000)).save(folder / "huge.png")
     assert refused(folder, start="huge.png") == [

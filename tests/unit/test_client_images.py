@@ -28,9 +28,9 @@ def test_folder(tmp_path):
 def test_unreadable_image(tmp_path):
     path = tmp_path / "a.png"
     path.write_text("not an image")
-    assert message(path) == f"{path} is not an image of a type that is taken. Give a PNG, JPEG or WebP file."
+    assert message(path) == f"{path} is not a PNG, JPEG or WebP image. Give a file of one of these types."
     path.write_bytes(b"")
-    assert message(path) == f"{path} is not an image of a type that is taken. Give a PNG, JPEG or WebP file."
+    assert message(path) == f"{path} is not a PNG, JPEG or WebP image. Give a file of one of these types."
 
 
 @pytest.mark.parametrize(
