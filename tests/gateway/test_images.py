@@ -148,7 +148,7 @@ def test_the_second_picture_of_a_cameras_file_is_left_out(make):
     ],
 )  # fmt: skip
 def test_other_types_are_refused(make, content, tmp_path):
-    with pytest.raises(ImageError, match="not an image of a type that is taken"):
+    with pytest.raises(ImageError, match="not a PNG, JPEG or WebP image"):
         resolve(make(), data_uri(content))
     assert not list((tmp_path / "inputs").iterdir())
 
