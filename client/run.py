@@ -29,7 +29,7 @@ from .errors import (
 )
 from .progress import Progress, ProgressTracker
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("wan_flf2v.client")
 
 _POLL_S = 2.0  # how often /history and /queue are read while the websocket is silent
 _ENDED_POLL_S = 0.1  # ComfyUI announces the end a moment before its history has it
@@ -60,7 +60,7 @@ async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
     try:
         findings = await client.preflight(graph)
     except ServerAnswerError as error:
-        _log.warning("the check before queueing failed: %s", error)
+        _log.warning("event=preflight_failed error=%s", error)
         return []
     if findings is None:
         return []
