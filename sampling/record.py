@@ -90,11 +90,6 @@ class Record:
         self._calls: deque[_Call] = deque()
         self._steps = 0  # step callbacks that were passed on
 
-    @property
-    def calls(self) -> int:
-        """How many model calls it holds."""
-        return len(self._calls)
-
     def begin(self, start: dict[str, torch.Tensor | None], device: torch.device) -> dict[str, torch.Tensor | None]:
         """Store the start of the first run and return it; in a later run, put the random states back and return it."""
         if self._random is None:
