@@ -31,6 +31,9 @@ TINY_VAE = {
     "dropout": 0.0,
 }
 TOKENIZER_TEXT = (
+    "dissolve, wipe left, wipe right, circle, slide left, slide right, zoom in, smooth motion, high quality",
+    "a dissolve, a circle, a wipe left, a slide right, a zoom in from the first picture to the second",
+    "video of a slide left between two photographs, the picture changes with a wipe right",
     "Puppy, playing, happy, barking, joyful",
     "a cat turns its head, soft light, the camera moves slowly to the right",
     "a cup of coffee on a wooden table, steam rises, smooth motion, high quality",

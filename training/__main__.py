@@ -1,0 +1,190 @@
+"""``python3 run.py train``: makes the demo's models, stage by stage; goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+STAGES = ("pictures", "vae-images", "vae-clips", "latents", "high", "low", "export")
+SEED = 1
+
+
+def main() -> int:
+    """Run the stages asked for; returns the exit code (0 done or stopped by --minutes, 1 failed, 130 Ctrl-C)."""
+    parser = argparse.ArgumentParser(prog="run.py train", description=__doc__)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--stage", choices=STAGES)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    args = parser.parse_args()
+    sys.path.insert(0, str(args.comfyui))
+    sys.argv = [sys.argv[0], "--use-pytorch-cross-attention"]  # the attention that has a gradient
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.argv.append("--cpu")
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    from .pictures import GatherError
+
+    training = Training(args.comfyui, args.work, time.monotonic() + args.minutes * 60)
+    try:
+        for stage in (args.stage,) if args.stage else STAGES:
+            if not training.run(stage):
+                _say("The time is up. Run it again to go on.")
+                return 0
+    except (GatherError, FileNotFoundError) as error:
+        _say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _say("Stopped. Run it again to go on from the last checkpoint.")
+        return 130
+    return 0
+
+
+class Training:
+    """The stages, each with its folder below ``work``; each loads what the stages before it left there."""
+
+    def __init__(self, comfyui: Path, work: Path, deadline: float) -> None:
+        self._comfyui = comfyui
+        self._work = work
+        self._deadline = deadline
+
+    def run(self, stage: str) -> bool:
+        """Run one stage, or what is left of it; return whether it is finished."""
+        _say(f"stage {stage}")
+        stages: dict[str, Callable[[], bool]] = {
+            "pictures": self._gather,
+            "vae-images": self._vae_images,
+            "vae-clips": self._vae_clips,
+            "latents": self._make_latents,
+            "high": partial(self._expert, True),
+            "low": partial(self._expert, False),
+            "export": self._export,
+        }
+        return stages[stage]()
+
+    @cached_property
+    def _machine(self) -> Any:
+        from .machine import choose_machine
+
+        return choose_machine(self._work / "machine.json")
+
+    @cached_property
+    def _photographs(self) -> list[Any]:
+        from .pictures import load
+
+        return load(self._work / "pictures", held_out=False)
+
+    @cached_property
+    def _held_out(self) -> list[Any]:
+        from .pictures import load
+
+        return load(self._work / "pictures", held_out=True)
+
+    def _gather(self) -> bool:
+        from .pictures import gather
+
+        gather(self._work / "pictures", _say)
+        return True
+
+    def _vae_images(self) -> bool:
+        from . import vae
+
+        def loss(model: Callable[..., Any], generator: Any) -> Any:
+            batch = vae.picture_batch(self._photographs, 16, generator)
+            return vae.reconstruction_loss(model, batch, generator, self._machine)
+
+        evaluate = partial(vae.held_out_psnr, held_out=self._held_out)
+        return self._train("vae-images", vae.new_vae(SEED), loss, vae.IMAGES, evaluate)
+
+    def _vae_clips(self) -> bool:
+        from . import vae
+
+        def loss(model: Callable[..., Any], generator: Any) -> Any:
+            batch = vae.mixed_batch(self._photographs, generator)
+            return vae.reconstruction_loss(model, batch, generator, self._machine)
+
+        def evaluate(module: Any) -> dict[str, float]:
+            return {
+                **vae.held_out_psnr(module, self._held_out),
+                **vae.held_out_clips(module, self._held_out),
+            }
+
+        module = vae.new_vae(SEED)
+        module.load_state_dict(self._weights("vae-images"))
+        return self._train("vae-clips", module, loss, vae.CLIPS, evaluate)
+
+    def _make_latents(self) -> bool:
+        from . import latents, vae
+
+        module = vae.new_vae(SEED)
+        module.load_state_dict(self._weights("vae-clips"))
+        folder = self._work / "latents"
+        mean, deviation = latents.statistics(module, self._photographs)
+        latents.save_statistics(folder / "statistics.pt", mean, deviation)
+        encoder = latents.Encoder(module.to(self._machine.device, self._machine.dtype), mean, deviation)
+        done = latents.make_pairs(encoder, self._photographs, folder, latents.PAIRS, self._time_is_left, _say)
+        return done == latents.PAIRS
+
+    def _expert(self, high_noise: bool) -> bool:
+        from . import experts, latents, text
+
+        examples = latents.Examples(self._work / "latents")
+        prompts = text.Prompts(text.demo_clip(self._comfyui, self._work / "models"))
+
+        def loss(model: Callable[..., Any], generator: Any) -> Any:
+            return experts.velocity_loss(model, examples, prompts, high_noise, generator, self._machine)
+
+        name = "high" if high_noise else "low"
+        return self._train(name, experts.Expert(SEED), loss, experts.SCHEDULE, None)
+
+    def _export(self) -> bool:
+        from . import curves, experts, export, latents, vae
+
+        wan_vae = vae.new_vae(SEED)
+        wan_vae.load_state_dict(self._weights("vae-clips"))
+        export.fold_statistics(wan_vae.vae, *latents.load_statistics(self._work / "latents" / "statistics.pt"))
+        export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
+        for name in ("high", "low"):
+            expert = experts.Expert(SEED)
+            expert.load_state_dict(self._weights(name))
+            export.save_half(expert.model.state_dict(), self._work / "export" / export.FILES[name])
+        for log in sorted(self._work.glob("*/log.jsonl")):
+            curves.plot(log, self._work / "export" / f"{log.parent.name}.png")
+        _say(f"exported to {self._work / 'export'}")
+        return True
+
+    def _train(self, name: str, module: Any, loss: Any, schedule: Any, evaluate: Any) -> bool:
+        from .trainer import Trainer
+
+        trainer = Trainer(module, loss, schedule, self._work / name, SEED, self._machine, evaluate)
+        if trainer.resume():
+            _say(f"going on from step {trainer.step} of {schedule.steps}")
+        trainer.run(self._deadline - time.monotonic(), _say)
+        return trainer.finished
+
+    def _weights(self, stage: str) -> dict[str, Any]:
+        import torch
+
+        try:
+            return torch.load(self._work / stage / "checkpoint.pt", "cpu", weights_only=True)["weights"]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"the stage {stage} has left nothing in {self._work}: run it first") from None
+
+    def _time_is_left(self) -> bool:
+        return time.monotonic() < self._deadline
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
