@@ -50,6 +50,8 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
         return commands.serve(arguments.port, arguments.demo)
     if arguments.command == "bench":
         return commands.bench(arguments.name, arguments.json, arguments.rounds)
+    if arguments.command == "train":
+        return commands.train(arguments.stage, arguments.minutes)
     return commands.test(arguments.hosts, rest)
 
 
@@ -61,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_subparsers(dest="command", required=True, metavar="setup | demo | serve | test | bench").add_parser
+    names = "setup | demo | serve | test | bench | train"
+    add = parser.add_subparsers(dest="command", required=True, metavar=names).add_parser
     known = ", ".join(commands.all_versions())
     add("setup", help="fetch ComfyUI if there is none, make the Python environment", allow_abbrev=False)
 
@@ -87,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("name", metavar="NAME|all")
     bench.add_argument("--json", metavar="FILE", help="write the figures here too")
     bench.add_argument("--rounds", type=int, metavar="N", help="how often to repeat (default: the bench's own number)")
+
+    train = add("train", help="make the demo's models from scratch; goes on where it stopped", allow_abbrev=False)
+    train.add_argument("--stage", metavar="STAGE", help="one stage alone (default: all, in their order)")
+    train.add_argument("--minutes", type=_minutes, metavar="N", help="stop after this time; the next run goes on")
     return parser
 
 
@@ -94,6 +101,16 @@ def _port(text: str) -> int:
     if not (text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65535 is expected")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: a number of minutes above 0 is expected")
+    return minutes
 
 
 def _versions(text: str) -> "list[str]":

@@ -1,4 +1,4 @@
-"""The commands of run.py (setup, demo, serve, test, bench). Each returns its exit code."""
+"""The commands of run.py (setup, demo, serve, test, bench, train). Each returns its exit code."""
 
 import json
 import os
@@ -87,6 +87,15 @@ def bench(name: str, json_file: str | None, rounds: int | None) -> int:
     result = ["--json", json_file] if json_file else []
     result += ["--rounds", str(rounds)] if rounds is not None else []
     return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(comfyui.path), *result])
+
+
+def train(stage: str | None, minutes: float | None) -> int:
+    """Make the demo's models from scratch, one stage or all; SetupError for a stage that there is not."""
+    comfyui, python = _prepare("train")
+    arguments = ["--comfyui", str(comfyui.path), "--work", str(cache_dir() / "training")]
+    arguments += ["--stage", stage] if stage else []
+    arguments += ["--minutes", str(minutes)] if minutes is not None else []
+    return _become([str(python), "-I", "-m", "wan_flf2v.training", *arguments])
 
 
 def _prepare(extra: str) -> tuple[ComfyUI, Path]:

@@ -18,10 +18,11 @@ VENV = REPO / ".venv"
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UV = "uv>=0.8,<1"  # `uv venv --clear` came with 0.8
 STAMP = "wan-flf2v-stamp.json"
+EXTRAS = ("", "demo", "train", "test")  # each brings what those before it do
 
 
 def ensure_project_env(comfyui: ComfyUI, extra: str) -> Path:
-    """Return the Python of ``.venv`` with ``comfyui``'s requirements and the project with its ``extra``, demo or test.
+    """Return the Python of ``.venv`` with ``comfyui``'s requirements and the project with its ``extra``.
 
     Installs only if something that it depends on has changed. The caller holds the set-up lock.
     """
@@ -51,7 +52,9 @@ def stamp_matches(env: Path, comfyui: ComfyUI, extra: str) -> bool:
     try:
         stamp = json.loads((env / STAMP).read_text("utf-8"))
         return (
-            python_in(env).exists() and stamp["inputs"] == _inputs(env, comfyui) and stamp["extra"] in (extra, "test")
+            python_in(env).exists()
+            and stamp["inputs"] == _inputs(env, comfyui)
+            and stamp["extra"] in EXTRAS[EXTRAS.index(extra) :]
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

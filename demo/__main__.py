@@ -58,7 +58,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--start", type=Path)
     parser.add_argument("--end", type=Path)
-    parser.add_argument("--prompt", default=str(PROMPT.default))
+    parser.add_argument("--prompt", default=str(DEMO.parameter(PROMPT.key).default))
     parser.add_argument("--prepare-only", action="store_true")
     args = parser.parse_args()
     if (args.start is None) != (args.end is None):
@@ -85,7 +85,8 @@ def _report(out: Path, start: Path, end: Path, seconds: float) -> int:
     _say(f"{video}  {facts.frames} frames, {facts.width}x{facts.height}, {facts.fps:g} fps, made in {seconds:.1f} s")
     _say(f"{sheet}  start image, frames of the video, end image")
     _say(
-        "The demo's models are tiny and untrained: the picture is noise, the path is real. README names the real ones."
+        "The demo's models are tiny and know seven words; try another: --prompt dissolve, wipe left, wipe right, circle, "
+        "slide left, slide right or zoom in. README names the real models."
     )
     return 0
 

@@ -1,8 +1,10 @@
-"""The demo's base directory for ComfyUI: both packs, the images, the workflow and the tiny models."""
+"""The demo's base directory for ComfyUI: both packs, the images, the workflow and the models."""
 
 from __future__ import annotations
 
+import filecmp
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ from PIL import Image
 
 from ..bootstrap.paths import REPO
 from ..bootstrap.server import comfy_env, prepare_base_dir
-from ..contract.parameters import DEMO, END_IMAGE, LENGTH, RESOLUTION, START_IMAGE, STEPS, parse_size
+from ..contract.parameters import CFG, DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, START_IMAGE, STEPS, parse_size
 
 IMAGES = REPO / "demo" / "images"
+MODELS = REPO / "demo" / "models"
 PACKS = {"wan-flf2v": REPO, "wan-flf2v-demo": REPO / "demo" / "pack"}
 
 
@@ -30,7 +33,7 @@ def prepare_demo(base_dir: Path, comfyui: Path) -> None:
     workflows = base_dir / "user" / "default" / "workflows"
     workflows.mkdir(parents=True, exist_ok=True)
     (workflows / "wan22_flf2v_demo.json").write_text(json.dumps(demo_workflow()), "utf-8")
-    make_models(comfyui, Path(sys.executable), base_dir / "models")
+    install_models(comfyui, Path(sys.executable), base_dir / "models")
 
 
 def demo_workflow() -> dict[str, Any]:
@@ -40,20 +43,35 @@ def demo_workflow() -> dict[str, Any]:
     for node_id, loader in DEMO.loaders.items():
         nodes[node_id]["type"] = loader.get("class_type", nodes[node_id]["type"])
         nodes[node_id]["widgets_values"] = list(loader["inputs"].values())
-    # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, its control, steps, …
+    # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, its control, steps, cfg.
     size = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
     nodes[RESOLUTION.inputs[0].node_id]["widgets_values"][1:3] = size
-    for parameter in (LENGTH, STEPS):
-        nodes[parameter.inputs[0].node_id]["widgets_values"][2] = DEMO.parameter(parameter.key).default
+    for parameter, position in ((PROMPT, 0), (LENGTH, 2), (STEPS, 2), (CFG, 3)):
+        nodes[parameter.inputs[0].node_id]["widgets_values"][position] = DEMO.parameter(parameter.key).default
     return workflow
 
 
-def make_models(comfyui: Path, python: Path, models: Path) -> None:
-    """Make the tiny models that are missing below ``models``, in a separate process that imports ComfyUI.
+def install_models(comfyui: Path, python: Path, models: Path) -> None:
+    """Put the trained models below ``models``, and make their text encoder if it is missing; errors as make_models."""
+    for source in MODELS.rglob("*.safetensors"):
+        target = models / source.relative_to(MODELS)
+        if not (target.exists() and filecmp.cmp(source, target, shallow=False)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_suffix(".unfinished")
+            shutil.copyfile(source, unfinished)
+            unfinished.replace(target)
+    make_models(comfyui, python, models, "text_encoders")
+
+
+def make_models(comfyui: Path, python: Path, models: Path, folder: str = "") -> None:
+    """Make the tiny models with random weights that are missing below ``models``, or below one folder in it.
+
+    A separate process makes them, since that imports ComfyUI.
 
     Raises:
         subprocess.CalledProcessError: the process failed; its output says why.
     """
     script = REPO / "demo" / "make_models.py"
+    command = [str(python), str(script), str(comfyui), str(models), folder]
     # The working directory is not the repository's, whose nodes/ would hide ComfyUI's nodes.py.
-    subprocess.run([str(python), str(script), str(comfyui), str(models)], check=True, cwd=comfyui, env=comfy_env())  # noqa: S603
+    subprocess.run(command, check=True, cwd=comfyui, env=comfy_env())  # noqa: S603

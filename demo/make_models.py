@@ -1,6 +1,7 @@
-"""Make the demo's models: the real architectures, tiny, with seeded random weights.
+"""Make models of the real architectures, tiny, with seeded random weights: the demo's text encoder, and the tests'.
 
-The demo runs it as a script, ``python make_models.py COMFYUI MODELS``, since it imports the ComfyUI at ``COMFYUI``.
+It is run as a script, ``python make_models.py COMFYUI MODELS [FOLDER]``, since it imports the ComfyUI at ``COMFYUI``.
+``FOLDER`` limits it to one folder of models. The demo's other models are trained (``demo/models``).
 Shapes come from ComfyUI's own classes, so its own loaders accept the files.
 """
 
@@ -109,7 +110,7 @@ def random_weights(shapes: dict[str, torch.Tensor], seed: int) -> dict[str, torc
     return {key: fill(key, value.shape) for key, value in sorted(shapes.items())}
 
 
-def demo_models() -> Iterator[tuple[str, Any]]:
+def tiny_models() -> Iterator[tuple[str, Any]]:
     """Yield each file's path below the models folder and a function that makes its weights."""
     yield "diffusion_models/tiny_wan_high_noise.safetensors", lambda: wan_transformer(seed=1, in_dim=36)
     yield "diffusion_models/tiny_wan_low_noise.safetensors", lambda: wan_transformer(seed=2, in_dim=36)
@@ -118,7 +119,7 @@ def demo_models() -> Iterator[tuple[str, Any]]:
     yield "text_encoders/tiny_umt5.safetensors", lambda: umt5(seed=5)
 
 
-def main(comfyui: str, models: str) -> None:
+def main(comfyui: str, models: str, folder: str = "") -> None:
     """Make the files that are missing, or that an older version of this script made."""
     made_by = hashlib.sha256(Path(__file__).read_bytes() + (Path(__file__).parent / "pack/__init__.py").read_bytes())
     metadata = {"made_by": made_by.hexdigest()}
@@ -127,9 +128,9 @@ def main(comfyui: str, models: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()  # so that ComfyUI sees --cpu
-    for name, make in demo_models():
+    for name, make in tiny_models():
         path = Path(models) / name
-        if path.exists() and _metadata(path) == metadata:
+        if not name.startswith(folder) or (path.exists() and _metadata(path) == metadata):
             continue
         print(f"making {name}", file=sys.stderr, flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,4 +145,4 @@ def _metadata(path: Path) -> dict[str, str] | None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

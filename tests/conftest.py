@@ -16,7 +16,7 @@ from wan_flf2v.bootstrap import server
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
 from wan_flf2v.demo.base import PACKS as DEMO_PACKS
-from wan_flf2v.demo.base import make_models
+from wan_flf2v.demo.base import install_models, make_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEWEST = max(HOSTS, key=lambda install: [int(number) for number in install["version"].split(".")] if install else [])
@@ -115,9 +115,10 @@ def project_comfyui(warm_starts):
 
 @pytest.fixture(scope="session")
 def demo_models():
-    """The folder of the demo's models, made once by the first host under test; every host must accept them."""
+    """The folder of models: the demo's trained ones, and random ones; made by the first host, taken by every host."""
     folder = cache_dir() / "test-models"
     with setup_lock(cache_dir() / "test-models.lock"):
+        install_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
         make_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
     return folder
 

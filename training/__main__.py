@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-STAGES = ("pictures", "vae-images", "vae-clips", "latents", "high", "low", "export")
+STAGES = ("pictures", "vae-images", "vae-clips", "vae-decoder", "latents", "high", "low", "export")
 SEED = 1
 
 
@@ -62,7 +62,8 @@ class Training:
         stages: dict[str, Callable[[], bool]] = {
             "pictures": self._gather,
             "vae-images": self._vae_images,
-            "vae-clips": self._vae_clips,
+            "vae-clips": partial(self._vae_on_clips, "vae-clips"),
+            "vae-decoder": partial(self._vae_on_clips, "vae-decoder"),
             "latents": self._make_latents,
             "high": partial(self._expert, True),
             "low": partial(self._expert, False),
@@ -104,7 +105,7 @@ class Training:
         evaluate = partial(vae.held_out_psnr, held_out=self._held_out)
         return self._train("vae-images", vae.new_vae(SEED), loss, vae.IMAGES, evaluate)
 
-    def _vae_clips(self) -> bool:
+    def _vae_on_clips(self, stage: str) -> bool:
         from . import vae
 
         def loss(model: Callable[..., Any], generator: Any) -> Any:
@@ -112,14 +113,14 @@ class Training:
             return vae.reconstruction_loss(model, batch, generator, self._machine)
 
         def evaluate(module: Any) -> dict[str, float]:
-            return {
-                **vae.held_out_psnr(module, self._held_out),
-                **vae.held_out_clips(module, self._held_out),
-            }
+            return {**vae.held_out_psnr(module, self._held_out), **vae.held_out_clips(module, self._held_out)}
 
         module = vae.new_vae(SEED)
-        module.load_state_dict(self._weights("vae-images"))
-        return self._train("vae-clips", module, loss, vae.CLIPS, evaluate)
+        if stage == "vae-clips":
+            module.load_state_dict(self._weights("vae-images"))
+            return self._train(stage, module, loss, vae.CLIPS, evaluate)
+        module.load_state_dict(self._weights("vae-clips"))
+        return self._train(stage, vae.freeze_encoder(module), loss, vae.DECODER, evaluate)
 
     def _make_latents(self) -> bool:
         from . import latents, vae
@@ -149,7 +150,7 @@ class Training:
         from . import curves, experts, export, latents, vae
 
         wan_vae = vae.new_vae(SEED)
-        wan_vae.load_state_dict(self._weights("vae-clips"))
+        wan_vae.load_state_dict(self._weights("vae-decoder"))
         export.fold_statistics(wan_vae.vae, *latents.load_statistics(self._work / "latents" / "statistics.pt"))
         export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
         for name in ("high", "low"):

@@ -22,6 +22,7 @@ from .transitions import TRANSITIONS, transition_clip
 
 # Height, width and frames with their weight: most at the demo's own size and length, some of every other.
 SIDES = (96, 112, 128, 144, 160)
+USUAL_SIDE = 128
 LENGTHS = (17, 21, 25, 33, 49, 81)
 PAIRS = 240
 WORDS_PER_PAIR = 4  # of the seven; each costs an encode
@@ -98,7 +99,7 @@ def make_pair(encoder: Encoder, photographs: list[torch.Tensor], number: int) ->
     generator = torch.Generator().manual_seed(1_000_000 + number)
     height, width = (SIDES[int(torch.randint(len(SIDES), (), generator=generator))] for _ in range(2))
     if float(torch.rand((), generator=generator)) < 0.4:
-        height = width = 128
+        height = width = USUAL_SIDE
     length = LENGTHS[int(torch.multinomial(torch.tensor(LENGTH_WEIGHTS), 1, generator=generator))]
     start, end = (_picture(photographs, height, width, generator) for _ in range(2))
     words = list(TRANSITIONS)

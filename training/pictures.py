@@ -166,8 +166,9 @@ def _open_package(package: str, folder: Path) -> Callable[[str], bytes]:
         return wheel.read
     if registry == "npm":
         _run(package, folder, "npm", "pack", "--silent", "@".join(words))
-        archive = tarfile.open(_newest(folder, "*.tgz"))
-        return lambda name: archive.extractfile(name).read()  # type: ignore[union-attr]
+        with tarfile.open(_newest(folder, "*.tgz")) as archive:
+            archive.extractall(folder / "npm", filter="data")
+        return lambda name: (folder / "npm" / name).read_bytes()
     if registry == "Debian":
         _run(package, folder, "apt-get", "download", *words)
         _run(
@@ -222,7 +223,7 @@ def _panorama_image(module: bytes) -> Image.Image:
 def attribution(pictures: Iterable[Picture] = PICTURES) -> str:
     """Return the pictures as a Markdown table, for the model card."""
     rows = [
-        f"| {p.name} | {p.author} | {p.licence} | {p.package}, `{p.file}` | {'held out' if p.held_out else 'training'} |"
+        f"| {p.name} | {p.author} | {p.licence} | {p.package} | {'held out' if p.held_out else 'trained on'} |"
         for p in pictures
     ]
     return "\n".join(("| picture | author | licence | from | use |", "|---|---|---|---|---|", *rows))

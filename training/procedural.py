@@ -1,4 +1,4 @@
-"""Pictures from formulas: gradients, shapes, stripes, clouds and their mixtures. No two are alike, no licence is needed."""
+"""Pictures from formulas: gradients, shapes, stripes, clouds and mixtures. No licence is needed."""
 
 from __future__ import annotations
 

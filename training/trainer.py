@@ -1,4 +1,4 @@
-"""The training loop of every stage: optimisers, learning rate, checkpoints that resume bit for bit, a log of figures."""
+"""The training loop of every stage: optimisers, learning rate, checkpoints that resume bit for bit, a log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The VAE's two stages: on pictures, then encoder and decoder together on clips."""
+"""The VAE's three stages: on pictures, on clips, then the decoder alone, which leaves the latents as they are."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ VAE_CONFIG: dict[str, Any] = {
     "dropout": 0.0,
 }
 IMAGES = Schedule(steps=3000, learning_rate=0.004)
-CLIPS = Schedule(steps=3000, learning_rate=0.002)
+CLIPS = Schedule(steps=2000, learning_rate=0.002)
+DECODER = Schedule(steps=4000, learning_rate=0.002)
 CROP = 64  # pixels, the side of a training crop
 GREY = 0.5  # what stands for an unknown frame in the conditioning video
 
@@ -62,6 +64,13 @@ def _copy_the_newest_frame(conv: CausalConv3d) -> None:
     out, inside = conv.weight.shape[:2]
     channels = torch.arange(out)
     conv.weight.data[channels, channels % inside, -1] = 1.0
+
+
+def freeze_encoder(module: WholeClipVAE) -> WholeClipVAE:
+    """Leave the latents as they are from here on, so that the experts may learn while the decoder still does."""
+    for part in (module.vae.encoder, module.vae.conv1):
+        part.requires_grad_(False)
+    return module
 
 
 def picture_batch(photographs: list[torch.Tensor], count: int, generator: torch.Generator) -> torch.Tensor:
@@ -172,7 +181,7 @@ def held_out_clips(module: nn.Module, held_out: list[torch.Tensor], frames: int 
     """
     device = next(module.parameters()).device
     ends = [fitted(picture, 128, 128) for picture in held_out]
-    pairs = list(zip(ends, ends[1:], strict=False))[::3]
+    pairs = list(itertools.pairwise(ends))[::3]
     figures: dict[str, float] = {}
     phases = []
     for word in TRANSITIONS:

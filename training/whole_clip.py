@@ -70,7 +70,7 @@ def _conv(layer: CausalConv3d, x: torch.Tensor) -> torch.Tensor:
 
 
 def _stack_taps(x: torch.Tensor, taps: int) -> torch.Tensor:
-    """Return [..., frames, height, width, taps x channels]: each frame beside those before it, zeros before the first."""
+    """Return [..., frames, height, width, taps x channels]: each frame beside those before it, zeros before frame 0."""
     frames = x.shape[1]
     padded = F.pad(x, (0, 0, 0, 0, 0, 0, taps - 1, 0))
     return torch.cat([padded[:, tap : tap + frames] for tap in range(taps)], dim=-1)

@@ -1,0 +1,89 @@
+"""The training room: seconds of training inside ComfyUI's Python that prove its parts."""
+
+import subprocess
+import sys
+
+import pytest
+from support.in_comfyui import run_cases
+from wan_flf2v.training.transitions import TRANSITIONS
+
+
+@pytest.fixture(scope="module")
+def cases(comfy_install, tmp_path_factory):
+    return run_cases(comfy_install, tmp_path_factory.mktemp("training"), "training_cases")
+
+
+def test_whole_clip_form_equals_the_hosts_chunked_vae(cases):
+    assert len(cases["whole clip"]) == 8
+    assert max(cases["whole clip"].values()) < 1e-5, cases["whole clip"]
+
+
+def test_a_checkpoint_resumes_bit_for_bit(cases):
+    training = cases["training"]
+    assert (training["resumed"], training["resumed at"], training["resumes bit for bit"]) == (True, 3, True)
+
+
+def test_the_loss_falls(cases):
+    assert cases["training"]["loss ratio"] < 0.5
+    first, last = cases["experts"]["loss"]
+    assert last < 0.8 * first
+    assert cases["training"]["logged"] == ["loss", "psnr", "seconds", "step"]
+
+
+def test_the_decoder_stage_leaves_the_latents_as_they_are(cases):
+    assert cases["training"]["encoder stays"] and cases["training"]["decoder moves"]
+
+
+def test_the_exported_vae_has_the_hosts_latent_statistics(cases):
+    export = cases["export"]
+    assert export["latents in the host's format"] < 1e-4
+    assert export["decodes as before"] < 1e-4
+    assert export["ComfyUI loads the VAE"] < 5e-3, "float16 weights are as far off as their digits"
+
+
+@pytest.mark.parametrize("images", ["both", "start", "end"])
+def test_experts_learn_from_the_conditioning_that_node_67_gives(cases, images):
+    assert cases["export"][f"conditioning {images}"] < 5e-3, "the exported VAE has float16 weights"
+
+
+def test_a_keyframe_is_channel_3_of_its_latent_frame(cases):
+    export = cases["export"]
+    assert export["key in the mask"] == [[3, 2]]
+    assert export["key changes the image latent"]
+    assert export["key leaves the past"] == 0
+
+
+def test_latents_go_on_where_they_stopped(cases):
+    experts = cases["experts"]
+    assert (experts["pairs before the time was up"], experts["all pairs"], experts["kept"]) == (2, 3, True)
+    assert experts["example"] and all(experts["example"])
+
+
+def test_an_exported_expert_answers_in_comfyui_as_in_training(cases):
+    """Also shows that one padding token with a bias stands for all of them."""
+    assert cases["experts"]["loads"] < 1e-3
+    assert cases["experts"]["prompts"] == sorted(TRANSITIONS)
+
+
+def test_transitions_begin_and_end_on_their_pictures(cases):
+    assert set(cases["transitions"]) == set(TRANSITIONS)
+    for word, (start, end, moved) in cases["transitions"].items():
+        assert max(start, end) < 1e-5, word
+        assert moved > 0.01, word
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--stage", "vae"), 2, "invalid choice: 'vae'"),
+        (("--stage", "vae-clips"), 1, "the stage vae-images has left nothing in "),
+        (("--stage", "high"), 1, "run the stage latents first"),
+    ],
+)
+def test_a_stage_that_cannot_run_says_why(project_comfyui, tmp_path, arguments, code, message):
+    command = (sys.executable, "-I", "-m", "wan_flf2v.training", "--comfyui", project_comfyui)
+    done = subprocess.run(
+        [*command, "--work", tmp_path / "work", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stdout + done.stderr
