@@ -45,7 +45,8 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
         return commands.setup()
     if arguments.command == "demo":
         given = {name: getattr(arguments, name) for name in ("out", "start", "end", "prompt")}
-        return commands.demo([word for name, value in given.items() if value for word in ("--" + name, value)])
+        words = [word for name, value in given.items() if value for word in ("--" + name, value)]
+        return commands.demo([*words, "--gallery"] if arguments.gallery else words)
     if arguments.command == "serve":
         return commands.serve(arguments.port, arguments.demo)
     if arguments.command == "bench":
@@ -72,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", help="where demo.mp4 and demo.png go")
     demo.add_argument("--start", metavar="IMG", help="the first frame (with --end; default: two photographs)")
     demo.add_argument("--end", metavar="IMG", help="the last frame")
-    demo.add_argument("--prompt", metavar="TEXT", help="what happens in between")
+    demo.add_argument("--prompt", metavar="TEXT", help="how one becomes the other: circle, slide left, ...")
+    demo.add_argument("--gallery", action="store_true", help="a video for each word that the models know, side by side")
 
     serve = add("serve", help="run ComfyUI with the pack in the foreground", allow_abbrev=False)
     serve.add_argument("--port", type=_port, default=8188, metavar="N", help="default 8188")

@@ -20,6 +20,10 @@ from ..contract.validation import ContractError, validate
 from ..contract.workflow import fill, graph_for
 from .base import IMAGES, prepare_demo
 from .contact_sheet import contact_sheet
+from .gallery import gallery
+
+# The transitions that the demo's models have learnt (training/transitions.py).
+WORDS = ("dissolve", "circle", "wipe left", "wipe right", "slide left", "slide right", "zoom in")
 
 
 def main() -> int:
@@ -33,13 +37,23 @@ def main() -> int:
             return 0
         for image in (args.start, args.end):
             check_image(image)
-        values = validate(DEMO, {PROMPT.key: args.prompt, START_IMAGE.key: "start", END_IMAGE.key: "end"})
+        if args.gallery:
+            videos = {word: args.out / f"{word.replace(' ', '_')}.mp4" for word in WORDS}
+        else:
+            videos = {args.prompt: args.out / "demo.mp4"}
+        images = {START_IMAGE.key: "start", END_IMAGE.key: "end"}
+        runs = [(validate(DEMO, {PROMPT.key: prompt, **images}), video) for prompt, video in videos.items()]
         args.out.mkdir(parents=True, exist_ok=True)
         _say(f"Starting ComfyUI on the CPU ({args.comfyui})")
         server = ComfyServer(args.comfyui, Path(sys.executable), base_dir, extra_args=("--cpu", "--disable-api-nodes"))
         with server:
-            seconds = asyncio.run(_make_video(server.url, values, args.start, args.end, args.out / "demo.mp4"))
-        return _report(args.out, args.start, args.end, seconds)
+            seconds = [asyncio.run(_make_video(server.url, values, args.start, args.end, to)) for values, to in runs]
+        if args.gallery:
+            gallery(videos, args.out / "gallery.webp")
+            _say(f"{args.out / 'gallery.webp'}  {len(videos)} videos side by side, made in {sum(seconds):.1f} s")
+        else:
+            _report(args.out, args.start, args.end, seconds[0])
+        return 0
     except KeyboardInterrupt:
         _say("Stopped.")
         return EXIT_INTERRUPTED
@@ -59,6 +73,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--start", type=Path)
     parser.add_argument("--end", type=Path)
     parser.add_argument("--prompt", default=str(DEMO.parameter(PROMPT.key).default))
+    parser.add_argument("--gallery", action="store_true")
     parser.add_argument("--prepare-only", action="store_true")
     args = parser.parse_args()
     if (args.start is None) != (args.end is None):
@@ -79,16 +94,12 @@ async def _make_video(url: str, values: dict, start: Path, end: Path, target: Pa
     return result.seconds
 
 
-def _report(out: Path, start: Path, end: Path, seconds: float) -> int:
+def _report(out: Path, start: Path, end: Path, seconds: float) -> None:
     video, sheet = out / "demo.mp4", out / "demo.png"
     facts = contact_sheet(video, start, end, sheet)
     _say(f"{video}  {facts.frames} frames, {facts.width}x{facts.height}, {facts.fps:g} fps, made in {seconds:.1f} s")
     _say(f"{sheet}  start image, frames of the video, end image")
-    _say(
-        "The demo's models are tiny and know seven words; try another: --prompt dissolve, wipe left, wipe right, circle, "
-        "slide left, slide right or zoom in. README names the real models."
-    )
-    return 0
+    _say(f"The demo's models are tiny and know seven words; try another with --prompt: {', '.join(WORDS)}.")
 
 
 def _say(text: str) -> None:

@@ -43,7 +43,7 @@ def demo_workflow() -> dict[str, Any]:
     for node_id, loader in DEMO.loaders.items():
         nodes[node_id]["type"] = loader.get("class_type", nodes[node_id]["type"])
         nodes[node_id]["widgets_values"] = list(loader["inputs"].values())
-    # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, its control, steps, cfg.
+    # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, control, steps, cfg.
     size = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
     nodes[RESOLUTION.inputs[0].node_id]["widgets_values"][1:3] = size
     for parameter, position in ((PROMPT, 0), (LENGTH, 2), (STEPS, 2), (CFG, 3)):
