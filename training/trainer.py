@@ -101,11 +101,11 @@ class Trainer:
             step_began = time.monotonic()
             figures = self.train_step()
             self.seconds += time.monotonic() - step_began
-            if self._evaluate and (self.step % self._evaluate_every == 0 or self.finished):
+            evaluated = self._evaluate is not None and (self.step % self._evaluate_every == 0 or self.finished)
+            if self._evaluate is not None and evaluated:
                 figures = {**figures, **self._evaluate(self.module)}
-                self._log(figures)
             now = time.monotonic()
-            if now - spoken > SECONDS_BETWEEN_LINES or self.finished:
+            if evaluated or self.finished or now - spoken > SECONDS_BETWEEN_LINES:
                 spoken = now
                 self._log(figures)
                 left = (self._schedule.steps - self.step) * self.seconds / self.step
