@@ -53,7 +53,7 @@ def serve(
 ) -> None:
     """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
     level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s level=%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("wan_flf2v").setLevel(level)
     # aiohttp logs every malformed request with what is in it; errors of this API are logged by its own middleware.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

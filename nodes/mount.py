@@ -34,7 +34,7 @@ async def mount() -> None:
     try:
         await _mount_api(server)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the nodes must load
-        _LOG.exception("wan-flf2v: the hosted API at /v1 is off: %s", error)
+        _LOG.exception("hosted API of wan-flf2v is off path=/v1: %s", error)
 
 
 def _add_preflight_route(routes: web.RouteTableDef) -> None:
@@ -76,7 +76,7 @@ async def _mount_api(server: PromptServer) -> None:
     own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False}  # it is this process
     settings = read_settings(data, file if file.exists() else None, **own)
     if not settings.mount:
-        _LOG.info('wan-flf2v: the hosted API at %s is off: the setting "mount" is false', PREFIX)
+        _LOG.info('hosted API of wan-flf2v is off path=%s: the setting "mount" is false', PREFIX)
         return
     for host in args.listen.split(","):
         check_address(host.strip(), settings.auth)
@@ -114,7 +114,7 @@ def _refuse_repeats(once: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         if not (isinstance(extra, dict) and extra.get(once) is True and isinstance(prompt_id, str)):
             return request
         if prompt_id in taken:
-            _LOG.warning("wan-flf2v: request %s was queued before and is not queued again", prompt_id)
+            _LOG.warning("prompt was queued before and is refused request_id=%s", prompt_id)
             return {**request, "prompt": {}}
         taken[prompt_id] = None
         if len(taken) > _TAKEN_KNOWN:

@@ -102,7 +102,7 @@ class SubmitRoute:
             problem = bad_field(errors.IDEMPOTENCY_CONFLICT, "header", "Idempotency-Key")
             raise validation_error([problem]) from None
         self._dispatcher.poke()
-        _LOG.info("event=accepted request=%s token=%s model=%s", job.id, token.name, model.model_id)
+        _LOG.info("request accepted request_id=%s token=%s model=%s", job.id, token.name, model.model_id)
         return json_response(submit_response(job.id, base))
 
     async def _resolve_images(self, model: ModelContract, values: dict[str, Value], token: str) -> dict[str, str]:

@@ -156,7 +156,7 @@ class ComfyBackend:
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:  # the pack's route, if a file cannot be removed yet
                 raise
-            _LOG.warning('event=job request=%s state=dirty reason="%s"', job.id, error)
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
         return True
 
     async def _look(self, job_id: str) -> Found | None:

@@ -234,7 +234,7 @@ def test_a_shutdown_leaves_the_running_request_to_comfyui(comfy_server, tmp_path
     with gateway:
         gateway.wait(request_id)
         assert gateway.result(request_id)["status"] == "succeeded"
-        assert f"request={request_id} state=recovered found=known" in gateway.log_text()
+        assert f"job recovered request_id={request_id} found=known" in gateway.log_text()
     assert len(list((comfy_server.base_dir / "output" / "wan_flf2v_api").glob(f"{request_id}*"))) == 1
 
 

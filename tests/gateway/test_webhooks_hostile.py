@@ -121,7 +121,7 @@ def test_an_error_in_the_sender_leaves_the_message_owed_and_the_sender_alive(tmp
                 good = await finished_job(store, url)
                 await until(lambda: good not in owed(store))
             assert set(owed(store)) == {bad}
-            assert f"request={bad} outcome=error" in caplog.text
+            assert f"webhook not sent request_id={bad}" in caplog.text
 
     asyncio.run(go())
 

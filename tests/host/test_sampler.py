@@ -108,7 +108,7 @@ def test_sigmas_of_ones_own(comfy_server):
     dump_latent(graph, "58", "stock")
     comfy_server.run(graph)
     assert relative_difference(comfy_server) == 0
-    assert "node 57: 5 steps: 2 high noise, 3 low noise; hand-over at sigma 0.900" in comfy_server.log_text()
+    assert "notice node=57: 5 steps: 2 high noise, 3 low noise; hand-over at sigma 0.900" in comfy_server.log_text()
 
 
 def test_sigmas_that_are_no_schedule_are_refused(comfy_server):
@@ -268,4 +268,4 @@ def test_one_progress_bar_over_both_halves(comfy_server):
 
 def test_the_summary_is_in_the_log(comfy_server):
     comfy_server.run(sampler_graph(n57_steps=4, n54_shift=5.0, n57_noise_seed=78))
-    assert "node 57: 4 steps: 2 high noise, 2 low noise" in comfy_server.log_text()
+    assert "notice node=57: 4 steps: 2 high noise, 2 low noise" in comfy_server.log_text()
