@@ -5,7 +5,6 @@ import uuid
 
 import pytest
 from aiohttp import web
-from support.api_runs import Api
 from support.client_runs import with_client
 from support.web_server import serve
 from wan_flf2v.client.comfy import ComfyClient
@@ -13,13 +12,6 @@ from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.client.run import check_graph
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import validate
-
-
-@pytest.fixture
-def api(comfy_server, tmp_path):
-    api = Api(tmp_path, comfy_server.url)
-    yield api
-    asyncio.run(api.store.close())
 
 
 def ended(api, job):

@@ -15,19 +15,7 @@ from support.webhook_parts import Receiver, deliver, finished_job, owed, running
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
 
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Attempts follow each other at once; how the times grow is tested by themselves."""
-    monkeypatch.setattr(webhooks, "_POLL_S", 0.02)
-    monkeypatch.setattr(webhooks, "_FIRST_DELAY_S", 0.02)
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = STORES["sqlite"](tmp_path)
-    yield store
-    asyncio.run(store.close())
+pytestmark = pytest.mark.usefixtures("soon")
 
 
 def test_the_signature_of_a_published_example():

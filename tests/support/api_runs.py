@@ -6,6 +6,7 @@ import shutil
 import uuid
 
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.validation import validate
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
@@ -68,6 +69,15 @@ class Api:
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result()
+
+    def run(self, use):
+        """Run ``use(client, dispatcher)`` beside a dispatcher, in a test that has no event loop."""
+
+        async def go():
+            async with ComfyClient(self.settings.comfyui_url) as client, self.dispatching() as dispatcher:
+                return await use(client, dispatcher)
+
+        return asyncio.run(go())
 
     async def until(self, job, *statuses):
         """Wait until the request has one of these statuses, by default an end; return it."""
