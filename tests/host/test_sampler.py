@@ -198,18 +198,15 @@ def test_low_noise_model_with_another_shift_is_refused(comfy_server):
     ) in str(error.value)
 
 
-@pytest.mark.parametrize(("loader", "name", "expert"), [("37", "high", "high"), ("56", "low", "low")])
-def test_text_to_video_checkpoint_is_refused_by_name(comfy_server, loader, name, expert):
+@pytest.mark.parametrize(("loader", "name"), [("37", "high"), ("56", "low")])
+def test_text_to_video_checkpoint_is_refused_by_name(comfy_server, loader, name):
     graph = sampler_graph(**{f"n{loader}_unet_name": "tiny_wan_t2v.safetensors"})
     loads = comfy_server.log_text().count("Requested to load WAN21")
     with pytest.raises(RunFailedError) as error:
         comfy_server.run(graph)
     assert comfy_server.log_text().count("Requested to load WAN21") == loads
-    assert (
-        f"model_{name}_noise (tiny_wan_t2v.safetensors) is a text-to-video checkpoint: it has no input channels for "
-        "images, so it would ignore both of them. Load an image-to-video checkpoint, for example "
-        f"wan2.2_i2v_{expert}_noise_14B_fp8_scaled.safetensors."
-    ) in str(error.value)
+    message = f"model_{name}_noise (tiny_wan_t2v.safetensors) is a text-to-video checkpoint: "
+    assert message in str(error.value)
 
 
 def test_text_to_video_experts_are_fine_without_images(comfy_server):
