@@ -21,7 +21,7 @@ from ..fetch import Fetcher, FetchError
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.order import queue_position
-from ..jobs.records import REQUEST_ID, Job
+from ..jobs.records import REQUEST_ID, Job, Submission
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store
 from ..settings import Settings
@@ -88,14 +88,19 @@ class SubmitRoute:
             if webhook is not None:
                 await self._check_webhook(webhook)
             inputs = await self._resolve_images(model, values, token.id)
-            job = await self._store.submit(
-                *(str(uuid.uuid4()), token.id, model.model_id, values, inputs),
+            submission = Submission(
+                id=str(uuid.uuid4()),
+                token=token.id,
+                model_id=model.model_id,
+                values=values,
+                inputs=inputs,
                 idempotency=idempotency,
                 webhook=webhook,
                 webhook_secret=token.webhook_secret,
                 base_url=base,
                 queue_limit=limit,
             )
+            job = await self._store.submit(submission)
         except QueueFullError:
             raise too_many(errors.QUEUE_FULL, _QUEUE_FULL_WAIT_S, limit=limit) from None
         except IdempotencyConflictError:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
-from ...contract.parameters import Value
 from .order import QueuedJob
-from .records import Health, Job, Status, StoredFile, Token, Webhook
+from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 
@@ -44,26 +43,11 @@ class Store(Protocol):
 
     # Jobs
 
-    async def submit(
-        self,
-        job_id: str,
-        token: str,
-        model_id: str,
-        values: Mapping[str, Value],
-        inputs: Mapping[str, str],
-        *,
-        idempotency: tuple[str, str] | None = None,
-        webhook: str | None = None,
-        webhook_secret: str | None = None,
-        base_url: str | None = None,
-        queue_limit: int | None = None,
-    ) -> Job:
-        """Accept a job. ``token`` is the id of the token that the request was made with.
+    async def submit(self, submission: Submission) -> Job:
+        """Accept a job. If its token used the idempotency key before, return the job of then, which has another id.
 
-        ``idempotency`` is a key and a hash of the body. If ``token`` used the key before, the job of then is returned
-        (its id is not ``job_id``); ``IdempotencyConflictError`` if the body was another. ``QueueFullError`` if
-        ``token`` has ``queue_limit`` jobs waiting. ``webhook`` is told about the end, signed with ``webhook_secret``,
-        with links to ``base_url``.
+        ``IdempotencyConflictError`` if the body was another; ``QueueFullError`` if ``queue_limit`` jobs of the token
+        wait.
         """
 
     async def submitted_before(self, token: str, idempotency: tuple[str, str]) -> Job | None:

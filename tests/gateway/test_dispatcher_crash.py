@@ -10,6 +10,7 @@ from support.client_runs import queue_as_someone_else, runs, slow_graph, wait_un
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.gateway.jobs.comfyui import request_graph
+from wan_flf2v.gateway.jobs.records import Submission
 
 _DISPATCHER = """
 import asyncio, sys
@@ -121,7 +122,7 @@ def test_a_finished_file_is_found_by_its_name_and_nothing_runs_again(api, server
     server.kill()  # its history is gone, its files are not
     server.start()
     after = Api(tmp_path / "after", server.url)
-    asyncio.run(after.store.submit(job.id, "test", DEMO.model_id, job.values, {}))
+    asyncio.run(after.store.submit(Submission(job.id, "test", DEMO.model_id, job.values, {})))
     asyncio.run(after.store.assign(job.id, "the ComfyUI that died"))
     asyncio.run(after.store.mark_sent(job.id))
     end = end_of(after, job)

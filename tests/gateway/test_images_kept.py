@@ -7,7 +7,7 @@ import time
 import pytest
 from support.pictures import data_uri, encoded, picture, resolve
 from wan_flf2v.client.images import ImageError
-from wan_flf2v.gateway.jobs.records import StoredFile
+from wan_flf2v.gateway.jobs.records import StoredFile, Submission
 
 
 def uploaded(images, store, token, file_id="file_" + "0a" * 16, age_s=0.0):
@@ -39,7 +39,7 @@ def test_purge_deletes_what_nothing_needs(make, store, tmp_path):
     kept = {size: asyncio.run(images.keep(encoded(picture(size, 8), "PNG"))).name for size in (8, 16, 24)}
     image, file_id = uploaded(images, store, "anna", age_s=80_000.0)
     request_id = "7b1c7c1e-0000-4000-8000-000000000000"
-    asyncio.run(store.submit(request_id, "anna", "model", {}, {"62_image": kept[8]}))
+    asyncio.run(store.submit(Submission(request_id, "anna", "model", {}, {"62_image": kept[8]})))
     assert asyncio.run(images.purge()) == 0, "new ones may belong to a request that is just being accepted"
     (tmp_path / "inputs" / ".left.part").write_bytes(b"of a crash")
     for path in (tmp_path / "inputs").iterdir():

@@ -13,6 +13,7 @@ from support.stores import STORES, sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
 
 pytestmark = pytest.mark.usefixtures("soon")
@@ -96,7 +97,7 @@ def test_a_request_that_has_not_ended_is_not_told(tmp_path, store):
         receiver = Receiver(200)
         async with serve(receiver.answer) as port:
             url = f"http://127.0.0.1:{port}/"
-            waiting = await store.submit(str(uuid.uuid4()), "anna", "model", {}, {}, webhook=url)
+            waiting = await store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}, webhook=url))
             async with running(sender(store, tmp_path)):
                 finished = await finished_job(store, url)
                 await until(lambda: finished not in owed(store))

@@ -10,6 +10,7 @@ from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.validation import validate
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.settings import Settings
 
@@ -30,7 +31,8 @@ def demo_values(**changes):
 async def submit(store, *, inputs=None, webhook=None, **changes):
     """Accept a demo request."""
     values = demo_values(**changes)
-    return await store.submit(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+    submission = Submission(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+    return await store.submit(submission)
 
 
 def accepted(store, **options):
