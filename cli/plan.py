@@ -15,8 +15,17 @@ from ..client.errors import ComfyError, ServerAddressError
 from ..client.run import run_graph
 from ..contract.workflow import Graph
 from .progress_bar import ProgressRenderer
-from .run import DEFAULT_SERVER, node_info
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail
+from .shared import (
+    DEFAULT_SERVER,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    UsageError,
+    check_output,
+    err,
+    fail,
+    node_info,
+)
 
 _NODE, _ID = "WanFLF2VPlan", "1"
 _NUMBERS = {"INT": int, "FLOAT": float}
