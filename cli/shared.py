@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, messages, checks of -o and of the server, KEY=VALUE assignments, the time left."""
+"""What the commands share: exit codes, messages, checks of -o and the server, KEY=VALUE assignments, time left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def check_output(output: Path | None) -> None:
-    """Refuse a file name that nothing can be written to."""
+    """Raise ``UsageError`` if no file with this name can be written."""
     if output is None:
         return
     if output.is_dir():

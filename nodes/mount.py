@@ -40,8 +40,8 @@ async def mount() -> None:
 def _add_preflight_route(routes: web.RouteTableDef) -> None:
     """Add ``POST /wan_flf2v/preflight``: is anything wrong with a prompt, before it is queued?
 
-    The request is ``{"prompt": API prompt}``, the response ``{"errors": […], "warnings": […]}`` with texts that can be
-    read alone; without a prompt it is 400 and ``{"error": …}``. Only files in ComfyUI's model folders are looked at.
+    The request is ``{"prompt": API prompt}``, the response ``{"errors": […], "warnings": […]}`` whose texts need no
+    context; without a prompt it is 400 and ``{"error": …}``. Only files in ComfyUI's model folders are looked at.
     """
 
     @routes.post("/wan_flf2v/preflight")
@@ -60,7 +60,7 @@ def _add_preflight_route(routes: web.RouteTableDef) -> None:
 
 
 async def _mount_api(server: PromptServer) -> None:
-    """Add the hosted API, and what a gateway needs from this ComfyUI even where the API is off."""
+    """Add the hosted API. Add the routes for a gateway too, also where the API is off."""
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
     from ..gateway.http.app import PREFIX, create_app
     from ..gateway.jobs.comfyui import FOLDER, ONCE
@@ -101,11 +101,11 @@ def _own_url() -> str:
 
 
 def _refuse_repeats(once: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a handler that ComfyUI calls with each prompt before it is queued; it refuses a repeated one of the API.
+    """Return a handler that refuses a prompt of the API that was queued before; ComfyUI calls it with each prompt.
 
-    ComfyUI takes the same prompt id twice. A gateway that is killed may have a prompt on its way, which arrives after
-    the next gateway has looked for it and queued it again. The handler empties the second prompt of an id if its
-    ``extra_data`` has ``once``; ComfyUI refuses an empty prompt.
+    ComfyUI takes the same prompt id twice. The last prompt of a killed gateway may arrive late, after the next gateway
+    has queued it again. The handler empties the second prompt of an id if its ``extra_data`` has ``once``; ComfyUI
+    refuses an empty prompt.
     """
     taken: dict[str, None] = {}
 

@@ -27,7 +27,7 @@ _INPUT = "input"  # stands for a tensor that equals the call's own latent
 
 
 class _PhaseEnded(BaseException):
-    """The sampler asks for a prediction of the next phase. No ``Exception``, or a sampler could take it for one."""
+    """The sampler asks for a prediction of the next phase. It is no ``Exception``: a sampler must not catch it."""
 
 
 class RandomStates:
@@ -152,7 +152,7 @@ class PhaseSampler:
         return self._run(run, noise)
 
     def _run(self, run: Callable, unfinished: torch.Tensor) -> torch.Tensor:
-        """Run the sampler to the phase's end; return ``unfinished``, of no use, if that is not the run's end."""
+        """Run the sampler to the phase's end. If the run goes on after it, return ``unfinished``, which nobody uses."""
         self._left = deque(self.record._calls)
         self._show_cfg()
         try:
@@ -169,7 +169,7 @@ class PhaseSampler:
         return result
 
     def _show_cfg(self) -> None:
-        """Let the guider have the cfg of the next call's expert; some samplers compute their sigmas from it."""
+        """Give the guider the cfg of the next call's expert; some samplers compute their sigmas from it."""
         self.guider.cfg = self._left[0].cfg if self._left else self._cfg
 
     def _call(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
@@ -268,7 +268,7 @@ class PhaseSampler:
 
 
 class _Model:
-    """The model that a sampler function is given: its calls go to ``ask``, all else is ``model``'s."""
+    """The model for a sampler function: its calls go to ``ask``, all else to ``model``."""
 
     _ARGUMENTS = ("denoise_mask", "model_options", "seed")  # KSamplerX0Inpaint's, after x and sigma
 

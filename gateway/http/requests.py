@@ -265,7 +265,7 @@ def _validate(model: ModelContract, body: dict[str, Any]) -> dict[str, Value]:
 
 
 def _webhook(request: web.Request) -> str | None:
-    """Return ``?webhook=``; any other query is an error, so that a misspelt one does not go unnoticed."""
+    """Return ``?webhook=``. Any other query is an error, since it may be a misspelt one."""
     problems = [
         bad_field(errors.UNKNOWN_QUERY, "query", name, name=json.dumps(name[:80]))
         for name in request.query

@@ -131,7 +131,7 @@ def _writes(
 
 
 class SqliteStore(Store):
-    """``Store`` in the file ``path``. Reads have a thread and a connection, so have writes: reads wait for no write.
+    """``Store`` in the file ``path``. Reads and writes have a thread and a connection each: no read waits for a write.
 
     The constructor blocks. It raises ``StoreVersionError`` and ``OSError``.
     """
@@ -344,14 +344,14 @@ class SqliteStore(Store):
 
 
 class _Worker:
-    """One thread with one connection; works in the order of the calls."""
+    """One thread with one connection; does work in the order of the calls."""
 
     def __init__(self, path: Path) -> None:
         self._database = _connect(path)
         self._thread = ThreadPoolExecutor(1, "wan-flf2v-store")
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do the work and return its result; if cancelled, wait until it is done."""
+        """Do the work and return its result. A cancelled call waits until the work is done."""
         try:
             future = asyncio.wrap_future(self._thread.submit(work, self._database))
         except RuntimeError as error:
@@ -365,7 +365,7 @@ class _Worker:
             raise StoreError(f"The store cannot be used: {error}") from error
 
     def close(self) -> None:
-        """Finish what was asked for; no more is taken."""
+        """Finish the work that was given and take no more."""
         self._thread.shutdown()
         self._database.close()
 

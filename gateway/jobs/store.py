@@ -39,7 +39,7 @@ class Store(Protocol):
     """
 
     async def close(self) -> None:
-        """Complete what is under way and free the store. Later calls raise ``StoreError``."""
+        """Finish the running calls and close the store. Later calls raise ``StoreError``."""
 
     # Jobs
 
@@ -125,7 +125,7 @@ class Store(Protocol):
     async def add_file(self, file: StoredFile, max_bytes: int) -> float | None:
         """Keep the record of an uploaded file, unless its token would then have more than ``max_bytes``.
 
-        Returns ``None``, or if there is no room, when the token's oldest file was uploaded (0 if there is none).
+        Returns ``None`` if the record was kept, else when the token's oldest file was uploaded (0 without a file).
         """
 
     async def get_file(self, file_id: str) -> StoredFile | None:
@@ -145,7 +145,7 @@ class Store(Protocol):
     async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
         """Take the webhooks that are due, oldest first; no other process gets them for ``lease_s``.
 
-        One that is neither done nor put off by then, because the process died, is due again.
+        If this process dies before it removes or retries one, that is due again when the lease ends.
         """
 
     async def retry_webhook(self, job_id: str, due_at: float) -> None:

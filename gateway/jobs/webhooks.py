@@ -47,7 +47,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 class WebhookSender:
-    """Sends the messages that are due. Several processes may; none sends what another one is sending.
+    """Sends the messages that are due. Several processes may send; each message is sent by one of them.
 
     ``body_of`` makes a message's ``data`` from the job and the address that its links lead to.
     """
@@ -80,7 +80,7 @@ class WebhookSender:
             await asyncio.gather(*sending, return_exceptions=True)
 
     async def _due(self, limit: int) -> list[Webhook]:
-        # No other process takes them during the lease, which is longer than an attempt.
+        # During the lease no other process takes them. It is longer than an attempt.
         lease_s = self._settings.fetch_timeout_s + 30.0
         try:
             return await self._store.due_webhooks(time.time(), lease_s=lease_s, limit=limit)

@@ -223,7 +223,7 @@ def test_the_command_line_against_this_api(gateway, tmp_path):
 
 
 def test_a_shutdown_leaves_the_running_request_to_comfyui(comfy_server, tmp_path):
-    """And whoever serves the store next brings it to its end; it runs once."""
+    """The next gateway on this store brings it to its end; it runs once."""
     gateway = Gateway(tmp_path, comfy_server.url, "--demo")
     with gateway:
         body = {**FAST, "57_steps": 12, "67_length": 33}

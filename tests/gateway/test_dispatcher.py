@@ -187,7 +187,7 @@ def test_a_dispatcher_that_stops_leaves_its_run_to_the_next_one(api, comfy_serve
     assert asyncio.run(api.store.get(job.id)).status == "in_progress"
     end = api.run(second)
     assert end.status == "succeeded"
-    assert [text.partition(",")[0] for text in end.detail["warnings"]] == ["steps is 8"], "asked for anew"
+    assert [text.partition(",")[0] for text in end.detail["warnings"]] == ["steps is 8"], "preflight ran again"
     assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
 
 
