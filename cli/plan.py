@@ -15,8 +15,17 @@ from ..client.errors import ComfyError, ServerAddressError
 from ..client.run import run_graph
 from ..contract.workflow import Graph
 from .progress_bar import ProgressRenderer
-from .run import DEFAULT_SERVER, node_info
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail
+from .shared import (
+    DEFAULT_SERVER,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    UsageError,
+    check_output,
+    err,
+    fail,
+    node_info,
+)
 
 _NODE, _ID = "WanFLF2VPlan", "1"
 _NUMBERS = {"INT": int, "FLOAT": float}
@@ -65,9 +74,9 @@ async def _plan(assignments: list[str], server: str, output: Path | None) -> dic
 
 
 def read_inputs(info: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return the node's inputs: its defaults, by what ComfyUI says of it (``info``), with the assignments.
+    """Return the node's inputs: the defaults in ComfyUI's description of it (``info``), changed by the assignments.
 
-    Raises ``UsageError`` for what is no assignment, no input of the node, or no number where one is needed.
+    Raises ``UsageError`` if an assignment has no ``=``, names no input, or has no number where one is needed.
     """
     specs: dict[str, Any] = info["input"]["required"]
     values = {name: spec[1].get("default") for name, spec in specs.items()}

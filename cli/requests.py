@@ -157,7 +157,7 @@ def _image(text: str) -> str:
 
 
 def _read_values(model_id: str, given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
-    """Check what is known of the model; for one that only the server knows, the parameters of the hosted one."""
+    """Check the values. A model that only the server knows is checked as the hosted one."""
     model = MODELS.get(model_id, HOSTED)
     values, errors = merge_assignments(model, given, assignments)
     if errors:
@@ -167,7 +167,7 @@ def _read_values(model_id: str, given: dict[str, str], assignments: list[str]) -
 
 
 def _call(api: str, token: str | None, token_file: Path | None, use: Callable[[HostedApi], Awaitable[_T]]) -> _T:
-    """Run one piece of work with a client; what goes wrong ends the program with a message."""
+    """Run one piece of work with a client; an error ends the program with a message."""
 
     async def go() -> _T:
         async with HostedApi(api, secret) as client:

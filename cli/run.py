@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -18,6 +18,7 @@ from ..contract.validation import ContractError, FieldError, allowed, validate
 from ..contract.workflow import fill, load_graph
 from .progress_bar import ProgressRenderer
 from .shared import (
+    DEFAULT_SERVER,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
@@ -26,11 +27,11 @@ from .shared import (
     err,
     fail,
     merge_assignments,
+    node_info,
     out,
     say,
 )
 
-DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 _OPTIONS = {START_IMAGE.key: "--start", END_IMAGE.key: "--end", PROMPT.key: "--prompt"}
 _PACK_NODE = "WanFLF2VSampler"
 
@@ -128,17 +129,6 @@ async def _make_video(values: dict[str, Value], server: str, output: Path | None
         file = next((file for file in result.files if file.type == "output"), result.files[0])
         path = await client.download(file, output or _free_path(file))
     return path, result.seconds
-
-
-async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
-    """Return ComfyUI's description of a node of the pack; ``UsageError`` if it does not have the node."""
-    info = await client.object_info(node)
-    if info is None:
-        raise UsageError(
-            f"ComfyUI at {client.url} does not have the wan-flf2v nodes. Install the wan-flf2v node pack in its "
-            "custom_nodes folder (or update it) and restart it."
-        )
-    return info
 
 
 def _free_path(file: OutputFile) -> Path:

@@ -53,9 +53,9 @@ def serve(
 ) -> None:
     """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
     level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s level=%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("wan_flf2v").setLevel(level)
-    # aiohttp logs every malformed request with what is in it; errors of this API are logged by its own middleware.
+    # aiohttp logs the content of every malformed request. This API's middleware logs its errors.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     given: dict[str, object] = {"comfyui_url": comfyui, "base_url": base_url, "trusted_proxies": trusted_proxy or None}
     given |= {"demo": demo or None, "auth": False if no_auth else None}

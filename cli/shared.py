@@ -1,19 +1,21 @@
-"""What the commands share: exit codes, failure messages, the check of -o, KEY=VALUE assignments, the time left."""
+"""What the commands share: exit codes, messages, checks of -o and the server, KEY=VALUE assignments, time left."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from ..client.comfy import ComfyClient
 from ..contract.parameters import ModelContract
 from ..contract.validation import ContractError, FieldError, parse_assignment
 
 EXIT_FAILED = 1  # the server or the run failed
 EXIT_USAGE = 2  # wrong usage or values; nothing was queued
 EXIT_INTERRUPTED = 130  # Ctrl-C
+DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 
 out = Console()
 err = Console(stderr=True)
@@ -35,13 +37,24 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def check_output(output: Path | None) -> None:
-    """Refuse a file name that nothing can be written to."""
+    """Raise ``UsageError`` if no file with this name can be written."""
     if output is None:
         return
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder. Name the video file, such as {output / 'out.mp4'}.")
     if not output.parent.is_dir():
         raise UsageError(f"-o {output}: there is no folder {output.parent}. Create it first.")
+
+
+async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
+    """Return ComfyUI's description of a node of the pack; ``UsageError`` if it does not have the node."""
+    info = await client.object_info(node)
+    if info is None:
+        raise UsageError(
+            f"ComfyUI at {client.url} does not have the wan-flf2v nodes. Install the wan-flf2v node pack in its "
+            "custom_nodes folder (or update it) and restart it."
+        )
+    return info
 
 
 def describe_step(node: str, step: int, steps: int, seconds_left: float | None) -> str:

@@ -60,7 +60,7 @@ async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
     try:
         findings = await client.preflight(graph)
     except ServerAnswerError as error:
-        _log.warning("event=preflight_failed error=%s", error)
+        _log.warning("preflight on ComfyUI failed: %s", error)
         return []
     if findings is None:
         return []

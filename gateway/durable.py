@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write ``content`` to ``path``, readable by the owner only; when this returns, a power cut does not lose it.
+    """Write ``content`` to ``path``, readable by the owner only. When this has returned, it survives a power cut.
 
-    With ``replace=False`` a file that is there already stays as it is.
+    With ``replace=False`` an existing file stays as it is.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -28,7 +28,7 @@ def write_durably(path: Path, content: bytes, *, replace: bool = True) -> None:
 
 
 def read_secret(path: Path, new: bytes) -> bytes:
-    """Return the content of a secret file; the first process that asks writes ``new`` into it."""
+    """Return the content of a secret file. If there is no file, write ``new``; of several processes, one does."""
     if not path.exists():
         write_durably(path, new, replace=False)
     return path.read_bytes()

@@ -1,7 +1,8 @@
-"""The SSRF check, and the HTTP client behind it: fetches images from, and calls webhooks at, public addresses only.
+"""The SSRF check and its HTTP client: fetches images and calls webhooks, at public addresses only.
 
-It looks a host name up itself, checks every address it gets, and connects to one of exactly those: what the name means
-a moment later (DNS rebinding) does not matter, nor how an address is spelled. Redirects are new addresses.
+It looks up a host name itself, checks every address that it gets, and connects to one of them. So a name that leads
+elsewhere a moment later (DNS rebinding) does no harm, and neither does another spelling of an address. The target of a
+redirect is checked in the same way.
 """
 
 from __future__ import annotations
@@ -28,28 +29,29 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 16
 _USER_AGENT = "wan-flf2v"
-# Separate threads: a slow name server delays other fetches at most, not the whole process.
+# Separate threads: a slow name server delays only other fetches, not the whole process.
 _LOOKUPS = ThreadPoolExecutor(8, "wan-flf2v-dns")
 
-# Only 2000::/3 is given out as global unicast IPv6 space (RFC 4291); of it, these are not for hosts of the Internet:
-# protocol assignments with Teredo (RFC 2928, 4380), documentation (RFC 3849, 9637) and 6to4 (RFC 7526), which would
-# carry a packet on to the IPv4 address inside.
+# Hosts of the Internet have IPv6 addresses in 2000::/3 (RFC 4291), but not in these parts of it: protocol assignments
+# with Teredo (RFC 2928, 4380), documentation (RFC 3849, 9637), and 6to4 (RFC 7526), which passes packets on to the IPv4
+# address inside.
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_V6 = tuple(ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is meant
-# Python's is_global takes these for public: the 6to4 relays (RFC 7526), protocol assignments in older Pythons
-# (RFC 6890), and the address under which Azure offers its metadata.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+# Python's is_global is true for these: the 6to4 relays (RFC 7526), in older Pythons protocol assignments (RFC 6890),
+# and the address of Azure's metadata.
 _NOT_PUBLIC_V4 = tuple(ipaddress.IPv4Network(text) for text in ("192.88.99.0/24", "192.0.0.0/24", "168.63.129.16/32"))
 
 
 class FetchError(Exception):
-    """The address cannot be used, or gave no answer that can; the text says why and what to do."""
+    """The address or its answer cannot be used; the text says why and what to do."""
 
 
 def is_public(address: str) -> bool:
     """Return whether an IP address belongs to a host of the Internet: not private, loopback, link-local, ….
 
-    An IPv6 address that stands for an IPv4 one (mapped, NAT64) is judged as that; ``ValueError`` if it is none.
+    An IPv6 address that holds an IPv4 address (mapped, NAT64) counts as that one. ``ValueError`` if the text is no IP
+    address.
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
@@ -83,15 +85,15 @@ class Fetcher:
         self._tls = ssl.create_default_context()
 
     async def check(self, url: str) -> None:
-        """Raise ``FetchError`` if no request would be made to this address."""
+        """Raise ``FetchError`` if this address must not be used."""
         await self._timed(self._addresses(self._parse(url)))
 
     async def get(self, url: str, max_bytes: int) -> bytes:
-        """Return what the address holds, through at most three redirects; ``FetchError`` if it is no use."""
+        """Return the file at the address and follow at most three redirects; ``FetchError`` if that fails."""
         return await self._timed(self._get(url, max_bytes))
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Send ``body`` and return the answer's status; redirects are not followed. ``FetchError`` if none came."""
+        """Send ``body`` and return the answer's status; follow no redirect. ``FetchError`` if there is no answer."""
         return await self._timed(self._post(url, body, headers))
 
     async def _timed(self, work: Awaitable[_T]) -> _T:
@@ -102,7 +104,7 @@ class Fetcher:
 
     async def _get(self, text: str, max_bytes: int) -> bytes:
         url = self._parse(text)
-        # Not compressed: a small compressed answer can be a huge one.
+        # No compression: a small compressed answer can unpack to a huge one.
         headers = {"Accept": "image/*", "Accept-Encoding": "identity"}
         for _ in range(_MAX_REDIRECTS + 1):
             async with self._open("GET", url, headers=headers) as response:
@@ -154,8 +156,8 @@ class Fetcher:
         self, method: str, url: URL, *, headers: Mapping[str, str], data: bytes | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         addresses = await self._addresses(url)
-        # The URL that aiohttp gets has an IP address for a host, so that it looks nothing up; the name goes into the
-        # Host header and the TLS check.
+        # aiohttp gets URLs with IP addresses, so it looks nothing up. The name goes into the Host header and the TLS
+        # check.
         headers = {**headers, "Host": url.host_port_subcomponent or "", "User-Agent": _USER_AGENT}
         options: dict[str, Any] = {"headers": headers, "data": data, "allow_redirects": False}
         if url.scheme == "https":
@@ -182,7 +184,7 @@ class Fetcher:
 async def _connect(
     session: aiohttp.ClientSession, method: str, urls: list[URL], options: dict[str, Any]
 ) -> aiohttp.ClientResponse:
-    """Make the request to the first of a host's addresses that takes a connection."""
+    """Send the request to the first address that accepts a connection."""
     for url in urls[:-1]:
         with contextlib.suppress(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return await session.request(method, url, **options)
@@ -206,7 +208,7 @@ async def _read(response: aiohttp.ClientResponse, url: URL, max_bytes: int) -> b
 
 
 def _reason(error: BaseException) -> str:
-    """Say what went wrong without the IP address, which may be none of the caller's business."""
+    """Say what went wrong, without the IP address: it may tell the caller about this network."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not valid ({getattr(error.certificate_error, 'verify_message', 'unknown reason')})"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error

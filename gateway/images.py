@@ -61,7 +61,7 @@ class Images:
         self._comfyui_names: dict[str, float] = {}  # name in ComfyUI's input folder -> how long it counts as there
 
     async def resolve(self, text: str, token: str) -> ImageInput:
-        """Find the image that a request names, made with the token of this id; ``ImageError`` if none can be used.
+        """Find the image that a request with this token's id names; ``ImageError`` if it cannot be used.
 
         ``text`` is an HTTPS URL, a base64 data URI, the id of an uploaded file, or the name of a file in ComfyUI's
         input folder. If ComfyUI does not respond, a name is accepted: ComfyUI checks it before the run.
@@ -79,7 +79,7 @@ class Images:
         return await self._in_comfyui(text)
 
     async def keep(self, content: bytes) -> ImageInput:
-        """Check an image file's content and keep it, durably; ``ImageError`` if it is not one that can be used."""
+        """Check an image file's content and keep it, durably; ``ImageError`` if it cannot be used."""
         return await self._keep(lambda: content)
 
     def path(self, name: str) -> Path:
@@ -144,7 +144,7 @@ class Images:
 
 
 def check_name(name: str) -> None:
-    """Raise ``ImageError`` unless ``name`` is a plain file name, which no system takes for anything else.
+    """Raise ``ImageError`` unless ``name`` is a plain file name on every system.
 
     ComfyUI would take slashes for folders, ``[output]`` at the end for another folder and ``blake3:`` for a hash.
     """
@@ -191,7 +191,7 @@ def _touch(path: Path) -> bool:
 
 
 def _delete_unused(path: Path, before: float) -> bool:
-    """Delete a file last used ``before``; renamed first, in case a request needs it at this moment."""
+    """Delete a file that was last used ``before``. Rename it first: a request may take it at this moment."""
     renamed = path.with_name(f".{path.name}.unused")
     try:
         if path.stat().st_mtime >= before:

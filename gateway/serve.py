@@ -75,7 +75,7 @@ async def _serve(settings: Settings, host: str, port: int, on_start: Callable[[s
         on_start(own_url)
         await _until_told()
     finally:
-        logging.getLogger("wan_flf2v.gateway").info("event=stopping")
+        logging.getLogger("wan_flf2v.gateway").info("gateway stopping")
         guard.cancel()
         await runner.cleanup()
 

@@ -43,7 +43,7 @@ class WanFLF2VConditioning(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width: int | None, height: int | None, background: str | None) -> bool | str:
-        """Refuse sizes and colours that cannot be; None is a value that comes from another node."""
+        """Refuse impossible sizes and colours; None is a value that comes from another node."""
         errors = [geometry.size_errors(width, height)]
         if background is not None:
             try:

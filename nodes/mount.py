@@ -34,14 +34,14 @@ async def mount() -> None:
     try:
         await _mount_api(server)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the nodes must load
-        _LOG.exception("wan-flf2v: the hosted API at /v1 is off: %s", error)
+        _LOG.exception("hosted API of wan-flf2v is off path=/v1: %s", error)
 
 
 def _add_preflight_route(routes: web.RouteTableDef) -> None:
     """Add ``POST /wan_flf2v/preflight``: is anything wrong with a prompt, before it is queued?
 
-    The request is ``{"prompt": API prompt}``, the response ``{"errors": […], "warnings": […]}`` with texts that can be
-    read alone; without a prompt it is 400 and ``{"error": …}``. Only files in ComfyUI's model folders are looked at.
+    The request is ``{"prompt": API prompt}``, the response ``{"errors": […], "warnings": […]}`` whose texts need no
+    context; without a prompt it is 400 and ``{"error": …}``. Only files in ComfyUI's model folders are looked at.
     """
 
     @routes.post("/wan_flf2v/preflight")
@@ -60,7 +60,7 @@ def _add_preflight_route(routes: web.RouteTableDef) -> None:
 
 
 async def _mount_api(server: PromptServer) -> None:
-    """Add the hosted API, and what a gateway needs from this ComfyUI even where the API is off."""
+    """Add the hosted API. Add the routes for a gateway too, also where the API is off."""
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
     from ..gateway.http.app import PREFIX, create_app
     from ..gateway.jobs.comfyui import FOLDER, ONCE
@@ -76,7 +76,7 @@ async def _mount_api(server: PromptServer) -> None:
     own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False}  # it is this process
     settings = read_settings(data, file if file.exists() else None, **own)
     if not settings.mount:
-        _LOG.info('wan-flf2v: the hosted API at %s is off: the setting "mount" is false', PREFIX)
+        _LOG.info('hosted API of wan-flf2v is off path=%s: the setting "mount" is false', PREFIX)
         return
     for host in args.listen.split(","):
         check_address(host.strip(), settings.auth)
@@ -101,11 +101,11 @@ def _own_url() -> str:
 
 
 def _refuse_repeats(once: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a handler that ComfyUI calls with each prompt before it is queued; it refuses a repeated one of the API.
+    """Return a handler that refuses a prompt of the API that was queued before; ComfyUI calls it with each prompt.
 
-    ComfyUI takes the same prompt id twice. A gateway that is killed may have a prompt on its way, which arrives after
-    the next gateway has looked for it and queued it again. The handler empties the second prompt of an id if its
-    ``extra_data`` has ``once``; ComfyUI refuses an empty prompt.
+    ComfyUI takes the same prompt id twice. The last prompt of a killed gateway may arrive late, after the next gateway
+    has queued it again. The handler empties the second prompt of an id if its ``extra_data`` has ``once``; ComfyUI
+    refuses an empty prompt.
     """
     taken: dict[str, None] = {}
 
@@ -114,7 +114,7 @@ def _refuse_repeats(once: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         if not (isinstance(extra, dict) and extra.get(once) is True and isinstance(prompt_id, str)):
             return request
         if prompt_id in taken:
-            _LOG.warning("wan-flf2v: request %s was queued before and is not queued again", prompt_id)
+            _LOG.warning("prompt was queued before and is refused request_id=%s", prompt_id)
             return {**request, "prompt": {}}
         taken[prompt_id] = None
         if len(taken) > _TAKEN_KNOWN:

@@ -12,9 +12,9 @@ _LOG = logging.getLogger("wan_flf2v.nodes")
 
 def show_notice(node_id: str | None, text: str, *, warning: bool = False, warnings: Sequence[str] = ()) -> None:
     """Show ``text``, and ``warnings`` below it, under the node while it runs and write them to the log."""
-    _LOG.log(logging.WARNING if warning else logging.INFO, "node %s: %s", node_id, text)
+    _LOG.log(logging.WARNING if warning else logging.INFO, "notice node=%s: %s", node_id, text)
     for line in warnings:
-        _LOG.warning("node %s: %s", node_id, line)
+        _LOG.warning("notice node=%s: %s", node_id, line)
     show_text(node_id, "\n".join([text, *warnings]))
 
 

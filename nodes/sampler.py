@@ -270,7 +270,7 @@ def boundary_input(*, advanced: bool) -> io.Input:
 
 
 def advanced_inputs() -> list[io.Input]:
-    """Return what few runs need."""
+    """Return the inputs that few runs need."""
     return [
         boundary_input(advanced=True),
         cfg_low_noise_input(advanced=True),

@@ -27,7 +27,7 @@ _INPUT = "input"  # stands for a tensor that equals the call's own latent
 
 
 class _PhaseEnded(BaseException):
-    """The sampler asks for a prediction of the next phase. No ``Exception``, or a sampler could take it for one."""
+    """The sampler asks for a prediction of the next phase. It is no ``Exception``: a sampler must not catch it."""
 
 
 class RandomStates:
@@ -50,22 +50,13 @@ class RandomStates:
         np.random.set_state(self._numpy)
         random.setstate(self._python)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RandomStates):
-            return NotImplemented
-        same = torch.equal(self._torch, other._torch) and self._python == other._python
-        same = same and all(np.array_equal(mine, its) for mine, its in zip(self._numpy, other._numpy, strict=True))
-        return same and (self._on_device is None or torch.equal(self._on_device, other._on_device))
-
-    __hash__ = None  # type: ignore[assignment] -- states are compared, not looked up
-
 
 @dataclass(frozen=True)
 class _Call:
     """One answered model call.
 
     ``cfg`` is its expert's guidance scale. ``post_cfg`` holds the arguments of each call of the sampler's own post-cfg
-    functions. ``random`` holds the random states after the call if the model drew from a generator.
+    functions. ``random`` holds the random states after the call: the model may have drawn from a generator.
     """
 
     cfg: float
@@ -73,7 +64,7 @@ class _Call:
     digest: int
     denoised: torch.Tensor
     post_cfg: list[dict[str, Any]]
-    random: RandomStates | None
+    random: RandomStates
 
 
 class Record:
@@ -161,7 +152,7 @@ class PhaseSampler:
         return self._run(run, noise)
 
     def _run(self, run: Callable, unfinished: torch.Tensor) -> torch.Tensor:
-        """Run the sampler to the phase's end; return ``unfinished``, of no use, if that is not the run's end."""
+        """Run the sampler to the phase's end. If the run goes on after it, return ``unfinished``, which nobody uses."""
         self._left = deque(self.record._calls)
         self._show_cfg()
         try:
@@ -178,7 +169,7 @@ class PhaseSampler:
         return result
 
     def _show_cfg(self) -> None:
-        """Let the guider have the cfg of the next call's expert; some samplers compute their sigmas from it."""
+        """Give the guider the cfg of the next call's expert; some samplers compute their sigmas from it."""
         self.guider.cfg = self._left[0].cfg if self._left else self._cfg
 
     def _call(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
@@ -196,7 +187,7 @@ class PhaseSampler:
 
     def _ask(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, at: float, arguments: dict[str, Any]):
         """Ask the model, and record what it and the sampler's post-cfg functions got."""
-        digest, before, seen = _digest(x), RandomStates(x.device), []
+        digest, seen = _digest(x), []
 
         def spy(call: dict[str, Any]) -> torch.Tensor:
             seen.append(dict(call))
@@ -208,10 +199,10 @@ class PhaseSampler:
             functions = [*functions[: len(functions) - len(own)], spy, *own]
             arguments = {**arguments, "model_options": {**options, POST_CFG: functions}}
         denoised = model(x, sigma, **arguments)
-        after = RandomStates(x.device)
+        random_states = RandomStates(x.device)
         kept = _on_cpu(denoised)
         post_cfg = [_stored_arguments(call, x, denoised, kept) for call in seen]
-        self.record._calls.append(_Call(self._cfg, at, digest, kept, post_cfg, None if after == before else after))
+        self.record._calls.append(_Call(self._cfg, at, digest, kept, post_cfg, random_states))
         return denoised
 
     def _play(self, call: _Call, x: torch.Tensor, at: float, arguments: dict[str, Any]) -> torch.Tensor:
@@ -225,8 +216,7 @@ class PhaseSampler:
             again = self._again(stored, x, options)
             for function in own:
                 again = {**again, "denoised": function(again)}
-        if call.random is not None:
-            call.random.restore()
+        call.random.restore()
         return call.denoised.to(x.device, copy=True)
 
     def _again(self, stored: dict[str, Any], x: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +268,7 @@ class PhaseSampler:
 
 
 class _Model:
-    """The model that a sampler function is given: its calls go to ``ask``, all else is ``model``'s."""
+    """The model for a sampler function: its calls go to ``ask``, all else to ``model``."""
 
     _ARGUMENTS = ("denoise_mask", "model_options", "seed")  # KSamplerX0Inpaint's, after x and sigma
 

@@ -111,7 +111,7 @@ def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool
         try:
             results[key] = check(model)
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # another layout
-            _LOG.warning("self-check of %s: %s: %s", what, type(error).__name__, error)
+            _LOG.warning("self-check failed check=%s: %s: %s", what, type(error).__name__, error)
             if comfy.model_management.is_oom(error):  # says nothing about the VAE: checked again next time
                 return False
             results[key] = False

@@ -102,7 +102,7 @@ def create_app(
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _LOG.critical("event=stopped part=%s", task.get_name(), exc_info=error)
+        _LOG.critical("background task stopped task=%s", task.get_name(), exc_info=error)
 
 
 async def _purge(results: Results, images: Images) -> None:
@@ -112,5 +112,5 @@ async def _purge(results: Results, images: Images) -> None:
             await results.purge()
             await images.purge()
         except (OSError, StoreError):
-            _LOG.exception("event=purge outcome=error")
+            _LOG.exception("purge failed")
         await asyncio.sleep(_PURGE_EVERY_S)

@@ -87,7 +87,7 @@ class AccessLog:
         level = logging.INFO if method not in ("GET", "HEAD") or response.status >= 400 else logging.DEBUG
         _LOG.log(
             level,
-            "event=response method=%s route=%s status=%d ms=%.1f remote=%s",
+            "response sent method=%s route=%s status=%d ms=%.1f remote=%s",
             *(method, route, response.status, seconds * 1000, request.remote),
         )
         return response
@@ -141,7 +141,7 @@ async def respond_to_errors(request: web.Request, handler: Handler) -> web.Strea
             raise
         return _http_error_response(error)
     except Exception:  # noqa: BLE001 -- the last resort: the log has all of it, the client learns no internals
-        _LOG.exception("event=error method=%s", request.method if request.method in _METHODS else "OTHER")
+        _LOG.exception("request failed method=%s", request.method if request.method in _METHODS else "OTHER")
         return _error_response(ApiError(errors.INTERNAL))
 
 

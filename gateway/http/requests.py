@@ -21,7 +21,7 @@ from ..fetch import Fetcher, FetchError
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.order import queue_position
-from ..jobs.records import REQUEST_ID, Job
+from ..jobs.records import REQUEST_ID, Job, Submission
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store
 from ..settings import Settings
@@ -88,21 +88,26 @@ class SubmitRoute:
             if webhook is not None:
                 await self._check_webhook(webhook)
             inputs = await self._resolve_images(model, values, token.id)
-            job = await self._store.submit(
-                *(str(uuid.uuid4()), token.id, model.model_id, values, inputs),
+            submission = Submission(
+                id=str(uuid.uuid4()),
+                token=token.id,
+                model_id=model.model_id,
+                values=values,
+                inputs=inputs,
                 idempotency=idempotency,
                 webhook=webhook,
                 webhook_secret=token.webhook_secret,
                 base_url=base,
                 queue_limit=limit,
             )
+            job = await self._store.submit(submission)
         except QueueFullError:
             raise too_many(errors.QUEUE_FULL, _QUEUE_FULL_WAIT_S, limit=limit) from None
         except IdempotencyConflictError:
             problem = bad_field(errors.IDEMPOTENCY_CONFLICT, "header", "Idempotency-Key")
             raise validation_error([problem]) from None
         self._dispatcher.poke()
-        _LOG.info("event=accepted request=%s token=%s model=%s", job.id, token.name, model.model_id)
+        _LOG.info("request accepted request_id=%s token=%s model=%s", job.id, token.name, model.model_id)
         return json_response(submit_response(job.id, base))
 
     async def _resolve_images(self, model: ModelContract, values: dict[str, Value], token: str) -> dict[str, str]:
@@ -260,7 +265,7 @@ def _validate(model: ModelContract, body: dict[str, Any]) -> dict[str, Value]:
 
 
 def _webhook(request: web.Request) -> str | None:
-    """Return ``?webhook=``; any other query is an error, so that a misspelt one does not go unnoticed."""
+    """Return ``?webhook=``. Any other query is an error, since it may be a misspelt one."""
     problems = [
         bad_field(errors.UNKNOWN_QUERY, "query", name, name=json.dumps(name[:80]))
         for name in request.query

@@ -129,7 +129,7 @@ class ComfyBackend:
 
         ``known``: its prompt waits, runs or has ended there. ``file``: only its finished file is left. Otherwise
         nothing is left, because its ComfyUI ended (``worker_ended``), someone removed it (``removed``), or it never
-        arrived (``never_sent``). Only then may it be queued again: ComfyUI takes the same prompt id twice.
+        arrived (``never_sent``). A prompt that was found must not be queued again: ComfyUI takes the same id twice.
         """
         named = job.worker is not None and identity.instance is not None
         worker_ended = job.worker != identity.instance if named else job.sent  # without names, assume that it has
@@ -156,7 +156,7 @@ class ComfyBackend:
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:  # the pack's route, if a file cannot be removed yet
                 raise
-            _LOG.warning('event=job request=%s state=dirty reason="%s"', job.id, error)
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
         return True
 
     async def _look(self, job_id: str) -> Found | None:

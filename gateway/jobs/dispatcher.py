@@ -76,12 +76,12 @@ class Dispatcher:
                     pause = _BACK_OFF_S[0]
                     continue
                 except ServerLostError as error:
-                    _LOG.warning('event=lost part=comfyui reason="%s"', error)
+                    _LOG.warning("connection to ComfyUI lost: %s", error)
                     continue  # the next round asks whether ComfyUI is there, and what became of the prompt
                 except ComfyError as error:
                     health = Health("down", reason=str(error))
                 except Exception as error:  # noqa: BLE001 -- often a full disk; accepted jobs wait until it is over
-                    _LOG.exception("event=broken part=dispatcher again_in_s=%.1f", pause)
+                    _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
                     health = replace(self._health, dispatcher="down", reason=str(error))
                 with contextlib.suppress(StoreError):
                     await self._set_health(health)
@@ -126,7 +126,7 @@ class Dispatcher:
         except ServerAnswerError as error:
             if is_lost(error):
                 raise
-            _LOG.warning('event=job request=%s state=dirty reason="%s"', job.id, error)
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s again_in_s=%.0f: %s", job.id, _TIDY_AGAIN_S, error)
             self._tidy_at[job.id] = time.monotonic() + _TIDY_AGAIN_S
             return
         if tidied:
@@ -145,10 +145,10 @@ class Dispatcher:
         if job.status == "in_queue":
             if not await self._store.assign(job.id, identity.instance):
                 return  # cancelled meanwhile
-            _LOG.info("event=job request=%s state=started attempt=%d", job.id, job.attempt + 1)
+            _LOG.info("job started request_id=%s attempt=%d", job.id, job.attempt + 1)
         else:
             found = await backend.find(identity, job)
-            _LOG.info("event=job request=%s state=recovered found=%s", job.id, found)
+            _LOG.info("job recovered request_id=%s found=%s", job.id, found)
         if found == "removed":
             await self._end(job, "failed", error=_REMOVED)
         elif found != "worker_ended":
@@ -179,15 +179,15 @@ class Dispatcher:
         except ComfyError as error:
             if is_lost(error):
                 raise
-            _LOG.warning('event=job request=%s error="%s"', job.id, error)
+            _LOG.warning("job failed request_id=%s: %s", job.id, error)
             await self._end(job, "failed", error=public_text(error))
         except (StoreError, StorageError):
             raise  # the job waits; the next rounds find what it left on ComfyUI
         except ResultError as error:
-            _LOG.warning('event=job request=%s error="%s" cause="%s"', job.id, error, error.__cause__)
+            _LOG.warning("job failed request_id=%s: %s Cause: %s", job.id, error, error.__cause__)
             await self._end(job, "failed", error=str(error))
         except Exception:  # noqa: BLE001 -- the jobs behind this one must not wait for ever
-            _LOG.exception("event=job request=%s state=broken", job.id)
+            _LOG.exception("job failed on an error of the API request_id=%s", job.id)
             await self._end(job, "failed", error=_INTERNAL)
         else:
             await self._end(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
@@ -221,13 +221,13 @@ class Dispatcher:
 
     async def _end(self, job: Job, status: Any, **end: Any) -> None:
         if await self._store.end(job.id, status, **end):
-            _LOG.info("event=job request=%s state=ended status=%s", job.id, status)
+            _LOG.info("job ended request_id=%s status=%s", job.id, status)
 
     async def _set_health(self, health: Health) -> None:
         if health != self._health:
             level = logging.INFO if health == Health("up") else logging.WARNING
-            told = health.comfyui, health.dispatcher, health.reason or ""
-            _LOG.log(level, 'event=health comfyui=%s dispatcher=%s reason="%s"', *told)
+            told = health.comfyui, health.dispatcher, health.reason or "all is well"
+            _LOG.log(level, "health changed comfyui=%s dispatcher=%s: %s", *told)
             self._health = health
         if health != await self._store.health():
             await self._store.set_health(health)

@@ -1,9 +1,10 @@
-"""The records that a job store keeps: job, token, uploaded file, webhook, health. Times are Unix seconds."""
+"""The records that a job store takes and keeps: job, token, uploaded file, webhook, health. Times are Unix seconds."""
 
 from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,26 @@ from ...contract.parameters import Value
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a job is made of; ``id``, ``token``, ``model_id``, ``values`` and ``inputs`` are those of ``Job``.
+
+    ``idempotency`` is a key and a hash of the body. ``webhook`` is told about the end, signed with ``webhook_secret``,
+    with links to ``base_url``. ``queue_limit`` is how many jobs of the token may wait (``None``: any number).
+    """
+
+    id: str
+    token: str
+    model_id: str
+    values: Mapping[str, Value]
+    inputs: Mapping[str, str]
+    idempotency: tuple[str, str] | None = None
+    webhook: str | None = None
+    webhook_secret: str | None = None
+    base_url: str | None = None
+    queue_limit: int | None = None
 
 
 @dataclass(frozen=True)

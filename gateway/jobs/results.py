@@ -43,7 +43,7 @@ class InvalidLinkError(Exception):
 
 
 class ExpiredLinkError(Exception):
-    """The address of a result was valid until a time that has passed."""
+    """The address of a result has expired."""
 
 
 class Results:
@@ -89,7 +89,7 @@ class Results:
 
         Raises ``InvalidLinkError`` and ``ExpiredLinkError``.
         """
-        # Checked before the signature, even if that is right: only these shapes may name a file.
+        # Checked even if the signature is right: only these shapes may name a file.
         well_formed = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
         given = signature.encode("utf-8", "replace")
         if not well_formed or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), given):

@@ -13,9 +13,8 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ...contract.parameters import Value
 from .order import QueuedJob, in_order, queue_position
-from .records import Health, Job, Status, StoredFile, Token, Webhook
+from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
 from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, Store, StoreError, StoreVersionError
 
 SCHEMA_VERSION = 3
@@ -132,7 +131,7 @@ def _writes(
 
 
 class SqliteStore(Store):
-    """``Store`` in the file ``path``. Reads have a thread and a connection, so have writes: reads wait for no write.
+    """``Store`` in the file ``path``. Reads and writes have a thread and a connection each: no read waits for a write.
 
     The constructor blocks. It raises ``StoreVersionError`` and ``OSError``.
     """
@@ -149,35 +148,22 @@ class SqliteStore(Store):
         await asyncio.to_thread(self._reader.close)
 
     @_writes
-    def submit(
-        self,
-        database: sqlite3.Connection,
-        job_id: str,
-        token: str,
-        model_id: str,
-        values: Mapping[str, Value],
-        inputs: Mapping[str, str],
-        *,
-        idempotency: tuple[str, str] | None = None,
-        webhook: str | None = None,
-        webhook_secret: str | None = None,
-        base_url: str | None = None,
-        queue_limit: int | None = None,
-    ) -> Job:
-        if idempotency is not None and (earlier := _submitted_before(database, token, idempotency)):
+    def submit(self, database: sqlite3.Connection, new: Submission) -> Job:
+        if new.idempotency is not None and (earlier := _submitted_before(database, new.token, new.idempotency)):
             return earlier
-        if queue_limit is not None and _count(database, token, "in_queue") >= queue_limit:
+        if new.queue_limit is not None and _count(database, new.token, "in_queue") >= new.queue_limit:
             raise QueueFullError
+        values, inputs = json.dumps(dict(new.values)), json.dumps(dict(new.inputs))
         database.execute(
             'INSERT INTO jobs (id, token, model_id, "values", inputs, created_at) VALUES (?, ?, ?, ?, ?, ?)',
-            (job_id, token, model_id, json.dumps(dict(values)), json.dumps(dict(inputs)), time.time()),
+            (new.id, new.token, new.model_id, values, inputs, time.time()),
         )
-        if idempotency is not None:
-            database.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", (token, *idempotency, job_id))
-        if webhook is not None:
+        if new.idempotency is not None:
+            database.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", (new.token, *new.idempotency, new.id))
+        if new.webhook is not None:
             query = "INSERT INTO webhooks (job_id, url, secret, base_url) VALUES (?, ?, ?, ?)"
-            database.execute(query, (job_id, webhook, webhook_secret, base_url))
-        return _get(database, job_id)
+            database.execute(query, (new.id, new.webhook, new.webhook_secret, new.base_url))
+        return _get(database, new.id)
 
     @_reads
     def submitted_before(self, database: sqlite3.Connection, token: str, idempotency: tuple[str, str]) -> Job | None:
@@ -358,14 +344,14 @@ class SqliteStore(Store):
 
 
 class _Worker:
-    """One thread with one connection; works in the order of the calls."""
+    """One thread with one connection; does work in the order of the calls."""
 
     def __init__(self, path: Path) -> None:
         self._database = _connect(path)
         self._thread = ThreadPoolExecutor(1, "wan-flf2v-store")
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do the work and return its result; if cancelled, wait until it is done."""
+        """Do the work and return its result. A cancelled call waits until the work is done."""
         try:
             future = asyncio.wrap_future(self._thread.submit(work, self._database))
         except RuntimeError as error:
@@ -379,7 +365,7 @@ class _Worker:
             raise StoreError(f"The store cannot be used: {error}") from error
 
     def close(self) -> None:
-        """Finish what was asked for; no more is taken."""
+        """Finish the work that was given and take no more."""
         self._thread.shutdown()
         self._database.close()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
-from ...contract.parameters import Value
 from .order import QueuedJob
-from .records import Health, Job, Status, StoredFile, Token, Webhook
+from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 
@@ -40,30 +39,15 @@ class Store(Protocol):
     """
 
     async def close(self) -> None:
-        """Complete what is under way and free the store. Later calls raise ``StoreError``."""
+        """Finish the running calls and close the store. Later calls raise ``StoreError``."""
 
     # Jobs
 
-    async def submit(
-        self,
-        job_id: str,
-        token: str,
-        model_id: str,
-        values: Mapping[str, Value],
-        inputs: Mapping[str, str],
-        *,
-        idempotency: tuple[str, str] | None = None,
-        webhook: str | None = None,
-        webhook_secret: str | None = None,
-        base_url: str | None = None,
-        queue_limit: int | None = None,
-    ) -> Job:
-        """Accept a job. ``token`` is the id of the token that the request was made with.
+    async def submit(self, submission: Submission) -> Job:
+        """Accept a job. If its token used the idempotency key before, return the job of then, which has another id.
 
-        ``idempotency`` is a key and a hash of the body. If ``token`` used the key before, the job of then is returned
-        (its id is not ``job_id``); ``IdempotencyConflictError`` if the body was another. ``QueueFullError`` if
-        ``token`` has ``queue_limit`` jobs waiting. ``webhook`` is told about the end, signed with ``webhook_secret``,
-        with links to ``base_url``.
+        ``IdempotencyConflictError`` if the body was another; ``QueueFullError`` if ``queue_limit`` jobs of the token
+        wait.
         """
 
     async def submitted_before(self, token: str, idempotency: tuple[str, str]) -> Job | None:
@@ -141,7 +125,7 @@ class Store(Protocol):
     async def add_file(self, file: StoredFile, max_bytes: int) -> float | None:
         """Keep the record of an uploaded file, unless its token would then have more than ``max_bytes``.
 
-        Returns ``None``, or if there is no room, when the token's oldest file was uploaded (0 if there is none).
+        Returns ``None`` if the record was kept, else when the token's oldest file was uploaded (0 without a file).
         """
 
     async def get_file(self, file_id: str) -> StoredFile | None:
@@ -161,7 +145,7 @@ class Store(Protocol):
     async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
         """Take the webhooks that are due, oldest first; no other process gets them for ``lease_s``.
 
-        One that is neither done nor put off by then, because the process died, is due again.
+        If this process dies before it removes or retries one, that is due again when the lease ends.
         """
 
     async def retry_webhook(self, job_id: str, due_at: float) -> None:

@@ -65,7 +65,7 @@ async def first_token(data: Path) -> None:
                 write_durably(data / "webhook_secret", token.webhook_secret.encode())
             draft.replace(file)
             sync_folder(data)
-            _LOG.info("wan-flf2v: a token for the hosted API is in %s", file)
+            _LOG.info("wan-flf2v made a token for its hosted API: %s", file)
     finally:
         await store.close()
 

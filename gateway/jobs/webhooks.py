@@ -47,7 +47,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 class WebhookSender:
-    """Sends the messages that are due. Several processes may; none sends what another one is sending.
+    """Sends the messages that are due. Several processes may send; each message is sent by one of them.
 
     ``body_of`` makes a message's ``data`` from the job and the address that its links lead to.
     """
@@ -80,12 +80,12 @@ class WebhookSender:
             await asyncio.gather(*sending, return_exceptions=True)
 
     async def _due(self, limit: int) -> list[Webhook]:
-        # No other process takes them during the lease, which is longer than an attempt.
+        # During the lease no other process takes them. It is longer than an attempt.
         lease_s = self._settings.fetch_timeout_s + 30.0
         try:
             return await self._store.due_webhooks(time.time(), lease_s=lease_s, limit=limit)
         except StoreError:
-            _LOG.exception("event=webhook outcome=error")
+            _LOG.exception("webhooks not read")
             return []
 
     async def _send(self, webhook: Webhook) -> None:
@@ -102,7 +102,7 @@ class WebhookSender:
             else:
                 await self._retry(webhook, reason)
         except Exception:  # noqa: BLE001 -- the message is due again when its lease ends
-            _LOG.exception("event=webhook request=%s outcome=error", webhook.job_id)
+            _LOG.exception("webhook not sent request_id=%s", webhook.job_id)
 
     async def _attempt(self, webhook: Webhook, job: Job) -> tuple[int | None, str]:
         """Send the message once; return the response's status, ``None`` without one, and a reason for the log."""
@@ -131,8 +131,8 @@ class WebhookSender:
         delay_s = min(_FIRST_DELAY_S * 2**webhook.attempts, _LONGEST_DELAY_S)
         delay_s *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- against many retries at once
         await self._store.retry_webhook(webhook.job_id, min(now + delay_s, last))
-        _LOG.info('event=webhook request=%s outcome=retry reason="%s"', webhook.job_id, reason)
+        _LOG.info("webhook put off request_id=%s: %s", webhook.job_id, reason)
 
     async def _end(self, webhook: Webhook, outcome: str) -> None:
         await self._store.remove_webhook(webhook.job_id)
-        _LOG.info('event=webhook request=%s outcome="%s"', webhook.job_id, outcome)
+        _LOG.info("webhook ended request_id=%s: %s", webhook.job_id, outcome)

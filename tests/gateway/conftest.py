@@ -1,9 +1,16 @@
-"""The gateways that tests share: real processes, one for each module and kind."""
+"""The parts of the API that tests share: gateways as processes, a store, images, an API without its HTTP side."""
 
+import asyncio
 import contextlib
 
 import pytest
+from support.api_runs import Api
 from support.gateway_process import NOWHERE, Gateway
+from support.stores import STORES
+from wan_flf2v.gateway.fetch import Fetcher
+from wan_flf2v.gateway.images import Images
+from wan_flf2v.gateway.jobs import webhooks
+from wan_flf2v.gateway.settings import Settings
 
 NO_LIMITS = {"queue_limit": 10_000, "rate_per_minute": 1_000_000}
 
@@ -30,3 +37,36 @@ def gateway(new_gateway):
 def demo_gateway(new_gateway):
     """A gateway that offers the demo's model too; its ComfyUI is down."""
     return new_gateway(demo=True)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = STORES["sqlite"](tmp_path)
+    yield store
+    asyncio.run(store.close())
+
+
+@pytest.fixture
+def make(tmp_path, store):
+    """Return a function that makes an ``Images`` with changed settings."""
+
+    def make(**changes):
+        settings = Settings(data=tmp_path, allow_private_urls=True, **changes)
+        return Images(settings, store, Fetcher(settings))
+
+    return make
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """A webhook's attempts follow each other at once."""
+    monkeypatch.setattr(webhooks, "_POLL_S", 0.02)
+    monkeypatch.setattr(webhooks, "_FIRST_DELAY_S", 0.02)
+
+
+@pytest.fixture
+def api(comfy_server, tmp_path):
+    """The store, the settings and the dispatcher of an API on the shared ComfyUI."""
+    api = Api(tmp_path, comfy_server.url)
+    yield api
+    asyncio.run(api.store.close())

@@ -148,4 +148,4 @@ def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
         (tmp_path / "dispatcher.lock").rmdir()
         while "ComfyUI" not in gateway.status(request_id)["waiting_for"]:
             time.sleep(0.05)
-        assert "event=broken part=dispatcher" in gateway.log_text()
+        assert "dispatcher failed again_in_s=" in gateway.log_text()

@@ -223,7 +223,7 @@ def test_the_command_line_against_this_api(gateway, tmp_path):
 
 
 def test_a_shutdown_leaves_the_running_request_to_comfyui(comfy_server, tmp_path):
-    """And whoever serves the store next brings it to its end; it runs once."""
+    """The next gateway on this store brings it to its end; it runs once."""
     gateway = Gateway(tmp_path, comfy_server.url, "--demo")
     with gateway:
         body = {**FAST, "57_steps": 12, "67_length": 33}
@@ -234,7 +234,7 @@ def test_a_shutdown_leaves_the_running_request_to_comfyui(comfy_server, tmp_path
     with gateway:
         gateway.wait(request_id)
         assert gateway.result(request_id)["status"] == "succeeded"
-        assert f"request={request_id} state=recovered found=known" in gateway.log_text()
+        assert f"job recovered request_id={request_id} found=known" in gateway.log_text()
     assert len(list((comfy_server.base_dir / "output" / "wan_flf2v_api").glob(f"{request_id}*"))) == 1
 
 

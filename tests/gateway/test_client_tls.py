@@ -33,7 +33,7 @@ def test_the_certificate_of_a_loopback_address_is_not_asked_for_its_name():
 
 
 def test_any_other_certificate_is_checked_unless_told_not_to(monkeypatch):
-    # The same server under a name that is not the loopback address to whoever reads it.
+    # The same server under a name that does not say loopback.
     async def resolve(self, host, port=0, family=socket.AF_INET):
         entry = {"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}
         return [entry]

@@ -13,23 +13,6 @@ from wan_flf2v.client.run import follow_graph
 from wan_flf2v.gateway.jobs.records import Health
 
 
-@pytest.fixture
-def api(comfy_server, tmp_path):
-    api = Api(tmp_path, comfy_server.url)
-    yield api
-    asyncio.run(api.store.close())
-
-
-def run(api, use):
-    """Run ``use(client, dispatcher)`` beside a dispatcher."""
-
-    async def go():
-        async with ComfyClient(api.settings.comfyui_url) as client, api.dispatching() as dispatcher:
-            return await use(client, dispatcher)
-
-    return asyncio.run(go())
-
-
 def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
     jobs = [accepted(api.store), accepted(api.store, **{"73_frame_rate": 12})]
 
@@ -37,7 +20,7 @@ def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
         ends = [await api.until(job) for job in jobs]
         return ends, await api.store.health()
 
-    ends, health = run(api, use)
+    ends, health = api.run(use)
     assert [end.status for end in ends] == ["succeeded", "succeeded"], [end.error for end in ends]
     assert ends[0].finished_at <= ends[1].started_at
     assert health == Health("up")
@@ -70,7 +53,7 @@ def test_progress_is_noted_while_a_request_runs(api):
         await api.until(job)
         return seen
 
-    seen = run(api, use)
+    seen = api.run(use)
     assert seen[-1]["node"] == "Sampler (two experts, one schedule)"
     assert seen[-1]["host_queue_position"] == 0
     assert 0 < seen[-1]["step"] <= 20
@@ -87,7 +70,7 @@ def test_uploaded_images_are_used_and_removed(api, comfy_server):
             await asyncio.sleep(0.05)
         return end, await client.history(job.id)
 
-    end, record = run(api, use)
+    end, record = api.run(use)
     assert end.status == "succeeded", end.error
     names = {record["prompt"][2][node]["inputs"]["image"] for node in ("62", "68")}
     assert all(name.startswith(f"wan_flf2v_api/{job.id}/") for name in names)
@@ -101,7 +84,7 @@ def test_a_request_that_comfyui_refuses_fails_with_the_reason_and_the_next_one_r
     async def use(client, dispatcher):
         return await api.until(bad), await api.until(good)
 
-    bad_end, good_end = run(api, use)
+    bad_end, good_end = api.run(use)
     assert bad_end.status == "failed"
     assert 'the image "missing.png" is not in ComfyUI\'s input folder' in bad_end.error
     assert good_end.status == "succeeded"
@@ -121,7 +104,7 @@ def test_cancelling_a_running_request_stops_it_and_no_one_elses(api, comfy_serve
         await wait_until(finished(client, other))
         return end, next_end, await client.history(job.id), await client.history(other)
 
-    end, next_end, ours, other = run(api, use)
+    end, next_end, ours, other = api.run(use)
     assert (end.status, end.output, next_end.status) == ("cancelled", None, "succeeded")
     assert ours["status"]["messages"][-1][0] == "execution_interrupted"
     assert other["status"]["status_str"] == "success"
@@ -140,7 +123,7 @@ def test_a_cancellation_that_another_process_noted_is_seen(api):
         await wait_until(finished(client, job.id))
         return end
 
-    assert run(api, use).status == "cancelled"
+    assert api.run(use).status == "cancelled"
 
 
 def test_a_request_behind_someone_elses_prompt_is_cancelled_there(api):
@@ -162,7 +145,7 @@ def test_a_request_behind_someone_elses_prompt_is_cancelled_there(api):
         await client.cancel(other)
         return end, queue.position(job.id), queue.position(other), await client.history(job.id)
 
-    end, ours, other, record = run(api, use)
+    end, ours, other, record = api.run(use)
     assert (end.status, ours, other, record) == ("cancelled", None, 0, None)
 
 
@@ -174,7 +157,7 @@ def test_a_cancelled_request_in_the_queue_never_reaches_comfyui(api):
         await api.until(running)
         return await client.history(waiting.id)
 
-    assert run(api, use) is None
+    assert api.run(use) is None
     assert asyncio.run(api.store.get(waiting.id)).status == "cancelled"
 
 
@@ -186,7 +169,7 @@ def test_a_run_that_someone_stops_in_comfyui_fails_with_that_reason(api):
         await client.cancel(job.id)
         return await api.until(job)
 
-    end = run(api, use)
+    end = api.run(use)
     assert end.status == "failed"
     assert end.error.startswith("The run was stopped on the server at node ")
 
@@ -200,11 +183,11 @@ def test_a_dispatcher_that_stops_leaves_its_run_to_the_next_one(api, comfy_serve
     async def second(client, dispatcher):
         return await api.until(job)
 
-    run(api, first)
+    api.run(first)
     assert asyncio.run(api.store.get(job.id)).status == "in_progress"
-    end = run(api, second)
+    end = api.run(second)
     assert end.status == "succeeded"
-    assert [text.partition(",")[0] for text in end.detail["warnings"]] == ["steps is 8"], "asked for anew"
+    assert [text.partition(",")[0] for text in end.detail["warnings"]] == ["steps is 8"], "preflight ran again"
     assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
 
 
@@ -231,7 +214,7 @@ def test_while_comfyui_is_down_requests_wait_and_the_reason_is_told(tmp_path):
             await asyncio.sleep(0.05)
         return health
 
-    health = run(api, use)
+    health = api.run(use)
     assert (health.comfyui, health.dispatcher) == ("down", "up")
     assert health.reason.startswith("Cannot reach ComfyUI at http://127.0.0.1:9 (connection refused)")
     assert asyncio.run(api.store.get(job.id)).status == "in_queue"

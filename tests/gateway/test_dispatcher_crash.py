@@ -10,8 +10,9 @@ from support.client_runs import queue_as_someone_else, runs, slow_graph, wait_un
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.gateway.jobs.comfyui import request_graph
+from wan_flf2v.gateway.jobs.records import Submission
 
-_GATEWAY = """
+_DISPATCHER = """
 import asyncio, sys
 from pathlib import Path
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
@@ -41,9 +42,9 @@ def api(server, tmp_path):
 
 
 @pytest.fixture
-def gateway(api):
+def dispatcher(api):
     """Start a process that dispatches; it is killed at the end if it was not before."""
-    command = [sys.executable, "-I", "-c", _GATEWAY, str(api.settings.data), api.settings.comfyui_url]
+    command = [sys.executable, "-I", "-c", _DISPATCHER, str(api.settings.data), api.settings.comfyui_url]
     child = subprocess.Popen(command)
     yield child
     child.kill()
@@ -92,23 +93,23 @@ def test_comfyui_dies_twice_and_the_request_fails_with_the_reason(api, server):
     assert api.files(job, server.base_dir) == []
 
 
-def test_the_gateway_dies_and_the_run_is_taken_up_where_it_is(api, server, gateway):
+def test_the_gateway_dies_and_the_run_is_taken_up_where_it_is(api, server, dispatcher):
     job = accepted(api.store, **MIDDLING)
     asyncio.run(running(api, job))
-    gateway.kill()
-    gateway.wait()
+    dispatcher.kill()
+    dispatcher.wait()
     assert asyncio.run(api.store.get(job.id)).status == "in_progress"
     end = end_of(api, job)
     assert (end.status, end.attempt) == ("succeeded", 1), end.error
     assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
 
 
-def test_both_die_and_the_request_runs_again(api, server, gateway):
+def test_both_die_and_the_request_runs_again(api, server, dispatcher):
     job = accepted(api.store, **MIDDLING)
     asyncio.run(running(api, job))
-    gateway.kill()
+    dispatcher.kill()
     server.kill()
-    gateway.wait()
+    dispatcher.wait()
     server.start()
     end = end_of(api, job)
     assert (end.status, end.attempt) == ("succeeded", 2), end.error
@@ -121,7 +122,7 @@ def test_a_finished_file_is_found_by_its_name_and_nothing_runs_again(api, server
     server.kill()  # its history is gone, its files are not
     server.start()
     after = Api(tmp_path / "after", server.url)
-    asyncio.run(after.store.submit(job.id, "test", DEMO.model_id, job.values, {}))
+    asyncio.run(after.store.submit(Submission(job.id, "test", DEMO.model_id, job.values, {})))
     asyncio.run(after.store.assign(job.id, "the ComfyUI that died"))
     asyncio.run(after.store.mark_sent(job.id))
     end = end_of(after, job)

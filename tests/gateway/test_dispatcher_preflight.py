@@ -5,7 +5,6 @@ import uuid
 
 import pytest
 from aiohttp import web
-from support.api_runs import Api
 from support.client_runs import with_client
 from support.web_server import serve
 from wan_flf2v.client.comfy import ComfyClient
@@ -13,13 +12,7 @@ from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.client.run import check_graph
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import validate
-
-
-@pytest.fixture
-def api(comfy_server, tmp_path):
-    api = Api(tmp_path, comfy_server.url)
-    yield api
-    asyncio.run(api.store.close())
+from wan_flf2v.gateway.jobs.records import Submission
 
 
 def ended(api, job):
@@ -32,7 +25,7 @@ def ended(api, job):
 
 def test_missing_files_end_a_request_before_it_is_queued(api, comfy_server):
     values = validate(HOSTED, {"6_text": "a test", "68_image": "start.jpg", "62_image": "end.jpg"})
-    job = asyncio.run(api.store.submit(str(uuid.uuid4()), "test", HOSTED.model_id, values, {}))
+    job = asyncio.run(api.store.submit(Submission(str(uuid.uuid4()), "test", HOSTED.model_id, values, {})))
     end = ended(api, job)
     assert end.status == "failed"
     lines = end.error.splitlines()

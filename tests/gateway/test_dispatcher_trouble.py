@@ -5,27 +5,9 @@ import asyncio
 import pytest
 from support.api_runs import Api, accepted
 from support.client_runs import finished, wait_until
-from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError, ServerAnswerError
 from wan_flf2v.gateway.jobs.comfyui import public_text
 from wan_flf2v.gateway.jobs.records import Health
-
-
-@pytest.fixture
-def api(comfy_server, tmp_path):
-    api = Api(tmp_path, comfy_server.url)
-    yield api
-    asyncio.run(api.store.close())
-
-
-def run(api, use):
-    """Run ``use(client, dispatcher)`` beside a dispatcher."""
-
-    async def go():
-        async with ComfyClient(api.settings.comfyui_url) as client, api.dispatching() as dispatcher:
-            return await use(client, dispatcher)
-
-    return asyncio.run(go())
 
 
 def test_a_result_that_cannot_be_kept_now_waits_until_it_can(api, comfy_server):
@@ -40,7 +22,7 @@ def test_a_result_that_cannot_be_kept_now_waits_until_it_can(api, comfy_server):
         obstacle.unlink()
         return current, await api.until(job)
 
-    current, end = run(api, use)
+    current, end = api.run(use)
     assert current.status == "in_progress", current.error
     assert end.status == "succeeded", end.error
     assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
@@ -61,7 +43,7 @@ def test_images_that_cannot_be_removed_yet_are_removed_later(api, comfy_server, 
             await asyncio.sleep(0.05)
         return ends, left
 
-    ends, left = run(api, use)
+    ends, left = api.run(use)
     assert [end.status for end in ends] == ["succeeded", "succeeded"]
     assert job.id in left
 
@@ -82,7 +64,7 @@ def test_the_state_is_written_only_when_it_changes(tmp_path, monkeypatch):
             await asyncio.sleep(0.01)
         return writes
 
-    assert run(api, use) == []
+    assert api.run(use) == []
     asyncio.run(api.store.close())
 
 

@@ -10,35 +10,12 @@ import zlib
 import pytest
 from aiohttp import web
 from PIL import Image
-from support.pictures import data_uri, encoded, picture
-from support.stores import STORES
+from support.pictures import data_uri, encoded, picture, resolve
 from support.web_server import serve
 from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.settings import Settings
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = STORES["sqlite"](tmp_path)
-    yield store
-    asyncio.run(store.close())
-
-
-@pytest.fixture
-def make(tmp_path, store):
-    """Return a function that makes an ``Images`` with changed settings."""
-
-    def make(**changes):
-        settings = Settings(data=tmp_path, allow_private_urls=True, **changes)
-        return Images(settings, store, Fetcher(settings))
-
-    return make
-
-
-def resolve(images, text, token="anna"):
-    return asyncio.run(images.resolve(text, token))
 
 
 def png(*chunks):

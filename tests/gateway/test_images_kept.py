@@ -5,35 +5,9 @@ import os
 import time
 
 import pytest
-from support.pictures import data_uri, encoded, picture
-from support.stores import STORES
+from support.pictures import data_uri, encoded, picture, resolve
 from wan_flf2v.client.images import ImageError
-from wan_flf2v.gateway.fetch import Fetcher
-from wan_flf2v.gateway.images import Images
-from wan_flf2v.gateway.jobs.records import StoredFile
-from wan_flf2v.gateway.settings import Settings
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = STORES["sqlite"](tmp_path)
-    yield store
-    asyncio.run(store.close())
-
-
-@pytest.fixture
-def make(tmp_path, store):
-    """Return a function that makes an ``Images`` with changed settings."""
-
-    def make(**changes):
-        settings = Settings(data=tmp_path, allow_private_urls=True, **changes)
-        return Images(settings, store, Fetcher(settings))
-
-    return make
-
-
-def resolve(images, text, token="anna"):
-    return asyncio.run(images.resolve(text, token))
+from wan_flf2v.gateway.jobs.records import StoredFile, Submission
 
 
 def uploaded(images, store, token, file_id="file_" + "0a" * 16, age_s=0.0):
@@ -65,7 +39,7 @@ def test_purge_deletes_what_nothing_needs(make, store, tmp_path):
     kept = {size: asyncio.run(images.keep(encoded(picture(size, 8), "PNG"))).name for size in (8, 16, 24)}
     image, file_id = uploaded(images, store, "anna", age_s=80_000.0)
     request_id = "7b1c7c1e-0000-4000-8000-000000000000"
-    asyncio.run(store.submit(request_id, "anna", "model", {}, {"62_image": kept[8]}))
+    asyncio.run(store.submit(Submission(request_id, "anna", "model", {}, {"62_image": kept[8]})))
     assert asyncio.run(images.purge()) == 0, "new ones may belong to a request that is just being accepted"
     (tmp_path / "inputs" / ".left.part").write_bytes(b"of a crash")
     for path in (tmp_path / "inputs").iterdir():

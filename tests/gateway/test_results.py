@@ -15,6 +15,7 @@ from support.stores import STORES, Blocking, sql
 from wan_flf2v.client.comfy import ComfyClient, OutputFile
 from wan_flf2v.client.errors import ServerAnswerError
 from wan_flf2v.gateway.durable import write_durably
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.results import ExpiredLinkError, InvalidLinkError, ResultError, Results, StorageError
 from wan_flf2v.gateway.jobs.tokens import create_token, find_token, first_token
 from wan_flf2v.gateway.settings import Settings
@@ -36,7 +37,7 @@ def results(tmp_path, store):
 
 def finished_job(store, status="succeeded", output=None):
     job_id = str(uuid.uuid4())
-    store.submit(job_id, "anna", "model", {}, {})
+    store.submit(Submission(job_id, "anna", "model", {}, {}))
     store.assign(job_id)
     output = output or {"video": "video.mp4", "image": "frame0.png"}
     store.end(job_id, status, output=output if status == "succeeded" else None)
@@ -236,7 +237,7 @@ def test_purge_lets_old_results_expire(tmp_path, store):
 def test_purge_lets_the_oldest_results_expire_when_there_is_too_much(tmp_path, store):
     jobs = [finished_job(store) for _ in range(3)]
     without_files = finished_job(store, "failed")
-    running = store.submit(str(uuid.uuid4()), "anna", "model", {}, {})
+    running = store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}))
     store.assign(running.id)
     results = Results(Settings(data=tmp_path, results_max_bytes=250), store.store)
     for job in (*jobs, running):

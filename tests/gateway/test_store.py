@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 from support.stores import STORES, Blocking, sql
 from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
-from wan_flf2v.gateway.jobs.records import Health, StoredFile, Token
+from wan_flf2v.gateway.jobs.records import Health, StoredFile, Submission, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreVersionError
 
@@ -41,7 +41,7 @@ def store(open_store):
 
 def add(store, token="t", **options):
     job_id, values = str(uuid.uuid4()), {"6_text": "犬", "57_cfg": 2.5}
-    return store.submit(job_id, token, "m", values, {"68_image": "a.png"}, **options)
+    return store.submit(Submission(job_id, token, "m", values, {"68_image": "a.png"}, **options))
 
 
 def next_id(store):
@@ -314,12 +314,13 @@ def test_health_is_shared(open_store):
 _CHILD = """
 import asyncio, sys, uuid
 from pathlib import Path
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 
 async def submit():
     store = SqliteStore(Path(sys.argv[1]))
     while True:
-        job = await store.submit(str(uuid.uuid4()), "t", "m", {}, {})
+        job = await store.submit(Submission(str(uuid.uuid4()), "t", "m", {}, {}))
         print(job.id, flush=True)
 
 asyncio.run(submit())
@@ -347,7 +348,7 @@ def test_what_was_accepted_survives_a_kill_and_other_processes_write_meanwhile(t
 def test_a_write_that_fails_changes_nothing(store):
     job = add(store)
     with pytest.raises(StoreError):
-        store.submit(job.id, "t", "m", {}, {}, idempotency=("key", "hash"))
+        store.submit(Submission(job.id, "t", "m", {}, {}, idempotency=("key", "hash")))
     with pytest.raises(KeyError):
         store.expire([job.id, "unknown"])
     assert store.count() == 1

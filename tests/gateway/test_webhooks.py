@@ -13,21 +13,10 @@ from support.stores import STORES, sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign
 
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Attempts follow each other at once; how the times grow is tested by themselves."""
-    monkeypatch.setattr(webhooks, "_POLL_S", 0.02)
-    monkeypatch.setattr(webhooks, "_FIRST_DELAY_S", 0.02)
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = STORES["sqlite"](tmp_path)
-    yield store
-    asyncio.run(store.close())
+pytestmark = pytest.mark.usefixtures("soon")
 
 
 def test_the_signature_of_a_published_example():
@@ -108,7 +97,7 @@ def test_a_request_that_has_not_ended_is_not_told(tmp_path, store):
         receiver = Receiver(200)
         async with serve(receiver.answer) as port:
             url = f"http://127.0.0.1:{port}/"
-            waiting = await store.submit(str(uuid.uuid4()), "anna", "model", {}, {}, webhook=url)
+            waiting = await store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}, webhook=url))
             async with running(sender(store, tmp_path)):
                 finished = await finished_job(store, url)
                 await until(lambda: finished not in owed(store))

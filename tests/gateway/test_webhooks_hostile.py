@@ -4,27 +4,14 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from support.stores import STORES, sql
+from support.stores import sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.fetch import Fetcher, system_resolve
-from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender, new_secret
 from wan_flf2v.gateway.settings import Settings
 
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Attempts follow each other at once."""
-    monkeypatch.setattr(webhooks, "_POLL_S", 0.02)
-    monkeypatch.setattr(webhooks, "_FIRST_DELAY_S", 0.02)
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = STORES["sqlite"](tmp_path)
-    yield store
-    asyncio.run(store.close())
+pytestmark = pytest.mark.usefixtures("soon")
 
 
 def test_a_receiver_that_hangs_does_not_keep_others_waiting(tmp_path, store):
@@ -121,7 +108,7 @@ def test_an_error_in_the_sender_leaves_the_message_owed_and_the_sender_alive(tmp
                 good = await finished_job(store, url)
                 await until(lambda: good not in owed(store))
             assert set(owed(store)) == {bad}
-            assert f"request={bad} outcome=error" in caplog.text
+            assert f"webhook not sent request_id={bad}" in caplog.text
 
     asyncio.run(go())
 

@@ -111,11 +111,11 @@ def test_a_server_that_dies_during_a_run(own_comfy_server):
 
     with pytest.raises(ServerLostError) as info:
         with_client(own_comfy_server, use)
-    assert str(info.value) == (
-        f'Prompt {prompt_id} was lost. It was at node 2 "Slow". Cannot reach ComfyUI at {own_comfy_server.url} '
-        "(connection refused). Start ComfyUI, or give the address where it runs. ComfyUI may have crashed (its log "
-        "says why; often it ran out of memory) or been restarted, or the prompt was removed from its queue. "
-        "Run it again."
+    lost = f'Prompt {prompt_id} was lost. It was at node 2 "Slow". Cannot reach ComfyUI at {own_comfy_server.url} '
+    assert str(info.value).startswith(lost)
+    assert str(info.value).endswith(
+        " ComfyUI may have crashed (its log says why; often it ran out of memory) or been restarted, or the prompt was "
+        "removed from its queue. Run it again."
     )
     with pytest.raises(ServerUnreachableError):
         with_client(own_comfy_server, lambda client: run_graph(client, slow_graph()))

@@ -120,10 +120,7 @@ def test_missing_node_and_missing_image(comfy_server):
     graph["2"]["class_type"] = "WanFLF2VNothing"
     with pytest.raises(PromptRejectedError) as info:
         with_client(comfy_server, lambda client: run_graph(client, graph))
-    assert str(info.value) == (
-        'The type of node 2 "Slow", WanFLF2VNothing, is unknown to this ComfyUI. Install the wan-flf2v node pack in '
-        "its custom_nodes folder (or update it) and restart ComfyUI."
-    )
+    assert str(info.value).startswith('The type of node 2 "Slow", WanFLF2VNothing, is unknown to this ComfyUI.')
     graph = slow_graph()
     graph["1"] = {"class_type": "LoadImage", "inputs": {"image": "none.png"}, "_meta": {"title": "Start image"}}
     with pytest.raises(PromptRejectedError) as info:

@@ -207,7 +207,7 @@ def test_outputs_for_other_nodes(comfy_server, models):
     assert 0 <= kept["range"][0] < kept["range"][1] == 1
 
 
-def test_the_plan_is_made_anew_every_time(comfy_server, models):
+def test_the_plan_is_made_again_every_time(comfy_server, models):
     """Nothing from ComfyUI's cache: files and free memory change."""
     path = models / "diffusion_models" / "preflight" / "x_grows_high_noise.ckpt"
     sizes = []

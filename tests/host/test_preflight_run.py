@@ -43,7 +43,7 @@ def test_node_57_shows_and_logs_its_warnings(comfy_server, models):
     assert warnings[4].startswith("The model files need about ")
     assert len(warnings) == 5
     for warning in warnings:
-        assert f"node 57: {warning}" in comfy_server.log_text()
+        assert f"notice node=57: {warning}" in comfy_server.log_text()
 
 
 def test_node_57_knows_one_model_behind_both_inputs(comfy_server, models):
@@ -54,7 +54,7 @@ def test_node_57_knows_one_model_behind_both_inputs(comfy_server, models):
     prompt["57"]["inputs"].update(model_high_noise=["merge", 0], model_low_noise=["merge", 0])
     logged = len(comfy_server.log_text())
     comfy_server.run(prompt)
-    assert f"node 57: {SAME.replace(' ({})', '')}" in comfy_server.log_text()[logged:]
+    assert f"notice node=57: {SAME.replace(' ({})', '')}" in comfy_server.log_text()[logged:]
 
 
 def test_node_57_refuses_swapped_experts_before_it_loads_them(comfy_server, models):

@@ -6,9 +6,11 @@ import shutil
 import uuid
 
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.validation import validate
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.settings import Settings
 
@@ -29,7 +31,8 @@ def demo_values(**changes):
 async def submit(store, *, inputs=None, webhook=None, **changes):
     """Accept a demo request."""
     values = demo_values(**changes)
-    return await store.submit(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+    submission = Submission(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+    return await store.submit(submission)
 
 
 def accepted(store, **options):
@@ -68,6 +71,15 @@ class Api:
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result()
+
+    def run(self, use):
+        """Run ``use(client, dispatcher)`` beside a dispatcher, in a test that has no event loop."""
+
+        async def go():
+            async with ComfyClient(self.settings.comfyui_url) as client, self.dispatching() as dispatcher:
+                return await use(client, dispatcher)
+
+        return asyncio.run(go())
 
     async def until(self, job, *statuses):
         """Wait until the request has one of these statuses, by default an end; return it."""

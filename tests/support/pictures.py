@@ -1,5 +1,6 @@
 """Small pictures and the ways in which requests carry them."""
 
+import asyncio
 import base64
 import io
 
@@ -21,3 +22,8 @@ def encoded(image, image_format, **options):
 
 def data_uri(content, media_type="image/png"):
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def resolve(images, text, token="anna"):
+    """Return what ``Images`` makes of an image that a request names."""
+    return asyncio.run(images.resolve(text, token))

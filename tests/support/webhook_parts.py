@@ -6,6 +6,7 @@ import uuid
 
 from aiohttp import web
 from wan_flf2v.gateway.fetch import Fetcher
+from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender
 from wan_flf2v.gateway.settings import Settings
 
@@ -15,7 +16,8 @@ from support.web_server import serve
 
 async def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):
     job_id = str(uuid.uuid4())
-    await store.submit(job_id, "anna", "model", {}, {}, webhook=url, webhook_secret=secret, base_url=base_url)
+    webhook = {"webhook": url, "webhook_secret": secret, "base_url": base_url}
+    await store.submit(Submission(job_id, "anna", "model", {}, {}, **webhook))
     await store.assign(job_id)
     await store.end(job_id, status, error="why" if status == "failed" else None)
     return job_id

@@ -64,31 +64,30 @@ def test_what_is_missing_is_said_in_options(folder):
 
 
 def test_every_bad_value_is_reported(folder):
-    nearest = "Values are never changed for you; the nearest allowed one is"
     lines = refused(folder, "--set", "57_steps=30", "--set", "67_length=80", "--set", "57_cfg=x", "--set", "6_text=y")
-    assert lines == [
-        f"57_steps must be an integer from 6 to 20, got 30. {nearest} 20.",
-        f"67_length must be one of 81, 141, got 80. {nearest} 81.",
-        '57_cfg must be a number from 0.6 to 4, got "x" (a text). The default is 4.',
-        "6_text is given twice. Give it once.",
+    assert [line.partition(". ")[0] for line in lines] == [
+        "57_steps must be an integer from 6 to 20, got 30",
+        "67_length must be one of 81, 141, got 80",
+        '57_cfg must be a number from 0.6 to 4, got "x" (a text)',
+        "6_text is given twice",
     ]
 
 
 def test_unknown_parameter(folder):
     (line,) = refused(folder, "--set", "57_stepz=6")
-    assert line.startswith('"57_stepz" is not a parameter. The nearest one is 57_steps; all of them: 6_text, ')
+    assert line.startswith('"57_stepz" is not a parameter. The nearest one is 57_steps; ')
 
 
 def test_missing_unreadable_and_huge_image(folder):
-    assert refused(folder, start="none.png") == ["none.png: there is no such file. Give the path of an image."]
     (folder / "text.png").write_text("text")
-    assert refused(folder, start="text.png") == [
-        "text.png is not a PNG, JPEG or WebP image. Give a file of one of these types."
-    ]
     Image.new("1", (10000, 10000)).save(folder / "huge.png")
-    assert refused(folder, start="huge.png") == [
-        "huge.png has more than 89,478,485 pixels (10000x10000). Give a smaller one."
-    ]
+    for name, reason in (
+        ("none.png", ": there is no such file"),
+        ("text.png", " is not a PNG, JPEG or WebP image"),
+        ("huge.png", " has more than 89,478,485 pixels (10000x10000)"),
+    ):
+        (line,) = refused(folder, start=name)
+        assert line.startswith(f"{name}{reason}. ")
 
 
 def test_output_that_cannot_be_written(folder):

@@ -38,10 +38,10 @@ class OwnSample(comfy.samplers.KSAMPLER):
 
 
 def euler_with_noise(draw):
-    """Return a sampler function: euler with a little noise of ``draw``, a function of x, after each step."""
+    """Return a sampler function: euler with noise of ``draw``, a function of x, at the start and after each step."""
 
     def sample_euler_with_noise(model, x, sigmas, extra_args, callback, disable):
-        batch = x.new_ones([x.shape[0]])
+        batch, x = x.new_ones([x.shape[0]]), x + 0.1 * sigmas[0] * draw(x)
         for step in range(len(sigmas) - 1):
             denoised = model(x, sigmas[step] * batch, **extra_args)
             callback({"i": step, "denoised": denoised, "x": x, "sigma": sigmas[step], "sigma_hat": sigmas[step]})
