@@ -24,7 +24,7 @@ from .transitions import TRANSITIONS, transition_clip
 SIDES = (96, 112, 128, 144, 160)
 USUAL_SIDE = 128
 LENGTHS = (17, 21, 25, 33, 49, 81)
-PAIRS = 240
+PAIRS = 160
 WORDS_PER_PAIR = 4  # of the seven; each costs an encode
 LENGTH_WEIGHTS = (3.0, 2.0, 2.0, 4.0, 0.7, 0.3)
 

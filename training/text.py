@@ -48,7 +48,7 @@ def demo_clip(comfyui: Path, models: Path) -> Any:
     from ..demo.base import make_models
     from ..demo.pack import load_tiny_umt5
 
-    make_models(comfyui, Path(sys.executable), models)
+    make_models(comfyui, Path(sys.executable), models, "text_encoders")
     return load_tiny_umt5(comfy.utils.load_torch_file(str(models / "text_encoders/tiny_umt5.safetensors")))
 
 
