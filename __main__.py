@@ -1,11 +1,13 @@
 """The command line ``wan-flf2v``: adds up the commands of ``cli/``."""
 
 from .cli.plan import add_commands as add_plan_command
+from .cli.report import add_commands as add_report_command
 from .cli.requests import add_commands as add_client_commands
 from .cli.run import app
 from .cli.serve import add_commands as add_server_commands
 
 add_plan_command(app)
+add_report_command(app)
 add_client_commands(app)
 add_server_commands(app)
 

@@ -19,7 +19,7 @@ INTERRUPTED = 130  # what shells report for Ctrl-C
 # Two workers, each with its own ComfyUI; tests/conftest.py says how tests are shared out. `-n 0` after it wins.
 _WORKERS = ("-n", "2", "--dist", "loadscope")
 PACK = "wan-flf2v"
-TYPED = ("contract", "client", "cli", "gateway", "bootstrap")
+TYPED = ("contract", "client", "cli", "gateway", "quality", "bootstrap")
 
 
 def setup() -> int:

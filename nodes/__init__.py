@@ -1,4 +1,4 @@
-"""The nodes as users see them: schemas, and a few lines each that call ``sampling``, ``preflight`` and ``video``."""
+"""The nodes as users see them: schemas, and a few lines each that call the other rooms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from .conditioning import WanFLF2VConditioning
 from .guider import WanFLF2VGuider
 from .mount import mount
 from .plan import WanFLF2VPlan
+from .report import WanFLF2VReport
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
 from .video_combine import WanFLF2VVideoCombine
@@ -28,4 +29,5 @@ class WanFLF2VExtension(ComfyExtension):
             WanFLF2VGuider,
             WanFLF2VVideoCombine,
             WanFLF2VPlan,
+            WanFLF2VReport,
         ]

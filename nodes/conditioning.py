@@ -10,6 +10,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
+from ..quality.fit import FITS, parse_hex_colour
 from ..video import frames, geometry
 from ..video.ends_video import EndsVideo
 from ..video.vae_encode import ENCODES, encode_first_last
@@ -47,7 +48,7 @@ class WanFLF2VConditioning(io.ComfyNode):
         errors = [geometry.size_errors(width, height)]
         if background is not None:
             try:
-                frames.parse_hex_colour("background", background)
+                parse_hex_colour("background", background)
             except ValueError as error:
                 errors.append(str(error))
         return " ".join(filter(None, errors)) or True
@@ -78,7 +79,7 @@ class WanFLF2VConditioning(io.ComfyNode):
             text = f"length {length} is not 4n+1: the video has {snapped} frames, the last of them the end image."
             show_notice(cls.hidden.unique_id, text, warning=True)
             length = snapped
-        colour = frames.parse_hex_colour("background", background)
+        colour = parse_hex_colour("background", background)
 
         def prepare(image: torch.Tensor | None, mask: torch.Tensor | None, part: slice) -> torch.Tensor | None:
             if image is None:
@@ -130,7 +131,7 @@ def _settings() -> list[io.Input]:
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each from different noise."),
         io.Combo.Input(
             "fit",
-            options=list(frames.FITS),
+            options=list(FITS),
             default="crop",
             tooltip="Images of another shape: crop fills the frame and cuts the rest, pad shows all of the "
             "image on the background colour, stretch ignores the aspect ratio. Both images are treated alike.",

@@ -9,23 +9,8 @@ from __future__ import annotations
 import comfy.utils
 import torch
 
+from ..quality.fit import Colour
 from .geometry import VideoSize
-
-FITS = ("crop", "pad", "stretch")
-Colour = tuple[float, float, float]
-
-
-def parse_hex_colour(name: str, text: str) -> tuple[float, float, float]:
-    """Turn ``#rrggbb`` into red, green and blue in 0...1.
-
-    Raises:
-        ValueError: ``text`` is not ``#`` and six hexadecimal digits.
-    """
-    digits = text.strip().removeprefix("#")
-    if len(digits) != 6 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
-        raise ValueError(f"{name} is {text!r}, but must be a colour like #000000 (black) or #ffffff (white).")
-    red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return red, green, blue
 
 
 def composite(image: torch.Tensor, mask: torch.Tensor | None, background: Colour) -> torch.Tensor:

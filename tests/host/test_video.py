@@ -1,6 +1,5 @@
 """Node 73: the file it writes, read back with PyAV."""
 
-import asyncio
 import json
 
 import av
@@ -8,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.client_runs import cancelled_graph
 from support.demo_graphs import demo_graph, only, set_inputs
-from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError
-from wan_flf2v.client.run import run_graph
 
 
 def images_graph(host, frames, **inputs):
@@ -238,34 +236,10 @@ def test_larger_than_the_images_is_refused(comfy_server):
     ) in str(error.value)
 
 
-def cancelled_graph(host, graph, step):
-    """Cancel the run once node 73 has counted to ``step``; returns how many frames it counted in all."""
-
-    async def go():
-        async with ComfyClient(host.url) as client:
-            reached, steps = asyncio.Event(), []
-
-            def on_progress(progress):
-                if progress.node_id == "73":
-                    steps.append(progress.step)
-                    if progress.step >= step:
-                        reached.set()
-
-            run = asyncio.create_task(run_graph(client, graph, on_progress=on_progress))
-            await asyncio.wait_for(reached.wait(), 60)
-            run.cancel()
-            await asyncio.wait([run])
-            assert run.cancelled()
-            while (await client.queue()).running:
-                await asyncio.sleep(0.05)
-            return steps[-1]
-
-    return asyncio.run(go())
-
-
 def test_cancelled_while_writing_leaves_no_file(comfy_server):
     frames = torch.rand(1, 32, 32, 3).expand(3000, -1, -1, -1)
-    cancelled_graph(comfy_server, images_graph(comfy_server, frames, n73_filename_prefix="cancelled/clip"), 11)
+    graph = images_graph(comfy_server, frames, n73_filename_prefix="cancelled/clip")
+    cancelled_graph(comfy_server, graph, "73", 11)
     assert list((comfy_server.base_dir / "output" / "cancelled").iterdir()) == []
 
 
@@ -293,5 +267,5 @@ def test_streamed_and_whole_write_the_same_video(comfy_server, latent_frames):
 
 def test_cancelled_while_decoding_stops_there_and_leaves_no_file(comfy_server):
     graph = latent_graph(120, 128, 128, n73_filename_prefix="cancelled_decode/clip")
-    assert cancelled_graph(comfy_server, graph, 9) < 400
+    assert cancelled_graph(comfy_server, graph, "73", 9) < 400
     assert list((comfy_server.base_dir / "output" / "cancelled_decode").iterdir()) == []

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 
 from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.run import run_graph
 
 
 def empty_image():
@@ -60,3 +61,27 @@ def finished(client, prompt_id):
         return await client.history(prompt_id) is not None
 
     return condition
+
+
+def cancelled_graph(server, graph, node_id, step):
+    """Cancel the run once the node has counted to ``step``; returns to how much it counted in all."""
+
+    async def use(client):
+        reached, steps = asyncio.Event(), []
+
+        def on_progress(progress):
+            if progress.node_id == node_id:
+                steps.append(progress.step)
+                if progress.step >= step:
+                    reached.set()
+
+        run = asyncio.create_task(run_graph(client, graph, on_progress=on_progress))
+        await asyncio.wait_for(reached.wait(), 60)
+        run.cancel()
+        await asyncio.wait([run])
+        assert run.cancelled()
+        while (await client.queue()).running:
+            await asyncio.sleep(0.05)
+        return steps[-1]
+
+    return with_client(server, use)
