@@ -32,7 +32,7 @@ EXPERT_CONFIG: dict[str, Any] = {
     "out_dim": 16,
     "text_dim": 4096,
 }
-SCHEDULE = Schedule(steps=2500, learning_rate=0.003)
+SCHEDULE = Schedule(steps=2200, learning_rate=0.003)
 SHIFT = 8.0  # Wan 2.2's shift, and the workflow's
 TOKENS = 8 * 576  # of a batch: 8 clips of 33 frames at 128x128
 
