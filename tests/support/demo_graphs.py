@@ -22,6 +22,15 @@ def set_inputs(graph, **inputs):
     return graph
 
 
+def shorten_texts(graph):
+    """Let node 67 have only the first tokens of both texts, in place: a run's forward passes take a third then."""
+    for number, name in (("6", "positive"), ("7", "negative")):
+        inputs = {"conditioning": [number, 0]}
+        graph[f"short_{name}"] = {"class_type": "WanFLF2VTestShortText", "inputs": inputs}
+        graph["67"]["inputs"][name] = [f"short_{name}", 0]
+    return graph
+
+
 def only(graph, *node_ids):
     """Return a copy with just these nodes (their links must stay inside)."""
     return {node_id: copy.deepcopy(graph[node_id]) for node_id in node_ids}
