@@ -4,13 +4,16 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from support.comfyui_server import Servers, WarmStarts
+from support.warm_python import Programs, WarmPython
 from wan_flf2v.benchmarks._stage import MEASURING_PACKS
 from wan_flf2v.bootstrap import server
 from wan_flf2v.bootstrap.lock import setup_lock
@@ -20,6 +23,7 @@ from wan_flf2v.demo.base import make_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEWEST = max(HOSTS, key=lambda install: [int(number) for number in install["version"].split(".")] if install else [])
+WARM = "WAN_FLF2V_TEST_WARM"  # the variable that tells the workers where the warm Pythons are
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
 PACKS = {
     **DEMO_PACKS,
@@ -49,6 +53,9 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left_out]
     rank = {stem: place for place, stem in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for python, address in json.loads(os.environ.get(WARM, "{}")).items():
+        if any((_install(item) or {}).get("python") == python for item in items):
+            Programs(address).warm_up()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -75,17 +82,29 @@ def _needs_no_older_comfyui(item):
     return older and item.path.parent.name == "gateway" and not item.get_closest_marker("smoke")
 
 
+def pytest_configure(config):
+    """Start a Python for each ComfyUI that all workers share; ``warm_starts`` says what for."""
+    if hasattr(config, "workerinput") or sys.platform != "linux" or HOSTS == [None]:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="wan-flf2v-warm-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    addresses = {}
+    for number, python in enumerate({host["python"] for host in HOSTS}):
+        addresses[python] = folder / f"{number}.socket"
+        config.add_cleanup(WarmPython(python, addresses[python], folder / f"{number}.log").close)
+    os.environ[WARM] = json.dumps({python: str(address) for python, address in addresses.items()})
+
+
 @pytest.fixture(scope="session")
-def warm_starts(tmp_path_factory):
+def warm_starts():
     """Let ComfyUI start from Pythons that have its libraries imported, where processes can fork."""
-    if sys.platform != "linux" or HOSTS == [None]:
+    if WARM not in os.environ:
         yield None
         return
-    warm = WarmStarts(HOSTS, tmp_path_factory.mktemp("warm"))
+    warm = WarmStarts(HOSTS, json.loads(os.environ[WARM]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "_popen", warm.popen)
         yield warm
-    warm.close()
 
 
 @pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
