@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi
-from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, START_IMAGE, STEPS
+from ..contract.parameters import DEMO, END_IMAGE, FRAME_RATE, LENGTH, PROMPT, START_IMAGE, STEPS
 from ..contract.workflow import Graph, graph_for
 from ._figures import Figures, Options, summed
 from ._gateway import GatewayProcess
@@ -39,7 +39,7 @@ def run(options: Options) -> Figures:
 
 def _node_57(comfyui: ComfyServer) -> list[str]:
     graph: Graph = graph_for(DEMO)
-    del graph["73"]
+    del graph[FRAME_RATE.inputs[0].node_id]  # the node that writes the video
     graph["68"]["inputs"]["image"], graph["62"]["inputs"]["image"] = START_IMAGE.default, END_IMAGE.default
     graph["71"]["inputs"].update(width=64, height=64)
     graph["67"]["inputs"]["length"] = 9

@@ -22,8 +22,9 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from ..bootstrap.server import ComfyServer
-from ..contract.parameters import DEMO
+from ..contract.parameters import DEMO, FRAME_RATE
 from ..contract.workflow import Graph, graph_for
+from ..demo.base import make_models
 from ._figures import Figure, Figures, Options
 from ._rule import CASES, STATED, high_noise_steps
 from ._stage import comfyui_alone, run_graph
@@ -36,12 +37,18 @@ _CHAINED_LORA = "bench_lora.safetensors"
 _PAIRS = 15
 _FORWARD_MS = 50.0  # a forward pass of the model takes at least this long, so that a step is not all overhead
 _CPU_SIZE = {"width": 192, "height": 192, "length": 33, "batch_size": 1}
-_REPLAYS = (4, 20, 24)  # hand-over early and late, of so many steps: the second run replays 16 steps more
+_PLAYED = 100  # steps of a run that are played from its record
+_PLAYED_SIZES = {  # ending of a figure's name -> the size of a latent
+    "": {"width": 832, "height": 480, "length": 33, "batch_size": 1},  # 16x9x60x104
+    "_720p": {"width": 1280, "height": 720, "length": 81, "batch_size": 1},  # 16x21x90x160
+}
+_REPLAYED_MS = 5.0
 
 
 def run(options: Options) -> Figures:
     """Run everything once, and what counts processor time in pairs, 15 if not said otherwise."""
     with comfyui_alone(options) as server:
+        make_models(options.comfyui, options.python, server.base_dir / "models")
         names = _samplers(server)
         ours, chained = _solvers(server, names)
         wrong = _rule(server)
@@ -57,6 +64,7 @@ def run(options: Options) -> Figures:
             "loads_4_seeds_stock": _count(stock_loads, "loads"),
             **_gate(server),
             **_cpu(server, options.rounds or _PAIRS),
+            **_replayed(server),
         }
 
 
@@ -74,7 +82,7 @@ def _samplers(server: ComfyServer) -> list[str]:
 def _graph(**sampler: Any) -> Graph:
     """Return the demo graph up to node 57, small, with inputs of node 57 set."""
     graph = copy.deepcopy(graph_for(DEMO))
-    del graph["73"]
+    del graph[FRAME_RATE.inputs[0].node_id]  # the node that writes the video
     graph["71"]["inputs"].update(width=64, height=64)
     graph["67"]["inputs"]["length"] = 9
     graph["57"]["inputs"].update({"steps": _STEPS, "handover": "step", "handover_step": _FIRST_LOW, **sampler})
@@ -241,29 +249,17 @@ def _cpu(server: ComfyServer, count: int) -> Figures:
             ratios.append(seconds[False] / seconds[True])
             forwards.append(seconds[True] / _STEPS * 1000)
         figures[f"cpu_ratio_chained_{solver}"] = _median(ratios, "x", ("<=", 1.03))
-    early, late, steps = _REPLAYS
-    replayed = []
-    for _ in range(count):
-        seconds_early, seconds_late = (_cpu_seconds(server, "euler", steps, first_low) for first_low in (early, late))
-        replayed.append((seconds_late - seconds_early) / (late - early) * 1000)
-    figures["replayed_step_ms"] = _median(replayed, "ms", ("<=", 5.0))
     figures["forward_ms"] = _median(forwards, "ms", (">=", _FORWARD_MS))
     return figures
 
 
-def _cpu_seconds(server: ComfyServer, solver: str, steps: int, first_low: int, *, chained: bool = False) -> float:
+def _cpu_seconds(server: ComfyServer, solver: str, steps: int, first_low: int, *, chained: bool) -> float:
     """Return the processor time that ComfyUI takes for one run with a new seed; only the sampling is not cached."""
-    graph = _graph(sampler_name=solver, steps=steps, handover_step=first_low, noise_seed=uuid.uuid4().int % 2**32)
-    for loader in ("37", "56"):
-        graph[loader]["inputs"]["unet_name"] = "tiny_wan_t2v.safetensors"  # text to video: no images to encode
-    _node(graph, "empty", "EmptyHunyuanLatentVideo", **_CPU_SIZE)
-    graph["57"]["inputs"].update(positive=["6", 0], negative=["7", 0], latent_image=["empty", 0])
+    graph = _text_graph(_CPU_SIZE, sampler_name=solver, steps=steps, handover_step=first_low)
     result = "57"
     if chained:
         result = _add_chained(graph, "stock", graph["57"]["inputs"], first_low)
         del graph["57"]
-    for unused in ("62", "67", "68", "71"):
-        del graph[unused]
     _node(graph, "end", "PreviewAny", source=[result, 0])
     process = psutil.Process(server.pid)
     before = process.cpu_times()
@@ -272,7 +268,40 @@ def _cpu_seconds(server: ComfyServer, solver: str, steps: int, first_low: int, *
     return (after.user - before.user) + (after.system - before.system)
 
 
-def _median(values: list[float], unit: str, limit: tuple[str, float]) -> Figure:
+def _text_graph(size: dict[str, int], **sampler: Any) -> Graph:
+    """Return the graph of a text to video run: no images to encode, and a seed of its own."""
+    graph = _graph(noise_seed=uuid.uuid4().int % 2**32, **sampler)
+    for loader in ("37", "56"):
+        graph[loader]["inputs"]["unet_name"] = "tiny_wan_t2v.safetensors"
+    _node(graph, "empty", "EmptyHunyuanLatentVideo", **size)
+    graph["57"]["inputs"].update(positive=["6", 0], negative=["7", 0], latent_image=["empty", 0])
+    for unused in ("62", "67", "68", "71"):
+        del graph[unused]
+    return graph
+
+
+def _replayed(server: ComfyServer) -> Figures:
+    """Measure in ComfyUI's process how long each answer from the record takes, with a model that costs nothing."""
+    figures = {}
+    for ending, size in _PLAYED_SIZES.items():
+        graph = _text_graph(size, steps=_PLAYED + 1, handover_step=_PLAYED, cfg=1.0)
+        for expert in ("high", "low"):
+            inputs = graph["57"]["inputs"]
+            source = inputs[f"model_{expert}_noise"]
+            inputs[f"model_{expert}_noise"] = _node(graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=source)
+        _node(graph, "end", "PreviewAny", source=["57", 0])
+        _notes(server)
+        run_graph(server, graph)
+        played = [note for note in _notes(server) if note.get("event") == "played"]
+        if len(played) != _PLAYED:
+            raise RuntimeError(f"{len(played)} calls were played, not {_PLAYED}")
+        limit = None if ending else ("<=", _REPLAYED_MS)
+        figures[f"replayed_step_ms{ending}"] = _median([note["wall_ms"] for note in played], "ms", limit)
+        figures[f"replayed_step_cpu_ms{ending}"] = _median([note["cpu_ms"] for note in played], "ms", None)
+    return figures
+
+
+def _median(values: list[float], unit: str, limit: tuple[str, float] | None) -> Figure:
     return Figure(statistics.median(values), unit, len(values), min(values), max(values), limit)
 
 

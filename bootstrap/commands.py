@@ -16,8 +16,9 @@ from .paths import REPO, cache_dir
 from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
-# Two workers, each with its own ComfyUI; tests/conftest.py says how tests are shared out. `-n 0` after it wins.
-_WORKERS = ("-n", "2", "--dist", "loadscope")
+# Three workers, also on two cores, since many tests wait; each has its own ComfyUI. tests/conftest.py says how tests
+# are shared out. `-n 0` after it wins.
+_WORKERS = ("-n", "3", "--dist", "loadscope")
 PACK = "wan-flf2v"
 TYPED = ("contract", "client", "cli", "gateway", "quality", "bootstrap")
 

@@ -33,7 +33,8 @@ def prepare_demo(base_dir: Path, comfyui: Path) -> None:
     workflows = base_dir / "user" / "default" / "workflows"
     workflows.mkdir(parents=True, exist_ok=True)
     (workflows / "wan22_flf2v_demo.json").write_text(json.dumps(demo_workflow()), "utf-8")
-    install_models(comfyui, Path(sys.executable), base_dir / "models")
+    copy_trained_models(base_dir / "models")
+    make_models(comfyui, Path(sys.executable), base_dir / "models", "text_encoders")
 
 
 def demo_workflow() -> dict[str, Any]:
@@ -51,8 +52,8 @@ def demo_workflow() -> dict[str, Any]:
     return workflow
 
 
-def install_models(comfyui: Path, python: Path, models: Path) -> None:
-    """Put the trained models below ``models``, and make their text encoder if it is missing; errors as make_models."""
+def copy_trained_models(models: Path) -> None:
+    """Put the trained models below ``models``; equal files are left alone."""
     for source in MODELS.rglob("*.safetensors"):
         target = models / source.relative_to(MODELS)
         if not (target.exists() and filecmp.cmp(source, target, shallow=False)):
@@ -60,7 +61,6 @@ def install_models(comfyui: Path, python: Path, models: Path) -> None:
             unfinished = target.with_suffix(".unfinished")
             shutil.copyfile(source, unfinished)
             unfinished.replace(target)
-    make_models(comfyui, python, models, "text_encoders")
 
 
 def make_models(comfyui: Path, python: Path, models: Path, folder: str = "") -> None:

@@ -18,7 +18,8 @@ A **drift** at an end is decidable: the frame and its image show the same, so ea
 RGB can be measured. In between, content and light may change as they like, so only the balance of the colours is
 judged: red against green and blue against green, of the same things from frame to frame. It drifts where it leaves the
 span between its values at the two ends. A fade or a lamp that is turned down changes all channels alike, a dissolve
-stays inside the span. A clip with two cuts or more, or with one image, has no such span: it is judged at its ends alone.
+stays inside the span. A clip with two cuts or more, or with one image, has no such span: only its ends are
+judged.
 """
 
 from __future__ import annotations

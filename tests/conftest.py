@@ -4,22 +4,27 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from support.comfyui_server import Servers, WarmStarts
+from support.in_comfyui import run_python
+from support.warm_python import Programs, WarmPython
 from wan_flf2v.benchmarks._stage import MEASURING_PACKS
 from wan_flf2v.bootstrap import server
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
 from wan_flf2v.demo.base import PACKS as DEMO_PACKS
-from wan_flf2v.demo.base import install_models, make_models
+from wan_flf2v.demo.base import copy_trained_models
 
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEWEST = max(HOSTS, key=lambda install: [int(number) for number in install["version"].split(".")] if install else [])
+WARM = "WAN_FLF2V_TEST_WARM"  # the variable that tells the workers where the warm Pythons are
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
 PACKS = {
     **DEMO_PACKS,
@@ -28,8 +33,8 @@ PACKS = {
 }
 # What takes longest comes first, so that no worker is left alone with it at the end.
 LONGEST_FIRST = (
-    "test_solvers", "test_crash_bench", "test_openapi", "test_wan_vae", "test_dispatcher_crash", "test_seeds_and_gate",
-    "test_demo", "test_dispatcher", "test_api_host",
+    "test_solvers", "test_crash_bench", "test_wan_vae", "test_openapi", "test_seeds_and_gate", "test_dispatcher_crash",
+    "test_expert_patches", "test_dispatcher", "test_attacks_http_clients", "test_demo", "test_serve", "test_api_host",
 )  # fmt: skip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,9 +42,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Mark what is fast, leave out what nobody asked for, and put the longest files first."""
+    """Mark what is fast, leave out what nobody asked for, and put the longest files first.
+
+    Not tryfirst: pytest's own hook, which puts all tests of one version together, comes before this one.
+    """
     for item in items:
         if not {"comfy_install", "project_comfyui"} & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
@@ -49,6 +56,9 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left_out]
     rank = {stem: place for place, stem in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for python, address in json.loads(os.environ.get(WARM, "{}")).items():
+        if any((_install(item) or {}).get("python") == python for item in items):
+            Programs(address).warm_up()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -56,10 +66,12 @@ def pytest_xdist_make_scheduler(config, log):
     """Share out the tests by file and version of ComfyUI: what a module's fixtures start is started once."""
     from xdist.scheduler import LoadScopeScheduling
 
+    versions = [host["version"] for host in HOSTS if host]
+
     class ByFileAndVersion(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            version = re.search(r"\[(\d+\.\d+\.\d+)\b", nodeid)
-            return nodeid.partition("::")[0] + (version[1] if version else "")
+            version = next((version for version in versions if re.search(rf"\[{re.escape(version)}[-\]]", nodeid)), "")
+            return nodeid.partition("::")[0] + version
 
     config.option.loadscopereorder = False  # in the order of pytest_collection_modifyitems
     return ByFileAndVersion(config, log)
@@ -75,17 +87,29 @@ def _needs_no_older_comfyui(item):
     return older and item.path.parent.name == "gateway" and not item.get_closest_marker("smoke")
 
 
+def pytest_configure(config):
+    """Start a Python for each ComfyUI that all workers share; ``warm_starts`` says what for."""
+    if hasattr(config, "workerinput") or sys.platform != "linux" or HOSTS == [None]:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="wan-flf2v-warm-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    addresses = {}
+    for number, python in enumerate({host["python"] for host in HOSTS}):
+        addresses[python] = folder / f"{number}.socket"
+        config.add_cleanup(WarmPython(python, addresses[python], folder / f"{number}.log").close)
+    os.environ[WARM] = json.dumps({python: str(address) for python, address in addresses.items()})
+
+
 @pytest.fixture(scope="session")
-def warm_starts(tmp_path_factory):
+def warm_starts():
     """Let ComfyUI start from Pythons that have its libraries imported, where processes can fork."""
-    if sys.platform != "linux" or HOSTS == [None]:
+    if WARM not in os.environ:
         yield None
         return
-    warm = WarmStarts(HOSTS, tmp_path_factory.mktemp("warm"))
+    warm = WarmStarts(HOSTS, json.loads(os.environ[WARM]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "_popen", warm.popen)
         yield warm
-    warm.close()
 
 
 @pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
@@ -93,9 +117,13 @@ def comfy_install(request, warm_starts):
     """A ComfyUI under test: ``version``, ``path``, the ``python`` that runs it, and ``popen`` to run that."""
     if request.param is None:
         pytest.fail(NEEDS_RUN_PY, pytrace=False)
-    python = request.param["python"]
+    return _with_popen(request.param, warm_starts)
+
+
+def _with_popen(install, warm_starts):
+    python = install["python"]
     popen = warm_starts.python(python).popen if warm_starts else functools.partial(_popen, python)
-    return {**request.param, "popen": popen}
+    return {**install, "popen": popen}
 
 
 def _popen(python, arguments, env, cwd, log):
@@ -114,12 +142,13 @@ def project_comfyui(warm_starts):
 
 
 @pytest.fixture(scope="session")
-def demo_models():
+def demo_models(warm_starts, tmp_path_factory):
     """The folder of models: the demo's trained ones, and random ones; made by the first host, taken by every host."""
-    folder = cache_dir() / "test-models"
+    folder, install = cache_dir() / "test-models", _with_popen(HOSTS[0], warm_starts)
     with setup_lock(cache_dir() / "test-models.lock"):
-        install_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
-        make_models(Path(HOSTS[0]["path"]), Path(HOSTS[0]["python"]), folder)
+        copy_trained_models(folder)
+        script = REPO / "demo" / "make_models.py"
+        run_python(install, tmp_path_factory.mktemp("models"), script, install["path"], folder)
     return folder
 
 

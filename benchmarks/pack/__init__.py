@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,41 @@ def _note_calls(label: str) -> Any:
         sigma = float(options["sigmas"].max())
         _NOTES.append({"model": label, "sigma": sigma, "rows": list(options["cond_or_uncond"])})
         return executor(*args, **kwargs)
+
+    return on_call
+
+
+class StandIn(_Node):
+    """A model that costs next to nothing, and a note of each answer that a sampler gets from a run's record.
+
+    The note has the milliseconds from the sampler's request to its answer: ``wall_ms``, and ``cpu_ms`` of the sampler's
+    thread.
+    """
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+    RETURN_TYPES = ("MODEL",)
+    watched = False
+
+    def run(self, model: Any) -> tuple[Any]:
+        """Return the model with its forward pass replaced; the argument is not changed."""
+        if not StandIn.watched:
+            sampler = _pack_module("sampling.record").PhaseSampler
+            sampler._call = _note_played(sampler._call)
+            StandIn.watched = True
+        model = model.clone()
+        model.set_model_unet_function_wrapper(lambda apply_model, arguments: arguments["input"] * 0.5)
+        return (model,)
+
+
+def _note_played(call: Any) -> Any:
+    def on_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        is_played = bool(self._left)
+        wall, cpu = time.perf_counter(), time.thread_time()
+        answer = call(self, *args, **kwargs)
+        wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+        if is_played:
+            _NOTES.append({"event": "played", "wall_ms": wall * 1000, "cpu_ms": cpu * 1000})
+        return answer
 
     return on_call
 
@@ -133,5 +169,5 @@ def _write(name: str, content: Any) -> dict[str, Any]:
 
 
 NODE_CLASS_MAPPINGS = {
-    f"WanFLF2VMeasure{cls.__name__}": cls for cls in (Probe, Schedules, StartReading, WriteNotes, WriteReading)
+    f"WanFLF2VMeasure{cls.__name__}": cls for cls in (Probe, Schedules, StandIn, StartReading, WriteNotes, WriteReading)
 }

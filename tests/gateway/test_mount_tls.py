@@ -2,8 +2,9 @@
 
 import http.client
 import json
+import os
+import signal
 import ssl
-import subprocess
 import time
 
 import pytest
@@ -15,7 +16,7 @@ FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 
 
 @pytest.fixture
-def secure(new_comfy_server):
+def secure(comfy_install, new_comfy_server):
     """Return a function that calls a ComfyUI with TLS and the API mounted: ``(status, json)``."""
     host = new_comfy_server()  # not started: it would be asked without TLS whether it is there
     certificate = trustme.CA().issue_cert("video.example.com")
@@ -25,8 +26,8 @@ def secure(new_comfy_server):
     folder.mkdir(parents=True)
     (folder / "api.json").write_text(json.dumps({"demo": True}))
     port = free_port()
-    command = [str(host.python), str(host.comfyui_dir / "main.py"), *server_args(host.base_dir, port), "--cpu"]
-    command += ["--disable-api-nodes", "--tls-keyfile", "key.pem", "--tls-certfile", "cert.pem"]
+    arguments = [str(host.comfyui_dir / "main.py"), *server_args(host.base_dir, port), "--cpu", "--disable-api-nodes"]
+    arguments += ["--tls-keyfile", "key.pem", "--tls-certfile", "cert.pem"]
 
     def ask(method, path, body=None):
         context = ssl.create_default_context()
@@ -41,8 +42,7 @@ def secure(new_comfy_server):
             connection.close()
 
     with (host.base_dir / "server.log").open("wb") as log:
-        environment = comfy_env({"OMP_NUM_THREADS": "1"})
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=host.base_dir, env=environment)
+        process = comfy_install["popen"](arguments, comfy_env({"OMP_NUM_THREADS": "1"}), host.base_dir, log)
     try:
         deadline = time.monotonic() + 180
         while True:
@@ -55,7 +55,7 @@ def secure(new_comfy_server):
                 time.sleep(0.2)
         yield ask
     finally:
-        process.terminate()
+        os.kill(process.pid, signal.SIGTERM)
         process.wait(60)
 
 

@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 from support.client_runs import slow_graph, with_client
+from wan_flf2v.client import run
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerLostError, ServerUnreachableError
 from wan_flf2v.client.run import run_graph
@@ -66,13 +67,13 @@ class Proxy:
                 each.close()
 
 
-@pytest.mark.parametrize("mode", ["silent", "drop"])
-def test_a_broken_websocket_hides_nothing_but_progress(comfy_server, mode):
+@pytest.mark.parametrize(("mode", "run_steps"), [("silent", 20), ("drop", 50)])
+def test_a_broken_websocket_hides_nothing_but_progress(comfy_server, mode, run_steps):
     moments = []
 
     async def use():
         async with Proxy(comfy_server.url, mode) as proxy, ComfyClient(proxy.url) as client:
-            result = await run_graph(client, slow_graph(steps=50, seconds=0.1), on_progress=moments.append)
+            result = await run_graph(client, slow_graph(steps=run_steps, seconds=0.1), on_progress=moments.append)
             return result, proxy.websockets
 
     result, websockets = asyncio.run(use())
@@ -99,7 +100,8 @@ def test_a_download_that_breaks_off_leaves_the_old_file(comfy_server, tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.png", "old")]
 
 
-def test_a_server_that_dies_during_a_run(own_comfy_server):
+def test_a_server_that_dies_during_a_run(own_comfy_server, monkeypatch):
+    monkeypatch.setattr(run, "_LOST_AFTER_S", 2.0)
     prompt_id = str(uuid.uuid4())
 
     async def use(client):

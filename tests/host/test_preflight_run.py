@@ -1,11 +1,14 @@
 """Preflight at the top of node 57, before any weight goes to the device; and on small disks."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import uuid
+from pathlib import Path
 
 import pytest
+from support.in_comfyui import run_python
 from support.preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
 from support.shown import Shown
 from wan_flf2v.bootstrap.paths import REPO
@@ -82,19 +85,29 @@ print(json.dumps([(report.errors, report.warnings) for report in reports]))
 """
 
 
+@contextlib.contextmanager
+def small_disks(folder, sizes):
+    """Yield this folder as a mount namespace sees it that has file systems of these sizes at m/<size> in it."""
+    mounts = " && ".join(f"mkdir {size} && mount -t tmpfs -o size={size} none {size}" for size in sizes)
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    script = f"mkdir m && cd m && {mounts} && echo done && cat"  # until its standard input is closed
+    if shutil.which("unshare") is None:
+        pytest.skip("only Linux's unshare can mount a small file system here")
+    with subprocess.Popen(
+        [*unshare, "sh", "-c", script], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        if not process.stdout.readline():
+            pytest.skip("this machine does not let its users mount a small file system")
+        yield Path(f"/proc/{process.pid}/root{folder}")
+
+
 def test_disks_that_are_nearly_full(comfy_install, tmp_path):
     """Real file systems of those sizes, in a mount namespace of their own."""
     sizes = ("32m", "512m", "2g")
-    mounts = " && ".join(f"mkdir {size} && mount -t tmpfs -o size={size} none {size}" for size in sizes)
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*command, mounts], cwd=tmp_path, check=False).returncode:
-        pytest.skip("this machine cannot mount a small file system (Linux's unshare can)")
     folders = [f"m/{size}/not/there/yet" for size in sizes]
-    run = f'mkdir m && cd m && {mounts} && cd .. && exec "$0" "$@"'
-    program = [comfy_install["python"], "-c", CHECK_DISKS, comfy_install["path"], str(REPO), *folders]
-    done = subprocess.run([*command, run, *program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [
+    with small_disks(tmp_path, sizes) as cwd:
+        printed = run_python(comfy_install, tmp_path, "-c", CHECK_DISKS, comfy_install["path"], REPO, *folders, cwd=cwd)
+    assert json.loads(printed.splitlines()[-1]) == [
         [
             [
                 "The output folder m/32m/not/there/yet has 32 MiB of free disk space; a video needs at least 64 MiB. "

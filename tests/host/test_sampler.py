@@ -253,7 +253,8 @@ def test_one_progress_bar_over_both_halves(comfy_server):
 
     async def go():
         async with ComfyClient(comfy_server.url) as client:
-            graph = sampler_graph(n57_steps=6, n57_noise_seed=77, n71_width=128, n71_height=128, n67_length=33)
+            sizes = {"n71_width": 128, "n71_height": 128, "n67_length": 33}
+            graph = sampler_graph(slow=True, n57_steps=6, n57_noise_seed=77, **sizes)
             await run_graph(client, graph, on_progress=on_progress)
 
     asyncio.run(go())

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 import torch
-from support.demo_graphs import demo_graph, only
+from support.demo_graphs import demo_graph, only, shorten_texts
 from support.expert_graphs import add_plain, dump_latent, notes
 
 SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
@@ -25,7 +25,7 @@ def samplers(comfy_server):
 def runs_graph(samplers, *, same, **inputs):
     """Return a graph that runs node 57 with every sampler; the schedulers take turns."""
     steps = {"n57_steps": STEPS, "n57_handover": "step", "n57_handover_step": FIRST_LOW}
-    graph = demo_graph(**{**steps, **inputs})
+    graph = shorten_texts(demo_graph(**{**steps, **inputs}))
     template = graph.pop("57")["inputs"]
     del graph["73"]
     if same:

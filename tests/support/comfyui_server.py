@@ -10,7 +10,7 @@ from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.run import run_graph
 
-from support.warm_python import WarmPython
+from support.warm_python import Programs
 
 
 class ComfyUI:
@@ -90,11 +90,14 @@ class Servers:
 
 
 class WarmStarts:
-    """Let every ComfyServer whose ComfyUI is one of ``installs`` start from a Python that is warm."""
+    """Let every ComfyServer whose ComfyUI is one of ``installs`` start from a Python that is warm.
 
-    def __init__(self, installs, folder):
+    ``addresses`` are those of the warm Pythons, by the path of the Python that each stands for.
+    """
+
+    def __init__(self, installs, addresses):
         self._pythons = {str(Path(install["path"]) / "main.py"): install["python"] for install in installs}
-        self._folder, self._warm, self._cold = folder, {}, server._popen
+        self._addresses, self._cold = addresses, server._popen
 
     def popen(self, command, env, cwd, log):
         """Stand in for ``bootstrap.server._popen``: its command is ``python -c CODE main.py ...``."""
@@ -104,12 +107,5 @@ class WarmStarts:
         return self._cold(command, env, cwd, log)
 
     def python(self, path):
-        """Return the warm Python that stands for the one at this path."""
-        if path not in self._warm:
-            self._warm[path] = WarmPython(path, self._folder / f"warm_python-{len(self._warm)}.log")
-        return self._warm[path]
-
-    def close(self):
-        """End the warm Pythons."""
-        for each in self._warm.values():
-            each.close()
+        """Return what starts programs as the Python at this path would."""
+        return Programs(self._addresses[path])

@@ -3,14 +3,16 @@
 import torch
 from safetensors.torch import save_file
 
-from support.demo_graphs import demo_graph
+from support.demo_graphs import demo_graph, shorten_texts
 
 LORA = "tiny_lora.safetensors"
 
 
-def sampler_graph(**inputs):
-    """Return the demo graph up to node 57, its latent dumped as ``ours``."""
+def sampler_graph(*, slow=False, **inputs):
+    """Return the demo graph up to node 57, its latent dumped as ``ours``; its texts are short if not ``slow``."""
     graph = demo_graph(**inputs)
+    if not slow:
+        shorten_texts(graph)
     del graph["73"]
     dump_latent(graph, "57", "ours")
     return graph

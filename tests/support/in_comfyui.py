@@ -6,19 +6,24 @@ from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import comfy_env
 
 
-def run_python(comfy_install, folder, *arguments):
-    """Run ``python *arguments`` in the ComfyUI's folder; fails with what it printed if it fails."""
+def run_python(comfy_install, folder, *arguments, cwd=None):
+    """Run ``python *arguments``, in the ComfyUI's folder if not said otherwise, and return what it printed.
+
+    Fails with the end of that if it fails.
+    """
     log_path = folder / "python.log"
     with log_path.open("wb") as log:
         process = comfy_install["popen"](
             [str(argument) for argument in arguments],
             comfy_env({"OMP_NUM_THREADS": "1"}),
-            comfy_install["path"],
+            cwd or comfy_install["path"],
             log,
         )
         with process.stdin:
             code = process.wait()
-    assert code == 0, log_path.read_text("utf-8", "replace")[-3000:]
+    printed = log_path.read_text("utf-8", "replace")
+    assert code == 0, printed[-3000:]
+    return printed
 
 
 def run_cases(comfy_install, folder, script, *groups):

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 LIBRARIES = (
@@ -30,35 +31,55 @@ MESSAGE_BYTES = 1 << 17
 
 
 class WarmPython:
-    """A Python that has the libraries imported; ``popen`` starts programs in forks of it."""
+    """A Python that imports the libraries once somebody asks for it; ``popen`` starts programs in forks of it."""
 
-    def __init__(self, python, log_path):
-        self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with there, log_path.open("wb") as log:
+    def __init__(self, python, address, log_path):
+        """Start it; it ends with this process. ``Programs`` in any process use it at ``address``, a socket's path."""
+        theirs, self._lifeline = os.pipe()
+        with log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(python), "-I", __file__, str(there.fileno())],
-                stdin=subprocess.DEVNULL,
+                [str(python), "-I", __file__, str(address)],
+                stdin=theirs,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                pass_fds=[there.fileno()],
                 start_new_session=True,
             )
+        os.close(theirs)
+        while not address.exists():
+            if self._process.poll() is not None:
+                raise RuntimeError(f"{python} did not start:\n{log_path.read_text('utf-8', 'replace')[-2000:]}")
+            time.sleep(0.01)
+
+    def close(self):
+        """End it. What it started goes on."""
+        os.close(self._lifeline)
+        self._process.wait()
+
+
+class Programs:
+    """Programs that run in forks of the warm Python at an address."""
+
+    def __init__(self, address):
+        self._address = str(address)
+
+    def warm_up(self):
+        """Let it import the libraries now; does not wait."""
+        self._connect().close()
 
     def popen(self, arguments, env, cwd, log):
         """Start ``python *arguments`` in a session of its own, with a pipe as standard input."""
         theirs, stdin = os.pipe()
-        status, their_status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         message = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": dict(env)}).encode()
-        socket.send_fds(self._socket, [message], [theirs, log.fileno(), their_status.fileno()])
+        status = self._connect()
+        socket.send_fds(status, [message], [theirs, log.fileno()])
         os.close(theirs)
-        their_status.close()
         return Fork(arguments, status, os.fdopen(stdin, "wb"))
 
-    def close(self):
-        """End it. What it started goes on."""
-        self._socket.close()
-        self._process.wait()
+    def _connect(self):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(self._address)
+        return connection
 
 
 class Fork:
@@ -82,35 +103,50 @@ class Fork:
         return self.returncode
 
 
-def fork_for_each_request(requests):
-    """Return, in a fork, the request that it is for; ends the process once nobody can ask any more."""
-    for library in LIBRARIES:
-        with contextlib.suppress(ImportError):  # not every version of ComfyUI has all of them
-            importlib.import_module(library)
+def fork_for_each_request(address):
+    """Return, in a fork, the request that it is for; ends the process once standard input closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    unfinished = address.with_suffix(".unfinished")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(unfinished))
+    listener.listen(100)
+    unfinished.rename(address)
+    is_warm = False
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
-        if not message:
+        ready, _, _ = select.select([listener, 0], [], [])
+        if 0 in ready:
             sys.exit()
-        if os.fork() == 0:
-            requests.close()
-            return json.loads(message), descriptors
+        connection, _ = listener.accept()
+        if not is_warm:
+            import_libraries()
+            is_warm = True
+        message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
+        if message and os.fork() == 0:
+            listener.close()
+            return json.loads(message), descriptors, connection
+        connection.close()
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def become(request, descriptors):
+def import_libraries():
+    for library in LIBRARIES:
+        with contextlib.suppress(ImportError):  # not every version of ComfyUI has all of them
+            importlib.import_module(library)
+
+
+def become(request, descriptors, owner):
     """Fork again: the parent tells the owner when the child has ended, the child goes on as the program."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    stdin, log, status = descriptors
+    stdin, log = descriptors
     if child := os.fork():
         os.close(stdin)
-        with socket.socket(fileno=status) as owner:
-            owner.send(str(child).encode())
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            with contextlib.suppress(OSError):
-                owner.send(str(code).encode())
+        owner.send(str(child).encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(OSError):
+            owner.send(str(code).encode())
         os._exit(0)
+    owner.close()
     os.setsid()
     for number, descriptor in enumerate((stdin, log, log)):
         os.dup2(descriptor, number)
@@ -134,6 +170,6 @@ def run(arguments):
 
 
 if __name__ == "__main__":
-    request, descriptors = fork_for_each_request(socket.socket(fileno=int(sys.argv[1])))
-    become(request, descriptors)
+    request, *connections = fork_for_each_request(Path(sys.argv[1]))
+    become(request, *connections)
     run(request["arguments"])
