@@ -136,6 +136,7 @@ class Training:
 
     def _expert(self, high_noise: bool) -> bool:
         from . import experts, latents, text
+        from .trainer import Machine
 
         examples = latents.Examples(self._work / "latents")
         prompts = text.Prompts(text.demo_clip(self._comfyui, self._work / "models"))
@@ -144,7 +145,8 @@ class Training:
             return experts.velocity_loss(model, examples, prompts, high_noise, generator, self._machine)
 
         name = "high" if high_noise else "low"
-        return self._train(name, experts.Expert(SEED), loss, experts.SCHEDULE, None)
+        # Autocast chooses the dtypes of an expert, so its weights stay in float32.
+        return self._train(name, experts.Expert(SEED), loss, experts.SCHEDULE, machine=Machine(self._machine.device))
 
     def _export(self) -> bool:
         from . import curves, experts, export, latents, vae
@@ -162,10 +164,12 @@ class Training:
         _say(f"exported to {self._work / 'export'}")
         return True
 
-    def _train(self, name: str, module: Any, loss: Any, schedule: Any, evaluate: Any) -> bool:
+    def _train(
+        self, name: str, module: Any, loss: Any, schedule: Any, evaluate: Any = None, machine: Any = None
+    ) -> bool:
         from .trainer import Trainer
 
-        trainer = Trainer(module, loss, schedule, self._work / name, SEED, self._machine, evaluate)
+        trainer = Trainer(module, loss, schedule, self._work / name, SEED, machine or self._machine, evaluate)
         if trainer.resume():
             _say(f"going on from step {trainer.step} of {schedule.steps}")
         trainer.run(self._deadline - time.monotonic(), _say)

@@ -27,6 +27,7 @@ def test_the_loss_falls(cases):
     assert cases["training"]["loss ratio"] < 0.5
     first, last = cases["experts"]["loss"]
     assert last < 0.8 * first
+    assert 0 < cases["experts"]["bfloat16"] < 10
     assert cases["training"]["logged"] == ["loss", "psnr", "seconds", "step"]
 
 

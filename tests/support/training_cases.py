@@ -193,6 +193,9 @@ def expert_cases():
     trainer = Trainer(Expert(1, SMALL_EXPERT), step, Schedule(30, 0.01, warmup=3), FOLDER / "expert", 1)
     losses = [trainer.train_step()["loss"] for _ in range(30)]
     yield "loss", [sum(losses[:6]) / 6, sum(losses[-6:]) / 6]
+    half = partial(loss, machine=Machine("cpu", torch.bfloat16))
+    mixed = Trainer(Expert(1, SMALL_EXPERT), lambda m, g: half(m, generator=g), Schedule(1, 0.01), FOLDER / "mixed", 1)
+    yield "bfloat16", mixed.train_step()["loss"]
     yield "loads", loaded_expert_is_off(trainer.module, batch[0], prompts)
 
 

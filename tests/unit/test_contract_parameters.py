@@ -78,6 +78,8 @@ def test_the_demo_differs_only_where_its_models_are_small():
         "71_widthx71_height": {"enum", "default"},
         "67_length": {"enum", "default"},
         "57_steps": {"minimum", "default"},
+        "6_text": {"default"},
+        "57_cfg": {"default"},
     }
     assert DEMO.parameter("71_widthx71_height").enum == ("128x128 (1:1)", "96x128 (3:4)", "128x96 (4:3)")
     assert DEMO.parameter("71_widthx71_height").default == "128x128 (1:1)"
