@@ -22,7 +22,7 @@ def main() -> int:
     """Run one bench or all; returns 1 if a figure is beyond its limit."""
     names = sorted(path.stem for path in _FOLDER.glob("*.py") if not path.name.startswith("_"))
     args = _parse_arguments(names)
-    options = Options(args.comfyui, rounds=args.rounds)
+    options = Options(args.comfyui, rounds=args.rounds, json=args.json)
     records, good = [], True
     for name in names if args.name == "all" else [args.name]:
         figures: Figures = import_module(f".{name}", __package__).run(options)

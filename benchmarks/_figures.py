@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +20,15 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Where ComfyUI lies, the Python that runs it, and how many rounds (``None``: the bench's own number)."""
+    """Where ComfyUI lies, the Python that runs it, and how many rounds (``None``: the bench's own number).
+
+    ``json`` is the result file, if one is asked for: a bench may write a picture or a table beside it.
+    """
 
     comfyui: Path
     python: Path = Path(sys.executable)
     rounds: int | None = None
+    json: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Figure:
 
 
 Figures: TypeAlias = dict[str, Figure]
+
+
+def median(values: list[float], unit: str, limit: tuple[str, float] | None = None) -> Figure:
+    """Return the median of one value for each round."""
+    return Figure(statistics.median(values), unit, len(values), min(values), max(values), limit)
 
 
 def summed(counts: list[int], unit: str, limit: tuple[str, float] | None = None) -> Figure:

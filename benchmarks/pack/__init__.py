@@ -10,6 +10,8 @@ from typing import Any
 
 import comfy.patcher_extension
 import folder_paths
+import numpy as np
+import torch
 
 _NOTES: list[dict[str, Any]] = []
 
@@ -127,6 +129,30 @@ class Schedules(_Node):
         return _write(name, found)
 
 
+class LoadFrames(_Node):
+    """Read ``<input>/<name>.npy``, float32 [frames, height, width, 3], 0...1, as an IMAGE."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"name": ("STRING", {})}})
+    RETURN_TYPES = ("IMAGE",)
+
+    def run(self, name: str) -> tuple[torch.Tensor]:
+        """Return the frames."""
+        path = Path(folder_paths.get_input_directory()) / f"{Path(name).name}.npy"
+        return (torch.from_numpy(np.load(path)),)
+
+
+class SaveFrames(_Node):
+    """Write an IMAGE exactly as it is to ``<output>/<name>.npy``, float32 [frames, height, width, 3]."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"images": ("IMAGE",), "name": ("STRING", {})}})
+    RETURN_TYPES, OUTPUT_NODE = (), True
+
+    def run(self, images: torch.Tensor, name: str) -> dict[str, Any]:
+        """Write the frames."""
+        np.save(Path(folder_paths.get_output_directory()) / f"{Path(name).name}.npy", images.float().cpu().numpy())
+        return {}
+
+
 class StartReading(_Node):
     """Note, from now on, in which files of the pack a function runs; everything that node 57 needs passes through."""
 
@@ -169,5 +195,6 @@ def _write(name: str, content: Any) -> dict[str, Any]:
 
 
 NODE_CLASS_MAPPINGS = {
-    f"WanFLF2VMeasure{cls.__name__}": cls for cls in (Probe, Schedules, StandIn, StartReading, WriteNotes, WriteReading)
+    f"WanFLF2VMeasure{cls.__name__}": cls
+    for cls in (LoadFrames, Probe, SaveFrames, Schedules, StandIn, StartReading, WriteNotes, WriteReading)
 }
