@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .color_match import WanFLF2VColorMatch
 from .conditioning import WanFLF2VConditioning
 from .guider import WanFLF2VGuider
 from .mount import mount
@@ -27,6 +28,7 @@ class WanFLF2VExtension(ComfyExtension):
             WanFLF2VConditioning,
             WanFLF2VSampler,
             WanFLF2VGuider,
+            WanFLF2VColorMatch,
             WanFLF2VVideoCombine,
             WanFLF2VPlan,
             WanFLF2VReport,

@@ -17,6 +17,7 @@ from ..video import vae_decode
 from ..video.clips import Clip, clip_of_images, write_clip
 from ..video.geometry import SIZE_MAX, exact_size
 from ..video.mp4 import Mp4Writer
+from .color_match import COLOR_MATCH, ColorMatchSettings
 from .notice import show_notice
 from .video_inputs import frame_rate_input
 
@@ -36,7 +37,15 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 "ComfyUI restores the graph. Every clip of a batch becomes a separate file."
             ),
             search_aliases=["save video", "VHS video combine", "mp4", "h264", "export video"],
-            inputs=[*_sockets(), *_settings()],
+            inputs=[
+                *_sockets(),
+                *_settings(),
+                COLOR_MATCH.Input(
+                    "color_match",
+                    optional=True,
+                    tooltip="From Wan FLF2V Color Match: the video's colours follow the start and end image.",
+                ),
+            ],
             outputs=[
                 io.Video.Output(
                     display_name="video", is_output_list=True, tooltip="The files written, one for each clip."
@@ -58,14 +67,19 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         width: int = 0,
         height: int = 0,
         decode: str = "streamed",
+        color_match: ColorMatchSettings | None = None,
     ) -> io.NodeOutput:
         clips = _clips(latent, vae, images, decode)
         size = cls._size(clips[0], latent, width, height)
-        progress = comfy.utils.ProgressBar(sum(clip.frames for clip in clips))
-        saved, videos = [], []
+        match = None if color_match is None or color_match.strength == 0 else color_match.for_size(*size)
+        progress = comfy.utils.ProgressBar(sum(clip.steps(match) for clip in clips))
+        saved, videos, notices = [], [], []
         for clip in clips:
             path, subfolder = _new_path(filename_prefix, *size)
-            write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip)
+            write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip, match)
+            if match is not None:
+                notices.append(f"{path.name}: colour: {match}")
+                show_notice(cls.hidden.unique_id, "\n".join(notices))
             saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
             videos.append(InputImpl.VideoFromFile(str(path)))
         return io.NodeOutput(videos, ui=ui.PreviewVideo(saved))

@@ -15,23 +15,28 @@ def ends(comfy_install, tmp_path_factory):
     return run_cases(comfy_install, tmp_path_factory.mktemp("clips"), "clip_cases")
 
 
-def test_a_clip_is_whole(ends):
-    assert ends["whole"] == {"error": None, "asked": PARTS, "freed": True, "files": ["clip.mp4"], "frames": 33}
+@pytest.mark.parametrize("name", ["whole", "matched"])
+def test_a_clip_is_whole(ends, name):
+    assert ends[name] == {"error": None, "asked": PARTS, "freed": True, "files": ["clip.mp4"], "frames": 33}
 
 
-def test_an_interrupt_takes_effect_within_one_part(ends):
-    assert ends["interrupt"] == {"error": "InterruptProcessingException", "asked": 3, "freed": True, "files": []}
+@pytest.mark.parametrize("name", ["interrupt", "matched interrupt"])
+def test_an_interrupt_takes_effect_within_one_part(ends, name):
+    assert ends[name] == {"error": "InterruptProcessingException", "asked": 3, "freed": True, "files": []}
 
 
-def test_an_error_of_the_decoder_leaves_nothing(ends):
-    assert ends["error"] == {"error": "RuntimeError", "asked": 2, "freed": True, "files": []}
+@pytest.mark.parametrize("name", ["error", "matched error"])
+def test_an_error_of_the_decoder_leaves_nothing(ends, name):
+    assert ends[name] == {"error": "RuntimeError", "asked": 2, "freed": True, "files": []}
 
 
-def test_out_of_memory_in_the_middle_begins_again_in_tiles(ends):
-    assert ends["out of memory"] == {"error": None, "asked": 2, "freed": True, "files": ["clip.mp4"], "frames": 33}
+@pytest.mark.parametrize("name", ["out of memory", "matched out of memory"])
+def test_out_of_memory_in_the_middle_begins_again_in_tiles(ends, name):
+    assert ends[name] == {"error": None, "asked": 2, "freed": True, "files": ["clip.mp4"], "frames": 33}
 
 
-def test_a_full_disk_is_its_own_error_and_stops_the_decoder(ends):
-    assert ends["disk"]["error"] not in (None, "RuntimeError")
-    assert ends["disk"]["files"] == []
-    assert ends["disk"]["freed"]
+@pytest.mark.parametrize("name", ["disk", "matched disk"])
+def test_a_full_disk_is_its_own_error_and_stops_the_decoder(ends, name):
+    assert ends[name]["error"] not in (None, "RuntimeError")
+    assert ends[name]["files"] == []
+    assert ends[name]["freed"]

@@ -14,6 +14,7 @@ OURS = (
     "WanFLF2VConditioning",
     "WanFLF2VSampler",
     "WanFLF2VGuider",
+    "WanFLF2VColorMatch",
     "WanFLF2VVideoCombine",
     "WanFLF2VPlan",
 )

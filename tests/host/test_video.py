@@ -2,47 +2,13 @@
 
 import json
 
-import av
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from support.client_runs import cancelled_graph
-from support.demo_graphs import demo_graph, only, set_inputs
+from support.demo_graphs import demo_graph
+from support.video_graphs import images_graph, latent_graph, read_planes
 from wan_flf2v.client.errors import RunFailedError
-
-
-def images_graph(host, frames, **inputs):
-    """Return a graph that writes these frames, [frames, height, width, channels] in 0...1."""
-    save_file({"image": frames.contiguous()}, host.base_dir / "input" / "frames.safetensors")
-    graph = only(demo_graph(), "73")
-    del graph["73"]["inputs"]["latent"], graph["73"]["inputs"]["vae"]
-    graph["frames"] = {"class_type": "WanFLF2VTestLoadTensorImage", "inputs": {"name": "frames"}}
-    graph["73"]["inputs"]["images"] = ["frames", 0]
-    return set_inputs(graph, **inputs)
-
-
-def read_planes(path):
-    """Return the stream and its frames as [luma, blue difference, red difference] arrays."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = [
-            [
-                np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].astype(float)
-                for plane in frame.planes
-            ]
-            for frame in container.decode(stream)
-        ]
-        context = stream.codec_context
-        tags = (context.color_range, context.colorspace, context.color_primaries, context.color_trc)
-        return frames, {
-            "size": (stream.width, stream.height),
-            "rate": float(stream.average_rate),
-            "codec": context.name,
-            "format": context.pix_fmt,
-            "tags": tags,
-            "metadata": dict(container.metadata),
-        }
 
 
 def bt709(rgb):
@@ -241,14 +207,6 @@ def test_cancelled_while_writing_leaves_no_file(comfy_server):
     graph = images_graph(comfy_server, frames, n73_filename_prefix="cancelled/clip")
     cancelled_graph(comfy_server, graph, "73", 11)
     assert list((comfy_server.base_dir / "output" / "cancelled").iterdir()) == []
-
-
-def latent_graph(latent_frames=6, width=64, height=48, **inputs):
-    """Return a graph that decodes seeded noise."""
-    graph = only(demo_graph(), "39", "73")
-    size = {"seed": 3, "frames": latent_frames, "width": width // 8, "height": height // 8}
-    graph["57"] = {"class_type": "WanFLF2VTestRandomLatent", "inputs": size}
-    return set_inputs(graph, **inputs)
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2, 5])

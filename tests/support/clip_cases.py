@@ -17,7 +17,9 @@ import av
 import comfy.model_management
 import comfy.utils
 import torch
+from wan_flf2v.video import spool
 from wan_flf2v.video.clips import write_clip
+from wan_flf2v.video.color_match import ColorMatch
 from wan_flf2v.video.mp4 import Mp4Writer
 from wan_flf2v.video.vae_decode import decode
 
@@ -38,14 +40,15 @@ class Source:
             yield part
 
 
-def end(folder, at, happens):
-    """Write a clip in which something happens; return what came of it."""
+def end(folder, at, happens, matched=False):
+    """Write a clip in which something happens, with its frames waiting for the last if ``matched``; return the end."""
+    match = ColorMatch(noise(3, SIZE, SIZE), noise(3, SIZE, SIZE, seed=1), 1.0, folder) if matched else None
     (clip,) = decode(new_vae(), noise(1, 16, LATENT_FRAMES, SIZE // 8, SIZE // 8) * 2 - 1)
     source = Source(clip, at, happens)
     error = None
     try:
         new_writer = partial(Mp4Writer, folder / "clip.mp4", SIZE, SIZE, 16, 1, {})
-        write_clip(new_writer, BAR, clip._replace(parts=source.parts()))
+        write_clip(new_writer, BAR, clip._replace(parts=source.parts()), match)
     except BaseException as raised:  # noqa: BLE001 -- interrupts too
         error = type(raised).__name__
     finally:
@@ -83,15 +86,21 @@ RUNS = {
     "interrupt": (2, comfy.model_management.interrupt_current_processing),
     "error": (2, fail),
     "out of memory": (2, out_of_memory),
+    "matched": (None, None, True),
+    "matched interrupt": (2, comfy.model_management.interrupt_current_processing, True),
+    "matched error": (2, fail, True),
+    "matched out of memory": (2, out_of_memory, True),
     "disk": (0, no_more_disk),
+    "matched disk": (0, no_more_disk, True),
 }
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     results = {}
-    for name, (at, happens) in RUNS.items():
+    spool.LIMIT_BYTES = 4096  # less than a frame: they wait in a file
+    for name, run in RUNS.items():
         with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
-            results[name] = end(Path(folder), at, happens)
+            results[name] = end(Path(folder), *run)
             if results[name]["files"] == ["clip.mp4"]:
                 results[name]["frames"] = frames(Path(folder) / "clip.mp4")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

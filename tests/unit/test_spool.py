@@ -1,0 +1,60 @@
+"""The store of frames that wait: their bits, where they lie, what is left, and a disk that is full."""
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from wan_flf2v.video.spool import FrameSpool
+
+FRAME = torch.arange(3 * 6 * 8, dtype=torch.uint8).reshape(3, 6, 8)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3 * 144, 10**6])
+def test_frames_come_back_bit_for_bit(tmp_path, limit):
+    """In memory, in the file, and at the limit; 0 is no limit."""
+    with FrameSpool(tmp_path, 5, limit) as spool:
+        for i in range(5):
+            spool.put((FRAME + i)[:, :, ::2])  # a view, not contiguous
+        assert all(torch.equal(frame, (FRAME + i)[:, :, ::2]) for i, frame in enumerate(spool))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_limited_by_the_file(tmp_path):
+    with FrameSpool(tmp_path, 9, 300) as spool:
+        spool.put(FRAME)
+        assert not spool._file._rolled
+        for _ in range(8):
+            spool.put(FRAME)
+        assert spool._file._rolled
+        assert os.fstat(spool._file.fileno()).st_size + 10_000 > 9 * 144
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files of a limited size are made another way on Windows")
+def test_a_full_disk_says_what_to_do(tmp_path):
+    """In a process of its own, whose files cannot grow beyond 1000 bytes."""
+    code = """
+        import resource, signal, sys, torch
+        from pathlib import Path
+        from wan_flf2v.video.spool import FrameSpool
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        try:
+            with FrameSpool(Path(sys.argv[1]), 9, 1) as spool:
+                for _ in range(9):
+                    spool.put(torch.zeros(3, 64, 64, dtype=torch.uint8))
+                list(spool)
+        except OSError as error:
+            print(error.errno, error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    number, _, message = done.stdout.partition(" ")
+    assert int(number) == errno.EFBIG
+    assert f"color_match keeps the decoded frames in {tmp_path} until the last one is known, but " in message
+    assert "They need 1 MB there. Free disk space" in message
+    assert list(tmp_path.iterdir()) == []
