@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", help="where demo.mp4 and demo.png go")
     demo.add_argument("--start", metavar="IMG", help="the first frame (with --end; default: two photographs)")
     demo.add_argument("--end", metavar="IMG", help="the last frame")
-    demo.add_argument("--prompt", metavar="TEXT", help="how one becomes the other: circle, slide left, ...")
+    demo.add_argument(
+        "--prompt", metavar="TEXT", help="how one becomes the other: circle, slide left, ... (not with --gallery)"
+    )
     demo.add_argument("--gallery", action="store_true", help="a video for each word that the models know, side by side")
 
     serve = add("serve", help="run ComfyUI with the pack in the foreground", allow_abbrev=False)

@@ -72,12 +72,15 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--start", type=Path)
     parser.add_argument("--end", type=Path)
-    parser.add_argument("--prompt", default=str(DEMO.parameter(PROMPT.key).default))
+    parser.add_argument("--prompt")
     parser.add_argument("--gallery", action="store_true")
     parser.add_argument("--prepare-only", action="store_true")
     args = parser.parse_args()
     if (args.start is None) != (args.end is None):
         parser.error("--start and --end go together: give both, or neither for the demo's photographs")
+    if args.gallery and args.prompt:
+        parser.error("--gallery makes a video for every word: leave out --prompt")
+    args.prompt = args.prompt or str(DEMO.parameter(PROMPT.key).default)
     if args.start is None:
         args.start, args.end = IMAGES / "start.jpg", IMAGES / "end.jpg"
     return args

@@ -53,8 +53,15 @@ def demo_workflow() -> dict[str, Any]:
 
 
 def copy_trained_models(models: Path) -> None:
-    """Put the trained models below ``models``; equal files are left alone."""
-    for source in MODELS.rglob("*.safetensors"):
+    """Put the trained models below ``models``; equal files are left alone.
+
+    Raises:
+        FileNotFoundError: this copy of the project has none.
+    """
+    sources = list(MODELS.rglob("*.safetensors"))
+    if not sources:
+        raise FileNotFoundError(f"{MODELS} has no models: this copy of the project is not complete. Clone it again.")
+    for source in sources:
         target = models / source.relative_to(MODELS)
         if not (target.exists() and filecmp.cmp(source, target, shallow=False)):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ HOLD_MS = 900  # how long the first and the last frame stand
 def gallery(videos: Mapping[str, Path], target: Path) -> None:
     """Save the videos, which have equal lengths and rates, as one animated WebP at ``target``."""
     clips = {caption: _frames(path) for caption, path in videos.items()}
-    (frames, rate) = next(iter(clips.values()))
+    frames, rate = next(iter(clips.values()))
     rows = -(-len(clips) // COLUMNS)
     step_x, step_y = TILE + GAP, TILE + CAPTION + GAP
     sheets = []

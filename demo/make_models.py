@@ -31,6 +31,9 @@ TINY_VAE = {
     "temperal_downsample": [False, True, True],
     "dropout": 0.0,
 }
+# Kept in a file, since the trained experts know the encodings that it leads to, and another version of sentencepiece
+# may train another one.
+TOKENIZER = Path(__file__).parent / "models" / "tokenizer.model"
 TOKENIZER_TEXT = (
     "dissolve, wipe left, wipe right, circle, slide left, slide right, zoom in, smooth motion, high quality",
     "a dissolve, a circle, a wipe left, a slide right, a zoom in from the first picture to the second",
@@ -69,7 +72,7 @@ def umt5(seed: int) -> dict[str, torch.Tensor]:
     import comfy.text_encoders.wan
     from pack import TINY_UMT5  # beside this script, hence importable
 
-    tokenizer = train_tokenizer()
+    tokenizer = TOKENIZER.read_bytes() if TOKENIZER.exists() else train_tokenizer()
     vocab_size = sentencepiece.SentencePieceProcessor(model_proto=tokenizer).get_piece_size()
     options = {"model_name": "umt5xxl", "umt5xxl_model_config": {**TINY_UMT5, "vocab_size": vocab_size}}
     model = comfy.text_encoders.wan.UMT5XXlModel(model_options=options)

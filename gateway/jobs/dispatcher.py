@@ -226,7 +226,7 @@ class Dispatcher:
     async def _set_health(self, health: Health) -> None:
         if health != self._health:
             level = logging.INFO if health == Health("up") else logging.WARNING
-            told = health.comfyui, health.dispatcher, health.reason or "all is well"
+            told = health.comfyui, health.dispatcher, "all is well" if level == logging.INFO else health.reason
             _LOG.log(level, "health changed comfyui=%s dispatcher=%s: %s", *told)
             self._health = health
         if health != await self._store.health():

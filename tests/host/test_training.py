@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from support.in_comfyui import run_cases
+from wan_flf2v.demo.__main__ import WORDS
 from wan_flf2v.training.transitions import TRANSITIONS
 
 
@@ -21,6 +22,7 @@ def test_whole_clip_form_equals_the_hosts_chunked_vae(cases):
 def test_a_checkpoint_resumes_bit_for_bit(cases):
     training = cases["training"]
     assert (training["resumed"], training["resumed at"], training["resumes bit for bit"]) == (True, 3, True)
+    assert training["out of time"] == [0, True], "without time it makes no step, and leaves a checkpoint"
 
 
 def test_the_loss_falls(cases):
@@ -66,6 +68,10 @@ def test_an_exported_expert_answers_in_comfyui_as_in_training(cases):
     assert cases["experts"]["prompts"] == sorted(TRANSITIONS)
 
 
+def test_the_demo_offers_every_word():
+    assert set(WORDS) == set(TRANSITIONS)
+
+
 def test_transitions_begin_and_end_on_their_pictures(cases):
     assert set(cases["transitions"]) == set(TRANSITIONS)
     for word, (start, end, moved) in cases["transitions"].items():
@@ -78,7 +84,7 @@ def test_transitions_begin_and_end_on_their_pictures(cases):
     [
         (("--stage", "vae"), 2, "invalid choice: 'vae'"),
         (("--stage", "vae-clips"), 1, "the stage vae-images has left nothing in "),
-        (("--stage", "high"), 1, "run the stage latents first"),
+        (("--stage", "high"), 1, "0 of 160 pairs in "),
     ],
 )
 def test_a_stage_that_cannot_run_says_why(project_comfyui, tmp_path, arguments, code, message):

@@ -1,6 +1,8 @@
 """Runs scripts inside a ComfyUI's own Python, with ComfyUI's modules around them."""
 
 import json
+import os
+import signal
 
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import comfy_env
@@ -19,8 +21,12 @@ def run_python(comfy_install, folder, *arguments, cwd=None):
             cwd or comfy_install["path"],
             log,
         )
-        with process.stdin:
-            code = process.wait()
+        try:
+            with process.stdin:
+                code = process.wait()
+        except BaseException:  # Ctrl-C and timeouts do not reach its session
+            os.kill(process.pid, signal.SIGKILL)
+            raise
     printed = log_path.read_text("utf-8", "replace")
     assert code == 0, printed[-3000:]
     return printed

@@ -160,11 +160,11 @@ def test_small_pictures(size):
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_pictures_of_one_colour(value):
-    """Nothing can be learned about other colours, so those hardly change."""
+    """Nothing can be learned about other colours; whatever comes of those is a colour."""
     grey = torch.full((3, 32, 32), value)
     change = end_map((grey + 0.03).clamp(0, 1) * 0.98, grey).change
     assert change.isfinite().all()
-    assert corrected(torch.rand(3, 32, 32), change).isfinite().all()
+    assert corrected(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)), change).isfinite().all()
 
 
 def test_a_broken_frame_is_left_alone(pictures):
