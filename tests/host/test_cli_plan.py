@@ -62,7 +62,7 @@ def test_the_command_line_takes_the_servers_own_files_and_prints_json(comfy_serv
     assert (done.returncode, done.stderr) == (0, "")
     made = json.loads(done.stdout)
     names = [expert["file"] for expert in made["experts"]]
-    assert names == [HIGH, LOW]
+    assert names == ["demo_wan22_high_noise.safetensors", "demo_wan22_low_noise.safetensors"]
     assert [expert["forwards"] for expert in made["experts"]] == [2, 2]
 
 

@@ -19,6 +19,7 @@ import comfy.options  # noqa: E402 - found in the ComfyUI under test
 
 comfy.options.enable_args_parsing()
 
+import utils.install_util  # noqa: E402, F401, I001 -- before nodes.py puts comfy/, with its utils, first on the path
 import comfy.ldm.wan.vae  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
