@@ -11,22 +11,14 @@ import torch.nn.functional as F
 from comfy.ldm.wan.vae import CausalConv3d, Resample, WanVAE
 from torch import nn
 
+from ..demo.make_models import TINY_VAE
 from ..video.ends_video import UNKNOWN_GREY
 from . import pictures, procedural
 from .trainer import Machine, Schedule
 from .transitions import TRANSITIONS, transition_clip
 from .whole_clip import WholeClipVAE
 
-# ComfyUI's configuration of the Wan 2.1 VAE (comfy/sd.py), with dim 16 instead of 96.
-VAE_CONFIG: dict[str, Any] = {
-    "dim": 16,
-    "z_dim": 16,
-    "dim_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "attn_scales": [],
-    "temperal_downsample": [False, True, True],
-    "dropout": 0.0,
-}
+VAE_CONFIG = {**TINY_VAE, "dim": 16}
 IMAGES = Schedule(steps=3000, learning_rate=0.004)
 CLIPS = Schedule(steps=2000, learning_rate=0.002)
 DECODER = Schedule(steps=1200, learning_rate=0.002)
