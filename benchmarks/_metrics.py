@@ -5,16 +5,16 @@ Clips are [3, frames, height, width], 0...1, as ``training.transitions`` draws t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 
+from ..quality import metrics
+
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     """Return the peak signal-to-noise ratio in dB over all values, infinity if they are equal."""
-    error = float((a.double() - b.double()).square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return metrics.psnr(a.numpy(), b.numpy())
 
 
 def frame_psnr(a: torch.Tensor, b: torch.Tensor) -> list[float]:

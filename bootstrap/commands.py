@@ -91,7 +91,7 @@ def bench(name: str, json_file: str | None, rounds: int | None) -> int:
 
 
 def train(stage: str | None, minutes: float | None) -> int:
-    """Make the demo's models from scratch, one stage or all; SetupError for a stage that there is not."""
+    """Make the demo's models from scratch, one stage or all; the training itself refuses a stage it does not have."""
     comfyui, python = _prepare("train")
     arguments = ["--comfyui", str(comfyui.path), "--work", str(cache_dir() / "training")]
     arguments += ["--stage", stage] if stage else []

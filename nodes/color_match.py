@@ -17,6 +17,7 @@ from ..video import frames
 from ..video.color_match import ColorMatch
 from ..video.geometry import VideoSize
 from .notice import show_notice
+from .video_inputs import background_error
 
 COLOR_MATCH = io.Custom("COLOR_MATCH")
 
@@ -77,12 +78,7 @@ class WanFLF2VColorMatch(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, background: str | None) -> bool | str:
         """Refuse what is no colour; None is a value that comes from another node."""
-        if background is not None:
-            try:
-                parse_hex_colour("background", background)
-            except ValueError as error:
-                return str(error)
-        return True
+        return background_error(background) or True
 
     @classmethod
     def execute(

@@ -15,7 +15,7 @@ from ..video import frames, geometry
 from ..video.ends_video import EndsVideo
 from ..video.vae_encode import ENCODES, encode_first_last
 from .notice import show_notice
-from .video_inputs import length_input, size_inputs
+from .video_inputs import background_error, length_input, size_inputs
 
 
 class WanFLF2VConditioning(io.ComfyNode):
@@ -45,12 +45,7 @@ class WanFLF2VConditioning(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, width: int | None, height: int | None, background: str | None) -> bool | str:
         """Refuse impossible sizes and colours; None is a value that comes from another node."""
-        errors = [geometry.size_errors(width, height)]
-        if background is not None:
-            try:
-                parse_hex_colour("background", background)
-            except ValueError as error:
-                errors.append(str(error))
+        errors = (geometry.size_errors(width, height), background_error(background))
         return " ".join(filter(None, errors)) or True
 
     @classmethod

@@ -19,7 +19,7 @@ from ..quality.thresholds import Thresholds, numbers
 from ..quality.video_file import Frames, open_video
 from ..video import frames, geometry
 from .notice import show_text
-from .video_inputs import frame_rate_input
+from .video_inputs import background_error, frame_rate_input
 
 
 class WanFLF2VReport(io.ComfyNode):
@@ -52,11 +52,7 @@ class WanFLF2VReport(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, background: str | None) -> bool | str:
         """Refuse what is no colour; None is a value that comes from another node."""
-        try:
-            parse_hex_colour("background", background or "#000000")
-        except ValueError as error:
-            return str(error)
-        return True
+        return background_error(background) or True
 
     @classmethod
     def execute(

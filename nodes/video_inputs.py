@@ -1,9 +1,10 @@
-"""The inputs of the video that several nodes have: width, height, length and frame rate."""
+"""The inputs that several nodes have: width, height, length, frame rate; and the check of their background colour."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..quality.fit import parse_hex_colour
 from ..video import geometry
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAME_RATE, TRAINED_FRAMES
 
@@ -41,3 +42,12 @@ def frame_rate_input() -> io.Input:
         step=1.0,
         tooltip="Frames per second. Wan 2.2 14B makes 16; 81 frames are then 5 seconds.",
     )
+
+
+def background_error(background: str | None) -> str:
+    """Return why ``background`` is no colour, or nothing; None is a value that comes from another node."""
+    try:
+        parse_hex_colour("background", "#000000" if background is None else background)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -128,8 +128,10 @@ class Training:
         module = vae.new_vae(SEED)
         module.load_state_dict(self._weights("vae-clips"))
         folder = self._work / "latents"
-        mean, deviation = latents.statistics(module, self._photographs)
-        latents.save_statistics(folder / "statistics.pt", mean, deviation)
+        statistics = folder / "statistics.pt"
+        if not statistics.exists():
+            latents.save_statistics(statistics, *latents.statistics(module, self._photographs))
+        mean, deviation = latents.load_statistics(statistics)
         encoder = latents.Encoder(module.to(self._machine.device, self._machine.dtype), mean, deviation)
         done = latents.make_pairs(encoder, self._photographs, folder, latents.PAIRS, self._time_is_left, _say)
         return done == latents.PAIRS
@@ -149,7 +151,7 @@ class Training:
         return self._train(name, experts.Expert(SEED), loss, experts.SCHEDULE, machine=Machine(self._machine.device))
 
     def _export(self) -> bool:
-        from . import curves, experts, export, latents, vae
+        from . import curves, experts, export, latents, pictures, vae
 
         wan_vae = vae.new_vae(SEED)
         wan_vae.load_state_dict(self._weights("vae-decoder"))
@@ -161,6 +163,7 @@ class Training:
             export.save_half(expert.model.state_dict(), self._work / "export" / export.FILES[name])
         for log in sorted(self._work.glob("*/log.jsonl")):
             curves.plot(log, self._work / "export" / f"{log.parent.name}.png")
+        (self._work / "export" / "pictures.md").write_text(pictures.attribution() + "\n", "utf-8")
         _say(f"exported to {self._work / 'export'}")
         return True
 

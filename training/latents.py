@@ -17,13 +17,14 @@ from torch import nn
 
 from ..video.ends_video import EndsVideo
 from ..video.geometry import video_size
-from . import pictures, procedural
+from . import pictures
 from .transitions import TRANSITIONS, transition_clip
 
 # Height, width and frames with their weight: most at the demo's own size and length, some of every other.
 SIDES = (96, 112, 128, 144, 160)
 USUAL_SIDE = 128
 LENGTHS = (17, 21, 25, 33, 49, 81)
+PROCEDURAL = 0.15  # the share of pictures that are no photographs
 PAIRS = 160
 WORDS_PER_PAIR = 4  # of the seven; each costs an encode
 LENGTH_WEIGHTS = (3.0, 2.0, 2.0, 4.0, 0.7, 0.3)
@@ -75,7 +76,7 @@ def statistics(vae: nn.Module, photographs: list[torch.Tensor], count: int = 64)
     generator = torch.Generator().manual_seed(7)
     words, latents = list(TRANSITIONS), []
     for i in range(count):
-        start, end = (_picture(photographs, 96, 96, generator) for _ in range(2))
+        start, end = (pictures.draw(photographs, 96, 96, PROCEDURAL, generator) for _ in range(2))
         latent = vae.encode(transition_clip(words[i % len(words)], start, end, 5)[None] * 2 - 1)
         latents.append(latent[0].flatten(1))
     together = torch.cat(latents, dim=1)
@@ -101,7 +102,7 @@ def make_pair(encoder: Encoder, photographs: list[torch.Tensor], number: int) ->
     if float(torch.rand((), generator=generator)) < 0.4:
         height = width = USUAL_SIDE
     length = LENGTHS[int(torch.multinomial(torch.tensor(LENGTH_WEIGHTS), 1, generator=generator))]
-    start, end = (_picture(photographs, height, width, generator) for _ in range(2))
+    start, end = (pictures.draw(photographs, height, width, PROCEDURAL, generator) for _ in range(2))
     words = list(TRANSITIONS)
     chosen = [words[i] for i in torch.randperm(len(words), generator=generator)[:WORDS_PER_PAIR]]
     tensors = {}
@@ -177,10 +178,3 @@ class Examples:
         word = words[int(torch.randint(len(words), (), generator=generator))]
         pair = self._pairs[index]
         return Example(word, pair[f"{kind}/{word}/latent"].float(), pair[f"{kind}/conditioning"].float())
-
-
-def _picture(photographs: list[torch.Tensor], height: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    if float(torch.rand((), generator=generator)) < 0.15:
-        return procedural.picture(height, width, generator)
-    photograph = photographs[int(torch.randint(len(photographs), (), generator=generator))]
-    return pictures.crop(photograph, height, width, generator)

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from ..bootstrap.paths import REPO
+from . import procedural
 
 SHORT_SIDE = 512  # pixels; larger pictures are scaled down to it
 
@@ -142,6 +143,16 @@ def crop(picture: torch.Tensor, height: int, width: int, generator: torch.Genera
     gain, offset = (torch.rand(2, generator=generator) * 2 - 1).tolist()
     part = ((part - 0.5) * (1 + 0.15 * gain) + 0.5 + 0.08 * offset).clamp(0, 1)
     return part.flip(-1) if mirrored else part
+
+
+def draw(
+    photographs: list[torch.Tensor], height: int, width: int, procedural_share: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Return a crop of a random photograph or, for a share of the draws, a procedural picture; see ``crop``."""
+    if float(torch.rand((), generator=generator)) < procedural_share:
+        return procedural.picture(height, width, generator)
+    photograph = photographs[int(torch.randint(len(photographs), (), generator=generator))]
+    return crop(photograph, height, width, generator)
 
 
 def _file(folder: Path, picture: Picture) -> Path:

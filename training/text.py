@@ -36,7 +36,7 @@ class Prompts:
         self.unnamed = [encode(clip, text) for text in UNNAMED]
 
     def draw(self, word: str, generator: torch.Generator) -> torch.Tensor:
-        """Return a prompt that names ``word``; one in ten does not, as guidance needs."""
+        """Return a prompt that names ``word``; one in ten does not, so that any other prompt gives some transition."""
         choose_from = self.unnamed if float(torch.rand((), generator=generator)) < 0.1 else self.named[word]
         return choose_from[int(torch.randint(len(choose_from), (), generator=generator))]
 

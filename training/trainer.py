@@ -102,11 +102,11 @@ class Trainer:
             step_began = time.monotonic()
             figures = self.train_step()
             self.seconds += time.monotonic() - step_began
-            evaluated = self._evaluate is not None and (self.step % self._evaluate_every == 0 or self.finished)
-            if self._evaluate is not None and evaluated:
-                figures = {**figures, **self._evaluate(self.module)}
+            evaluate = self._evaluate if self.step % self._evaluate_every == 0 or self.finished else None
+            if evaluate is not None:
+                figures = {**figures, **evaluate(self.module)}
             now = time.monotonic()
-            if evaluated or self.finished or now - spoken > SECONDS_BETWEEN_LINES:
+            if evaluate is not None or self.finished or now - spoken > SECONDS_BETWEEN_LINES:
                 spoken = now
                 self._log(figures)
                 left = (self._schedule.steps - self.step) * self.seconds / self.step

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import comfy.utils
 import torch
 import torch.nn.functional as F
 from comfy.ldm.wan.vae import CausalConv3d, Resample, WanVAE
@@ -13,7 +14,7 @@ from torch import nn
 
 from ..demo.make_models import TINY_VAE
 from ..video.ends_video import UNKNOWN_GREY
-from . import pictures, procedural
+from . import pictures
 from .trainer import Machine, Schedule
 from .transitions import TRANSITIONS, transition_clip
 from .whole_clip import WholeClipVAE
@@ -22,6 +23,7 @@ VAE_CONFIG = {**TINY_VAE, "dim": 16}
 IMAGES = Schedule(steps=3000, learning_rate=0.004)
 CLIPS = Schedule(steps=2000, learning_rate=0.002)
 DECODER = Schedule(steps=1200, learning_rate=0.002)
+PROCEDURAL = 0.25  # the share of pictures that are no photographs
 CROP = 64  # pixels, the side of a training crop
 
 
@@ -67,14 +69,11 @@ def freeze_encoder(module: WholeClipVAE) -> WholeClipVAE:
 
 def picture_batch(photographs: list[torch.Tensor], count: int, generator: torch.Generator) -> torch.Tensor:
     """Return [count, 3, 1, 64, 64], -1...1: three quarters crops of photographs, the rest procedural."""
-    return torch.stack([_picture(photographs, CROP, generator) for _ in range(count)])[:, :, None] * 2 - 1
-
-
-def _picture(photographs: list[torch.Tensor], side: int, generator: torch.Generator) -> torch.Tensor:
-    if float(torch.rand((), generator=generator)) < 0.25:
-        return procedural.picture(side, side, generator)
-    photograph = photographs[int(torch.randint(len(photographs), (), generator=generator))]
-    return pictures.crop(photograph, side, side, generator)
+    return (
+        torch.stack([pictures.draw(photographs, CROP, CROP, PROCEDURAL, generator) for _ in range(count)])[:, :, None]
+        * 2
+        - 1
+    )
 
 
 def clip_batch(photographs: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
@@ -93,7 +92,7 @@ def mixed_batch(photographs: list[torch.Tensor], generator: torch.Generator) -> 
 def _clip(photographs: list[torch.Tensor], frames: int, generator: torch.Generator) -> torch.Tensor:
     """Return a part of a transition, a camera's motion, or the conditioning video: known at its ends, grey between."""
     kind = float(torch.rand((), generator=generator))
-    start, end = (_picture(photographs, CROP, generator) for _ in range(2))
+    start, end = (pictures.draw(photographs, CROP, CROP, PROCEDURAL, generator) for _ in range(2))
     if kind < 0.25:
         clip = torch.full((3, frames, CROP, CROP), UNKNOWN_GREY)
         if kind < 0.20:
@@ -102,12 +101,14 @@ def _clip(photographs: list[torch.Tensor], frames: int, generator: torch.Generat
             clip[:, -1] = end
         if kind < 0.10 and frames > 5:
             key = 4 * int(torch.randint(1, (frames - 1) // 4, (), generator=generator))
-            clip[:, key] = _picture(photographs, CROP, generator)
+            clip[:, key] = pictures.draw(photographs, CROP, CROP, PROCEDURAL, generator)
         return clip
     whole = frames + int(torch.randint(frames + frames // 2, (), generator=generator))
     first = int(torch.randint(whole - frames + 1, (), generator=generator))
     if kind < 0.45:
-        return _camera(_picture(photographs, CROP * 2, generator), whole, generator)[:, first : first + frames]
+        return _camera(pictures.draw(photographs, CROP * 2, CROP * 2, PROCEDURAL, generator), whole, generator)[
+            :, first : first + frames
+        ]
     words = list(TRANSITIONS)
     word = words[int(torch.randint(len(words), (), generator=generator))]
     return transition_clip(word, start, end, whole)[:, first : first + frames]
@@ -150,8 +151,6 @@ def psnr(mean_squared_error: torch.Tensor) -> float:
 
 def fitted(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Return a uint8 picture fitted as the conditioning node does, [3, height, width], -1...1."""
-    import comfy.utils
-
     return comfy.utils.common_upscale(picture[None] / 255, width, height, "bilinear", "center")[0] * 2 - 1
 
 

@@ -34,6 +34,7 @@ _LAB = torch.tensor(
     ],
     dtype=torch.float64,
 )
+_FROM_CONES, _FROM_LAB = torch.linalg.inv(_CONES), torch.linalg.inv(_LAB)
 # ΔEOK2 of color.js (https://colorjs.io/docs/color-difference), times 100: a and b count twice, which comes closer to
 # ΔE2000 than Oklab's plain distance.
 _DELTA_E = torch.tensor([[100.0], [200.0], [200.0]], dtype=torch.float64)
@@ -252,8 +253,8 @@ def _to_lab(rgb: torch.Tensor) -> torch.Tensor:
 
 
 def _to_rgb(lab: torch.Tensor) -> torch.Tensor:
-    cones = _mixed(torch.linalg.inv(_LAB), lab)
-    light = _mixed(torch.linalg.inv(_CONES), cones.pow(3)).clamp_(0.0, 1.0)
+    cones = _mixed(_FROM_LAB, lab)
+    light = _mixed(_FROM_CONES, cones.pow(3)).clamp_(0.0, 1.0)
     return torch.where(light <= 0.0031308, light * 12.92, light.pow(1 / 2.4).mul_(1.055).sub_(0.055))
 
 

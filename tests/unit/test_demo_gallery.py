@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from wan_flf2v.demo.gallery import COLUMNS, HOLD_MS, gallery
+from wan_flf2v.demo.contact_sheet import COLUMNS
+from wan_flf2v.demo.gallery import HOLD_MS, gallery
 
 
 def write_video(path, brightness):
