@@ -52,7 +52,7 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
     if arguments.command == "bench":
         return commands.bench(arguments.name, arguments.json, arguments.rounds)
     if arguments.command == "train":
-        return commands.train(arguments.stage, arguments.minutes)
+        return commands.train(arguments.stage, arguments.minutes, arguments.start_from)
     return commands.test(arguments.hosts, rest)
 
 
@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", help="make the demo's models from scratch; goes on where it stopped", allow_abbrev=False)
     train.add_argument("--stage", metavar="STAGE", help="one stage alone (default: all, in their order)")
     train.add_argument("--minutes", type=_minutes, metavar="N", help="stop after this time; the next run goes on")
+    train.add_argument(
+        "--start-from", metavar="FOLDER", help="begin with these exported models, as demo/models, not from scratch"
+    )
     return parser
 
 

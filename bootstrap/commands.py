@@ -90,12 +90,13 @@ def bench(name: str, json_file: str | None, rounds: int | None) -> int:
     return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(comfyui.path), *result])
 
 
-def train(stage: str | None, minutes: float | None) -> int:
-    """Make the demo's models from scratch, one stage or all; the training itself refuses a stage it does not have."""
+def train(stage: str | None, minutes: float | None, start_from: str | None) -> int:
+    """Make the demo's models, one stage or all; the training itself refuses a stage it does not have."""
     comfyui, python = _prepare("train")
     arguments = ["--comfyui", str(comfyui.path), "--work", str(cache_dir() / "training")]
     arguments += ["--stage", stage] if stage else []
     arguments += ["--minutes", str(minutes)] if minutes is not None else []
+    arguments += ["--start-from", start_from] if start_from else []
     return _become([str(python), "-I", "-m", "wan_flf2v.training", *arguments])
 
 

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-STAGES = ("pictures", "vae-images", "vae-clips", "vae-decoder", "latents", "high", "low", "export")
+STAGES = ("pictures", "vae-images", "vae-clips", "latents", "high", "low", "export")
 SEED = 1
 
 
@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--stage", choices=STAGES)
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--start-from", type=Path)
     args = parser.parse_args()
     sys.path.insert(0, str(args.comfyui))
     sys.argv = [sys.argv[0], "--use-pytorch-cross-attention"]  # the attention that has a gradient
@@ -33,7 +34,7 @@ def main() -> int:
     comfy.options.enable_args_parsing()
     from .pictures import GatherError
 
-    training = Training(args.comfyui, args.work, time.monotonic() + args.minutes * 60)
+    training = Training(args.comfyui, args.work, time.monotonic() + args.minutes * 60, args.start_from)
     try:
         for stage in (args.stage,) if args.stage else STAGES:
             if not training.run(stage):
@@ -51,10 +52,11 @@ def main() -> int:
 class Training:
     """The stages, each with its folder below ``work``; each loads what the stages before it left there."""
 
-    def __init__(self, comfyui: Path, work: Path, deadline: float) -> None:
+    def __init__(self, comfyui: Path, work: Path, deadline: float, start_from: Path | None) -> None:
         self._comfyui = comfyui
         self._work = work
         self._deadline = deadline
+        self._start_from = start_from
 
     def run(self, stage: str) -> bool:
         """Run one stage, or what is left of it; return whether it is finished."""
@@ -62,8 +64,7 @@ class Training:
         stages: dict[str, Callable[[], bool]] = {
             "pictures": self._gather,
             "vae-images": self._vae_images,
-            "vae-clips": partial(self._vae_on_clips, "vae-clips"),
-            "vae-decoder": partial(self._vae_on_clips, "vae-decoder"),
+            "vae-clips": self._vae_clips,
             "latents": self._make_latents,
             "high": partial(self._expert, True),
             "low": partial(self._expert, False),
@@ -98,6 +99,10 @@ class Training:
     def _vae_images(self) -> bool:
         from . import vae
 
+        if self._start_from:
+            _say(f"left out: the VAE begins with that of {self._start_from}")
+            return True
+
         def loss(model: Callable[..., Any], generator: Any) -> Any:
             batch = vae.picture_batch(self._photographs, 16, generator)
             return vae.reconstruction_loss(model, batch, generator, self._machine)
@@ -105,8 +110,10 @@ class Training:
         evaluate = partial(vae.held_out_psnr, held_out=self._held_out)
         return self._train("vae-images", vae.new_vae(SEED), loss, vae.IMAGES, evaluate)
 
-    def _vae_on_clips(self, stage: str) -> bool:
-        from . import vae
+    def _vae_clips(self) -> bool:
+        import torch
+
+        from . import export, vae
 
         def loss(model: Callable[..., Any], generator: Any) -> Any:
             batch = vae.mixed_batch(self._photographs, generator)
@@ -116,11 +123,12 @@ class Training:
             return {**vae.held_out_psnr(module, self._held_out), **vae.held_out_clips(module, self._held_out)}
 
         module = vae.new_vae(SEED)
-        if stage == "vae-clips":
+        if self._start_from:
+            module.vae.load_state_dict(export.load_exported(self._start_from, "vae"))
+            export.rescale_latent(module.vae, *export.host_statistics(), torch.zeros(16), torch.ones(16))
+        else:
             module.load_state_dict(self._weights("vae-images"))
-            return self._train(stage, module, loss, vae.CLIPS, evaluate)
-        module.load_state_dict(self._weights("vae-clips"))
-        return self._train(stage, vae.freeze_encoder(module), loss, vae.DECODER, evaluate)
+        return self._train("vae-clips", module, loss, vae.CLIPS, evaluate)
 
     def _make_latents(self) -> bool:
         from . import latents, vae
@@ -137,7 +145,7 @@ class Training:
         return done == latents.PAIRS
 
     def _expert(self, high_noise: bool) -> bool:
-        from . import experts, latents, text
+        from . import experts, export, latents, text
         from .trainer import Machine
 
         examples = latents.Examples(self._work / "latents", latents.PAIRS)
@@ -147,15 +155,19 @@ class Training:
             return experts.velocity_loss(model, examples, prompts, high_noise, generator, self._machine)
 
         name = "high" if high_noise else "low"
+        expert = experts.Expert(SEED)
+        if self._start_from:
+            expert.model.load_state_dict(export.load_exported(self._start_from, name))
         # Autocast chooses the dtypes of an expert, so its weights stay in float32.
-        return self._train(name, experts.Expert(SEED), loss, experts.SCHEDULE, machine=Machine(self._machine.device))
+        return self._train(name, expert, loss, experts.SCHEDULE, machine=Machine(self._machine.device))
 
     def _export(self) -> bool:
         from . import curves, experts, export, latents, pictures, vae
 
         wan_vae = vae.new_vae(SEED)
-        wan_vae.load_state_dict(self._weights("vae-decoder"))
-        export.fold_statistics(wan_vae.vae, *latents.load_statistics(self._work / "latents" / "statistics.pt"))
+        wan_vae.load_state_dict(self._weights("vae-clips"))
+        statistics = latents.load_statistics(self._work / "latents" / "statistics.pt")
+        export.rescale_latent(wan_vae.vae, *statistics, *export.host_statistics())
         export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
         for name in ("high", "low"):
             expert = experts.Expert(SEED)

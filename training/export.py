@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from comfy.latent_formats import Wan21
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 FILES = {
@@ -16,26 +16,40 @@ FILES = {
 }
 
 
-@torch.no_grad()
-def fold_statistics(vae: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-    """Give a WanVAE's latent the mean and deviation that ComfyUI's Wan latent format takes away.
+def host_statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation, each [16], that ComfyUI's Wan latent format takes away."""
+    wan = Wan21()
+    return wan.latents_mean.flatten(), wan.latents_std.flatten()
 
-    Both 1x1x1 convolutions around the latent take over scale and shift, so the decoded video does not change.
+
+@torch.no_grad()
+def rescale_latent(
+    vae: nn.Module, mean: torch.Tensor, deviation: torch.Tensor, to_mean: torch.Tensor, to_deviation: torch.Tensor
+) -> None:
+    """Give a WanVAE's latent another mean and deviation; its decoded video does not change.
+
+    Both 1x1x1 convolutions around the latent take over scale and shift.
 
     Args:
         vae: a ``WanVAE``; changed in place.
         mean: [16], of its latent's channels.
         deviation: [16].
+        to_mean: [16], what they will have.
+        to_deviation: [16].
     """
-    wan = Wan21()
-    scale = wan.latents_std.flatten() / deviation
-    shift = wan.latents_mean.flatten() - mean * scale
+    scale = to_deviation / deviation
+    shift = to_mean - mean * scale
     into, out = vae.conv1, vae.conv2
     channels = len(mean)
     into.weight[:channels] *= scale.view(-1, 1, 1, 1, 1)
     into.bias[:channels] = into.bias[:channels] * scale + shift
     out.weight /= scale.view(1, -1, 1, 1, 1)
     out.bias -= out.weight[:, :, 0, 0, 0] @ shift
+
+
+def load_exported(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """Return the weights of ``vae``, ``high`` or ``low`` in an exported folder, in float32."""
+    return {key: value.float() for key, value in load_file(folder / FILES[name]).items()}
 
 
 def save_half(state: dict[str, torch.Tensor], target: Path) -> None:

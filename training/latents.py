@@ -1,7 +1,7 @@
 """Clips and conditioning as latents: encoded once, so that both experts learn from the same files.
 
 A file holds one pair of pictures at one size and length. Latents are normalised to mean 0 and deviation 1 for each
-channel, which is what the experts see once the exported VAE has been folded (``export.fold_statistics``).
+channel, which is what the experts see of the exported VAE (``export.rescale_latent``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDES = (96, 112, 128, 144, 160)
 USUAL_SIDE = 128
 LENGTHS = (17, 21, 25, 33, 49, 81)
 PROCEDURAL = 0.15  # the share of pictures that are no photographs
-PAIRS = 160
+PAIRS = 240
 WORDS_PER_PAIR = 4  # of the seven; each costs an encode
 LENGTH_WEIGHTS = (3.0, 2.0, 2.0, 4.0, 0.7, 0.3)
 
@@ -84,7 +84,7 @@ def statistics(vae: nn.Module, photographs: list[torch.Tensor], count: int = 64)
 
 
 def save_statistics(file: Path, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-    """Keep the statistics, which the export folds into the VAE."""
+    """Keep the statistics, which the export puts into the VAE."""
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"mean": mean, "deviation": deviation}, file)
 

@@ -33,10 +33,6 @@ def test_the_loss_falls(cases):
     assert cases["training"]["logged"] == ["loss", "psnr", "seconds", "step"]
 
 
-def test_the_decoder_stage_leaves_the_latents_as_they_are(cases):
-    assert cases["training"]["encoder stays"] and cases["training"]["decoder moves"]
-
-
 def test_the_exported_vae_has_the_hosts_latent_statistics(cases):
     export = cases["export"]
     assert export["latents in the host's format"] < 1e-4
