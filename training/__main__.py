@@ -111,9 +111,7 @@ class Training:
         return self._train("vae-images", vae.new_vae(SEED), loss, vae.IMAGES, evaluate)
 
     def _vae_clips(self) -> bool:
-        import torch
-
-        from . import export, vae
+        from . import vae
 
         def loss(model: Callable[..., Any], generator: Any) -> Any:
             batch = vae.mixed_batch(self._photographs, generator)
@@ -122,19 +120,13 @@ class Training:
         def evaluate(module: Any) -> dict[str, float]:
             return {**vae.held_out_psnr(module, self._held_out), **vae.held_out_clips(module, self._held_out)}
 
-        module = vae.new_vae(SEED)
-        if self._start_from:
-            module.vae.load_state_dict(export.load_exported(self._start_from, "vae"))
-            export.rescale_latent(module.vae, *export.host_statistics(), torch.zeros(16), torch.ones(16))
-        else:
-            module.load_state_dict(self._weights("vae-images"))
+        module = self._exported_vae(self._start_from) if self._start_from else self._trained_vae("vae-images")
         return self._train("vae-clips", module, loss, vae.CLIPS, evaluate)
 
     def _make_latents(self) -> bool:
-        from . import latents, vae
+        from . import latents
 
-        module = vae.new_vae(SEED)
-        module.load_state_dict(self._weights("vae-clips"))
+        module = self._final_vae()
         folder = self._work / "latents"
         statistics = folder / "statistics.pt"
         if not statistics.exists():
@@ -162,10 +154,9 @@ class Training:
         return self._train(name, expert, loss, experts.SCHEDULE, machine=Machine(self._machine.device))
 
     def _export(self) -> bool:
-        from . import curves, experts, export, latents, pictures, vae
+        from . import curves, experts, export, latents, pictures
 
-        wan_vae = vae.new_vae(SEED)
-        wan_vae.load_state_dict(self._weights("vae-clips"))
+        wan_vae = self._final_vae()
         statistics = latents.load_statistics(self._work / "latents" / "statistics.pt")
         export.rescale_latent(wan_vae.vae, *statistics, *export.host_statistics())
         export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
@@ -189,6 +180,29 @@ class Training:
             _say(f"going on from step {trainer.step} of {schedule.steps}")
         trainer.run(self._deadline - time.monotonic(), _say)
         return trainer.finished
+
+    def _trained_vae(self, stage: str) -> Any:
+        from . import vae
+
+        module = vae.new_vae(SEED)
+        module.load_state_dict(self._weights(stage))
+        return module
+
+    def _exported_vae(self, folder: Path) -> Any:
+        import torch
+
+        from . import export, vae
+
+        module = vae.new_vae(SEED)
+        module.vae.load_state_dict(export.load_exported(folder, "vae"))
+        export.rescale_latent(module.vae, *export.host_statistics(), torch.zeros(16), torch.ones(16))
+        return module
+
+    def _final_vae(self) -> Any:
+        """Return the VAE of the last stage, or the one to start from if that stage was left out."""
+        if self._start_from and not (self._work / "vae-clips").exists():
+            return self._exported_vae(self._start_from)
+        return self._trained_vae("vae-clips")
 
     def _weights(self, stage: str) -> dict[str, Any]:
         import torch

@@ -25,7 +25,7 @@ SIDES = (96, 112, 128, 144, 160)
 USUAL_SIDE = 128
 LENGTHS = (17, 21, 25, 33, 49, 81)
 PROCEDURAL = 0.15  # the share of pictures that are no photographs
-PAIRS = 240
+PAIRS = 160
 WORDS_PER_PAIR = 4  # of the seven; each costs an encode
 LENGTH_WEIGHTS = (3.0, 2.0, 2.0, 4.0, 0.7, 0.3)
 
@@ -151,6 +151,8 @@ class Examples:
 
     # How often both images, one image, a keyframe are drawn.
     KINDS = {"both": 0.75, "single": 0.1, "key": 0.15}
+    # How often a word is drawn: what moves is learnt last.
+    WORDS = {word: 2.0 if word.startswith(("slide", "zoom")) else 1.0 for word in TRANSITIONS}
 
     def __init__(self, folder: Path, count: int) -> None:
         self._pairs = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -173,8 +175,12 @@ class Examples:
 
     def _example(self, indices: list[int], generator: torch.Generator) -> Example:
         index = indices[int(torch.randint(len(indices), (), generator=generator))]
-        kind = list(self.KINDS)[int(torch.multinomial(torch.tensor(list(self.KINDS.values())), 1, generator=generator))]
-        words = [word for found, word, _ in self._words[index] if found == kind]
-        word = words[int(torch.randint(len(words), (), generator=generator))]
+        kind = _draw(self.KINDS, generator)
+        word = _draw({word: self.WORDS[word] for found, word, _ in self._words[index] if found == kind}, generator)
         pair = self._pairs[index]
         return Example(word, pair[f"{kind}/{word}/latent"].float(), pair[f"{kind}/conditioning"].float())
+
+
+def _draw(weights: dict[str, float], generator: torch.Generator) -> str:
+    """Return one of the names, each as often as its weight says."""
+    return list(weights)[int(torch.multinomial(torch.tensor(list(weights.values())), 1, generator=generator))]
