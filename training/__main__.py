@@ -10,7 +10,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-STAGES = ("pictures", "vae-images", "vae-clips", "latents", "high", "low", "export")
+VAE_STAGES = ("vae-images", "vae-clips", "vae-decoder")
+STAGES = ("pictures", *VAE_STAGES, "latents", "high", "low", "export")
 SEED = 1
 
 
@@ -32,14 +33,21 @@ def main() -> int:
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    from filelock import FileLock, Timeout
+
     from .pictures import GatherError
 
+    args.work.mkdir(parents=True, exist_ok=True)
     training = Training(args.comfyui, args.work, time.monotonic() + args.minutes * 60, args.start_from)
     try:
-        for stage in (args.stage,) if args.stage else STAGES:
-            if not training.run(stage):
-                _say("The time is up. Run it again to go on.")
-                return 0
+        with FileLock(args.work / "training.lock", timeout=0):
+            for stage in (args.stage,) if args.stage else STAGES:
+                if not training.run(stage):
+                    _say("The time is up. Run it again to go on.")
+                    return 0
+    except Timeout:
+        _say(f"another training runs in {args.work}: wait for it or stop it")
+        return 1
     except (GatherError, FileNotFoundError) as error:
         _say(str(error))
         return 1
@@ -64,7 +72,8 @@ class Training:
         stages: dict[str, Callable[[], bool]] = {
             "pictures": self._gather,
             "vae-images": self._vae_images,
-            "vae-clips": self._vae_clips,
+            "vae-clips": partial(self._vae_on_clips, "vae-clips"),
+            "vae-decoder": partial(self._vae_on_clips, "vae-decoder"),
             "latents": self._make_latents,
             "high": partial(self._expert, True),
             "low": partial(self._expert, False),
@@ -110,7 +119,7 @@ class Training:
         evaluate = partial(vae.held_out_psnr, held_out=self._held_out)
         return self._train("vae-images", vae.new_vae(SEED), loss, vae.IMAGES, evaluate)
 
-    def _vae_clips(self) -> bool:
+    def _vae_on_clips(self, stage: str) -> bool:
         from . import vae
 
         def loss(model: Callable[..., Any], generator: Any) -> Any:
@@ -120,13 +129,14 @@ class Training:
         def evaluate(module: Any) -> dict[str, float]:
             return {**vae.held_out_psnr(module, self._held_out), **vae.held_out_clips(module, self._held_out)}
 
-        module = self._exported_vae(self._start_from) if self._start_from else self._trained_vae("vae-images")
-        return self._train("vae-clips", module, loss, vae.CLIPS, evaluate)
+        if stage == "vae-decoder":
+            return self._train(stage, vae.freeze_encoder(self._vae("vae-clips")), loss, vae.DECODER, evaluate)
+        return self._train(stage, self._vae("vae-images"), loss, vae.CLIPS, evaluate)
 
     def _make_latents(self) -> bool:
         from . import latents
 
-        module = self._final_vae()
+        module = self._vae("vae-clips")
         folder = self._work / "latents"
         statistics = folder / "statistics.pt"
         if not statistics.exists():
@@ -149,14 +159,14 @@ class Training:
         name = "high" if high_noise else "low"
         expert = experts.Expert(SEED)
         if self._start_from:
-            expert.model.load_state_dict(export.load_exported(self._start_from, name))
+            expert.model.load_state_dict(export.load_weights(self._start_from, name))
         # Autocast chooses the dtypes of an expert, so its weights stay in float32.
         return self._train(name, expert, loss, experts.SCHEDULE, machine=Machine(self._machine.device))
 
     def _export(self) -> bool:
         from . import curves, experts, export, latents, pictures
 
-        wan_vae = self._final_vae()
+        wan_vae = self._vae("vae-decoder")
         statistics = latents.load_statistics(self._work / "latents" / "statistics.pt")
         export.rescale_latent(wan_vae.vae, *statistics, *export.host_statistics())
         export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
@@ -181,28 +191,16 @@ class Training:
         trainer.run(self._deadline - time.monotonic(), _say)
         return trainer.finished
 
-    def _trained_vae(self, stage: str) -> Any:
-        from . import vae
+    def _vae(self, stage: str) -> Any:
+        """Return the VAE that ``stage`` left; the one to start from if neither it nor a stage before it was run."""
+        from . import export, vae
 
+        run = [name for name in VAE_STAGES[: VAE_STAGES.index(stage) + 1] if (self._work / name).exists()]
+        if self._start_from and not run:
+            return export.load_vae(self._start_from, vae.new_vae(SEED))
         module = vae.new_vae(SEED)
         module.load_state_dict(self._weights(stage))
         return module
-
-    def _exported_vae(self, folder: Path) -> Any:
-        import torch
-
-        from . import export, vae
-
-        module = vae.new_vae(SEED)
-        module.vae.load_state_dict(export.load_exported(folder, "vae"))
-        export.rescale_latent(module.vae, *export.host_statistics(), torch.zeros(16), torch.ones(16))
-        return module
-
-    def _final_vae(self) -> Any:
-        """Return the VAE of the last stage, or the one to start from if that stage was left out."""
-        if self._start_from and not (self._work / "vae-clips").exists():
-            return self._exported_vae(self._start_from)
-        return self._trained_vae("vae-clips")
 
     def _weights(self, stage: str) -> dict[str, Any]:
         import torch

@@ -9,6 +9,8 @@ from comfy.latent_formats import Wan21
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .whole_clip import WholeClipVAE
+
 FILES = {
     "vae": "vae/demo_wan_vae.safetensors",
     "high": "diffusion_models/demo_wan22_high_noise.safetensors",
@@ -47,9 +49,23 @@ def rescale_latent(
     out.bias -= out.weight[:, :, 0, 0, 0] @ shift
 
 
-def load_exported(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """Return the weights of ``vae``, ``high`` or ``low`` in an exported folder, in float32."""
-    return {key: value.float() for key, value in load_file(folder / FILES[name]).items()}
+def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """Return the weights of ``vae``, ``high`` or ``low`` in an exported folder, in float32.
+
+    Raises:
+        FileNotFoundError: the folder lacks the file.
+    """
+    file = folder / FILES[name]
+    if not file.exists():
+        raise FileNotFoundError(f"--start-from {folder}: there is no {FILES[name]}; give a folder like demo/models")
+    return {key: value.float() for key, value in load_file(file).items()}
+
+
+def load_vae(folder: Path, module: WholeClipVAE) -> WholeClipVAE:
+    """Load the exported VAE into ``module``; its latent gets mean 0 and deviation 1 again, as the training wants it."""
+    module.vae.load_state_dict(load_weights(folder, "vae"))
+    rescale_latent(module.vae, *host_statistics(), torch.zeros(16), torch.ones(16))
+    return module
 
 
 def save_half(state: dict[str, torch.Tensor], target: Path) -> None:

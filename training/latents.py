@@ -151,8 +151,6 @@ class Examples:
 
     # How often both images, one image, a keyframe are drawn.
     KINDS = {"both": 0.75, "single": 0.1, "key": 0.15}
-    # How often a word is drawn: what moves is learnt last.
-    WORDS = {word: 2.0 if word.startswith(("slide", "zoom")) else 1.0 for word in TRANSITIONS}
 
     def __init__(self, folder: Path, count: int) -> None:
         self._pairs = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -175,12 +173,8 @@ class Examples:
 
     def _example(self, indices: list[int], generator: torch.Generator) -> Example:
         index = indices[int(torch.randint(len(indices), (), generator=generator))]
-        kind = _draw(self.KINDS, generator)
-        word = _draw({word: self.WORDS[word] for found, word, _ in self._words[index] if found == kind}, generator)
+        kind = list(self.KINDS)[int(torch.multinomial(torch.tensor(list(self.KINDS.values())), 1, generator=generator))]
+        words = [word for found, word, _ in self._words[index] if found == kind]
+        word = words[int(torch.randint(len(words), (), generator=generator))]
         pair = self._pairs[index]
         return Example(word, pair[f"{kind}/{word}/latent"].float(), pair[f"{kind}/conditioning"].float())
-
-
-def _draw(weights: dict[str, float], generator: torch.Generator) -> str:
-    """Return one of the names, each as often as its weight says."""
-    return list(weights)[int(torch.multinomial(torch.tensor(list(weights.values())), 1, generator=generator))]

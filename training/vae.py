@@ -1,4 +1,4 @@
-"""The VAE's two stages: on pictures, then encoder and decoder together on clips."""
+"""The VAE's three stages: on pictures, on clips, then the decoder alone, which leaves the latents as they are."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .whole_clip import WholeClipVAE
 VAE_CONFIG = {**TINY_VAE, "dim": 16}
 IMAGES = Schedule(steps=3000, learning_rate=0.004)
 CLIPS = Schedule(steps=2000, learning_rate=0.002)
+DECODER = Schedule(steps=1200, learning_rate=0.002)
 PROCEDURAL = 0.25  # the share of pictures that are no photographs
 CROP = 64  # pixels, the side of a training crop
 
@@ -57,6 +58,13 @@ def _copy_the_newest_frame(conv: CausalConv3d) -> None:
     out, inside = conv.weight.shape[:2]
     channels = torch.arange(out)
     conv.weight.data[channels, channels % inside, -1] = 1.0
+
+
+def freeze_encoder(module: WholeClipVAE) -> WholeClipVAE:
+    """Leave the latents as they are from here on, so that the experts may learn while the decoder still does."""
+    for part in (module.vae.encoder, module.vae.conv1):
+        part.requires_grad_(False)
+    return module
 
 
 def picture_batch(photographs: list[torch.Tensor], count: int, generator: torch.Generator) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,9 +70,10 @@ class FrameSpool:
             yield
         except OSError as error:
             megabytes = -(-frame_bytes * self._frames // 10**6)
+            room = "Free disk space, start" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Start"
             raise OSError(
                 error.errno,
                 f"color_match keeps the decoded frames in {self._folder} until the last one is known, but "
-                f"{error.strerror or error}. They need {megabytes} MB there. Free disk space, start ComfyUI with "
-                "another --temp-directory, or disconnect color_match",
+                f"{error.strerror or error}. They need {megabytes} MB there. {room} ComfyUI with another "
+                "--temp-directory, or disconnect color_match",
             ) from error

@@ -121,9 +121,10 @@ def test_a_video_made_of_images_is_not_encoded(comfy_server, files):
     assert made["verdict"] == "pass"
 
 
-def test_a_trimmed_video_is_judged_where_it_is(comfy_server, files):
+@pytest.mark.parametrize("start_time", [0.75, -1.3125])  # below 0: from the end, of 33 frames
+def test_a_trimmed_video_is_judged_where_it_is(comfy_server, files, start_time):
     graph = report_graph("bad.mp4", None, None)
-    part = {"video": ["video", 0], "start_time": 0.75, "duration": 0.5, "strict_duration": False}
+    part = {"video": ["video", 0], "start_time": start_time, "duration": 0.5, "strict_duration": False}
     graph["part"] = {"class_type": "Video Slice", "inputs": part}
     graph["1"]["inputs"]["video"] = ["part", 0]
     _, made = reported(comfy_server, graph)

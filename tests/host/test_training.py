@@ -33,11 +33,19 @@ def test_the_loss_falls(cases):
     assert cases["training"]["logged"] == ["loss", "psnr", "seconds", "step"]
 
 
+def test_the_decoder_stage_leaves_the_latents_as_they_are(cases):
+    assert cases["training"]["encoder stays"] and cases["training"]["decoder moves"]
+
+
 def test_the_exported_vae_has_the_hosts_latent_statistics(cases):
     export = cases["export"]
     assert export["latents in the host's format"] < 1e-4
     assert export["decodes as before"] < 1e-4
     assert export["ComfyUI loads the VAE"] < 5e-3, "float16 weights are as far off as their digits"
+
+
+def test_training_goes_on_from_exported_models(cases):
+    assert cases["export"]["training goes on from it"] < 5e-3, "the exported VAE has float16 weights"
 
 
 @pytest.mark.parametrize("images", ["both", "start", "end"])
@@ -81,6 +89,7 @@ def test_transitions_begin_and_end_on_their_pictures(cases):
         (("--stage", "vae"), 2, "invalid choice: 'vae'"),
         (("--stage", "vae-clips"), 1, "the stage vae-images has left nothing in "),
         (("--stage", "high"), 1, "0 of 160 pairs in "),
+        (("--stage", "vae-clips", "--start-from", "nowhere"), 1, "--start-from nowhere: there is no vae/demo_wan_vae"),
     ],
 )
 def test_a_stage_that_cannot_run_says_why(project_comfyui, tmp_path, arguments, code, message):

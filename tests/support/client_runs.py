@@ -64,10 +64,13 @@ def finished(client, prompt_id):
 
 
 def cancelled_graph(server, graph, node_id, step):
-    """Cancel the run once the node has counted to ``step``; returns to how much it counted in all."""
+    """Cancel the run once the node has counted to ``step``; returns what it had counted to.
+
+    ComfyUI's own record must say that this node was interrupted: a node that goes on to its end fails here.
+    """
 
     async def use(client):
-        reached, steps = asyncio.Event(), []
+        reached, steps, prompt_id = asyncio.Event(), [], str(uuid.uuid4())
 
         def on_progress(progress):
             if progress.node_id == node_id:
@@ -75,13 +78,14 @@ def cancelled_graph(server, graph, node_id, step):
                 if progress.step >= step:
                     reached.set()
 
-        run = asyncio.create_task(run_graph(client, graph, on_progress=on_progress))
+        run = asyncio.create_task(run_graph(client, graph, prompt_id=prompt_id, on_progress=on_progress))
         await asyncio.wait_for(reached.wait(), 60)
         run.cancel()
         await asyncio.wait([run])
         assert run.cancelled()
-        while (await client.queue()).running:
-            await asyncio.sleep(0.05)
+        await wait_until(finished(client, prompt_id))
+        messages = dict((await client.history(prompt_id))["status"]["messages"])
+        assert messages["execution_interrupted"]["node_id"] == node_id
         return steps[-1]
 
     return with_client(server, use)

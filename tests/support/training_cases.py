@@ -97,6 +97,17 @@ def training_cases():
     before = error()
     longer.run(1e9, losses.append)
     yield "loss ratio", error() / before
+    frozen = vae.freeze_encoder(vae.new_vae(1, SMALL_VAE))
+    latent = frozen.encode(batch)
+
+    def loss(model, generator):
+        return vae.reconstruction_loss(model, batch, generator, Machine())
+
+    decoder = Trainer(frozen, loss, Schedule(2, 0.01), FOLDER / "decoder", 1)
+    moved = frozen.vae.decoder.head[2].weight.clone()
+    decoder.run(1e9, losses.append)
+    yield "encoder stays", torch.equal(frozen.encode(batch), latent)
+    yield "decoder moves", not torch.equal(moved, frozen.vae.decoder.head[2].weight)
     late = vae_trainer("late", photographs)
     late.run(0, losses.append)
     yield "out of time", [late.step, (FOLDER / "late" / "checkpoint.pt").exists()]
@@ -113,12 +124,14 @@ def export_cases():
         format_ = comfy.latent_formats.Wan21()
         yield "latents in the host's format", off(format_.process_in(module.encode(video)), expected)
         yield "decodes as before", off(module.decode(module.encode(video)), decoded)
-    target = FOLDER / "vae.safetensors"
+    target = FOLDER / "exported" / export.FILES["vae"]
     export.save_half(module.vae.state_dict(), target)
     loaded = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(target)), dtype=torch.float32)
     frames = (video[0].movedim(0, -1) + 1) / 2
     with torch.no_grad():
         yield "ComfyUI loads the VAE", off(loaded.encode(frames), module.encode(video))
+        again = export.load_vae(FOLDER / "exported", vae.new_vae(1, SMALL_VAE))
+        yield "training goes on from it", off(again.encode(video), expected)
     yield from conditioning_cases(loaded, module)
 
 
