@@ -20,6 +20,7 @@ def test_bit_equal_to_the_host(cases, group):
     assert warnings == []  # nothing was left to the host
 
 
+@pytest.mark.timeout(3600)  # ten minutes of work; a slow or busy machine takes long
 @pytest.mark.sweep
 def test_whole_list_is_bit_equal_to_the_host(comfy_install, tmp_path):
     results = run_cases(comfy_install, tmp_path, "vae_cases", "encode all", "decode all")
