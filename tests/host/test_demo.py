@@ -11,6 +11,7 @@ import av
 import psutil
 import pytest
 from PIL import Image
+from wan_flf2v.demo import base
 
 
 @pytest.fixture
@@ -65,11 +66,24 @@ def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):
     assert "text.png is not a PNG, JPEG or WebP image. Give a file of one of these types." in errors
 
 
-def test_one_image_alone_is_refused(demo):
-    process = demo("--start", "text.png")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--start", "text.png"), "--start and --end go together: give both, or neither for the demo's photographs"),
+        (("--gallery", "--prompt", "circle"), "--gallery makes a video for every word: leave out --prompt"),
+    ],
+)
+def test_options_that_do_not_go_together(demo, arguments, message):
+    process = demo(*arguments)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "--start and --end go together: give both, or neither for the demo's photographs" in errors
+    assert message in errors
+
+
+def test_a_copy_without_the_trained_models_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(base, "MODELS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no models: this copy of the project is not complete"):
+        base.copy_trained_models(tmp_path / "models")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")

@@ -25,6 +25,10 @@ def test_a_checkpoint_resumes_bit_for_bit(cases):
     assert training["out of time"] == [0, True], "without time it makes no step, and leaves a checkpoint"
 
 
+def test_the_next_stage_wants_a_finished_one(cases):
+    assert cases["training"]["half a stage"] == "the stage vae-images stands at step 0 of 24: finish it"
+
+
 def test_the_loss_falls(cases):
     assert cases["training"]["loss ratio"] < 0.5
     first, last = cases["experts"]["loss"]

@@ -15,6 +15,7 @@ import comfy.utils
 import torch
 from wan_flf2v.nodes.conditioning import WanFLF2VConditioning
 from wan_flf2v.training import export, latents, procedural, text, vae
+from wan_flf2v.training.__main__ import Training
 from wan_flf2v.training.experts import EXPERT_CONFIG, Expert, velocity_loss
 from wan_flf2v.training.trainer import Machine, Schedule, Trainer
 from wan_flf2v.training.transitions import TRANSITIONS, transition_clip
@@ -111,6 +112,11 @@ def training_cases():
     late = vae_trainer("late", photographs)
     late.run(0, losses.append)
     yield "out of time", [late.step, (FOLDER / "late" / "checkpoint.pt").exists()]
+    (FOLDER / "late").rename(FOLDER / "vae-images")
+    try:
+        Training(Path(COMFYUI), FOLDER, 0.0, None).run("vae-clips")
+    except FileNotFoundError as error:
+        yield "half a stage", str(error)
 
 
 def export_cases():
