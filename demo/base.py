@@ -47,7 +47,8 @@ def demo_workflow() -> dict[str, Any]:
     # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, control, steps, cfg.
     size = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
     nodes[RESOLUTION.inputs[0].node_id]["widgets_values"][1:3] = size
-    for parameter, position in ((PROMPT, 0), (LENGTH, 2), (STEPS, 2), (CFG, 3)):
+    positions = ((START_IMAGE, 0), (END_IMAGE, 0), (PROMPT, 0), (LENGTH, 2), (STEPS, 2), (CFG, 3))
+    for parameter, position in positions:
         nodes[parameter.inputs[0].node_id]["widgets_values"][position] = DEMO.parameter(parameter.key).default
     return workflow
 

@@ -47,10 +47,22 @@ LINKS = {
     ("73", "latent"): ("57", 0),
     ("73", "vae"): ("39", 0),
 }
+# How high a node is at least in Nodes 2.0, in pixels without its title, as measured in ComfyUI 0.30.0's frontend.
+NODES_2_HEIGHTS = {
+    "UNETLoader": 86,
+    "CLIPLoader": 114,
+    "VAELoader": 86,
+    "ModelSamplingSD3": 62,
+    "LoadImage": 350,
+    "WanFLF2VResolution": 162,
+    "WanFLF2VConditioning": 430,
+    "WanFLF2VSampler": 540,
+    "WanFLF2VVideoCombine": 700,
+}
 HOSTED_DEFAULTS = {
     ("6", "text"): "Puppy, playing, happy, barking, joyful",
-    ("68", "image"): "Runcomfy_Example_1259_1.png",
-    ("62", "image"): "Runcomfy_Example_1259_2.png",
+    ("68", "image"): "example.png",  # every ComfyUI has it
+    ("62", "image"): "example.png",
     ("71", "width"): 720,
     ("71", "height"): 720,
     ("71", "preset"): "custom",
@@ -181,7 +193,7 @@ def test_layout_has_no_overlaps_and_every_node_lies_in_its_group(ui):
 
     def box(node):
         (x, y), (width, height) = node["pos"], node["size"]
-        return x, y - title_height, x + width, y + height
+        return x, y - title_height, x + width, y + max(height, NODES_2_HEIGHTS.get(node["type"], 0))
 
     def overlap(a, b):
         return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
@@ -198,6 +210,34 @@ def test_layout_has_no_overlaps_and_every_node_lies_in_its_group(ui):
         for left, top, right, bottom in inside:
             x0, y0, x1, y1 = boxes[node["id"]]
             assert left < x0 and top < y0 and x1 < right and y1 < bottom, node["id"]
+
+
+def test_it_opens_at_a_zoom_where_text_is_drawn(ui):
+    """ComfyUI draws text from a zoom of 0.57 on, and shows a template in three quarters of the window."""
+    left, top, width, height = zip(*(group["bounding"] for group in ui["groups"]), strict=True)
+    wide = max(x + w for x, w in zip(left, width, strict=True)) - min(left)
+    high = max(y + h for y, h in zip(top, height, strict=True)) - min(top)
+    assert min(0.75 * 1600 / wide, 0.75 * 900 / high) >= 0.6
+
+
+def test_loaders_say_where_their_models_are(ui):
+    """With these ComfyUI offers the download of what is missing, for these sites and endings alone."""
+    loaders = {node["id"]: node for node in ui["nodes"] if node["type"].endswith("Loader")}
+    assert sorted(loaders) == [37, 38, 39, 56]
+    for node in loaders.values():
+        (model,) = node["properties"]["models"]
+        assert model["name"] == node["widgets_values"][0]
+        assert model["url"].startswith("https://huggingface.co/Comfy-Org/")
+        assert model["url"].endswith(f"/{model['directory']}/{model['name']}")
+        assert model["name"].endswith(".safetensors")
+
+
+def test_app_mode_is_one_click_away(ui, api):
+    extra = ui["extra"]
+    assert extra["linearMode"] is False  # True would open the card as an app
+    assert extra["linearData"]["outputs"] == [73]
+    for node_id, widget in extra["linearData"]["inputs"]:  # pairs only: the frontend of 0.18.2 takes no third element
+        assert not isinstance(api[str(node_id)]["inputs"][widget], list)
 
 
 def test_notes_name_every_model_and_its_folder(ui, api):

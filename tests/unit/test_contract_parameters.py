@@ -62,7 +62,12 @@ def test_every_key_is_spelled_from_the_node_inputs_it_fills(model):
         assert parameter.key == "x".join(f"{target.node_id}_{target.name}" for target in parameter.inputs)
 
 
-@pytest.mark.parametrize("parameter", HOSTED.parameters, ids=lambda parameter: parameter.key)
+@pytest.mark.parametrize(
+    "parameter",
+    # Images are required, so the API always fills them; the workflow shows a picture that every ComfyUI has.
+    [parameter for parameter in HOSTED.parameters if not parameter.is_image],
+    ids=lambda parameter: parameter.key,
+)
 def test_defaults_are_what_the_bundled_workflow_holds(parameter):
     graph = load_graph(HOSTED.workflow)
     held = [graph[target.node_id]["inputs"][target.name] for target in parameter.inputs]
