@@ -137,7 +137,7 @@ def _trim_window(video: Any) -> tuple[float, float] | None:
     else:  # ComfyUI 0.18.2 keeps them to itself
         start, duration = (getattr(video, f"_VideoFromFile__{name}", 0) for name in ("start_time", "duration"))
         if start < 0:  # counted from the end
-            start = max(video._get_raw_duration() + start, 0)  # noqa: SLF001 -- it has no public name there
+            start = max(video._get_raw_duration() + start, 0)  # it has no public name there
     return (start, duration) if start or duration else None
 
 
