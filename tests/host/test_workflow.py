@@ -59,7 +59,7 @@ NODES_2_HEIGHTS = {
     "ModelSamplingSD3": 62,
     "LoadImage": 350,
     "WanFLF2VResolution": 162,
-    "WanFLF2VConditioning": 430,
+    "WanFLF2VConditioning": 460,
     "WanFLF2VSampler": 540,
     "WanFLF2VVideoCombine": 700,
 }
