@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .browser import ensure_browser
 from .comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED, PINS, ComfyUI, find_own_comfyui, pin_for
 from .console import SetupError, say
 from .environment import ensure_comfyui_env, ensure_project_env
@@ -68,6 +69,7 @@ def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int
         python = ensure_project_env(own, "test")
         wanted = versions or dict.fromkeys((own.version, OLDEST_SUPPORTED))
         copies = [_comfyui_for_tests(version, own, python) for version in wanted]
+        ensure_browser()
     failed = _check(python)
     say(f"pytest on ComfyUI {', '.join(copy['version'] for copy in copies)}")
     env = {**comfy_env(), "WAN_FLF2V_TEST_HOSTS": json.dumps(copies)}

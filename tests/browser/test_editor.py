@@ -1,0 +1,100 @@
+"""The first minute in the editor: templates, what is missing, widgets that help, a video that plays."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.demo_graphs import demo_graph
+from wan_flf2v.contract.workflow import load_graph
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+MODELS = ("wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", "umt5_xxl", "wan_2.1_vae")
+
+
+def inputs_of(graph):
+    return {node_id: node["inputs"] for node_id, node in graph.items()}
+
+
+def test_the_bundled_workflow_opens_as_its_api_form(editor):
+    assert editor.prompt() == inputs_of(load_graph("wan22_flf2v"))
+    assert editor.page.evaluate("app.canvas.ds.scale") >= 0.6, "text is drawn from 0.57 on"
+
+
+def test_missing_models_are_offered_for_download(editor, comfy_install):
+    """Exactly the four models: the images are there, and no node is unknown."""
+    page = editor.page
+    if comfy_install["version"] == "0.18.2":  # a dialog lists them
+        page.get_by_text("This workflow is missing models").wait_for(timeout=60_000)
+        text = page.get_by_role("dialog").last.inner_text()
+        assert all(text.count(name) == 1 for name in MODELS)
+        page.keyboard.press("Escape")
+    else:
+        page.get_by_text("4 errors found").wait_for(timeout=60_000)
+        page.get_by_text("View details").click()
+        page.get_by_text("Download all").wait_for(timeout=60_000)
+        assert page.get_by_text("Download", exact=True).count() == 4
+
+
+@pytest.mark.parametrize("name", ["wan22_flf2v_4_steps_lora", "wan22_flf2v_start_image_only", "wan22_flf2v_plan"])
+def test_other_templates_open_as_their_api_form(editor, name):
+    editor.load(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")))
+    assert editor.prompt() == inputs_of(load_graph(name))
+
+
+class TestWidgets:
+    @pytest.fixture(autouse=True)
+    def bundled(self, editor):
+        editor.load(json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")))
+
+    def test_a_preset_fills_the_size_and_a_typed_size_is_custom(self, editor):
+        editor.set(71, "preset", "480x720 (2:3)")
+        shown = [editor.widget(*widget)["value"] for widget in ((71, "width"), (71, "height"), (67, "width"))]
+        assert shown == [480, 720, 480]
+        editor.set(71, "width", 512)
+        assert editor.widget(71, "preset")["value"] == "custom"
+        assert editor.prompt()["71"] == {"preset": "custom", "width": 512, "height": 720}
+
+    def test_seconds_stand_beside_the_length(self, editor):
+        assert editor.widget(67, "seconds")["text"] == "81 frames, 5 s at 16 fps"
+        editor.set(67, "length", 49)
+        editor.set(73, "frame_rate", 24)
+        assert editor.widget(67, "seconds")["text"] == "49 frames, 2 s at 24 fps"
+        assert "seconds" not in editor.prompt()["67"]
+
+    def test_inputs_that_the_handover_does_not_use_are_hidden_and_kept(self, editor):
+        assert [editor.widget(57, name)["hidden"] for name in ("handover_step", "boundary")] == [True, False]
+        before = editor.prompt()["57"]
+        editor.set(57, "handover", "step")
+        assert [editor.widget(57, name)["hidden"] for name in ("handover_step", "boundary")] == [False, True]
+        assert editor.prompt()["57"] == {**before, "handover": "step"}
+
+    def test_what_is_added_is_not_saved(self, editor):
+        stored = json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8"))
+        saved = editor.page.evaluate("app.graph.serialize()")
+        values = {node["id"]: node["widgets_values"] for node in stored["nodes"]}
+        assert {node["id"]: node["widgets_values"] for node in saved["nodes"]} == values
+
+
+def test_run_plays_the_video_in_the_node(editor):
+    """The workflow as it is, with tiny models in the place of its own."""
+    workflow, graph = json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")), demo_graph()
+    for node in workflow["nodes"]:
+        if str(node["id"]) in ("37", "38", "39", "56"):
+            node["type"] = graph[str(node["id"])]["class_type"]
+            node["widgets_values"] = list(graph[str(node["id"])]["inputs"].values())
+            del node["properties"]["models"]
+    editor.load(workflow)
+    for node_id, name, value in ((71, "width", 64), (71, "height", 64), (67, "length", 9), (57, "steps", 2)):
+        editor.set(node_id, name, value)
+    editor.page.evaluate("app.queuePrompt(0)")
+    video = editor.page.locator("video").first
+    video.wait_for(state="attached", timeout=180_000)
+    editor.page.wait_for_function(
+        "() => [...document.querySelectorAll('video')].some(video => video.readyState >= 2 && video.videoWidth === 64)",
+        timeout=60_000,
+    )
+
+
+def test_nothing_of_the_pack_failed_in_the_browser(editor):
+    """Last, after all that the tests above did."""
+    assert editor.faults == []
