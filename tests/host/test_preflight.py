@@ -209,8 +209,8 @@ def test_missing_files_are_named_with_their_folders(comfy_server, models, inputs
 
 def test_a_file_of_a_loader_that_is_not_installed_is_left_to_comfyui(comfy_server, models):
     """ComfyUI refuses the unknown node; which files that would offer nobody can say."""
-    prompt = graph(n37_unet_name="none.safetensors")
-    prompt["37"]["class_type"] = "DiffusionModelLoaderKJ"
+    prompt = graph()
+    prompt["37"] = {"class_type": "DiffusionModelLoaderKJ", "inputs": {"model_name": "none.safetensors"}}
     assert check(comfy_server, prompt) == ([], [])
 
 
