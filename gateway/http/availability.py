@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from ...contract.parameters import ModelContract
 from ...contract.workflow import graph_for
 from ..settings import Settings
 
+_LOG = logging.getLogger("wan_flf2v.gateway")
 _FRESH_S = 3.0  # an answer is not asked for again
 _OLD_S = 60.0  # until then, a model that could run is taken to be there while ComfyUI is asked again
 _PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to answer
@@ -65,6 +67,9 @@ class Availability:
             problem = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
         except ComfyError as error:
             problem = str(error)
+        except Exception:  # noqa: BLE001 -- what cannot be understood must not pass for readiness
+            _LOG.exception("look at ComfyUI failed")
+            problem = "ComfyUI's answer could not be understood. The API's log says more."
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
     async def _find_lacking(self) -> dict[str, list[str]]:
