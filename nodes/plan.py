@@ -101,7 +101,7 @@ class WanFLF2VPlan(io.ComfyNode):
 
 def _files() -> list[io.Input]:
     """Return the inputs for files; a file that is not downloaded yet can be 'none'."""
-    models = _names(plan.FOLDERS["high"], "unet_gguf")
+    models = _names("high")
 
     def combo(name: str, files: list[str], is_default: Callable[[str], bool], tooltip: str) -> io.Input:
         default = next(filter(is_default, files), NONE)
@@ -112,9 +112,8 @@ def _files() -> list[io.Input]:
         return combo(name, models, lambda file: expert_of(file) == slot, tooltip)
 
     def other(name: str, words: tuple[str, ...], what: str) -> io.Input:
-        files = _names(plan.FOLDERS[name], "clip_gguf" if name == "text_encoder" else None)
         tooltip = f"The {what}, counted in main memory."
-        return combo(name, files, lambda file: all(word in file.lower() for word in words), tooltip)
+        return combo(name, _names(name), lambda file: all(word in file.lower() for word in words), tooltip)
 
     return [
         expert("model_high_noise", "high"),
@@ -124,10 +123,10 @@ def _files() -> list[io.Input]:
     ]
 
 
-def _names(folder: str, gguf_folder: str | None) -> list[str]:
-    """Return a folder's files, with those that the GGUF loaders' pack lists under another kind."""
-    with_gguf = gguf_folder in folder_paths.folder_names_and_paths
-    return folder_paths.get_filename_list(folder) + (folder_paths.get_filename_list(gguf_folder) if with_gguf else [])
+def _names(key: str) -> list[str]:
+    """Return the files to choose from, with those that the GGUF loaders' pack lists under other kinds of folder."""
+    kinds = [kind for kind in plan.FOLDERS[key] if kind in folder_paths.folder_names_and_paths]
+    return [name for kind in kinds for name in folder_paths.get_filename_list(kind)]
 
 
 def _sampling() -> list[io.Input]:

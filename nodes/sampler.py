@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -103,7 +104,7 @@ def make_guider(
     low = schedule.follow_schedule(model_low_noise, model_high_noise)
     experts = []
     for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
-        if settings.cfg_gate < 1:
+        if settings.cfg_gate < 1 and not math.isclose(cfg, 1.0):  # at cfg 1 the gate skips nothing
             refuse_with_cfg_functions(model.model_options, settings.sampler_name)
         experts.append(Expert(name, model, positive, negative, cfg, settings.cfg_gate))
     return PhasedGuider(*experts, settings), warnings

@@ -16,9 +16,11 @@ import psutil
 
 from ..sampling.schedule import RunSettings
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAMES
+from .memory import is_mapped
 from .model_files import ModelFile, expert_of, read_file
 from .prompts import (
     ExpertFiles,
+    LoaderFile,
     Prompt,
     class_type,
     expert_files,
@@ -100,7 +102,7 @@ def check_settings(
     errors = [_text_to_video(expert) for expert in experts if images and expert.image_channels == 0]
     warnings = []
     high, low = experts
-    wrong = [expert for expert in experts if expert.file and expert_of(expert.file) == _OTHER[expert.slot]]
+    wrong = [expert for expert in experts if expert.files.loader and _is_other(expert, expert.files.loader)]
     if len(wrong) == 2:
         errors.append(
             f"The experts are swapped: model_high_noise has {high.file}, model_low_noise has {low.file}. Exchange the "
@@ -109,8 +111,8 @@ def check_settings(
     else:
         warnings += [_other_expert(expert, expert.file or "") for expert in wrong]
     for expert in experts:
-        loras = [name for name in expert.files.loras if expert_of(name) == _OTHER[expert.slot]]
-        warnings += [_other_expert(expert, name) for name in loras]
+        loras = [lora for lora in expert.files.loras if _is_other(expert, lora)]
+        warnings += [_other_expert(expert, lora.name) for lora in loras]
     if same_model or (high.path is not None and high.path == low.path):
         warnings.append(
             f"model_high_noise and model_low_noise are the same{f' ({high.file})' if high.file else ''}. That is right "
@@ -133,8 +135,8 @@ def check_machine(ram_needed: int, folder: Path) -> Report:
     if ram < ram_needed:
         report.warnings.append(
             f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB are "
-            "available: the run may become very slow or end ComfyUI. Close other programs, or use smaller files (fp8 "
-            "or GGUF)."
+            "available: the run may become very slow or end ComfyUI. Close other programs, or use smaller files: fp8 "
+            "has half the size of fp16, GGUF Q4 half of fp8."
         )
     free = free_disk(folder)
     if free is not None and free < _LOW_DISK:
@@ -157,11 +159,15 @@ def _text_to_video(expert: Expert) -> str:
     )
 
 
+def _is_other(expert: Expert, file: LoaderFile) -> bool:
+    return expert_of(file.name, file.titles) == _OTHER[expert.slot]
+
+
 def _other_expert(expert: Expert, name: str) -> str:
     other = _OTHER[expert.slot]
     return (
-        f"{SLOTS[expert.slot]} has {name}, whose name says that it is for the {other}-noise expert. Load the "
-        f"{expert.slot}-noise one there."
+        f"{SLOTS[expert.slot]} has {name}, whose name or metadata says that it is for the {other}-noise expert. Load "
+        f"the {expert.slot}-noise one there."
     )
 
 
@@ -238,8 +244,9 @@ def check_run(
     images = any("concat_latent_image" in options for _, options in positive)
     report = check_settings(experts, run, images=images, frames=frames, same_model=high.model is low.model)
     paths = {file.path for file in loaded_files(prompt, node_id) if file.path is not None}
-    ram = sum(path.stat().st_size for path in paths)
-    ram += sum(model.model_size() for expert, model in zip(experts, (high, low), strict=True) if expert.path is None)
+    ram = sum(path.stat().st_size for path in paths if not is_mapped(path))
+    unknown = [model for expert, model in zip(experts, (high, low), strict=True) if expert.path is None]
+    ram += sum(model.model_size() for model in unknown if not model.is_dynamic())  # a dynamic one's file is mapped
     report.merge(check_machine(ram, output_folder(prompt or {})))
     if report.errors:
         raise ValueError("\n".join(report.errors))
@@ -297,7 +304,8 @@ def _check_sampler(prompt: Prompt, node_id: str) -> Report:
     )
     images, frames = images_connected(prompt, node_id), video_frames(prompt, node_id)
     report.merge(check_settings(experts, run, images=images, frames=frames))
-    report.merge(check_machine(sum(file.size for file in read.values()), output_folder(prompt)))
+    copied = sum(file.size for path, file in read.items() if not is_mapped(path))
+    report.merge(check_machine(copied, output_folder(prompt)))
     return report
 
 

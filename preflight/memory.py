@@ -1,13 +1,16 @@
-"""The memory estimate: what a model needs on the device besides its weights."""
+"""The memory estimate, as ComfyUI decides: main memory for a model's file, and the device's besides its weights."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import comfy.memory_management
 import comfy.model_detection
 import comfy.model_management
 import comfy.utils
 import torch
 
-from .model_files import ModelFile
+from .model_files import SAFETENSORS, ModelFile
 
 # safetensors' names of the dtypes that a diffusion model's weights have; ComfyUI counts no others.
 _DTYPES = {
@@ -21,10 +24,11 @@ _DTYPES = {
 
 
 def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | None:
-    """Return the bytes that this ComfyUI will ask for besides the weights, by its own estimate for its own device.
+    """Return the bytes that this ComfyUI must have besides the weights, by its own estimate for its own device.
 
-    ComfyUI builds the model on the meta device, which holds no data. Its ``memory_required`` is asked for with the
-    batch doubled, as in comfy/sampler_helpers.py.
+    ComfyUI builds the model on the meta device, which holds no data. It is asked for its ``memory_required`` of one
+    prediction: that is ``minimum_memory_required`` in comfy/sampler_helpers.py. With guidance, ComfyUI would like to
+    have twice that. It computes both predictions at once only if there is room, else one after the other.
 
     Args:
         file: a diffusion model.
@@ -47,8 +51,16 @@ def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | No
         return None
     _set_dtypes(config, weights)
     model = config.get_model(weights, "", device=torch.device("meta"))
-    batch, *rest = latent_shape
-    return int(model.memory_required([2 * batch, *rest]))
+    return int(model.memory_required(list(latent_shape)))
+
+
+def is_mapped(path: Path) -> bool:
+    """Whether this ComfyUI maps a file's weights instead of copying them to main memory.
+
+    It does so with safetensors files under its dynamic memory manager (comfy/utils.py, load_torch_file). What is mapped
+    is given back when memory is short, and read again, so such a file needs no memory of its own.
+    """
+    return comfy.memory_management.aimdo_enabled and path.suffix.lower() in SAFETENSORS
 
 
 def device_name() -> str:

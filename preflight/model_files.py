@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,35 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from ..client.offers import is_model_file
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TEXT_TOKENS
 
+SAFETENSORS = (".safetensors", ".sft")
+"""How the names of such files end."""
 # Bits per element of a safetensors dtype (the description of its format); all others there have 8.
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32}
 _BITS |= {"F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
 # The head makes the values of a whole patch for every output channel.
 _PATCH_AREA = (PIXELS_PER_TOKEN // PIXELS_PER_LATENT) ** 2
-# "high" and "low" as words of a name, or joined to "noise" in any spelling; "low_vram" is no expert.
-_EXPERT = re.compile(r"(?<![a-z])(high|low)(?:[\W_]*noise|(?![a-z])(?![\W_]*(?:vram|res|rank|quality|poly|mem)))", re.I)
-# Lightning, lightx2v's step-distilled files and their like; "2000steps" is a training run.
-_DISTILLED = re.compile(r"lightning|lightx2v|distill|(?<!\d)[1-8][-_ ]?steps?(?![a-z])", re.I)
+# A name is matched in lower case, one space between its words (_words).
+# "high" and "low" say the expert at the end of a name, before "noise", and before what file names are made of. Before
+# other words they say something else: low light, high angle, high res.
+_EXPERT = re.compile(
+    r"(?<![a-z])(high|low)(?: ?noise|$"
+    r"| (?=(?:v|e|ep|r|rank|dim|(?:mx|nv)?fp|bf|nf|int|i?q)?\d"
+    r"|(?:epoch|steps?|lora|lokr|loha|model|expert|scaled|gguf|i2v|t2v|flf2v|wan|comfy|kj|final|lightning|light ?x2v"
+    r"|distill(?:ed)?)(?![a-z])))"
+)
+# Step-distilled files: Lightning and other works of lightx2v, rCM, CausVid, AccVid, FastWan, Self Forcing, DMD; or the
+# number of steps. "2000steps", and "8_step_200" of a trainer's file names, count training steps.
+_DISTILLED = re.compile(
+    r"(?<!un)(?<!non )(?<!not )(?<!no )(?<![a-z])"
+    r"(?:lightning|light ?x2v|(?:step|cfg)? ?distill(?:ed|ation)?|r ?cm|caus ?vid|acc ?vid(?:eo)?|fast ?wan"
+    r"|self ?forcing|dmd2?)(?![a-z])"
+    r"|(?<!\d)[1-8](?:steps?| steps?(?! ?\d))(?![a-z])"
+)
+# What a file's metadata calls it: the ModelSpec standard, kohya's and musubi's trainers, ai-toolkit.
+_TITLES = ("modelspec.title", "modelspec.tags", "ss_output_name", "title", "name")
 
 
 class WanShape(NamedTuple):
@@ -67,11 +85,15 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model file: ``size`` in bytes; ``tensors`` by name, or ``None`` where the format does not tell (GGUF, .pt)."""
+    """A model file: ``size`` in bytes; ``tensors`` by name, or ``None`` where the format does not tell (GGUF, .pt).
+
+    ``titles`` are what its metadata calls it.
+    """
 
     path: Path
     size: int
     tensors: Mapping[str, Tensor] | None
+    titles: tuple[str, ...] = ()
 
     @cached_property
     def bytes_by_dtype(self) -> dict[str, int]:
@@ -120,31 +142,52 @@ def read_file(path: Path) -> ModelFile:
         ValueError: its name ends in ``.safetensors``, but it is no such file or is cut short.
     """
     size = path.stat().st_size
-    if path.suffix.lower() not in (".safetensors", ".sft"):
+    if path.suffix.lower() not in SAFETENSORS:
         return ModelFile(path, size, None)
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 -- the file is no dict
             tensors = {key: Tensor(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
             f"{path.name} is not a whole safetensors file ({error}). The download was probably cut short: "
             f"download it again. It has {size:,} bytes now."
         ) from error
-    return ModelFile(path, size, tensors)
+    return ModelFile(path, size, tensors, tuple(metadata[key] for key in _TITLES if key in metadata))
 
 
-def expert_of(name: str) -> str | None:
-    """Return which expert a file's name says it is for, ``"high"`` or ``"low"``; ``None`` if neither or both."""
-    found = {match[1].lower() for match in _EXPERT.finditer(_stem(name))}
-    return found.pop() if len(found) == 1 else None
+def read_titles(path: Path) -> tuple[str, ...]:
+    """Return what a file's metadata calls it; nothing if it has none or cannot be read."""
+    try:
+        return read_file(path).titles
+    except (OSError, ValueError):
+        return ()
 
 
-def is_distilled(name: str) -> bool:
-    """Whether the name says that the file is for few steps without guidance (Lightning, lightx2v, …)."""
-    return _DISTILLED.search(_stem(name)) is not None
+def expert_of(name: str, titles: Iterable[str] = ()) -> str | None:
+    """Return which expert a file is for by its name, ``"high"`` or ``"low"``; ``None`` if it says neither or both.
+
+    The file's own name counts most, then its folders, the nearest first, then its ``titles``.
+    """
+    for text in (*_parts(name), *titles):
+        found = {match[1] for match in _EXPERT.finditer(_words(text))}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
-def _stem(name: str) -> str:
-    """Return the name without its folders, with the separators of any system."""
-    return re.split(r"[\\/]", name)[-1]
+def is_distilled(name: str, titles: Iterable[str] = ()) -> bool:
+    """Whether name, folders or ``titles`` say that a file is for few steps without guidance (Lightning, rCM, …)."""
+    return any(_DISTILLED.search(_words(text)) for text in (*_parts(name), *titles))
+
+
+def _parts(name: str) -> list[str]:
+    """Return the file's name and its folders', the nearest first; the separators may be those of any system."""
+    return re.split(r"[\\/]", name.rpartition(".")[0] if is_model_file(name) else name)[::-1]
+
+
+def _words(text: str) -> str:
+    """Return a text in lower case with one space between its words: ``Wan22-LowNoise_v1`` is ``wan22 low noise v1``."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return re.sub(r"[\W_]+", " ", apart).strip().lower()

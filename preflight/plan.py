@@ -11,15 +11,21 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
+from ..sampling.gate import is_cfg_pp
 from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import checks, memory
 from .model_files import WAN_14B, ModelFile, read_file
 from .prompts import LOADERS, ExpertFiles, LoaderFile, find_file
 
-_LOADER_OF = {"high": "UNETLoader", "low": "UNETLoader", "text_encoder": "CLIPLoader", "vae": "VAELoader"}
-FOLDERS = {key: LOADERS[loader][0] for key, loader in _LOADER_OF.items()}
-"""The files that a plan knows, and ComfyUI's kind of folder for each."""
+_EXPERT_FOLDERS = LOADERS["UnetLoaderGGUF"].folders
+FOLDERS = {
+    "high": _EXPERT_FOLDERS,
+    "low": _EXPERT_FOLDERS,
+    "text_encoder": LOADERS["CLIPLoaderGGUF"].folders,
+    "vae": ("vae",),
+}
+"""The files that a plan knows, and ComfyUI's kinds of folder for each; the GGUF pack's kinds may not be there."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Step:
 class ExpertPlan:
     """One expert: its file, its steps, and what it needs on the device. Sizes are bytes, ``None`` where unknown.
 
-    ``activation_bytes`` is ComfyUI's own estimate for this machine's device, ``vram_bytes`` the sum with the weights.
+    ``activation_bytes`` is ComfyUI's own estimate for this machine's device and one prediction at a time,
+    ``vram_bytes`` the sum with the weights.
     """
 
     expert: str
@@ -94,9 +101,10 @@ class Plan:
 
     A step takes two forward passes, with and without the prompt, or one if cfg is 1; samplers that call the model more
     than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
-    those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``), ``ram_bytes`` the
-    size of all files chosen. ``record_bytes`` is the main memory that keeps the high-noise expert's predictions for
-    the low-noise expert's phase; it is for a sampler that calls the model once in a step.
+    those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``). ``ram_bytes`` is
+    the size of the files chosen whose weights ComfyUI copies to main memory, ``mapped_bytes`` that of the files that it
+    maps, which need no main memory of their own. ``record_bytes`` is the main memory that keeps the high-noise expert's
+    predictions for the low-noise expert's phase; it is for a sampler that calls the model once in a step.
     """
 
     video: Video
@@ -111,6 +119,7 @@ class Plan:
     device: str
     experts: tuple[ExpertPlan, ...]
     ram_bytes: int | None
+    mapped_bytes: int
     record_bytes: int
     available_ram_bytes: int
     errors: tuple[str, ...]
@@ -157,7 +166,9 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     shape = next((file.wan for slot, file in files.items() if slot in checks.SLOTS and file.wan), None)
     # ComfyUI samples in float32 (comfy/samplers.py, outer_sample).
     latent_bytes = 4 * (shape or WAN_14B).out_channels * math.prod(video.latent_shape)
-    ram = sum({file.path: file.size for file in files.values()}.values())
+    sizes = {file.path: file.size for file in files.values()}
+    mapped = sum(size for path, size in sizes.items() if memory.is_mapped(path))
+    ram = sum(sizes.values()) - mapped
     experts_read = [_files(slot, names[slot], files.get(slot)) for slot in checks.SLOTS]
     report = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
     report.merge(checks.check_machine(ram, output_folder))
@@ -173,7 +184,8 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         tflop=sum(expert.tflop for expert in experts),
         device=memory.device_name(),
         experts=experts,
-        ram_bytes=ram or None,
+        ram_bytes=ram if sizes else None,
+        mapped_bytes=mapped,
         record_bytes=first_low * latent_bytes * _latents_per_call(sampling) if first_low < len(steps) else 0,
         available_ram_bytes=checks.available_ram(),
         errors=(*errors, *report.errors),
@@ -183,7 +195,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
 
 def _latents_per_call(sampling: RunSettings) -> int:
     """Return how many latents the record keeps of a call: cfg_pp samplers read more than the guided prediction."""
-    if "cfg_pp" not in sampling.sampler_name:
+    if not is_cfg_pp(sampling.sampler_name):
         return 1
     return 2 if sampling.cfg == 1 else 3
 
@@ -217,8 +229,8 @@ def _read(names: dict[str, str | None]) -> tuple[dict[str, ModelFile], list[str]
 
 def _files(slot: str, name: str | None, file: ModelFile | None) -> checks.Expert:
     """Return an expert as preflight knows it from a prompt; the plan has no LoRAs."""
-    kind = FOLDERS[slot]
-    loader = LoaderFile("", checks.SLOTS[slot], name, (kind,), file.path if file else None) if name else None
+    path, titles = (file.path, file.titles) if file else (None, ())
+    loader = LoaderFile("", checks.SLOTS[slot], name, FOLDERS[slot], path, titles) if name else None
     return checks.Expert(slot, ExpertFiles(loader, ()), file.wan.image_channels if file and file.wan else None)
 
 

@@ -70,6 +70,9 @@ def _memory(plan: Plan) -> Iterator[str]:
     for expert in plan.experts:
         yield f"  {expert.expert:<9} {_device_memory(expert)}"
     needed = "unknown: no files chosen" if plan.ram_bytes is None else f"{_size(plan.ram_bytes)}, all files chosen"
+    if plan.mapped_bytes:
+        copied = f"{_size(plan.ram_bytes or 0)} of the files chosen"
+        needed = f"{copied}; the other {_size(plan.mapped_bytes)} are mapped, and read again where memory is short"
     if plan.record_bytes:
         record = f"{plan.handover_step} predictions of the high-noise expert, kept for the low-noise one's phase"
         yield f"  record    {_size(plan.record_bytes)}: {record}"

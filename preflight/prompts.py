@@ -9,40 +9,52 @@ from typing import Any, NamedTuple
 
 import folder_paths
 
-from .model_files import is_distilled
+from ..client.offers import is_model_file
+from .host_nodes import offered, output_type
+from .model_files import is_distilled, read_titles
 
 Prompt = Mapping[str, Any]
 """An API prompt: node id -> {"class_type", "inputs"}. It may come from anyone, so any part of it may be malformed."""
 
-# The one table of loaders (nodes.py; the GGUF and KJNodes packs): the kind of folder that each looks in, and no other,
-# and its inputs for file names.
+
+class Loader(NamedTuple):
+    """A node that loads files: ComfyUI's kinds of ``folders`` that it looks in, and its ``inputs`` for their names."""
+
+    folders: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+# The one table of loaders (nodes.py; the GGUF and KJNodes packs). The GGUF pack lists its files under kinds of its own.
 LOADERS = {
-    "UNETLoader": ("diffusion_models", "unet_name"),
-    "UnetLoaderGGUF": ("diffusion_models", "unet_name"),
-    "DiffusionModelLoaderKJ": ("diffusion_models", "model_name"),
-    "CheckpointLoaderSimple": ("checkpoints", "ckpt_name"),
-    "CLIPLoader": ("text_encoders", "clip_name"),
-    "CLIPLoaderGGUF": ("text_encoders", "clip_name"),
-    "DualCLIPLoader": ("text_encoders", "clip_name1", "clip_name2"),
-    "CLIPVisionLoader": ("clip_vision", "clip_name"),
-    "VAELoader": ("vae", "vae_name"),
-    "LoraLoader": ("loras", "lora_name"),
-    "LoraLoaderModelOnly": ("loras", "lora_name"),
+    "UNETLoader": Loader(("diffusion_models",), ("unet_name",)),
+    "UnetLoaderGGUF": Loader(("diffusion_models", "unet_gguf"), ("unet_name",)),
+    "DiffusionModelLoaderKJ": Loader(("diffusion_models",), ("model_name",)),
+    "CheckpointLoaderSimple": Loader(("checkpoints",), ("ckpt_name",)),
+    "CLIPLoader": Loader(("text_encoders",), ("clip_name",)),
+    "CLIPLoaderGGUF": Loader(("text_encoders", "clip_gguf"), ("clip_name",)),
+    "DualCLIPLoader": Loader(("text_encoders",), ("clip_name1", "clip_name2")),
+    "CLIPVisionLoader": Loader(("clip_vision",), ("clip_name",)),
+    "VAELoader": Loader(("vae", "vae_approx"), ("vae_name",)),
+    "LoraLoader": Loader(("loras",), ("lora_name",)),
+    "LoraLoaderModelOnly": Loader(("loras",), ("lora_name",)),
 }
 _MODEL_FOLDERS = {"diffusion_models", "checkpoints"}
-_SUFFIXES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin")
 _IMAGE_INPUTS = ("start_image", "end_image")
 _LARGEST = 1 << 64  # no input takes more; JSON has numbers, and NaN, that cannot be computed with
 
 
 class LoaderFile(NamedTuple):
-    """A file that a node names: ``path`` is ``None`` if it is not in ``folders``, ComfyUI's kinds of folder."""
+    """A file that a node names: ``path`` is ``None`` if it is not in ``folders``, ComfyUI's kinds of folder.
+
+    ``titles`` are what the metadata of an expert's file or LoRA calls it.
+    """
 
     node_id: str
     input: str
     name: str
     folders: tuple[str, ...]
     path: Path | None
+    titles: tuple[str, ...] = ()
 
     @property
     def folder_list(self) -> str:
@@ -51,20 +63,16 @@ class LoaderFile(NamedTuple):
 
 
 class ExpertFiles(NamedTuple):
-    """What one model input of the sampler comes from: its ``loader``'s file and the names of its LoRAs."""
+    """What one model input of the sampler comes from: its ``loader``'s file and its LoRAs."""
 
     loader: LoaderFile | None
-    loras: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all of them, the loader's first."""
-        return (self.loader.name, *self.loras) if self.loader else self.loras
+    loras: tuple[LoaderFile, ...]
 
     @property
     def distilled(self) -> str | None:
-        """The first of them that says it is made for a few steps."""
-        return next(filter(is_distilled, self.names), None)
+        """The name of the first of them that says it is made for a few steps."""
+        files = (self.loader, *self.loras) if self.loader else self.loras
+        return next((file.name for file in files if is_distilled(file.name, file.titles)), None)
 
 
 def node_inputs(prompt: Prompt | None, node_id: object) -> Mapping[str, Any]:
@@ -93,33 +101,44 @@ def linked(value: object) -> str | None:
     return value[0] if is_link else None
 
 
-def upstream(prompt: Prompt | None, *values: object) -> list[str]:
-    """Return the ids of all nodes that the given input values come from, each once, the nearest first."""
+def upstream(prompt: Prompt | None, *values: object, carrying: str | None = None) -> list[str]:
+    """Return the ids of all nodes that the given input values come from, each once, the nearest first.
+
+    With ``carrying``, only links that carry that type are followed, such as ``"CONDITIONING"``.
+    """
+    prompt = prompt or {}
     found: dict[str, None] = {}
-    waiting = deque(node_id for node_id in map(linked, values) if node_id is not None)
+    waiting = deque(values)
     while waiting:
-        node_id = waiting.popleft()
-        if node_id not in found and node_id in (prompt or {}):
+        value = waiting.popleft()
+        node_id = linked(value)
+        if node_id is None or node_id in found or node_id not in prompt:
+            continue
+        if carrying is None or output_type(class_type(prompt, node_id), value[1]) == carrying:
             found[node_id] = None
-            waiting += [link for link in map(linked, node_inputs(prompt, node_id).values()) if link is not None]
+            waiting += node_inputs(prompt, node_id).values()
     return list(found)
 
 
 def expert_files(prompt: Prompt | None, node_id: object, input_name: str) -> ExpertFiles:
-    """Follow a model input back through patches and LoRAs to its loader."""
+    """Follow a model input back through patches and LoRAs to its loader; read the titles of all files found."""
     link = linked(node_inputs(prompt, node_id).get(input_name))
-    names: list[str] = []
+    loader: LoaderFile | None = None
+    loras: list[LoaderFile] = []
     seen: set[str] = set()
-    while link is not None and link not in seen:
+    while link is not None and link not in seen and loader is None:
         seen.add(link)
         inputs = node_inputs(prompt, link)
         for key, value in inputs.items():
             folders = _folders(prompt or {}, link, key)
             if isinstance(value, str) and _MODEL_FOLDERS.intersection(folders):
-                return ExpertFiles(_find(link, key, value, folders), (*names,))
-        names += _file_names(inputs.values())
+                loader = _find(link, key, value, folders)
+        if loader is None:
+            loras += [
+                _find(link, key, name, ("loras",)) for key, value in inputs.items() for name in _file_names(value)
+            ]
         link = linked(inputs.get("model"))
-    return ExpertFiles(None, (*names,))
+    return ExpertFiles(loader and _with_titles(loader), tuple(map(_with_titles, loras)))
 
 
 def loaded_files(prompt: Prompt | None, node_id: object) -> list[LoaderFile]:
@@ -130,23 +149,29 @@ def loaded_files(prompt: Prompt | None, node_id: object) -> list[LoaderFile]:
         for loader_id in upstream(prompt, *node_inputs(prompt, node_id).values())
         for key, value in node_inputs(prompt, loader_id).items()
         # a VAE loader also takes names that are no file, such as pixel_space
-        if (folders := _folders(prompt, loader_id, key)) and isinstance(value, str) and _is_file_name(value)
+        if (folders := _folders(prompt, loader_id, key)) and isinstance(value, str) and is_model_file(value)
     ]
 
 
 def missing_files(prompt: Prompt, node_id: str) -> list[LoaderFile]:
-    """Return the files upstream of a node that their loaders will not find, in the order of the loaders' ids."""
+    """Return the files upstream of a node that their loaders do not offer, in the order of the loaders' ids.
+
+    Whether a loader that ComfyUI does not have would offer a file is not known.
+    """
     files = sorted(loaded_files(prompt, node_id), key=lambda file: (len(file.node_id), file.node_id))
-    return [file for file in files if file.path is None and class_type(prompt, file.node_id) in LOADERS]
+    return [file for file in files if file.path is None and _is_refused(class_type(prompt, file.node_id), file)]
 
 
-def find_file(name: str, folder: str) -> Path | None:
-    """Return where a file lies in ComfyUI's folders of a kind; a name that leads out of them finds nothing."""
-    try:
-        found = folder_paths.get_full_path(folder, name)
-    except ValueError:  # on Windows, a name with a drive letter
-        return None
-    return None if found is None else Path(found)
+def find_file(name: str, folders: Iterable[str]) -> Path | None:
+    """Return where a file lies in ComfyUI's folders of some kinds; a name that leads out of them finds nothing."""
+    for folder in folders:
+        try:
+            found = folder_paths.get_full_path(folder, name)
+        except ValueError:  # on Windows, a name with a drive letter
+            continue
+        if found is not None:
+            return Path(found)
+    return None
 
 
 def number(prompt: Prompt, node_id: str, name: str) -> float | None:
@@ -160,8 +185,12 @@ def number(prompt: Prompt, node_id: str, name: str) -> float | None:
 
 
 def images_connected(prompt: Prompt, node_id: str) -> bool:
-    """Whether a first or last image goes into the sampler's positive conditioning."""
-    nodes = upstream(prompt, node_inputs(prompt, node_id).get("positive"))
+    """Whether a first or last image goes into the sampler's positive conditioning.
+
+    Nodes that only prepare pictures for one that makes conditioning do not count: those of a VACE graph have inputs of
+    the same names, and a VACE checkpoint takes its images another way.
+    """
+    nodes = upstream(prompt, node_inputs(prompt, node_id).get("positive"), carrying="CONDITIONING")
     return any(
         linked(node_inputs(prompt, node).get(name)) is not None
         for node in nodes
@@ -198,22 +227,26 @@ def _folders(prompt: Prompt, node_id: str, input_name: str) -> tuple[str, ...]:
     """
     own = LOADERS.get(class_type(prompt, node_id))
     loaders = LOADERS.values() if own is None else (own,)
-    return tuple(dict.fromkeys(folder for folder, *inputs in loaders if input_name in inputs))
+    folders = dict.fromkeys(folder for loader in loaders if input_name in loader.inputs for folder in loader.folders)
+    return tuple(folder for folder in folders if folder in folder_paths.folder_names_and_paths)
 
 
 def _find(node_id: str, key: str, name: str, folders: tuple[str, ...]) -> LoaderFile:
-    paths = (find_file(name, folder) for folder in folders)
-    return LoaderFile(node_id, key, name, folders, next((path for path in paths if path is not None), None))
+    return LoaderFile(node_id, key, name, folders, find_file(name, folders))
 
 
-def _file_names(values: Iterable[Any]) -> Iterator[str]:
-    """Yield the file names in a node's inputs; some LoRA nodes keep theirs in {"on": true, "lora": name}."""
-    for value in values:
-        if isinstance(value, str) and _is_file_name(value):
-            yield value
-        elif isinstance(value, Mapping) and value.get("on", True):
-            yield from _file_names(item for item in value.values() if isinstance(item, str))
+def _with_titles(file: LoaderFile) -> LoaderFile:
+    return file if file.path is None else file._replace(titles=read_titles(file.path))
 
 
-def _is_file_name(text: str) -> bool:
-    return text.lower().endswith(_SUFFIXES)
+def _is_refused(class_type: str, file: LoaderFile) -> bool:
+    listed = offered(class_type, file.input) if class_type in LOADERS else None
+    return listed is not None and file.name not in listed
+
+
+def _file_names(value: object) -> Iterator[str]:
+    """Yield the file names in a node's input; some LoRA nodes keep theirs in {"on": true, "lora": name}."""
+    if isinstance(value, str) and is_model_file(value):
+        yield value
+    elif isinstance(value, Mapping) and value.get("on", True):
+        yield from (item for item in value.values() if isinstance(item, str) and is_model_file(item))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,15 @@ import torch
 from .record import POST_CFG
 from .schedule import reached
 
-_CFG_FUNCTIONS = (POST_CFG, "sampler_pre_cfg_function", "sampler_cfg_function", "sampler_calc_cond_batch_function")
+# The host's keys in a model's options for what needs the unconditional prediction, and what refusals call them. The
+# last is set by patches that compare both predictions inside the model, such as NAG, or that want both even at cfg 1.
+_NEEDS_BOTH = {
+    POST_CFG: "a node such as CFGNorm or a cfg_pp sampler",
+    "sampler_pre_cfg_function": "a model patch (sampler_pre_cfg_function)",
+    "sampler_cfg_function": "a model patch (sampler_cfg_function)",
+    "sampler_calc_cond_batch_function": "a model patch (sampler_calc_cond_batch_function)",
+    "disable_cfg1_optimization": "a model patch such as NAGuidance (disable_cfg1_optimization)",
+}
 
 
 class GuidanceGate:
@@ -63,17 +72,18 @@ def refuse_with_cfg_functions(model_options: dict[str, Any], sampler_name: str =
     """Refuse a gate where something else needs the unconditional prediction of every step.
 
     Raises:
-        ValueError: the sampler is a cfg_pp one, or the model carries a function of the guided prediction.
+        ValueError: the sampler is a cfg_pp one, or the model carries a patch that needs both predictions.
     """
-    found = next((key for key in _CFG_FUNCTIONS if model_options.get(key)), None)
-    if "cfg_pp" in sampler_name or found == POST_CFG:
-        named = f"the sampler {sampler_name}"
-        what = named if "cfg_pp" in sampler_name else "a node such as CFGNorm or a cfg_pp sampler"
-    elif found is not None:
-        what = f"a model patch ({found})"
-    else:
-        return
-    raise ValueError(
-        f"cfg_gate is below 1, which skips unconditional predictions, but {what} needs all of them. Set cfg_gate "
-        "to 1, or choose a sampler without cfg_pp and remove the patch."
-    )
+    what = next((text for key, text in _NEEDS_BOTH.items() if model_options.get(key)), None)
+    if is_cfg_pp(sampler_name):
+        what = f"the sampler {sampler_name}"
+    if what is not None:
+        raise ValueError(
+            f"cfg_gate is below 1, which skips unconditional predictions, but {what} needs all of them. Set cfg_gate "
+            "to 1, or choose a sampler without cfg_pp and remove the patch."
+        )
+
+
+def is_cfg_pp(sampler_name: str) -> bool:
+    """Whether a sampler is a CFG++ one by its name: ``euler_cfg_pp``, or ``euler_cfgpp`` as other packs write it."""
+    return re.search("cfg_?pp", sampler_name) is not None

@@ -18,6 +18,7 @@ from ..jobs.sqlite_store import SqliteStore
 from ..jobs.store import StoreError
 from ..jobs.webhooks import WebhookSender
 from ..settings import Settings
+from .availability import Availability
 from .files import FileRoutes
 from .metrics import Metrics
 from .middleware import AccessLog, Authentication, Cors, respond_to_errors
@@ -55,11 +56,12 @@ def create_app(
     models, metrics, large_bodies = offered(settings), Metrics(), LargeBodies()
     cors, authentication = Cors(settings.cors_origins), Authentication(settings, store)
     requests = RequestRoutes(settings, store, results, dispatcher)
-    ops = OpsRoutes(settings, store, models, metrics, authentication)
+    availability = Availability(settings, models)
+    ops = OpsRoutes(store, models, metrics, authentication, availability)
     groups = (
         requests,
-        ModelRoutes(models),
-        SubmitRoute(settings, store, images, fetcher, dispatcher, models, large_bodies),
+        ModelRoutes(models, availability),
+        SubmitRoute(settings, store, images, fetcher, dispatcher, models, availability, large_bodies),
         FileRoutes(settings, store, images, results, large_bodies),
         ops,
     )

@@ -80,6 +80,8 @@ UPLOADS_FULL = ErrorKind(
 
 INTERNAL = ErrorKind(500001, "An error occurred in the API. The server's log says which.")
 
+MODEL_UNAVAILABLE = ErrorKind(503001, "This model cannot run here now, so the request was not queued. {reason}")
+
 # What the OpenAPI document says of each status.
 SUMMARIES = {
     400: "Invalid identifier, parameter or JSON (400001).",
@@ -94,6 +96,7 @@ SUMMARIES = {
     422: "Values were refused; one entry in `detail` for each (422001).",
     429: "Too many requests, or too many of them waiting (429001).",
     500: "An error occurred in the API (500001).",
+    503: "ComfyUI lacks what the model needs, a list in `detail`; nothing was queued (503001).",
 }
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from ...contract.parameters import HOSTED, MODELS, ModelContract, Parameter
 from ..settings import Settings
 from . import errors
+from .availability import Availability
 from .errors import ApiError
 from .responses import ModelListResponse, ModelResponse, json_response
 
@@ -25,8 +26,9 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 class ModelRoutes:
     """``GET /models`` and ``GET /models/{model_id}``."""
 
-    def __init__(self, models: Mapping[str, ModelContract]) -> None:
+    def __init__(self, models: Mapping[str, ModelContract], availability: Availability) -> None:
         self._models = models
+        self._availability = availability
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/models", self.list_models), web.get("/models/{model_id:.+}", self.get_model)]
@@ -38,12 +40,29 @@ class ModelRoutes:
         schema = _boolean(request, "include_schema", default=False)
         limit = _integer(request, "limit", default=50, low=1, high=_MAX_LIMIT)
         offset = _integer(request, "offset", default=0, low=0, high=1_000_000)
-        page = [_describe(model, schema=schema) for model in found[offset : offset + limit]]
+        page = [await self._describe(model, schema=schema) for model in found[offset : offset + limit]]
         return json_response(ModelListResponse(models=page, total=len(found)))
 
     async def get_model(self, request: web.Request) -> web.Response:
         """Describe one model, with its schemas."""
-        return json_response(_describe(find_model(self._models, request.match_info["model_id"]), schema=True))
+        model = find_model(self._models, request.match_info["model_id"])
+        return json_response(await self._describe(model, schema=True))
+
+    async def _describe(self, model: ModelContract, *, schema: bool) -> ModelResponse:
+        optional: dict[str, Any] = {}
+        if lacking := await self._availability.lacking(model):
+            optional["reason"] = " ".join(lacking)
+        if schema:
+            optional |= {"input_schema": _page_schema(model), "output_schema": _output_schema()}
+        return ModelResponse(
+            model_id=model.model_id,
+            display_name=model.display_name,
+            description="Two images, the first and the last frame, and a prompt become a video.",
+            categories=list(_CATEGORIES),
+            kind=_KIND,
+            available=not lacking,
+            **optional,
+        )
 
 
 def offered(settings: Settings) -> dict[str, ModelContract]:
@@ -57,18 +76,6 @@ def find_model(models: Mapping[str, ModelContract], model_id: str) -> ModelContr
         return models[model_id]
     nearest = difflib.get_close_matches(model_id[:200], models, n=1, cutoff=0)[0]
     raise ApiError(errors.NO_SUCH_MODEL, nearest=nearest)
-
-
-def _describe(model: ModelContract, *, schema: bool) -> ModelResponse:
-    schemas = {"input_schema": _page_schema(model), "output_schema": _output_schema()} if schema else {}
-    return ModelResponse(
-        model_id=model.model_id,
-        display_name=model.display_name,
-        description="Two images, the first and the last frame, and a prompt become a video.",
-        categories=list(_CATEGORIES),
-        kind=_KIND,
-        **schemas,
-    )
 
 
 def _search(models: Iterable[ModelContract], text: str, category: str, kind: str) -> list[ModelContract]:

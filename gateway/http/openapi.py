@@ -75,7 +75,7 @@ def _submit(model: ModelContract, schema: str) -> dict[str, Any]:
     ]
     responses = {200: {**_json("Accepted.", SubmitResponse), "links": _LINKS}}
     operation = _operation(
-        f"Submit a request to {model.display_name}", responses, (404, 408, 413, 415, 422), _id("submit", model)
+        f"Submit a request to {model.display_name}", responses, (404, 408, 413, 415, 422, 503), _id("submit", model)
     )
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {**operation, "parameters": parameters, "requestBody": {"required": True, "content": content}}

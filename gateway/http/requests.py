@@ -27,6 +27,7 @@ from ..jobs.store import IdempotencyConflictError, QueueFullError, Store
 from ..settings import Settings
 from . import errors
 from .addresses import base_url
+from .availability import Availability
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
 from .middleware import token_of
 from .models import MAX_PROMPT_CHARACTERS, find_model
@@ -52,6 +53,7 @@ class SubmitRoute:
         fetcher: Fetcher,
         dispatcher: Dispatcher,
         models: Mapping[str, ModelContract],
+        availability: Availability,
         large_bodies: LargeBodies,
     ) -> None:
         self._settings = settings
@@ -60,6 +62,7 @@ class SubmitRoute:
         self._fetcher = fetcher
         self._dispatcher = dispatcher
         self._models = models
+        self._availability = availability
         self._large_bodies = large_bodies
 
     def routes(self) -> list[web.RouteDef]:
@@ -83,7 +86,9 @@ class SubmitRoute:
             if earlier is not None:
                 return json_response(submit_response(earlier.id, base))
             values = await in_thread_if_large(request, lambda: _validate(model, body))
-            if await self._store.count(token.id, "in_queue") >= limit:  # before anything is fetched
+            if lacking := await self._availability.lacking(model):  # this and the next before anything is fetched
+                raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
+            if await self._store.count(token.id, "in_queue") >= limit:
                 raise QueueFullError
             if webhook is not None:
                 await self._check_webhook(webhook)

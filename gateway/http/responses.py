@@ -100,6 +100,8 @@ class ModelResponse(BaseModel):
     description: str
     categories: list[str]
     kind: str
+    available: bool = Field(description="False if ComfyUI lacks what the model needs: a submit would be refused.")
+    reason: str | None = Field(default=None, description="Only when not available: what ComfyUI lacks.")
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
 

@@ -13,6 +13,7 @@ from support.client_runs import finished, queue_as_someone_else, runs, slow_grap
 from support.gateway_process import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, call, events
 from support.wan_files import write_sparse
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.contract.parameters import DEMO, HOSTED
 from wan_flf2v.contract.workflow import load_graph
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 2}
@@ -40,6 +41,10 @@ def done(gateway):
     result = gateway.result(request_id)
     assert result["status"] == "succeeded", result
     return result, seen
+
+
+def listed(gateway, model_id=HOSTED.model_id):
+    return gateway.get(f"/v1/models/{model_id}").json
 
 
 def fetch(gateway, url, method="GET", **headers):
@@ -146,12 +151,46 @@ def test_a_running_request_is_cancelled_and_others_prompts_are_not(gateway, comf
     assert other["status"]["status_str"] == "success"
 
 
+def test_a_model_whose_files_are_missing_is_refused_when_it_is_submitted(gateway):
+    """The bundled models are not on this ComfyUI; the demo's are."""
+    before = gateway.get("/metrics").content
+    answer = gateway.post(SUBMIT, {**json.loads(CURL_BODY), **IMAGES})
+    assert (answer.status, answer.code) == (503, 503001)
+    assert "was not queued" in answer.json["error_message"]
+    files = ("wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors", "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors")
+    files += ("umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan_2.1_vae.safetensors")
+    missing = answer.json["detail"]
+    assert len(missing) == 4
+    for file in files:
+        assert any(text.startswith(f"The model file {file} is missing") for text in missing), file
+        assert file in answer.json["error_message"]
+    jobs = [line for line in before.splitlines() if line.startswith(b"wan_flf2v_requests{")]
+    assert set(jobs) <= set(gateway.get("/metrics").content.splitlines()), "nothing was queued"
+    about = listed(gateway)
+    assert (about["available"], about["reason"]) == (False, " ".join(missing))
+    demo = listed(gateway, DEMO.model_id)
+    assert demo["available"]
+    assert "reason" not in demo
+
+
+def test_readiness_is_that_of_the_service_and_not_of_one_model(gateway, new_gateway, comfy_server):
+    assert gateway.get("/readyz").json == {"ready": True, "problems": []}
+    alone = new_gateway(comfy_server.url).get("/readyz")
+    assert alone.status == 503
+    (problem,) = alone.json["problems"]
+    assert problem.startswith("No model of this API can run")
+    assert "safetensors" not in problem
+
+
 def test_the_pages_curl_example_queues_exactly_the_bundled_graph(own_comfy_server, tmp_path):
     host, graph = own_comfy_server, load_graph("wan22_flf2v")
-    for folder, nodes in MODEL_FILES.items():
-        for node in nodes:
-            name = next(value for value in graph[node]["inputs"].values() if str(value).endswith(".safetensors"))
-            write_sparse(host.base_dir / "models" / folder / name, 8)
+
+    def put_models():
+        for folder, nodes in MODEL_FILES.items():
+            for node in nodes:
+                name = next(value for value in graph[node]["inputs"].values() if str(value).endswith(".safetensors"))
+                write_sparse(host.base_dir / "models" / folder / name, 8)
+
     for number, image in ((1, "start.jpg"), (2, "end.jpg")):
         name = f"Runcomfy_Example_1259_{number}.png"
         shutil.copy(REPO / "demo" / "images" / image, host.base_dir / "input" / name)
@@ -160,6 +199,13 @@ def test_the_pages_curl_example_queues_exactly_the_bundled_graph(own_comfy_serve
         other = await queue_as_someone_else(client, slow_graph(steps=1000))
         await wait_until(runs(client, other))
         with Gateway(tmp_path, host.url) as gateway:
+            assert gateway.post(SUBMIT, CURL_BODY).code == 503001
+            put_models()
+
+            async def available():
+                return listed(gateway)["available"]
+
+            await wait_until(available)
             assert gateway.get("/readyz").json == {"ready": True, "problems": []}
             command = ["curl", "--silent", "--request", "POST", "--url", gateway.url + SUBMIT]
             command += ["--header", "Content-Type: application/json"]

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 from support.demo_graphs import demo_graph, only
 from support.plan_runs import DEFAULTS, NO_FILES, plan
-from support.preflight_runs import BIG, FRAMES, HIGH, LOW, SWAPPED, model_files
+from support.preflight_runs import BIG, FRAMES, GGUF, HIGH, LOW, SWAPPED, model_files
 from support.shown import Shown
 from support.wan_files import wan_tensors, write_sparse, write_wan
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
@@ -154,9 +154,10 @@ def test_what_is_wrong_is_said_and_planned_all_the_same(comfy_server, models, in
 def test_a_gguf_file_tells_its_size(comfy_server, models):
     name = "preflight/wan2.2_i2v_high_noise_Q4.gguf"
     size = (models / "diffusion_models" / name).stat().st_size
-    text, made = plan(comfy_server, model_high_noise=name)
-    expert = made["experts"][0]
+    text, made = plan(comfy_server, model_high_noise=name, model_low_noise=GGUF)
+    expert, low = made["experts"]
     assert (expert["weight_bytes"], expert["activation_bytes"], expert["vram_bytes"]) == (size, None, None)
+    assert low["weight_bytes"] == 1004, "from a folder of the GGUF pack's own kind"
     assert "this file does not tell its dimensions" in text
 
 

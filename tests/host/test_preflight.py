@@ -14,13 +14,19 @@ from support.preflight_runs import (
     HIGH,
     LORA,
     LOW,
+    OFFICIAL_LORA,
+    RENAMED_LORA,
     SAME,
     SWAPPED,
+    TAE,
     graph,
     linked_length,
     model_files,
     other,
+    with_gguf,
     with_loras,
+    with_official_loras,
+    with_vace,
     without_images,
 )
 
@@ -60,6 +66,10 @@ def check(server, prompt):
         graph(n67_length=81),
         without_images(n37_unet_name="preflight/wan_t2v_high_noise.safetensors"),
         graph(n39_vae_name="pixel_space"),
+        graph(n39_vae_name=TAE),
+        with_gguf(),
+        with_vace(),
+        with_official_loras(n57_steps=4, n57_cfg=1.0),
         only(graph(), "6", "38"),
         {},
     ],
@@ -114,6 +124,23 @@ def test_a_gguf_file_is_judged_by_its_name(comfy_server, models):
             [],
             [other("model_high_noise", "preflight/style_low_noise.safetensors", "low", "high")],
         ),
+        (
+            with_official_loras(n57_steps=20, n57_cfg=4.0, n57_cfg_low_noise=1.0),
+            [],
+            [
+                GUIDED.format("cfg", OFFICIAL_LORA.format("high"), "model_high_noise"),
+                f"steps is 20, but {OFFICIAL_LORA.format('high')} and {OFFICIAL_LORA.format('low')} look made for 4 to "
+                "8 steps. Set steps to 4, or remove those files.",
+            ],
+        ),
+        (
+            with_loras(RENAMED_LORA, "high"),
+            [],
+            [
+                other("model_high_noise", RENAMED_LORA, "low", "high"),
+                GUIDED.format("cfg", RENAMED_LORA, "model_high_noise"),
+            ],
+        ),
         (linked_length(85), [], [FRAMES.format(85)]),
         (graph(n67_length=141), [], [FRAMES.format(141)]),
         (
@@ -162,6 +189,7 @@ def test_cfg_of_the_low_noise_expert_is_its_own_where_it_is_set(comfy_server, mo
     [
         ({"n37_unet_name": "none.safetensors"}, '37 "High-noise expert"', "none.safetensors", "diffusion_models"),
         ({"n39_vae_name": "none.safetensors"}, '39 "VAE"', "none.safetensors", "vae"),
+        ({"n39_vae_name": "none.safetensors"}, '39 "VAE"', "none.safetensors", "vae_approx"),
         # a name that leads out of the folders finds nothing, though the file is there
         (
             {"n56_unet_name": "../../input/outside.safetensors"},
@@ -177,6 +205,13 @@ def test_missing_files_are_named_with_their_folders(comfy_server, models, inputs
     assert errors[0].startswith(f'Node {node} needs the model file "{name}", which is not in ')
     assert str(models / folder) in errors[0]
     assert errors[0].endswith("the table of models in the README says where to get it.")
+
+
+def test_a_file_of_a_loader_that_is_not_installed_is_left_to_comfyui(comfy_server, models):
+    """ComfyUI refuses the unknown node; which files that would offer nobody can say."""
+    prompt = graph()
+    prompt["37"] = {"class_type": "DiffusionModelLoaderKJ", "inputs": {"model_name": "none.safetensors"}}
+    assert check(comfy_server, prompt) == ([], [])
 
 
 def test_no_path_leads_out_of_the_model_folders(comfy_server, models):

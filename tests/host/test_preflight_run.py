@@ -8,8 +8,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from support.in_comfyui import run_python
-from support.preflight_runs import FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
+from support.in_comfyui import run_cases, run_python
+from support.preflight_runs import BIG, FRAMES, HIGH, LOW, SAME, SWAPPED, graph, model_files, other, with_loras
 from support.shown import Shown
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.errors import RunFailedError
@@ -67,6 +67,39 @@ def test_node_57_refuses_swapped_experts_before_it_loads_them(comfy_server, mode
         comfy_server.run(prompt)
     assert SWAPPED in str(error.value)
     assert comfy_server.log_text().count("Requested to load WAN21") == loads
+
+
+@pytest.fixture(scope="module")
+def cases(comfy_install, tmp_path_factory):
+    return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), "preflight_cases")
+
+
+@pytest.mark.parametrize("case", ["static big.safetensors", "static big.gguf", "dynamic big.gguf"])
+def test_what_comfyui_copies_must_fit_into_main_memory(cases, case):
+    found = cases[case]
+    (warning,) = found["graph"]
+    assert warning.startswith(f"The model files need about {BIG / 2**30:.1f} GiB of main memory, but only ")
+    assert [text.partition(", but only ")[0] for text in found["plan"]["warnings"]] == [warning.partition(", but")[0]]
+    assert found["plan"]["ram"] >= BIG
+    assert found["plan"]["mapped"] == 0
+    assert "all files chosen;" in found["plan"]["text"]
+
+
+def test_what_comfyui_maps_needs_no_main_memory(cases):
+    """Dynamic memory on NVIDIA: two fp8 experts and their text encoder, 33 GiB, run on a machine with 32."""
+    found = cases["dynamic big.safetensors"]
+    assert (found["graph"], found["plan"]["warnings"], found["plan"]["ram"]) == ([], [], 0)
+    assert found["plan"]["mapped"] > BIG
+    assert "0.0 MiB of the files chosen; the other " in found["plan"]["text"]
+    assert "are mapped" in found["plan"]["text"]
+
+
+def test_cfg_pp_samplers_of_other_packs_are_known(cases):
+    assert cases["cfg_pp"]["euler"] == [False, None]
+    for name in ("euler_cfg_pp", "res_2s_cfgpp"):
+        is_cfg_pp, refusal = cases["cfg_pp"][name]
+        assert is_cfg_pp
+        assert f"cfg_gate is below 1, which skips unconditional predictions, but the sampler {name} needs" in refusal
 
 
 # Run by the host's Python: ComfyUI's modules and this pack's, without a server.

@@ -22,6 +22,8 @@ from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import RunFailedError, RunInterruptedError
 from wan_flf2v.client.run import run_graph
 
+NAG = {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5}
+
 
 @pytest.mark.parametrize(
     "solver", ["euler", "uni_pc", "dpmpp_2m", "dpmpp_3m_sde", "heunpp2", "dpmpp_2s_ancestral_cfg_pp"]
@@ -148,6 +150,26 @@ def test_the_gate_is_refused_where_every_unconditional_prediction_is_needed(comf
         comfy_server.run(graph)
     assert "cfg_gate is below 1" in str(error.value)
     assert ("a node such as CFGNorm" if patched else "the sampler euler_cfg_pp") in str(error.value)
+
+
+@pytest.mark.parametrize("expert", ["high", "low"])
+def test_the_gate_is_refused_for_a_patch_that_compares_both_predictions(comfy_server, expert):
+    """NAG works inside the model on both rows: without the second it would silently do nothing."""
+    graph = sampler_graph(n57_cfg_gate=0.5)
+    patch(graph, expert, "NAGuidance", **NAG)
+    with pytest.raises(RunFailedError, match=r"cfg_gate is below 1.* NAGuidance \(disable_cfg1_optimization\) needs"):
+        comfy_server.run(graph)
+
+
+def test_the_gate_at_cfg_1_leaves_such_a_patch_alone(comfy_server):
+    graph = sampler_graph(n57_cfg=1.0, n57_cfg_gate=0.5, n57_handover="step", n57_handover_step=2)
+    for expert in ("high", "low"):
+        patch(graph, expert, "NAGuidance", **NAG)
+        patch(graph, expert, "WanFLF2VMeasureProbe", label=expert)
+    notes(comfy_server)
+    comfy_server.run(add_stock(graph, 2))
+    assert relative_difference(comfy_server) <= 1e-5
+    assert {len(call["rows"]) for call in calls(notes(comfy_server), "low")} == {2}
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,19 @@
 import contextlib
 import shutil
 
+import numpy
 import psutil
+from safetensors.numpy import save_file
 
 from support.demo_graphs import demo_graph
 from support.wan_files import write_sparse, write_tensors, write_wan
 
 HIGH, LOW = "preflight/wan2.2_i2v_high_noise.safetensors", "preflight/wan2.2_i2v_low_noise.safetensors"
 LORA = "preflight/wan2.2_lightx2v_4steps_lora.safetensors"
+OFFICIAL_LORA = "preflight/Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1/{}_noise_model.safetensors"
+RENAMED_LORA = "preflight/renamed.safetensors"  # its metadata tells what it is
+T2V_HIGH, T2V_LOW = "preflight/wan_t2v_high_noise.safetensors", "tiny_wan_t2v.safetensors"
+GGUF, TAE = "preflight/wan2.2_i2v_low_noise_Q4.gguf", "taehv.safetensors"  # in folders that only their loaders know
 # More than can be free; a loader maps a file of this size without reading it, but none larger than main memory.
 BIG = psutil.virtual_memory().total - (32 << 20)
 
@@ -29,13 +35,21 @@ def model_files(server):
     (diffusion / "wan2.2_i2v_high_noise_Q4.gguf").write_bytes(b"GGUF" + bytes(1000))
     lora = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": [[0.0] * 128]}
     lora["diffusion_model.blocks.0.self_attn.q.lora_B.weight"] = [[0.0]] * 128
-    for name in (LORA, "preflight/style_low_noise.safetensors"):
+    official = [OFFICIAL_LORA.format(expert) for expert in ("high", "low")]
+    for name in (LORA, *official, "preflight/style_low_noise.safetensors"):
         write_tensors(models / "loras" / name, **lora)
+    titled = {"modelspec.title": "Wan 2.2 Lightning, low noise"}
+    save_file({"a": numpy.zeros(2, numpy.float16)}, models / "loras" / RENAMED_LORA, titled)
+    write_tensors(models / "vae_approx" / TAE, a=[0.0])
+    for kind in ("unet_gguf", "clip_gguf"):
+        (models / kind / "preflight").mkdir(parents=True)
+        (models / kind / GGUF).write_bytes(b"GGUF" + bytes(1000))
     write_sparse(models / "loras" / "preflight" / "huge.safetensors", BIG)
     write_wan(server.base_dir / "input" / "outside.safetensors", in_channels=16)
     yield models
-    for folder in ("diffusion_models", "loras"):
+    for folder in ("diffusion_models", "loras", "unet_gguf", "clip_gguf"):
         shutil.rmtree(models / folder / "preflight")
+    (models / "vae_approx" / TAE).unlink()
     (server.base_dir / "input" / "outside.safetensors").unlink()
 
 
@@ -52,6 +66,30 @@ def with_loras(name, *experts, **inputs):
         lora = {"lora_name": name, "strength_model": 1.0, "model": model}
         prompt[f"lora_{expert}"] = {"class_type": "LoraLoaderModelOnly", "inputs": lora}
         prompt["57"]["inputs"][f"model_{expert}_noise"] = [f"lora_{expert}", 0]
+    return prompt
+
+
+def with_official_loras(**inputs):
+    prompt = with_loras(OFFICIAL_LORA.format("high"), "high", "low", **inputs)
+    prompt["lora_low"]["inputs"]["lora_name"] = OFFICIAL_LORA.format("low")
+    return prompt
+
+
+def with_gguf():
+    """Return a graph whose low-noise expert and text encoder are GGUF files."""
+    prompt = graph(n56_unet_name=GGUF, n38_clip_name=GGUF)
+    prompt["56"]["class_type"], prompt["38"]["class_type"] = "UnetLoaderGGUF", "CLIPLoaderGGUF"
+    return prompt
+
+
+def with_vace():
+    """Return a graph of a VACE model, whose input channels are those of text-to-video."""
+    prompt = graph(n37_unet_name=T2V_HIGH, n56_unet_name=T2V_LOW)
+    frames = {"num_frames": 81, "empty_frame_level": 0.5, "start_image": ["68", 0], "end_image": ["62", 0]}
+    prompt["frames"] = {"class_type": "WanVideoVACEStartToEndFrame", "inputs": frames}
+    vace = {"positive": ["6", 0], "negative": ["7", 0], "vae": ["39", 0], "width": 64, "height": 64, "length": 81}
+    vace |= {"batch_size": 1, "strength": 1.0, "control_video": ["frames", 0], "control_masks": ["frames", 1]}
+    prompt["67"] = {"class_type": "WanVaceToVideo", "inputs": vace}
     return prompt
 
 
@@ -85,5 +123,6 @@ GUIDED = (
 
 def other(slot, name, there, here):
     return (
-        f"{slot} has {name}, whose name says that it is for the {there}-noise expert. Load the {here}-noise one there."
+        f"{slot} has {name}, whose name or metadata says that it is for the {there}-noise expert. Load the "
+        f"{here}-noise one there."
     )

@@ -6,7 +6,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 from support.wan_files import wan_tensors, write_sparse, write_tensors, write_wan
-from wan_flf2v.preflight.model_files import WAN_14B, WanShape, expert_of, is_distilled, read_file
+from wan_flf2v.preflight.model_files import WAN_14B, WanShape, expert_of, is_distilled, read_file, read_titles
 
 
 @pytest.mark.parametrize(
@@ -69,19 +69,41 @@ def test_a_broken_file_is_said(tmp_path, spoil):
     assert f"It has {path.stat().st_size:,} bytes now." in str(info.value)
 
 
+SEKO = "Wan2.2-Lightning/Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1"  # the official repository's layout
+
+
 @pytest.mark.parametrize(
     ("name", "expert"),
     [
         ("wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors", "high"),
         ("Wan2.2-I2V-A14B-LowNoise-Q4_K_M.gguf", "low"),
+        ("Wan2_2-I2V-A14B-HIGH_fp8_e4m3fn_scaled_KJ.safetensors", "high"),
+        ("Wan22_A14B_T2V_LOW_Lightning_4steps_lora_rank128_fp16.safetensors", "low"),
+        (f"{SEKO}/high_noise_model.safetensors", "high"),
+        (f"{SEKO}/low_noise_model.safetensors", "low"),
+        ("my_style_high.safetensors", "high"),
+        ("my_style_LOW_v2.safetensors", "low"),
+        ("my_style-high-000000150.safetensors", "high"),
+        ("my_style_low_rank64.safetensors", "low"),
         ("wan/low/Wan22_I2V_HIGH.safetensors", "high"),
         ("wan\\high\\wan22-low-noise.safetensors", "low"),
+        ("low_noise/my_style.safetensors", "low"),
+        ("high_noise/loras/low/my_style.safetensors", "low"),
+        ("low_light/my_style_high_noise.safetensors", "high"),
+        ("low_light_high_noise.safetensors", "high"),
         ("wan2.1_flf2v_720p_14B_fp16.safetensors", None),
+        ("wan_low_light.safetensors", None),
+        ("wan-high-angle-v1.safetensors", None),
+        ("HighAngleShot.safetensors", None),
         ("wan_low_vram_14B.safetensors", None),
         ("wan_highres.safetensors", None),
         ("wan_high_quality.safetensors", None),
+        ("low_poly_high_contrast.safetensors", None),
+        ("high_heels.safetensors", None),
         ("wan_high_low_merge.safetensors", None),
+        ("wan_high_noise_low_noise.safetensors", None),
         ("yellow.safetensors", None),
+        ("slowmotion_v2.safetensors", None),
     ],
 )
 def test_experts_by_name(name, expert):
@@ -93,16 +115,63 @@ def test_experts_by_name(name, expert):
     [
         ("wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise.safetensors", True),
         ("Wan2.2-Lightning_I2V-A14B-4steps.safetensors", True),
+        (f"{SEKO}/high_noise_model.safetensors", True),
+        ("Wan2.2-I2V-A14B-4steps-lora-rank64\\low_noise_model.safetensors", True),
+        ("lightning/wan2.2_i2v_high_noise_14B.safetensors", True),
+        ("Wan2.2-T2V-A14B-4steps-250928.safetensors", True),
         ("wan_StepDistill_cfg.safetensors", True),
+        ("Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors", True),
         ("wan_8-step.safetensors", True),
+        ("Wan2_2-I2V-A14B_LightX2V.safetensors", True),
+        ("Wan2_2_I2V_rCM_high_noise.safetensors", True),
+        ("wan_rcm_merged.safetensors", True),
+        ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", True),
+        ("wan_causvid.safetensors", True),
+        ("Wan21_AccVid_I2V_480P_14B_lora_rank32_fp16.safetensors", True),
+        ("accvideo_i2v.safetensors", True),
+        ("FastWanFullAttn_lora.safetensors", True),
+        ("Wan2_2-TI2V-5B-FastWan.safetensors", True),
+        ("wan_self_forcing_dmd.safetensors", True),
+        ("wan_lora_epoch_8_step_200.safetensors", False),
+        ("wan_lora_step_200_epoch_8.safetensors", False),
+        ("my_style_e8_steps_2000.safetensors", False),
         ("my_style_2000steps.safetensors", False),
         ("my_style_12steps.safetensors", False),
-        ("lightning/wan2.2_i2v_high_noise_14B.safetensors", False),
+        ("wan_undistilled.safetensors", False),
+        ("wan_non-distilled.safetensors", False),
+        ("footsteps.safetensors", False),
+        ("breakfast_wanderer.safetensors", False),
         ("wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors", False),
     ],
 )
 def test_few_step_files_by_name(name, distilled):
     assert is_distilled(name) == distilled
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expert", "distilled"),
+    [
+        ({"modelspec.title": "Wan 2.2 Lightning, high noise"}, "high", True),
+        ({"ss_output_name": "style_low_noise"}, "low", False),
+        ({"name": "my_style_HIGH"}, "high", False),
+        ({"modelspec.tags": "wan, 4-step"}, None, True),
+        # a style's description tells what it goes well with, and a trainer's count is no number of steps
+        ({"modelspec.description": "works with lightx2v 4steps", "ss_steps": "8"}, None, False),
+        ({"format": "pt"}, None, False),
+        (None, None, False),
+    ],
+)
+def test_a_renamed_file_is_known_by_its_metadata(tmp_path, metadata, expert, distilled):
+    path = tmp_path / "renamed.safetensors"
+    save_file({"a": numpy.zeros(2, numpy.float16)}, path, metadata)
+    titles = read_titles(path)
+    assert (expert_of(path.name, titles), is_distilled(path.name, titles)) == (expert, distilled)
+    assert expert_of("low_noise.safetensors", titles) == "low", "its own name counts most"
+
+
+def test_a_file_that_cannot_be_read_has_no_titles(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"no header")
+    assert read_titles(tmp_path / "broken.safetensors") == read_titles(tmp_path / "none.safetensors") == ()
 
 
 def test_bits_of_small_dtypes(tmp_path):

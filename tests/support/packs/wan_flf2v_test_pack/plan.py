@@ -10,12 +10,6 @@ import comfy.samplers
 import folder_paths
 from comfy_api.latest import io
 
-# As the pack of the GGUF loaders does it.
-folder_paths.folder_names_and_paths["unet_gguf"] = (
-    folder_paths.folder_names_and_paths["diffusion_models"][0],
-    {".gguf"},
-)
-
 
 def plan_module():
     """Return ``preflight.plan`` of the pack under test; ComfyUI chose the name of the pack."""
@@ -54,7 +48,7 @@ class CompareSigmas:
 
 
 class EstimateMemory:
-    """Ask the host what it will need besides the weights to sample ``latent`` with ``model``."""
+    """Ask the host what it must have besides the weights to sample ``latent`` with ``model``."""
 
     INPUT_TYPES = classmethod(
         lambda cls: {"required": {"model": ("MODEL",), "latent": ("LATENT",), "name": ("STRING", {})}}
@@ -63,7 +57,7 @@ class EstimateMemory:
     IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
 
     def estimate(self, model, latent, name):
-        needed, _ = comfy.sampler_helpers.estimate_memory(model, latent["samples"].shape, {})
+        _, needed = comfy.sampler_helpers.estimate_memory(model, latent["samples"].shape, {})
         dtype = str(model.model.get_dtype_inference())
         return write(name, {"bytes": int(needed), "weights": model.model_size(), "dtype": dtype})
 

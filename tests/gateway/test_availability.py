@@ -1,0 +1,64 @@
+"""What the API makes of ComfyUI's answers about what its models need."""
+
+import asyncio
+
+from aiohttp import web
+from support.web_server import serve
+from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.gateway.http.availability import Availability
+from wan_flf2v.gateway.settings import Settings
+
+STATS = {"system": {"comfyui_version": "0.30.0"}}
+
+
+def look(tmp_path, answer, use):
+    """Return what ``use`` makes of the availability at a server whose answers about nodes come from ``answer``."""
+    asked = []
+
+    async def handler(request):
+        asked.append(request.path)
+        return web.json_response(STATS if request.path == "/system_stats" else await answer())
+
+    async def go():
+        async with serve(handler) as port:
+            settings = Settings(data=tmp_path, comfyui_url=f"http://127.0.0.1:{port}")
+            return await use(Availability(settings, {HOSTED.model_id: HOSTED}))
+
+    return asyncio.run(go()), asked
+
+
+def test_an_answer_that_cannot_be_understood_is_no_readiness(tmp_path):
+    async def answer():
+        return ["nonsense"]
+
+    async def use(availability):
+        return await availability.problem(), await availability.lacking(HOSTED)
+
+    (problem, lacking), _ = look(tmp_path, answer, use)
+    assert problem == "ComfyUI's answer could not be understood. The API's log says more."
+    assert lacking == [], "nothing is known to be missing, so requests are queued"
+
+
+def test_calls_at_the_same_time_share_a_look_and_nodes_can_be_missing_too(tmp_path):
+    async def answer():
+        return {}
+
+    async def use(availability):
+        return await asyncio.gather(*(availability.lacking(HOSTED) for _ in range(8)), availability.problem())
+
+    (*lacking, problem), asked = look(tmp_path, answer, use)
+    assert asked.count("/system_stats") == 1
+    assert all("ComfyUI has no node WanFLF2VSampler." in " ".join(texts) for texts in lacking)
+    assert problem.startswith("No model of this API can run")
+
+
+def test_a_submit_does_not_wait_for_a_comfyui_that_hangs(tmp_path):
+    async def answer():
+        await asyncio.sleep(3600)
+
+    async def use(availability):
+        return await availability.lacking(HOSTED), availability._look.done()
+
+    (lacking, answered), _ = look(tmp_path, answer, use)
+    assert lacking == []
+    assert not answered, "the look goes on without the submit"
