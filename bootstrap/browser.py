@@ -31,10 +31,12 @@ def ensure_browser() -> str | None:
     if found or not may_install:
         return found
     say("installing Chromium for the tests in a browser")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ("apt-get", "install", "-y", "--no-install-recommends", "chromium")
-    if subprocess.run(install, env=env, **quiet).returncode:  # the lists of packages may be missing or old
-        subprocess.run(("apt-get", "update"), env=env, **quiet)
-        subprocess.run(install, env=env, **quiet)
+    if not _apt_get("install", "-y", "--no-install-recommends", "chromium"):  # its lists may be missing or old
+        _apt_get("update")
+        _apt_get("install", "-y", "--no-install-recommends", "chromium")
     return find_browser()
+
+
+def _apt_get(*arguments: str) -> bool:
+    command, env = ["apt-get", *arguments], {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(command, env=env, capture_output=True, check=False).returncode == 0
