@@ -185,15 +185,17 @@ def _advice(parameter: Parameter, value: object) -> str:
 
 
 def _can_compare(parameter: Parameter, value: float) -> bool:
-    return parameter.type != "string" and not math.isnan(value)
+    is_nan = isinstance(value, float) and math.isnan(value)  # of a huge integer, math.isnan raises OverflowError
+    return parameter.type != "string" and not is_nan
 
 
 def _nearest(parameter: Parameter, value: float) -> Value:
-    if parameter.enum:
-        return min(parameter.enum, key=lambda item: abs(float(item) - value))
-    low, high = parameter.range
+    choices = [choice for choice in parameter.enum if not isinstance(choice, str)]
+    low, high = (min(choices), max(choices)) if choices else parameter.range
     above = value if low is None else max(value, low)
-    inside = above if high is None else min(above, high)
+    inside = above if high is None else min(above, high)  # from here on the value is small: arithmetic cannot overflow
+    if choices:
+        return min(choices, key=lambda choice: abs(choice - inside))
     return round(inside) if parameter.type == "integer" else inside
 
 

@@ -104,6 +104,21 @@ def test_a_bad_value_is_refused_with_a_message_that_helps(key, value, kind, mess
     assert refused({key: value}) == [((key,), kind, f"{key} {message}")]
 
 
+@pytest.mark.parametrize("model", [HOSTED, DEMO], ids=lambda model: model.model_id)
+@pytest.mark.parametrize("key", [parameter.key for parameter in HOSTED.parameters])
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["high", "low"])
+def test_an_integer_of_400_digits_is_refused_like_any_other(model, key, value):
+    """Such an integer fits no float; for every parameter, whatever its type."""
+    ((loc, _, message),) = refused({key: value}, model)
+    assert loc == (key,)
+    parameter = model.parameter(key)
+    if parameter.type == "string":
+        assert message.endswith(f'The default is "{parameter.default}".')
+    else:
+        choices = parameter.enum or parameter.range
+        assert message.endswith(f"{NEAREST} {max(choices) if value > 0 else min(choices)}.")
+
+
 def test_a_long_value_is_shown_in_part():
     (error,) = refused({"57_steps": "9" * 5000})
     assert error[2] == f'57_steps must be an integer from 6 to 20, got "{"9" * 78}… (a text). The default is 20.'
