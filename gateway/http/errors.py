@@ -42,7 +42,7 @@ INVALID_LINK = ErrorKind(403001, "The link to this file is incomplete or was cha
 EXPIRED_LINK = ErrorKind(403001, "The link to this file has expired. Ask for the request's result to get a new link.")
 
 NO_SUCH_PATH = ErrorKind(404001, "There is nothing at this path. GET /v1/openapi.json lists the paths.")
-NO_SUCH_MODEL = ErrorKind(404001, "There is no such model here. The nearest one is {nearest}.")
+NO_SUCH_MODEL = ErrorKind(404001, "There is no such model here. {advice}")
 NO_SUCH_REQUEST = ErrorKind(404001, "There is no request {request_id}, or it has expired.")
 NO_SUCH_RESULT = ErrorKind(404001, "This result is no longer kept.")
 METHOD_NOT_ALLOWED = ErrorKind(405001, "This path only takes {methods}.")

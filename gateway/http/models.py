@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from ...contract.parameters import HOSTED, MODELS, ModelContract, Parameter
+from ...contract.suggestions import near
 from ..settings import Settings
 from . import errors
 from .errors import ApiError
@@ -52,11 +52,12 @@ def offered(settings: Settings) -> dict[str, ModelContract]:
 
 
 def find_model(models: Mapping[str, ModelContract], model_id: str) -> ModelContract:
-    """Return a model that is offered; for an unknown one, the text of the ``ApiError`` names the nearest."""
+    """Return a model that is offered; for an unknown one, the text of the ``ApiError`` names one that is near."""
     if model_id in models:
         return models[model_id]
-    nearest = difflib.get_close_matches(model_id[:200], models, n=1, cutoff=0)[0]
-    raise ApiError(errors.NO_SUCH_MODEL, nearest=nearest)
+    found = near(model_id, {known: (known, model.display_name) for known, model in models.items()})
+    advice = f"Did you mean {' or '.join(found)}?" if found else "GET /v1/models lists those that are."
+    raise ApiError(errors.NO_SUCH_MODEL, advice=advice)
 
 
 def _describe(model: ModelContract, *, schema: bool) -> ModelResponse:

@@ -124,9 +124,17 @@ def test_a_long_value_is_shown_in_part():
     assert error[2] == f'57_steps must be an integer from 6 to 20, got "{"9" * 78}… (a text). The default is 20.'
 
 
-def test_an_unknown_key_names_the_nearest_one():
-    message = f'"57_step" is not a parameter. The nearest one is 57_steps; all of them: {KEYS}.'
-    assert refused({"57_step": 12}) == [(("57_step",), "extra_forbidden", message)]
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("57_step", "Did you mean 57_steps (Steps)? "),
+        ("image", "Did you mean 68_image (Start Image) or 62_image (End Image)? "),
+        ("foo", ""),
+    ],
+)
+def test_an_unknown_key_names_what_is_near(key, suggestion):
+    message = f'"{key}" is not a parameter. {suggestion}All of them: {KEYS}.'
+    assert refused({key: 12}) == [((key,), "extra_forbidden", message)]
 
 
 def test_of_many_unknown_keys_some_are_listed():
@@ -176,5 +184,5 @@ def test_a_bad_assignment_is_refused(text, message):
 
 
 def test_an_assignment_to_an_unknown_key_is_refused():
-    with pytest.raises(ContractError, match=r'"54_shft" is not a parameter\. The nearest one is 54_shift;'):
+    with pytest.raises(ContractError, match=r'"54_shft" is not a parameter\. Did you mean 54_shift \(Shift\)\?'):
         parse_assignment(HOSTED, "54_shft=5")
