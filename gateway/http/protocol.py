@@ -24,16 +24,16 @@ class RequestHandler(web.RequestHandler):
     ) -> web.StreamResponse:
         """Return the contract's error response; the connection is closed after it."""
         super().handle_error(request, status, exc, message)  # it logs, and raises if a response has begun
-        malformed = ApiError(errors.MALFORMED, reason=_reason(exc))
+        malformed = ApiError(errors.MALFORMED, reason=_reason(exc, self.max_line_size))
         response = error_response(malformed if status == malformed.status else ApiError(errors.INTERNAL))
         response.force_close()
         return response
 
 
-def _reason(error: BaseException | None) -> str:
+def _reason(error: BaseException | None, limit: int) -> str:
     """Say what is wrong without what was sent: that may hold a token."""
     if isinstance(error, LineTooLong):
-        return "its address, or a header, is too long"
+        return f"its address, or a header, is longer than {limit} bytes"
     if isinstance(error, BadHttpMethod):
         return "its method is unknown"
     return "its first line, or a header, is malformed"

@@ -36,6 +36,7 @@ from .sending import send
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
@@ -75,10 +76,10 @@ class SubmitRoute:
     async def _submit(self, request: web.Request) -> web.Response:
         token = token_of(request)
         model = find_model(self._models, request.match_info["model_id"])
-        webhook, every_status = _webhook(request), boolean_query(request, "webhook_intermediate_status")
+        webhook = _webhook(request)
+        every_status = boolean_query(request, _EVERY_STATUS)
         body = await read_json_object(request, self._settings.max_body_bytes)
-        asked = model.model_id, webhook, every_status, _in_one_form(body)
-        idempotency = await in_thread_if_large(request, lambda: _idempotency(request, *asked))
+        idempotency = await in_thread_if_large(request, lambda: _idempotency(request, model, body, webhook))
         base = base_url(request, self._settings)
         limit = self._settings.queue_limit if token.queue_limit is None else token.queue_limit
         try:
@@ -297,14 +298,17 @@ def _webhook(request: web.Request) -> str | None:
     return found[0] if found else None
 
 
-def _idempotency(request: web.Request, *asked: object) -> tuple[str, str] | None:
+def _idempotency(
+    request: web.Request, model: ModelContract, body: dict[str, Any], webhook: str | None
+) -> tuple[str, str] | None:
     """Return the request's idempotency key and a hash of all that it asks for; ``None`` without a key."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise validation_error([bad_field(errors.INVALID_IDEMPOTENCY_KEY, "header", "Idempotency-Key")])
-    text = json.dumps(asked, sort_keys=True)
+    every_status = boolean_query(request, _EVERY_STATUS)
+    text = json.dumps([model.model_id, webhook, every_status, _in_one_form(body)], sort_keys=True)
     return key, hashlib.sha256(text.encode()).hexdigest()
 
 
