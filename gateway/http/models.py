@@ -16,6 +16,7 @@ from .responses import CategoryListResponse, ModelListResponse, ModelResponse, j
 
 MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
 TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # a prompt may hold tabs and line breaks
+MODEL_PATH = "/models/{model_id:(?!categories$).+}"
 _CATEGORIES = ("image-to-video",)
 _KIND = "workflow"
 _MAX_LIMIT = 100
@@ -32,7 +33,7 @@ class ModelRoutes:
         return [
             web.get("/models", self.list_models),
             web.get("/models/categories", self.list_categories),
-            web.get("/models/{model_id:.+}", self.get_model),
+            web.get(MODEL_PATH, self.get_model),
         ]
 
     async def list_models(self, request: web.Request) -> web.Response:

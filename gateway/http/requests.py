@@ -29,7 +29,7 @@ from . import errors
 from .addresses import base_url
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
 from .middleware import Authentication, token_of
-from .models import MAX_PROMPT_CHARACTERS, boolean_query, find_model
+from .models import MAX_PROMPT_CHARACTERS, MODEL_PATH, boolean_query, find_model
 from .request_body import LargeBodies, in_thread_if_large, read_json_object
 from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
 from .sending import send
@@ -66,7 +66,7 @@ class SubmitRoute:
         self._large_bodies = large_bodies
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/models/{model_id:.+}", self.submit)]
+        return [web.post(MODEL_PATH, self.submit)]
 
     async def submit(self, request: web.Request) -> web.Response:
         """Accept a request for a model; a request that got a 200 survives a crash."""

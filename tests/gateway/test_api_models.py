@@ -52,6 +52,7 @@ def test_the_categories_are_listed(demo_gateway):
     """The vendor's command line asks for them."""
     assert demo_gateway.get("/v1/models/categories").json == {"categories": ["image-to-video"]}
     assert demo_gateway.get("/v1/models/categories", token=None).status == 401
+    assert demo_gateway.post("/v1/models/categories").headers["Allow"] == "GET,HEAD", "it is no model"
 
 
 @pytest.mark.parametrize("true", ["true", "True", "1"])

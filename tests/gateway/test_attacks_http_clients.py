@@ -79,7 +79,7 @@ def test_header_injection(gateway, header):
     assert b"evil.example" not in received
 
 
-AUTHORIZED = "Host: x\r\nAuthorization: Bearer {token}\r\n"
+AUTHORIZED = "Host: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
 
 
 @pytest.mark.parametrize(
