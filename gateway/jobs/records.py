@@ -121,7 +121,7 @@ class Webhook:
     base_url: str | None
     attempts: int
     first_at: float
-    tells: Literal["in_queue", "in_progress", "end"]
+    tells: Literal["in_queue", "in_progress", "end"] = "end"
 
 
 @dataclass(frozen=True)
