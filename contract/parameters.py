@@ -43,7 +43,8 @@ class Parameter:
 
     ``type`` is the page's word; its ``float`` is JSON Schema's ``number``. ``minimum`` and ``maximum`` are inclusive.
     ``node_range`` is what the node itself takes where the page gives no range: it is checked, but not part of the
-    page's schema. A key with two inputs has labels such as ``"720x1280 (9:16)"`` that fill both.
+    page's schema. A key with two inputs has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are names
+    that other APIs have for it: a request with one of them is refused and told the key.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Parameter:
     node_range: tuple[int, int] | None = None
     required: bool = False
     is_image: bool = False
+    aliases: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[NodeInput, ...]:
@@ -97,6 +99,7 @@ PROMPT = Parameter(
     type="string",
     default="Puppy, playing, happy, barking, joyful",
     required=True,
+    aliases=("positive_prompt", "text_prompt"),
 )
 START_IMAGE = Parameter(
     key="68_image",
@@ -105,6 +108,7 @@ START_IMAGE = Parameter(
     default="Runcomfy_Example_1259_1.png",
     required=True,
     is_image=True,
+    aliases=("first_image", "first_frame", "start_frame"),
 )
 END_IMAGE = Parameter(
     key="62_image",
@@ -113,6 +117,7 @@ END_IMAGE = Parameter(
     default="Runcomfy_Example_1259_2.png",
     required=True,
     is_image=True,
+    aliases=("last_image", "last_frame", "end_frame", "tail_image"),
 )
 RESOLUTIONS: dict[str, tuple[int, int]] = {
     label: parse_size(label)
@@ -135,6 +140,7 @@ RESOLUTION = Parameter(
     type="string",
     default="720x720 (1:1)",
     enum=tuple(RESOLUTIONS),
+    aliases=("size", "video_size", "aspect_ratio"),
 )
 LENGTH = Parameter(
     key="67_length",
@@ -142,6 +148,7 @@ LENGTH = Parameter(
     type="integer",
     default=81,
     enum=(81, 141),
+    aliases=("frames", "num_frames", "frame_count"),
 )
 FRAME_RATE = Parameter(
     key="73_frame_rate",
@@ -150,6 +157,7 @@ FRAME_RATE = Parameter(
     default=16,
     minimum=12,
     maximum=24,
+    aliases=("fps",),
 )
 SEED = Parameter(
     key="57_noise_seed",
@@ -166,6 +174,7 @@ STEPS = Parameter(
     default=20,
     minimum=6,
     maximum=20,
+    aliases=("num_inference_steps", "sampling_steps"),
 )
 CFG = Parameter(
     key="57_cfg",
@@ -175,6 +184,7 @@ CFG = Parameter(
     default=4,
     minimum=0.6,
     maximum=4,
+    aliases=("guidance", "cfg_scale"),
 )
 SHIFT = Parameter(
     key="54_shift",
@@ -186,6 +196,7 @@ SHIFT = Parameter(
     default=8,
     minimum=1,
     maximum=15,
+    aliases=("flow_shift", "sampling_shift"),
 )
 
 HOSTED = ModelContract(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .parameters import ModelContract, Parameter, Value
+from .suggestions import near
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a prompt may hold tabs and line breaks
@@ -168,32 +168,45 @@ def _explain(model: ModelContract, values: Mapping[str, object], detail: ErrorDe
 
 
 def _unknown_key(model: ModelContract, key: str) -> str:
-    known = [parameter.key for parameter in model.parameters]
-    near = difflib.get_close_matches(key[:_SHOWN_CHARACTERS], known, n=1, cutoff=0)
-    return f"{_show(key)} is not a parameter. The nearest one is {near[0]}; all of them: {', '.join(known)}."
+    names = {parameter.key: _names(parameter) for parameter in model.parameters}
+    found = near(key, names) or near(key.lstrip("0123456789_"), names)  # 57_seed: the number is right, the name is not
+    meant = " or ".join(f"{near_key} ({model.parameter(near_key).title})" for near_key in found)
+    return (
+        f"{_show(key)} is not a parameter. {f'Did you mean {meant}? ' if meant else ''}All of them: {', '.join(names)}."
+    )
+
+
+def _names(parameter: Parameter) -> list[str]:
+    inputs = [node_input.name for node_input in parameter.inputs]
+    return [parameter.key, *inputs, parameter.title.partition("(")[0], *parameter.aliases]
 
 
 def _advice(parameter: Parameter, value: object) -> str:
     """Say what to do: the nearest allowed value where there is one."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _can_compare(parameter, value):
         return f"Values are never changed for you; the nearest allowed one is {_nearest(parameter, value)}."
-    if isinstance(value, str) and parameter.enum and parameter.type == "string":
-        choices = [str(item) for item in parameter.enum]
-        near = difflib.get_close_matches(value[:_SHOWN_CHARACTERS], choices, n=1, cutoff=0)
-        return f"Did you mean {_show(near[0])}?"
+    if isinstance(value, str) and parameter.type == "string":
+        choices = [str(choice) for choice in parameter.enum]
+        found = near(
+            value, {choice: (choice, choice.partition(" ")[0]) for choice in choices}
+        )  # also by its size alone
+        if found:
+            return f"Did you mean {' or '.join(map(_show, found))}?"
     return f"The default is {_show(parameter.default)}."
 
 
 def _can_compare(parameter: Parameter, value: float) -> bool:
-    return parameter.type != "string" and not math.isnan(value)
+    is_nan = isinstance(value, float) and math.isnan(value)  # of a huge integer, math.isnan raises OverflowError
+    return parameter.type != "string" and not is_nan
 
 
 def _nearest(parameter: Parameter, value: float) -> Value:
-    if parameter.enum:
-        return min(parameter.enum, key=lambda item: abs(float(item) - value))
-    low, high = parameter.range
+    choices = [choice for choice in parameter.enum if not isinstance(choice, str)]
+    low, high = (min(choices), max(choices)) if choices else parameter.range
     above = value if low is None else max(value, low)
-    inside = above if high is None else min(above, high)
+    inside = above if high is None else min(above, high)  # from here on the value is small: arithmetic cannot overflow
+    if choices:
+        return min(choices, key=lambda choice: abs(choice - inside))
     return round(inside) if parameter.type == "integer" else inside
 
 

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -18,6 +19,8 @@ from ..client.comfy import ComfyClient
 from ..client.errors import ServerAddressError
 from .http.addresses import is_loopback
 from .http.app import create_app
+from .http.protocol import RequestHandler
+from .http.sending import READ_WAIT_S, drop
 from .settings import Settings
 
 _SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
@@ -25,6 +28,9 @@ _KEEPALIVE_S = 30.0
 _BACKLOG = 1024
 _HEADERS_WAIT_S = 20.0  # for the first request's headers; later requests have aiohttp's keep-alive limit
 _LOOK_EVERY_S = 2.0
+
+
+_LOG = logging.getLogger("wan_flf2v.gateway")
 
 
 class ServeError(Exception):
@@ -64,19 +70,23 @@ async def _serve(settings: Settings, host: str, port: int, on_start: Callable[[s
     app = create_app(settings, own_url=own_url)
     silent = SilentClients()
     silent.attach(app)
-    runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=_SHUTDOWN_S, handler_cancellation=False
-    )
+    runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S, handler_cancellation=False)
     await runner.setup()
-    assert runner.server is not None  # set by setup()  # noqa: S101
-    guard = asyncio.create_task(silent.close(runner.server))
+    server, loop = runner.server, asyncio.get_running_loop()
+    assert server is not None  # set by setup()  # noqa: S101
+    options: dict[str, Any] = {"access_log": None, "keepalive_timeout": _KEEPALIVE_S}
+    # Not a web.SockSite: its connections answer what is not HTTP as plain text.
+    site = await loop.create_server(
+        lambda: RequestHandler(server, loop=loop, **options), sock=listener, backlog=_BACKLOG
+    )
+    guard = asyncio.create_task(silent.close(server))
     try:
-        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         on_start(own_url)
         await _until_told()
     finally:
-        logging.getLogger("wan_flf2v.gateway").info("gateway stopping")
+        _LOG.info("gateway stopping")
         guard.cancel()
+        site.close()
         await runner.cleanup()
 
 
@@ -100,11 +110,12 @@ async def _until_told() -> None:
 
 
 class SilentClients:
-    """Closes connections that send no request in time: each holds a socket, and sockets are few."""
+    """Closes connections that send no request in time, or read no response: each holds a socket; these are few."""
 
     def __init__(self) -> None:
         self._served: set[web.RequestHandler] = set()
         self._since: dict[web.RequestHandler, float] = {}
+        self._unread: dict[web.RequestHandler, tuple[int, float]] = {}  # bytes that wait to be sent, and since when
 
     def attach(self, app: web.Application) -> None:
         """Watch the requests of an application; call this before it starts."""
@@ -119,7 +130,7 @@ class SilentClients:
         app.middlewares.insert(0, note)
 
     async def close(self, server: web.Server) -> None:
-        """Until cancelled, close the connections that sent no whole request in time."""
+        """Until cancelled, close the connections that sent no whole request in time, or take nothing of a response."""
         while True:
             now, connections = asyncio.get_running_loop().time(), set(server.connections)
             self._served &= connections
@@ -127,4 +138,18 @@ class SilentClients:
             for connection, since in self._since.items():
                 if now - since > _HEADERS_WAIT_S and connection.transport is not None:
                     connection.transport.close()
+            self._drop_those_that_do_not_read(connections, now)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _drop_those_that_do_not_read(self, connections: set[web.RequestHandler], now: float) -> None:
+        unread = {}
+        for connection in connections:
+            transport = connection.transport
+            size = transport.get_write_buffer_size() if transport is not None else 0
+            if transport is None or size == 0:
+                continue
+            known_size, since = self._unread.get(connection, (0, now))
+            unread[connection] = (size, since) if size == known_size else (size, now)
+            if now - unread[connection][1] > READ_WAIT_S:
+                drop(transport)
+        self._unread = unread

@@ -1,9 +1,10 @@
-"""The address of this API as a client sees it (also behind a reverse proxy), and which hosts are this machine."""
+"""The address of this API as a client sees it (also behind a reverse proxy), and which hosts and pages are its own."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -11,7 +12,8 @@ from ..settings import Settings
 from . import errors
 from .errors import ApiError
 
-_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?")
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_MAX_PORT = 65535
 
 
 def base_url(request: web.Request, settings: Settings) -> str:
@@ -27,7 +29,7 @@ def base_url(request: web.Request, settings: Settings) -> str:
         forwarded = request.headers.get("X-Forwarded-Proto", scheme).split(",")[0].strip().lower()
         scheme = forwarded if forwarded in ("http", "https") else scheme
         host = request.headers.get("X-Forwarded-Host", host).split(",")[0].strip()
-    if not _HOST.fullmatch(host):
+    if _host_in(host) is None:
         raise ApiError(errors.INVALID_HOST)
     return f"{scheme}://{host}"
 
@@ -37,8 +39,21 @@ def names_loopback(request: web.Request) -> bool:
 
     A web page whose own host name was made to lead to this machine (DNS rebinding) sends another one.
     """
-    host = _HOST.fullmatch(request.headers.get("Host", ""))
-    return host is not None and is_loopback(host[1].strip("[]"))
+    host = _host_in(request.headers.get("Host", ""))
+    return host is not None and is_loopback(host)
+
+
+def is_from_other_page(request: web.Request, allowed: Sequence[str]) -> bool:
+    """Return whether a browser says that a page of another origin makes this request, and none of ``allowed``.
+
+    Browsers send ``Origin`` with each request that could change something, and ``Sec-Fetch-Site`` with all; pages can
+    change neither.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    own = origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
+    return not own and origin not in allowed
 
 
 def is_loopback(host: str) -> bool:
@@ -47,3 +62,11 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _host_in(header: str) -> str | None:
+    """Return the host that a Host header names, without port or brackets; ``None`` if it is no host, or no port."""
+    match = _HOST.fullmatch(header)
+    if match is None or not 0 < int(match[2] or _MAX_PORT) <= _MAX_PORT:
+        return None
+    return match[1].strip("[]")

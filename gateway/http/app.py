@@ -21,7 +21,7 @@ from ..settings import Settings
 from .availability import Availability
 from .files import FileRoutes
 from .metrics import Metrics
-from .middleware import AccessLog, Authentication, Cors, respond_to_errors
+from .middleware import AccessLog, Authentication, Cors, HiddenTokens, answer_expect, respond_to_errors
 from .models import ModelRoutes, offered
 from .ops import OpsRoutes
 from .request_body import LargeBodies
@@ -30,6 +30,7 @@ from .responses import result_response
 
 PREFIX = "/v1"
 _PURGE_EVERY_S = 600.0
+_HIDDEN_TOKENS = HiddenTokens()
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
 
@@ -55,7 +56,7 @@ def create_app(
     sender = WebhookSender(settings, store, fetcher, webhook_body)
     models, metrics, large_bodies = offered(settings), Metrics(), LargeBodies()
     cors, authentication = Cors(settings.cors_origins), Authentication(settings, store)
-    requests = RequestRoutes(settings, store, results, dispatcher)
+    requests = RequestRoutes(settings, store, results, dispatcher, authentication)
     availability = Availability(settings, models)
     ops = OpsRoutes(store, models, metrics, authentication, availability)
     groups = (
@@ -69,12 +70,14 @@ def create_app(
     middlewares = (cors.answer_preflight, AccessLog(metrics).record, respond_to_errors, authentication.check)
     app = web.Application(middlewares=middlewares)
     prefix = "" if mounted else PREFIX
-    routes = [route for group in groups for route in group.routes()]
-    app.add_routes([web.RouteDef(route.method, prefix + route.path, route.handler, route.kwargs) for route in routes])
+    routes = [(prefix + route.path, route) for group in groups for route in group.routes()]
     if not mounted:
-        app.add_routes(ops.root_routes())
+        routes += [(route.path, route) for route in ops.root_routes()]
+    options = {"expect_handler": answer_expect}
+    app.add_routes([web.RouteDef(route.method, path, route.handler, route.kwargs | options) for path, route in routes])
     app.on_response_prepare.append(cors.allow_origin)
     app.on_shutdown.append(requests.stop_streams)
+    logging.getLogger("aiohttp.server").addFilter(_HIDDEN_TOKENS)
 
     async def dispatch() -> None:
         if ready is not None:

@@ -20,6 +20,7 @@ class ErrorKind(NamedTuple):
 
 INVALID_REQUEST_ID = ErrorKind(400001, "Invalid request id: expected the lowercase UUID that submit returned.")
 INVALID_HOST = ErrorKind(400001, "Invalid Host header: expected a host name or an IP address, with or without a port.")
+MALFORMED = ErrorKind(400001, "This is not an HTTP request that can be read: {reason}.")
 INVALID_JSON = ErrorKind(400001, "The body is not valid JSON in UTF-8: {reason}.")
 NOT_AN_OBJECT = ErrorKind(400001, "The body must be a JSON object, got {kind}.")
 DUPLICATE_KEY = ErrorKind(400001, "The body has the key {key} twice. Give it once.")
@@ -38,11 +39,17 @@ UNAUTHORIZED = ErrorKind(
 ONLY_THIS_MACHINE = ErrorKind(
     403001, "Without tokens, only this machine may call this API. Use the host localhost, 127.0.0.1 or [::1]."
 )
+OTHER_PAGE = ErrorKind(
+    403001,
+    "Without tokens, no web page of another origin may call this API. Use tokens, or name the page's origin in the "
+    "setting cors_origins.",
+)
 INVALID_LINK = ErrorKind(403001, "The link to this file is incomplete or was changed. Use the link that result gave.")
 EXPIRED_LINK = ErrorKind(403001, "The link to this file has expired. Ask for the request's result to get a new link.")
+REVOKED_LINK = ErrorKind(403001, "The token of this request was revoked, and with it the link to this file.")
 
 NO_SUCH_PATH = ErrorKind(404001, "There is nothing at this path. GET /v1/openapi.json lists the paths.")
-NO_SUCH_MODEL = ErrorKind(404001, "There is no such model here. The nearest one is {nearest}.")
+NO_SUCH_MODEL = ErrorKind(404001, "There is no such model here. {advice}")
 NO_SUCH_REQUEST = ErrorKind(404001, "There is no request {request_id}, or it has expired.")
 NO_SUCH_RESULT = ErrorKind(404001, "This result is no longer kept.")
 METHOD_NOT_ALLOWED = ErrorKind(405001, "This path only takes {methods}.")
@@ -53,6 +60,10 @@ NOT_SENT_AS_JSON = ErrorKind(415001, 'The body must be JSON with "Content-Type: 
 NOT_SENT_AS_FORM = ErrorKind(
     415001, 'The body must be multipart/form-data with the image in its only field, "{field}", not {content_type}.'
 )
+NO_SUCH_RANGE = ErrorKind(
+    416001, 'The file has {size} bytes, and none that "Range" asks for. Ask for one range, such as bytes=0-{last}.'
+)
+UNKNOWN_EXPECT = ErrorKind(417001, '"Expect" may only be 100-continue. Send the request without it.')
 
 # The 422 texts. Those about the values of a request are in contract/validation.py.
 PROMPT_TOO_LONG = ErrorKind(
@@ -61,7 +72,6 @@ PROMPT_TOO_LONG = ErrorKind(
 INVALID_IMAGE = ErrorKind(422001, "{key}: {reason}", "image")
 INVALID_WEBHOOK = ErrorKind(422001, "webhook: {reason}", "url")
 DUPLICATE_WEBHOOK = ErrorKind(422001, "webhook is given more than once. Give it once.", "twice")
-UNKNOWN_QUERY = ErrorKind(422001, "{name} is not a query parameter here; webhook is.", "unknown")
 INVALID_IDEMPOTENCY_KEY = ErrorKind(
     422001, "Idempotency-Key must be 1 to 255 visible ASCII characters, such as a UUID.", "string_pattern_mismatch"
 )

@@ -14,12 +14,14 @@ from ..images import ImageInput, Images
 from ..jobs.records import StoredFile
 from ..jobs.results import CONTENT_TYPES, ExpiredLinkError, InvalidLinkError, Results
 from ..jobs.store import Store
+from ..jobs.tokens import is_valid
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, bad_field, too_many, validation_error
 from .middleware import public, token_of
 from .request_body import BODY_WAIT_S, CHUNK_WAIT_S, LargeBodies, too_large
 from .responses import UploadResponse, json_response, timestamp
+from .sending import FilePart
 
 _FIELD = "file"
 _FORM_BYTES = 1 << 16  # around the image
@@ -85,24 +87,51 @@ class FileRoutes:
 
     @public
     async def download(self, request: web.Request) -> web.StreamResponse:
-        """Send a file of a result, whole or a range of it; the signature in the link takes the place of a token."""
-        name = request.match_info["name"]
+        """Send a file of a result, whole or a range of it; the signature in the link takes the place of a token.
+
+        The link is valid no longer than the token of the request is.
+        """
+        request_id, name = request.match_info["request_id"], request.match_info["name"]
         query = request.query.get("expires", ""), request.query.get("signature", "")
         try:
-            path = await self._results.verify(request.match_info["request_id"], name, *query)
+            path = await self._results.verify(request_id, name, *query)
         except InvalidLinkError:
             raise ApiError(errors.INVALID_LINK) from None
         except ExpiredLinkError:
             raise ApiError(errors.EXPIRED_LINK) from None
         if path is None:
             raise ApiError(errors.NO_SUCH_RESULT)
+        job = await self._store.get(request_id)
+        if job is None or not await is_valid(self._store, job.token):
+            raise ApiError(errors.REVOKED_LINK)
+        tag = f"{request_id}-{name}"  # a result never changes
         headers = {
             "Content-Type": CONTENT_TYPES[name],
             "Content-Disposition": f'inline; filename="{name}"',
             "Cache-Control": "private, max-age=3600",
             "X-Content-Type-Options": "nosniff",
+            "Accept-Ranges": "bytes",
+            "ETag": f'"{tag}"',
         }
-        return web.FileResponse(path, headers=headers)
+        if any(known.value in (tag, "*") for known in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        size = path.stat().st_size
+        if "Range" not in request.headers:
+            return FilePart(path, 0, size, headers=headers)
+        first, end = _range(request, size)
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+        return FilePart(path, first, end, status=206, headers=headers)
+
+
+def _range(request: web.Request, size: int) -> tuple[int, int]:
+    """Return the first byte that the request asks for, and the one after the last; ``ApiError`` if there is none."""
+    try:
+        first, end, _ = request.http_range.indices(size)
+    except ValueError:  # not one range of bytes
+        first = end = 0
+    if first >= end:
+        raise ApiError(errors.NO_SUCH_RANGE, {"size": size}, size=size, last=size - 1)
+    return first, end
 
 
 async def _read_form(request: web.Request, max_bytes: int) -> tuple[str, bytes]:

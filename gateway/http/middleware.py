@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError, HttpVersion11
 
 from ..jobs.records import Token
 from ..jobs.store import Store
 from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token
 from ..settings import Settings
 from . import errors
-from .addresses import names_loopback
+from .addresses import is_from_other_page, names_loopback
 from .errors import ApiError, ErrorKind, too_many
 from .metrics import Metrics
 
@@ -23,6 +25,8 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 _MAX_TOKEN_CHARACTERS = 256
+# To the end of the line: a token with a bad character in it is still a token.
+_SECRETS = re.compile(r"(authorization|bearer|signature=|wf_).*", re.IGNORECASE)
 _TOKEN = "wan_flf2v_token"  # noqa: S105 -- where a request keeps its Token; ComfyUI's server has keys there too
 
 
@@ -93,6 +97,17 @@ class AccessLog:
         return response
 
 
+class HiddenTokens(logging.Filter):
+    """Takes tokens and signatures out of aiohttp's log lines about malformed requests, which show what was sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change such a line; keep every line."""
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            shown = record.exc_text or logging.Formatter().formatException(record.exc_info)
+            record.exc_text, record.exc_info = _SECRETS.sub(r"\1[removed]", shown), None
+        return True
+
+
 class Authentication:
     """Finds the token of each request and limits the rate of each token."""
 
@@ -103,12 +118,17 @@ class Authentication:
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse a request without a known token, or over the rate limit; unknown paths need no token."""
+        """Refuse a request without a known token, or over the rate limit; unknown paths need no token.
+
+        Without tokens, refuse what does not come from this machine, or comes from another page in its browser.
+        """
         if not self._settings.auth and not names_loopback(request):
             raise ApiError(errors.ONLY_THIS_MACHINE)
         match = request.match_info
         if match.http_exception is not None or getattr(match.handler, "__func__", None) in _PUBLIC:
             return await handler(request)
+        if not self._settings.auth and is_from_other_page(request, self._settings.cors_origins):
+            raise ApiError(errors.OTHER_PAGE)
         token = await self.find(request)
         if token is None:
             raise ApiError(errors.UNAUTHORIZED)
@@ -129,28 +149,41 @@ class Authentication:
         return await find_token(self._store, text) if has_token else None
 
 
+async def answer_expect(request: web.Request) -> web.Response | None:
+    """Tell a client that asks with ``Expect`` to go on, or that nothing but 100-continue can be expected."""
+    if request.version >= HttpVersion11:  # older clients do not know it
+        if request.headers["Expect"].lower() != "100-continue":
+            return error_response(ApiError(errors.UNKNOWN_EXPECT))
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the response has not begun
+    return None
+
+
 @web.middleware
 async def respond_to_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into a response with the contract's body."""
     try:
         return await handler(request)
     except ApiError as error:
-        return _error_response(error)
+        return error_response(error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         return _http_error_response(error)
     except Exception:  # noqa: BLE001 -- the last resort: the log has all of it, the client learns no internals
         _LOG.exception("request failed method=%s", request.method if request.method in _METHODS else "OTHER")
-        return _error_response(ApiError(errors.INTERNAL))
+        return error_response(ApiError(errors.INTERNAL))
 
 
-def _error_response(error: ApiError) -> web.Response:
+def error_response(error: ApiError) -> web.Response:
+    """Return the response that tells a client of an error."""
     headers = {"Cache-Control": "no-store"}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 429:
         headers["Retry-After"] = str(error.detail["retry_after"])
+    if error.status == 416:
+        headers["Content-Range"] = f"bytes */{error.detail['size']}"
     body = {"error_code": error.code, "error_message": str(error), "detail": error.detail}
     response = web.json_response(body, status=error.status, headers=headers)
     if error.status in (408, 413):  # the rest of the body is not read
@@ -161,11 +194,9 @@ def _error_response(error: ApiError) -> web.Response:
 def _http_error_response(error: web.HTTPException) -> web.Response:
     """Translate an error that aiohttp itself raises: an unknown path, a method that the path does not take."""
     if error.status == 404:
-        return _error_response(ApiError(errors.NO_SUCH_PATH))
+        return error_response(ApiError(errors.NO_SUCH_PATH))
     if isinstance(error, web.HTTPMethodNotAllowed):
-        response = _error_response(
-            ApiError(errors.METHOD_NOT_ALLOWED, methods=", ".join(sorted(error.allowed_methods)))
-        )
+        response = error_response(ApiError(errors.METHOD_NOT_ALLOWED, methods=", ".join(sorted(error.allowed_methods))))
         response.headers["Allow"] = error.headers["Allow"]
         return response
-    return _error_response(ApiError(ErrorKind(error.status * 1000 + 1, "{reason}."), reason=error.reason))
+    return error_response(ApiError(ErrorKind(error.status * 1000 + 1, "{reason}."), reason=error.reason))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from ...contract.parameters import HOSTED, MODELS, ModelContract, Parameter
+from ...contract.suggestions import near
 from ..settings import Settings
 from . import errors
 from .availability import Availability
 from .errors import ApiError
-from .responses import ModelListResponse, ModelResponse, json_response
+from .responses import CategoryListResponse, ModelListResponse, ModelResponse, json_response
 
 MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
 TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # a prompt may hold tabs and line breaks
+MODEL_PATH = "/models/{model_id:(?!categories$).+}"
 _CATEGORIES = ("image-to-video",)
 _KIND = "workflow"
 _MAX_LIMIT = 100
@@ -24,24 +25,32 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class ModelRoutes:
-    """``GET /models`` and ``GET /models/{model_id}``."""
+    """``GET /models``, ``GET /models/categories`` and ``GET /models/{model_id}``."""
 
     def __init__(self, models: Mapping[str, ModelContract], availability: Availability) -> None:
         self._models = models
         self._availability = availability
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/models", self.list_models), web.get("/models/{model_id:.+}", self.get_model)]
+        return [
+            web.get("/models", self.list_models),
+            web.get("/models/categories", self.list_categories),
+            web.get(MODEL_PATH, self.get_model),
+        ]
 
     async def list_models(self, request: web.Request) -> web.Response:
         """List the models that match ``search``, ``category`` and ``kind``."""
         query = request.query
         found = _search(self._models.values(), *(query.get(name, "") for name in ("search", "category", "kind")))
-        schema = _boolean(request, "include_schema", default=False)
+        schema = boolean_query(request, "include_schema")
         limit = _integer(request, "limit", default=50, low=1, high=_MAX_LIMIT)
         offset = _integer(request, "offset", default=0, low=0, high=1_000_000)
         page = [await self._describe(model, schema=schema) for model in found[offset : offset + limit]]
         return json_response(ModelListResponse(models=page, total=len(found)))
+
+    async def list_categories(self, _: web.Request) -> web.Response:
+        """List what ``category`` can be."""
+        return json_response(CategoryListResponse(categories=list(_CATEGORIES)))
 
     async def get_model(self, request: web.Request) -> web.Response:
         """Describe one model, with its schemas."""
@@ -71,11 +80,12 @@ def offered(settings: Settings) -> dict[str, ModelContract]:
 
 
 def find_model(models: Mapping[str, ModelContract], model_id: str) -> ModelContract:
-    """Return a model that is offered; for an unknown one, the text of the ``ApiError`` names the nearest."""
+    """Return a model that is offered; for an unknown one, the text of the ``ApiError`` names one that is near."""
     if model_id in models:
         return models[model_id]
-    nearest = difflib.get_close_matches(model_id[:200], models, n=1, cutoff=0)[0]
-    raise ApiError(errors.NO_SUCH_MODEL, nearest=nearest)
+    found = near(model_id, {known: (known, model.display_name) for known, model in models.items()})
+    advice = f"Did you mean {' or '.join(found)}?" if found else "GET /v1/models lists those that are."
+    raise ApiError(errors.NO_SUCH_MODEL, advice=advice)
 
 
 def _search(models: Iterable[ModelContract], text: str, category: str, kind: str) -> list[ModelContract]:
@@ -97,10 +107,9 @@ def _integer(request: web.Request, name: str, *, default: int, low: int, high: i
     return int(text)
 
 
-def _boolean(request: web.Request, name: str, *, default: bool) -> bool:
-    text = request.query.get(name)
-    if text is None:
-        return default
+def boolean_query(request: web.Request, name: str) -> bool:
+    """Return whether a query parameter is true; it is false if it is not given, ``ApiError`` if it is neither."""
+    text = request.query.get(name, "false").lower()  # Python clients send True
     if text not in _BOOLEANS:
         raise ApiError(errors.QUERY_NOT_BOOLEAN, name=name)
     return _BOOLEANS[text]

@@ -13,6 +13,7 @@ from .errors import SUMMARIES
 from .models import json_schema
 from .responses import (
     CancelResponse,
+    CategoryListResponse,
     ErrorResponse,
     ModelListResponse,
     ModelResponse,
@@ -24,7 +25,7 @@ from .responses import (
 
 API_VERSION = "1.0.0"
 _BODIES: tuple[type[BaseModel], ...] = (
-    *(CancelResponse, ErrorResponse, ModelListResponse, ModelResponse),
+    *(CancelResponse, CategoryListResponse, ErrorResponse, ModelListResponse, ModelResponse),
     *(ResultResponse, StatusResponse, SubmitResponse, UploadResponse),
 )
 _COMMON = (400, 401, 429, 500)
@@ -72,6 +73,7 @@ def _submit(model: ModelContract, schema: str) -> dict[str, Any]:
     parameters = [
         _parameter("Idempotency-Key", "header", {"type": "string", "format": "idempotency-key", "maxLength": 255}),
         _parameter("webhook", "query", {"type": "string", "format": "webhook-url"}),
+        _parameter("webhook_intermediate_status", "query", {"type": "boolean"}),
     ]
     responses = {200: {**_json("Accepted.", SubmitResponse), "links": _LINKS}}
     operation = _operation(
@@ -86,6 +88,7 @@ def _fixed_paths() -> dict[str, Any]:
     root = "/v1/requests/{request_id}"
     return {
         "/v1/models": {"get": _list_models()},
+        "/v1/models/categories": {"get": _list_categories()},
         f"{root}/status": {"get": _about(request_id, "The status of a request", 200, StatusResponse, "status")},
         f"{root}/result": {"get": _about(request_id, "The result or the present state", 200, ResultResponse, "result")},
         f"{root}/cancel": {"post": _about(request_id, "Cancel a request", 202, CancelResponse, "cancel")},
@@ -104,6 +107,11 @@ def _list_models() -> dict[str, Any]:
     ]
     responses = {200: _json("The models that match.", ModelListResponse)}
     return {**_operation("List the models", responses, (), "list_models"), "parameters": parameters}
+
+
+def _list_categories() -> dict[str, Any]:
+    responses = {200: _json("The categories of the models.", CategoryListResponse)}
+    return _operation("List the categories", responses, (), "list_categories")
 
 
 def _about(request_id: dict[str, Any], summary: str, status: int, body: type[BaseModel], name: str) -> dict[str, Any]:

@@ -29,15 +29,18 @@ from . import errors
 from .addresses import base_url
 from .availability import Availability
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
-from .middleware import token_of
-from .models import MAX_PROMPT_CHARACTERS, find_model
+from .middleware import Authentication, token_of
+from .models import MAX_PROMPT_CHARACTERS, MODEL_PATH, boolean_query, find_model
 from .request_body import LargeBodies, in_thread_if_large, read_json_object
 from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
+from .sending import send
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
+_TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
 
@@ -66,7 +69,7 @@ class SubmitRoute:
         self._large_bodies = large_bodies
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/models/{model_id:.+}", self.submit)]
+        return [web.post(MODEL_PATH, self.submit)]
 
     async def submit(self, request: web.Request) -> web.Response:
         """Accept a request for a model; a request that got a 200 survives a crash."""
@@ -77,6 +80,7 @@ class SubmitRoute:
         token = token_of(request)
         model = find_model(self._models, request.match_info["model_id"])
         webhook = _webhook(request)
+        every_status = boolean_query(request, _EVERY_STATUS)
         body = await read_json_object(request, self._settings.max_body_bytes)
         idempotency = await in_thread_if_large(request, lambda: _idempotency(request, model, body, webhook))
         base = base_url(request, self._settings)
@@ -101,6 +105,7 @@ class SubmitRoute:
                 inputs=inputs,
                 idempotency=idempotency,
                 webhook=webhook,
+                webhook_every_status=every_status,
                 webhook_secret=token.webhook_secret,
                 base_url=base,
                 queue_limit=limit,
@@ -145,11 +150,19 @@ class SubmitRoute:
 class RequestRoutes:
     """``/requests/{request_id}/`` and ``status``, ``result``, ``cancel`` or ``events``."""
 
-    def __init__(self, settings: Settings, store: Store, results: Results, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        results: Results,
+        dispatcher: Dispatcher,
+        authentication: Authentication,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._results = results
         self._dispatcher = dispatcher
+        self._authentication = authentication
         self._streams: Counter[str] = Counter()  # token id -> open event streams
         self._stopping = asyncio.Event()
 
@@ -190,11 +203,14 @@ class RequestRoutes:
         """Stream a request's status as server-sent events, one for each change, until the request has ended.
 
         An event's id is the job's version. With ``Last-Event-ID``, the present state is sent only if it is newer. If
-        the client knows the end already, the response is 204, which tells an EventSource to stop.
+        the client knows the end already, the response is 204, which tells an EventSource to stop. The stream ends also
+        when the token is revoked.
         """
         job, token = await self._find_job(request), token_of(request)
         text = request.headers.get("Last-Event-ID", "")
         last = int(text) if text.isascii() and text.isdigit() and len(text) < 18 else 0
+        if last > job.version:  # of another request, or of a store that was put back
+            last = 0
         if job.finished and job.version <= last:
             return web.Response(status=204)
         if self._streams[token.id] >= _MAX_STREAMS:
@@ -205,7 +221,7 @@ class RequestRoutes:
         self._streams[token.id] += 1
         try:
             await response.prepare(request)
-            await self._stream(job.id, base, last, response)
+            await self._stream(request, job.id, base, last, response)
         except ConnectionError:
             pass  # the client left
         finally:
@@ -216,25 +232,35 @@ class RequestRoutes:
         """End all event streams, so that they do not hold up the shutdown."""
         self._stopping.set()
 
-    async def _stream(self, job_id: str, base: str, last: int, response: web.StreamResponse) -> None:
+    async def _stream(
+        self, request: web.Request, job_id: str, base: str, last: int, response: web.StreamResponse
+    ) -> None:
         changes, known_position = self._store.follow(job_id), None
         stopping = asyncio.create_task(self._stopping.wait())
         change = asyncio.ensure_future(anext(changes))
+        clock = asyncio.get_running_loop().time
+        sent_at = clock()
         try:
             while not stopping.done():
-                await asyncio.wait((change, stopping), timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-                if not change.done():
-                    await response.write(b": still here\n\n")
-                    continue
-                job, position = change.result()
-                moved = position is not None and known_position is not None and position != known_position
-                known_position = position
-                if job.version > last or moved:
-                    status = status_response(job, base, position, await self._store.health())
-                    body = status.model_dump_json(exclude_unset=True)
-                    await response.write(f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode())
-                    last = job.version
-                change = asyncio.ensure_future(anext(changes))
+                await asyncio.wait((change, stopping), timeout=_TOKEN_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if await self._authentication.find(request) is None:
+                    return
+                message = b""
+                if change.done():
+                    job, position = change.result()
+                    moved = position is not None and known_position is not None and position != known_position
+                    known_position = position
+                    if job.version > last or moved:
+                        status = status_response(job, base, position, await self._store.health())
+                        body = status.model_dump_json(exclude_unset=True)
+                        message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
+                        last = job.version
+                    change = asyncio.ensure_future(anext(changes))
+                elif clock() - sent_at >= _HEARTBEAT_S:
+                    message = b": still here\n\n"
+                if message:
+                    await send(request, response, message)
+                    sent_at = clock()
         except StopAsyncIteration:
             pass  # the job has ended
         finally:
@@ -270,17 +296,10 @@ def _validate(model: ModelContract, body: dict[str, Any]) -> dict[str, Value]:
 
 
 def _webhook(request: web.Request) -> str | None:
-    """Return ``?webhook=``. Any other query is an error, since it may be a misspelt one."""
-    problems = [
-        bad_field(errors.UNKNOWN_QUERY, "query", name, name=json.dumps(name[:80]))
-        for name in request.query
-        if name != "webhook"
-    ]
+    """Return ``?webhook=``. Queries that are not known are ignored, as by the hosted API."""
     found = request.query.getall("webhook", [])
     if len(found) > 1:
-        problems.append(bad_field(errors.DUPLICATE_WEBHOOK, "query", "webhook"))
-    if problems:
-        raise validation_error(problems)
+        raise validation_error([bad_field(errors.DUPLICATE_WEBHOOK, "query", "webhook")])
     return found[0] if found else None
 
 
@@ -293,5 +312,13 @@ def _idempotency(
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise validation_error([bad_field(errors.INVALID_IDEMPOTENCY_KEY, "header", "Idempotency-Key")])
-    text = json.dumps([model.model_id, webhook, body], sort_keys=True)
+    every_status = boolean_query(request, _EVERY_STATUS)
+    text = json.dumps([model.model_id, webhook, every_status, _in_one_form(body)], sort_keys=True)
     return key, hashlib.sha256(text.encode()).hexdigest()
+
+
+def _in_one_form(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body in which equal numbers look equal: 4.0 is 4, in JSON as in the contract."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in body.items()
+    }

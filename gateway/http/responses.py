@@ -113,6 +113,12 @@ class ModelListResponse(BaseModel):
     total: int
 
 
+class CategoryListResponse(BaseModel):
+    """The categories of the models."""
+
+    categories: list[str]
+
+
 class UploadResponse(BaseModel):
     """An uploaded image; its id is what image parameters take."""
 

@@ -18,8 +18,9 @@ REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Submission:
     """What a job is made of; ``id``, ``token``, ``model_id``, ``values`` and ``inputs`` are those of ``Job``.
 
-    ``idempotency`` is a key and a hash of the body. ``webhook`` is told about the end, signed with ``webhook_secret``,
-    with links to ``base_url``. ``queue_limit`` is how many jobs of the token may wait (``None``: any number).
+    ``idempotency`` is a key and a hash of the body. ``webhook`` is told about the end, if ``webhook_every_status`` also
+    about in_queue and in_progress, signed with ``webhook_secret``, with links to ``base_url``. ``queue_limit`` is how
+    many jobs of the token may wait (``None``: any number).
     """
 
     id: str
@@ -29,6 +30,7 @@ class Submission:
     inputs: Mapping[str, str]
     idempotency: tuple[str, str] | None = None
     webhook: str | None = None
+    webhook_every_status: bool = False
     webhook_secret: str | None = None
     base_url: str | None = None
     queue_limit: int | None = None
@@ -107,10 +109,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Webhook:
-    """A message about an ended job that has not been delivered; ``first_at`` is when the job ended.
+    """A message about a job that has not been delivered: that it is ``in_queue``, ``in_progress``, or at its ``end``.
 
-    ``secret`` signs it (``None``: the server's own does) and its links lead to ``base_url``, both as they were when the
-    job was submitted.
+    ``first_at`` is when it was. ``secret`` signs it (``None``: the server's own does) and its links lead to
+    ``base_url``, both as they were when the job was submitted.
     """
 
     job_id: str
@@ -119,6 +121,7 @@ class Webhook:
     base_url: str | None
     attempts: int
     first_at: float
+    tells: Literal["in_queue", "in_progress", "end"] = "end"
 
 
 @dataclass(frozen=True)

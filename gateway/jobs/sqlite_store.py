@@ -17,7 +17,7 @@ from .order import QueuedJob, in_order, queue_position
 from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
 from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, Store, StoreError, StoreVersionError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,6 +59,8 @@ CREATE TABLE webhooks (
     url TEXT NOT NULL,
     secret TEXT,
     base_url TEXT,
+    every_status INTEGER NOT NULL,
+    tells TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     first_at REAL,
     due_at REAL
@@ -161,8 +163,9 @@ class SqliteStore(Store):
         if new.idempotency is not None:
             database.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", (new.token, *new.idempotency, new.id))
         if new.webhook is not None:
-            query = "INSERT INTO webhooks (job_id, url, secret, base_url) VALUES (?, ?, ?, ?)"
-            database.execute(query, (new.id, new.webhook, new.webhook_secret, new.base_url))
+            query = "INSERT INTO webhooks (job_id, url, secret, base_url, every_status) VALUES (?, ?, ?, ?, ?)"
+            database.execute(query, (new.id, new.webhook, new.webhook_secret, new.base_url, new.webhook_every_status))
+            _tell(database, new.id, "in_queue")
         return _get(database, new.id)
 
     @_reads
@@ -200,7 +203,10 @@ class SqliteStore(Store):
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
         attempt = _get(database, job_id).attempt + 1
         started = {"status": "in_progress", "started_at": time.time(), "attempt": attempt, "worker": worker, "dirty": 1}
-        return _change(database, job_id, ("in_queue",), **started)
+        assigned = _change(database, job_id, ("in_queue",), **started)
+        if assigned:
+            _tell(database, job_id, "in_progress")
+        return assigned
 
     @_writes
     def mark_sent(self, database: sqlite3.Connection, job_id: str) -> None:
@@ -318,7 +324,8 @@ class SqliteStore(Store):
     def due_webhooks(
         self, database: sqlite3.Connection, now: float, *, lease_s: float = 60.0, limit: int = 20
     ) -> list[Webhook]:
-        columns = "job_id, url, secret, base_url, attempts, first_at"
+        first = "substr(tells, 1, instr(tells || ' ', ' ') - 1)"
+        columns = f"job_id, url, secret, base_url, attempts, first_at, {first}"
         query = f"SELECT {columns} FROM webhooks WHERE due_at <= ? ORDER BY due_at LIMIT ?"  # noqa: S608
         webhooks = [Webhook(*row) for row in database.execute(query, (now, limit))]
         for webhook in webhooks:
@@ -328,6 +335,13 @@ class SqliteStore(Store):
     @_writes
     def retry_webhook(self, database: sqlite3.Connection, job_id: str, due_at: float) -> None:
         database.execute("UPDATE webhooks SET attempts = attempts + 1, due_at = ? WHERE job_id = ?", (due_at, job_id))
+
+    @_writes
+    def next_webhook(self, database: sqlite3.Connection, job_id: str) -> None:
+        query = "UPDATE webhooks SET tells = ltrim(substr(tells, instr(tells || ' ', ' '))) WHERE job_id = ?"
+        database.execute(query, (job_id,))
+        query = "UPDATE webhooks SET due_at = CASE tells WHEN '' THEN NULL ELSE ? END WHERE job_id = ?"
+        database.execute(query, (time.time(), job_id))
 
     @_writes
     def remove_webhook(self, database: sqlite3.Connection, job_id: str) -> None:
@@ -446,8 +460,17 @@ def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...]
 
 
 def _end(database: sqlite3.Connection, job_id: str, status: Status, **columns: Any) -> bool:
-    now = time.time()
-    ended = _change(database, job_id, ("in_queue", "in_progress"), status=status, finished_at=now, **columns)
+    ended = _change(database, job_id, ("in_queue", "in_progress"), status=status, finished_at=time.time(), **columns)
     if ended:
-        database.execute("UPDATE webhooks SET first_at = ?, due_at = ? WHERE job_id = ?", (now, now, job_id))
+        _tell(database, job_id, "end")
     return ended
+
+
+def _tell(database: sqlite3.Connection, job_id: str, news: str) -> None:
+    """Let a job's webhook tell these news after those that it has not told yet: now, if there are none."""
+    now = time.time()
+    query = (
+        "UPDATE webhooks SET tells = ltrim(tells || ' ' || ?), first_at = ?, due_at = coalesce(due_at, ?) "
+        "WHERE job_id = ? AND (every_status = 1 OR ? = 'end')"
+    )
+    database.execute(query, (news, now, now, job_id, news))

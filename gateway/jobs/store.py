@@ -151,8 +151,11 @@ class Store(Protocol):
     async def retry_webhook(self, job_id: str, due_at: float) -> None:
         """Note that an attempt failed; the next is due at ``due_at``."""
 
+    async def next_webhook(self, job_id: str) -> None:
+        """Forget a message that was delivered or given up, and go on to what the job's webhook is to be told next."""
+
     async def remove_webhook(self, job_id: str) -> None:
-        """Forget a webhook that was delivered or given up."""
+        """Forget a job's webhook: it was told about the end, or wants no more."""
 
     # Health
 

@@ -84,6 +84,11 @@ async def find_token(store: Store, text: str) -> Token | None:
     return await store.find_token(hash_token(text))
 
 
+async def is_valid(store: Store, token_id: str) -> bool:
+    """Return whether the token with this id was not revoked; an API without tokens has one that never is."""
+    return token_id == ANONYMOUS.id or any(token.id == token_id for token in await store.tokens())
+
+
 class RateLimiter:
     """One token bucket in memory for each token's id; it holds the requests of ten seconds."""
 

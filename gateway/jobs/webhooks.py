@@ -1,4 +1,4 @@
-"""Webhooks: the message about an ended job, its signature, and its retries, by the Standard Webhooks specification.
+"""Webhooks: the messages about a job, their signature, and their retries, by the Standard Webhooks specification.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -15,6 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..durable import read_secret
@@ -95,10 +96,15 @@ class WebhookSender:
                 await self._end(webhook, "expired")
                 return
             status, reason = await self._attempt(webhook, job)
-            if status is not None and 200 <= status < 300:
-                await self._end(webhook, "delivered")
-            elif status == _GONE:
+            delivered = status is not None and 200 <= status < 300
+            if status == _GONE:
                 await self._end(webhook, "refused")
+            elif webhook.tells != "end":  # sent once: what is told next makes up for it
+                await self._store.next_webhook(job.id)
+                outcome = "delivered" if delivered else f"given up: {reason}"
+                _LOG.info("webhook went on request_id=%s told=%s: %s", job.id, webhook.tells, outcome)
+            elif delivered:
+                await self._end(webhook, "delivered")
             else:
                 await self._retry(webhook, reason)
         except Exception:  # noqa: BLE001 -- the message is due again when its lease ends
@@ -107,6 +113,9 @@ class WebhookSender:
     async def _attempt(self, webhook: Webhook, job: Job) -> tuple[int | None, str]:
         """Send the message once; return the response's status, ``None`` without one, and a reason for the log."""
         message_id, timestamp = f"msg_{job.id}", int(time.time())
+        if webhook.tells != "end":  # the job as it was then; it may have gone on
+            message_id += f"_{webhook.tells}"
+            job = replace(job, status=webhook.tells, finished_at=None)
         data = self._body_of(job, webhook.base_url)
         sent_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(timestamp))
         message = {"type": f"request.{job.status}", "timestamp": sent_at, "data": data}

@@ -142,14 +142,16 @@ def test_unknown_invalid_foreign_and_expired_ids(gateway, call):
     assert (expired.status, expired.code) == (404, 404001)
 
 
-def test_an_unknown_model_is_404_and_names_the_nearest(gateway):
+def test_an_unknown_model_is_404_and_names_what_is_near(gateway):
     for method in ("GET", "POST"):
         answer = gateway.call(
             method, "/v1/models/community/wan-2-2/first-last-fram", BODY if method == "POST" else None
         )
         assert (answer.status, answer.code) == (404, 404001)
         assert HOSTED.model_id in answer.json["error_message"]
-    assert gateway.post(SUBMIT_DEMO, BODY).status == 404, "the demo's model is not offered unless asked for"
+    demo = gateway.post(SUBMIT_DEMO, BODY)
+    assert demo.status == 404, "the demo's model is not offered unless asked for"
+    assert demo.json["error_message"].endswith("GET /v1/models lists those that are."), "and nothing is near it"
 
 
 @pytest.mark.parametrize(

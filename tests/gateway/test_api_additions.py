@@ -43,6 +43,16 @@ def test_the_same_key_and_body_is_the_same_request(gateway):
     assert gateway.post(SUBMIT, BODY).json["request_id"] != first.json["request_id"]
 
 
+def test_a_retry_may_write_its_numbers_in_another_way(gateway):
+    headers, post = {"Idempotency-Key": "numbers"}, gateway.post
+    numbers = {"57_cfg": 4, "57_steps": 12, "54_shift": 5.0}
+    first = post(SUBMIT, {**BODY, **numbers}, headers=headers)
+    again = post(SUBMIT, {**BODY, "57_cfg": 4.0, "57_steps": 12.0, "54_shift": 5}, headers=headers)
+    assert again.json == first.json
+    other = post(SUBMIT, {**BODY, **numbers, "57_cfg": 3.5}, headers=headers)
+    assert (other.status, other.json["detail"][0]["type"]) == (422, "idempotency_conflict")
+
+
 def test_many_with_one_key_at_once_are_one_request(gateway):
     ids = []
     headers = {"Idempotency-Key": "at-once"}
@@ -71,16 +81,26 @@ def test_a_webhook_must_be_public_https(gateway, url):
     assert answer.json["detail"][0]["loc"] == ["query", "webhook"]
 
 
-@pytest.mark.parametrize("query", ["webhok=https://example.com", "webhook=a&webhook=b"])
-def test_a_misspelt_or_doubled_query_is_422(gateway, query):
-    answer = gateway.post(f"{SUBMIT}?{query}", BODY)
+def test_a_doubled_webhook_is_422_and_an_unknown_query_ignored(gateway):
+    answer = gateway.post(f"{SUBMIT}?webhook=a&webhook=b", BODY)
     assert answer.status == 422
-    assert answer.json["detail"][0]["loc"][0] == "query"
+    assert answer.json["detail"][0]["loc"] == ["query", "webhook"]
+    for query in (
+        "webhok=nonsense",
+        "a=1&a=2",
+        "webhook_intermediate_status=true",
+        "webhook_intermediate_status=False",
+    ):
+        assert gateway.post(f"{SUBMIT}?{query}", BODY).status == 200, query
+    answer = gateway.post(f"{SUBMIT}?webhook_intermediate_status=perhaps", BODY)
+    assert (answer.status, answer.code) == (400, 400001)
 
 
 def test_urls_are_those_the_client_asked_for_and_a_stranger_cannot_change_them(gateway):
     answer = gateway.post(SUBMIT, BODY, headers={"Host": "api.example.com:8443"})
     assert answer.json["status_url"].startswith("http://api.example.com:8443/v1/requests/")
+    for port, status in ((65535, 200), (65536, 400), (99999, 400), (0, 400)):
+        assert gateway.post(SUBMIT, BODY, headers={"Host": f"a:{port}"}).status == status, port
     forged = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
     assert gateway.post(SUBMIT, BODY, headers=forged).json["status_url"].startswith(gateway.url)
 
@@ -212,6 +232,43 @@ def test_events_go_on_where_the_client_left(gateway):
     assert (done.status, done.content) == (204, b"")
 
 
+def test_events_after_an_id_that_the_request_has_not_reached(gateway):
+    """It is of another request, or of a store that was put back: the present state is sent as if there were none."""
+    request_id = gateway.submit()
+    first, _ = next(events(gateway, request_id))
+    stream = events(gateway, request_id, first + 1000)
+    assert next(stream)[1]["status"] == "in_queue"
+    gateway.cancel(request_id)
+    ((_, state),) = stream
+    assert state["status"] == "cancelled"
+    ((_, state),) = events(gateway, request_id, first + 1000)
+    assert state["status"] == "cancelled"
+
+
+def test_a_revoked_token_takes_its_streams_and_links_with_it(gateway):
+    token = gateway.new_token("guest")
+    ended, waiting = (gateway.post(SUBMIT, BODY, token=token).json["request_id"] for _ in range(2))
+    results = gateway.data / "results" / ended
+    results.mkdir(parents=True)
+    (results / "video.mp4").write_bytes(b"video")
+    own = gateway.submit()
+    with gateway.store() as store:
+        store.assign(ended)
+        store.end(ended, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+        link = gateway.get(f"/v1/requests/{ended}/result", token=token).json["output"]["video"]
+        link = link.removeprefix(gateway.url)
+        assert gateway.get(link, token=None).content == b"video"
+        stream, own_stream = events(gateway, waiting, token=token), events(gateway, own)
+        next(stream), next(own_stream)
+        store.revoke_token("guest")
+        answer = gateway.get(link, token=None)
+        assert (answer.status, answer.code) == (403, 403001)
+        assert "revoked" in answer.json["error_message"]
+        assert list(stream) == [], "it ends although the request has not"
+        store.assign(own)
+    assert next(own_stream)[1]["status"] == "in_progress", "another token's goes on"
+
+
 def test_an_accepted_request_outlives_kill_9(tmp_path):
     gateway = Gateway(tmp_path)
     with gateway:
@@ -299,6 +356,35 @@ def test_without_auth_only_on_the_loopback_address(tmp_path):
         for host in ("rebound.example", "localhost.example:80", "192.0.2.7", "[2001:db8::1]", "127.0.0.1@x", ""):
             for path in ("/v1/models", "/readyz"):
                 assert call(gateway.url, "GET", path, headers={"Host": host}).code == 403001, host
+
+
+def test_without_auth_no_page_of_another_origin_may_call(tmp_path):
+    with Gateway(tmp_path, NOWHERE, "--no-auth", config={"cors_origins": ["https://friend.example"]}) as gateway:
+        request_id = gateway.submit(token=None)
+        own = gateway.url
+        foreign = [
+            {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": own.replace("127.0.0.1", "localhost")},
+            {"Origin": own[:-1]}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+        ]  # fmt: skip
+        upload, kind = form(png())
+        for headers in foreign:
+            for method, path, body in (
+                ("POST", f"/v1/requests/{request_id}/cancel", None),
+                ("POST", "/v1/files", upload),
+                ("POST", SUBMIT, BODY),
+                ("GET", f"/v1/requests/{request_id}/status", None),
+            ):
+                types = kind if body is upload else {}
+                answer = gateway.call(method, path, body, token=None, headers={**headers, **types})
+                assert (answer.status, answer.code) == (403, 403001), (headers, path)
+        for headers in (
+            {},
+            {"Origin": own, "Sec-Fetch-Site": "same-origin"},
+            {"Sec-Fetch-Site": "none"},
+            {"Origin": "https://friend.example", "Sec-Fetch-Site": "cross-site"},
+        ):
+            assert gateway.post("/v1/files", upload, token=None, headers={**headers, **kind}).status == 200, headers
+            assert gateway.get(f"/v1/requests/{request_id}/status", token=None, headers=headers).status == 200, headers
 
 
 def test_the_log_has_neither_tokens_nor_prompts(gateway):

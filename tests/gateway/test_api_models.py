@@ -50,8 +50,16 @@ def test_the_listing_is_searched_and_paged(demo_gateway, query, ids, total):
     assert answer["total"] == total
 
 
-def test_the_listing_can_have_the_schemas(demo_gateway):
-    models = demo_gateway.get("/v1/models?include_schema=true").json["models"]
+def test_the_categories_are_listed(demo_gateway):
+    """The vendor's command line asks for them."""
+    assert demo_gateway.get("/v1/models/categories").json == {"categories": ["image-to-video"]}
+    assert demo_gateway.get("/v1/models/categories", token=None).status == 401
+    assert demo_gateway.post("/v1/models/categories").headers["Allow"] == "GET,HEAD", "it is no model"
+
+
+@pytest.mark.parametrize("true", ["true", "True", "1"])
+def test_the_listing_can_have_the_schemas(demo_gateway, true):
+    models = demo_gateway.get(f"/v1/models?include_schema={true}").json["models"]
     assert models[0]["input_schema"] == PAGE["input_schema"]
     assert models[1]["input_schema"]["properties"]["67_length"]["enum"] == [17, 33]
 

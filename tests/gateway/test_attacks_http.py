@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, raw
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.contract.parameters import HOSTED
 
 MEBIBYTE = 1 << 20
 UNKNOWN = "6f1c2f0e-5d0b-4a55-9d0c-1b2a3c4d5e6f"  # a request id that nothing has
@@ -104,6 +105,12 @@ def test_huge_numbers_are_bad_values(gateway):
     answer = gateway.post(SUBMIT, body)
     refused(answer, 422001)
     assert len(answer.json["detail"]) == 3
+
+
+def test_integers_of_400_digits_are_bad_values(gateway):
+    answer = gateway.post(SUBMIT, {**BODY, **{parameter.key: 10**400 for parameter in HOSTED.parameters}})
+    refused(answer, 422001)
+    assert {entry["loc"][1] for entry in answer.json["detail"]} == {parameter.key for parameter in HOSTED.parameters}
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,41 @@ def test_header_injection(gateway, header):
     assert b"evil.example" not in received
 
 
+AUTHORIZED = "Host: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_text", "code", "reason"),
+    [
+        ("nonsense\r\n\r\n", 400001, "its method is unknown"),
+        ("FETCH /v1/models HTTP/1.1\r\n" + AUTHORIZED + "\r\n", 400001, "its method is unknown"),
+        ("GET /v1/models HTTP/9.9\r\n" + AUTHORIZED + "\r\n", 400001, "malformed"),
+        ("GET /v1/models HTTP/1.1\r\n" + AUTHORIZED + "X Bad: 1\r\n\r\n", 400001, "malformed"),
+        ("GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\x00\r\n\r\n", 400001, "malformed"),
+        (
+            "GET /v1/models HTTP/1.1\r\n" + AUTHORIZED + "X-Long: " + "x" * 9000 + "\r\n\r\n",
+            400001,
+            "longer than 8190 bytes",
+        ),
+        ("GET /" + "x" * 9000 + " HTTP/1.1\r\n" + AUTHORIZED + "\r\n", 400001, "longer than 8190 bytes"),
+        ("GET /v1/models HTTP/1.1\r\n" + AUTHORIZED + "Expect: miracles\r\n\r\n", 417001, "100-continue"),
+    ],
+    ids=["nonsense", "method", "version", "header", "nul", "long-header", "long-path", "expect"],
+)
+def test_what_aiohttp_answers_itself_is_the_contracts_too(gateway, request_text, code, reason):
+    received = raw(gateway, request_text.format(token=gateway.token).encode("latin-1"), seconds=3)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {code // 1000} ".encode()) or head.startswith(
+        f"HTTP/1.0 {code // 1000} ".encode()
+    )
+    assert b"Content-Type: application/json" in head
+    answer = json.loads(body)
+    assert set(answer) == {"error_code", "error_message", "detail"}
+    assert answer["error_code"] == code
+    assert reason in answer["error_message"]
+    assert gateway.token not in gateway.log_text()
+
+
 @pytest.mark.parametrize("key", ["a\tb", "\x7f", "é", " "])
 def test_odd_idempotency_keys(gateway, key):
     answer = gateway.post(SUBMIT, BODY, headers={"Idempotency-Key": key.encode("latin-1")})
@@ -117,7 +152,7 @@ def test_too_many_streams_of_one_token(gateway):
 
 
 def test_slow_loris(gateway):
-    """Hundreds of connections that never finish their headers or bodies hold up nobody, and are closed."""
+    """Connections that never finish their headers or bodies, or never read, hold up nobody and are closed."""
     parts = urlsplit(gateway.url)
     body_head = (
         f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
@@ -125,6 +160,10 @@ def test_slow_loris(gateway):
     )
     starts = ["", "GET / HTT", "GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Slow: ", body_head]
     connections = []
+    unread = socket.socket()  # its client reads nothing of many responses
+    unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    unread.connect((parts.hostname, parts.port))
+    unread.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
     for number in range(300):
         connection = socket.create_connection((parts.hostname, parts.port), timeout=60)
         connection.sendall(starts[number % len(starts)].encode())
@@ -142,6 +181,11 @@ def test_slow_loris(gateway):
         for connection in connections:
             connection.close()
     assert ends == {0: {b""}, 1: {b""}, 2: {b""}, 3: {b"HTTP/1.1 408"}}
+    deadline = time.monotonic() + 60
+    while "client dropped, it does not read" not in gateway.log_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    unread.close()
 
 
 def test_two_bodies_of_unknown_length_are_read_at_once(gateway):

@@ -6,7 +6,7 @@ import sys
 import uuid
 
 import pytest
-from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, call, events
+from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, call, events, raw
 from wan_flf2v.gateway.jobs.comfyui import ONCE
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
@@ -71,6 +71,18 @@ def test_the_api_there_is_the_same(mounted):
     assert mounted.call("GET", "/v1/readyz").json["ready"]
     assert 'route="/v1/models"' in mounted.call("GET", "/v1/metrics").content.decode()
     assert mounted.call("GET", "/v1/openapi.json").json["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize("end", ["\x00", "\r\nX Bad: 1", "\n\x01"])
+def test_a_malformed_request_puts_no_token_into_comfyuis_log(mounted, end):
+    before = mounted.host.log_text()
+    authorization = f"Authorization: Bearer {mounted.token}{end}"
+    received = raw(mounted, f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n".encode(), seconds=3)
+    assert received.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
+    log = mounted.host.log_text()[len(before) :]
+    assert "Error handling request" in log, "the rest of the line stays"
+    assert mounted.token not in log
+    assert mounted.token[3:] not in log
 
 
 def test_comfyui_is_untouched(mounted):

@@ -355,7 +355,7 @@ def test_a_write_that_fails_changes_nothing(store):
     assert store.get(job.id) == job
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [3, 99])
 def test_a_store_of_another_version_is_refused(tmp_path, version):
     path = tmp_path / "s"
     Blocking(SqliteStore(path)).close()
@@ -365,6 +365,6 @@ def test_a_store_of_another_version_is_refused(tmp_path, version):
     with pytest.raises(StoreVersionError) as error:
         SqliteStore(path)
     assert str(error.value) == (
-        f"{path} has schema {version}; this version of wan-flf2v knows schema 3 only. Update wan-flf2v, or use another "
+        f"{path} has schema {version}; this version of wan-flf2v knows schema 4 only. Update wan-flf2v, or use another "
         "data folder."
     )

@@ -72,13 +72,13 @@ def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp
     def use(port):
         with Gateway(tmp_path, config={"allow_private_urls": True}) as gateway:
             token = gateway.new_token("revoked-soon")
-            path = f"{SUBMIT}?webhook=http://127.0.0.1:{port}/"
+            path = f"{SUBMIT}?webhook=http://127.0.0.1:{port}/&webhook_intermediate_status=true"
             request_id = gateway.post(path, BODY, token=token, headers={"Host": "api.test:81"}).json["request_id"]
             with gateway.store() as store:
                 (secret,) = [known.webhook_secret for known in store.tokens() if known.name == "revoked-soon"]
                 store.revoke_token("revoked-soon")
                 store.end(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
-            while not receiver.messages:
+            while len(receiver.messages) < 2:
                 time.sleep(0.01)
             return request_id, secret
 
@@ -87,7 +87,12 @@ def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp
             return await asyncio.to_thread(use, port)
 
     request_id, secret = asyncio.run(go())
-    headers, body, _ = receiver.messages[0]
+    (waited_headers, waited, _), (headers, body, _) = receiver.messages
+    Webhook(secret).verify(waited, waited_headers)
+    waited = json.loads(waited)
+    assert waited["type"] == "request.in_queue"
+    assert (waited["data"]["status"], waited["data"]["finished_at"]) == ("in_queue", None)
+    assert "output" not in waited["data"]
     Webhook(secret).verify(body, headers)
     assert json.loads(body)["data"]["output"]["video"].startswith(f"http://api.test:81/v1/results/{request_id}/")
 
@@ -105,6 +110,54 @@ def test_a_request_that_has_not_ended_is_not_told(tmp_path, store):
             assert waiting.id in owed(store)
 
     asyncio.run(go())
+
+
+def news(receiver):
+    return [json.loads(body)["type"] for _, body, _ in receiver.messages]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ([200], ["request.in_queue", "request.in_progress", "request.failed"]),
+        ([500, 500, 500, 200], ["request.in_queue", "request.in_progress", "request.failed", "request.failed"]),
+        ([410], ["request.in_queue"]),
+    ],
+    ids=["delivered", "repeats-only-the-end", "wants-no-more"],
+)
+def test_every_status_is_told_in_order_if_that_is_asked_for(tmp_path, store, statuses, told):
+    receiver = Receiver(*statuses)
+
+    async def go():
+        async with serve(receiver.answer) as port:
+            webhook = {"webhook": f"http://127.0.0.1:{port}/", "webhook_every_status": True}
+            job = await store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}, **webhook))
+            await store.assign(job.id)
+            async with running(sender(store, tmp_path)):
+                await until(lambda: len(receiver.messages) == min(2, len(told)))
+                await store.end(job.id, "failed", error="why")
+                await until(lambda: not owed(store))
+            return job.id
+
+    job_id = asyncio.run(go())
+    assert news(receiver) == told
+    ids = [headers["webhook-id"] for headers, _, _ in receiver.messages]
+    assert ids[:3] == [f"msg_{job_id}_in_queue", f"msg_{job_id}_in_progress", f"msg_{job_id}"][: len(told)]
+
+
+def test_a_request_that_never_ran_was_never_in_progress(tmp_path, store):
+    receiver = Receiver(200)
+
+    async def go():
+        async with serve(receiver.answer) as port:
+            webhook = {"webhook": f"http://127.0.0.1:{port}/", "webhook_every_status": True}
+            job = await store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}, **webhook))
+            await store.cancel(job.id)
+            async with running(sender(store, tmp_path)):
+                await until(lambda: not owed(store))
+
+    asyncio.run(go())
+    assert news(receiver) == ["request.in_queue", "request.cancelled"]
 
 
 @pytest.mark.parametrize("status", [301, 400, 404, 429, 500, 503])

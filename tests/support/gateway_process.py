@@ -80,9 +80,9 @@ class Gateway(GatewayProcess):
     def post(self, path, body=None, **options):
         return self.call("POST", path, body, **options)
 
-    def submit(self, path=SUBMIT, **changes):
+    def submit(self, path=SUBMIT, *, token="", **changes):
         """Submit the page's example, with changes; return the request id."""
-        response = self.post(path, {**BODY, **changes})
+        response = self.post(path, {**BODY, **changes}, token=token)
         assert response.status == 200, response.content
         return response.json["request_id"]
 
@@ -114,9 +114,9 @@ def call(url, method, path, body=None, headers=None):
         connection.close()
 
 
-def events(gateway, request_id, last=None):
+def events(gateway, request_id, last=None, token=None):
     """Yield (id, data) of a request's event stream until the server ends it."""
-    headers = {"Authorization": f"Bearer {gateway.token}"}
+    headers = {"Authorization": f"Bearer {token or gateway.token}"}
     if last is not None:
         headers["Last-Event-ID"] = str(last)
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)

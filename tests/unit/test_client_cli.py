@@ -75,7 +75,7 @@ def test_every_bad_value_is_reported(folder):
 
 def test_unknown_parameter(folder):
     (line,) = refused(folder, "--set", "57_stepz=6")
-    assert line.startswith('"57_stepz" is not a parameter. The nearest one is 57_steps; ')
+    assert line.startswith('"57_stepz" is not a parameter. Did you mean 57_steps (Steps)? All of them: 6_text, ')
 
 
 def test_missing_unreadable_and_huge_image(folder):

@@ -104,14 +104,37 @@ def test_a_bad_value_is_refused_with_a_message_that_helps(key, value, kind, mess
     assert refused({key: value}) == [((key,), kind, f"{key} {message}")]
 
 
+@pytest.mark.parametrize("model", [HOSTED, DEMO], ids=lambda model: model.model_id)
+@pytest.mark.parametrize("key", [parameter.key for parameter in HOSTED.parameters])
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["high", "low"])
+def test_an_integer_of_400_digits_is_refused_like_any_other(model, key, value):
+    """Such an integer fits no float; for every parameter, whatever its type."""
+    ((loc, _, message),) = refused({key: value}, model)
+    assert loc == (key,)
+    parameter = model.parameter(key)
+    if parameter.type == "string":
+        assert message.endswith(f'The default is "{parameter.default}".')
+    else:
+        choices = parameter.enum or parameter.range
+        assert message.endswith(f"{NEAREST} {max(choices) if value > 0 else min(choices)}.")
+
+
 def test_a_long_value_is_shown_in_part():
     (error,) = refused({"57_steps": "9" * 5000})
     assert error[2] == f'57_steps must be an integer from 6 to 20, got "{"9" * 78}… (a text). The default is 20.'
 
 
-def test_an_unknown_key_names_the_nearest_one():
-    message = f'"57_step" is not a parameter. The nearest one is 57_steps; all of them: {KEYS}.'
-    assert refused({"57_step": 12}) == [(("57_step",), "extra_forbidden", message)]
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("57_step", "Did you mean 57_steps (Steps)? "),
+        ("image", "Did you mean 68_image (Start Image) or 62_image (End Image)? "),
+        ("foo", ""),
+    ],
+)
+def test_an_unknown_key_names_what_is_near(key, suggestion):
+    message = f'"{key}" is not a parameter. {suggestion}All of them: {KEYS}.'
+    assert refused({key: 12}) == [((key,), "extra_forbidden", message)]
 
 
 def test_of_many_unknown_keys_some_are_listed():
@@ -161,5 +184,5 @@ def test_a_bad_assignment_is_refused(text, message):
 
 
 def test_an_assignment_to_an_unknown_key_is_refused():
-    with pytest.raises(ContractError, match=r'"54_shft" is not a parameter\. The nearest one is 54_shift;'):
+    with pytest.raises(ContractError, match=r'"54_shft" is not a parameter\. Did you mean 54_shift \(Shift\)\?'):
         parse_assignment(HOSTED, "54_shft=5")
