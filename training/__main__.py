@@ -173,7 +173,7 @@ class Training:
         for name in ("high", "low"):
             expert = experts.Expert(SEED)
             expert.load_state_dict(self._weights(name))
-            export.save_half(expert.model.state_dict(), self._work / "export" / export.FILES[name])
+            export.save_half(expert.model.state_dict(), self._work / "export" / export.FILES[name], export.TITLES[name])
         for log in sorted(self._work.glob("*/log.jsonl")):
             curves.plot(log, self._work / "export" / f"{log.parent.name}.png")
         (self._work / "export" / "pictures.md").write_text(pictures.attribution() + "\n", "utf-8")

@@ -68,9 +68,14 @@ def load_vae(folder: Path, module: WholeClipVAE) -> WholeClipVAE:
     return module
 
 
-def save_half(state: dict[str, torch.Tensor], target: Path) -> None:
+# What an expert's file calls itself, in the ModelSpec standard's key: preflight then knows how many steps fit it.
+TITLES = {name: {"modelspec.title": f"wan-flf2v demo, {name} noise, 6 steps"} for name in ("high", "low")}
+
+
+def save_half(state: dict[str, torch.Tensor], target: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a state dict as float16 safetensors."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished")
-    save_file({name: value.detach().half().cpu().contiguous() for name, value in state.items()}, unfinished)
+    half = {name: value.detach().half().cpu().contiguous() for name, value in state.items()}
+    save_file(half, unfinished, metadata)
     unfinished.replace(target)
