@@ -56,7 +56,9 @@ def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
     assert Image.open(tmp_path / "result" / "demo.png").size == (808, 444)
     assert "33 frames, 128x128, 16 fps, made in " in output
     assert "57 Sampler (two experts, one schedule)" in output
-    notices = [line for line in (tmp_path / "cache/demo/server.log").read_text().splitlines() if "notice node=57" in line]
+    notices = [
+        line for line in (tmp_path / "cache/demo/server.log").read_text().splitlines() if "notice node=57" in line
+    ]
     assert len(notices) == 1 and "6 steps: 3 high noise, 3 low noise" in notices[0], "no warning beside the schedule"
 
 
