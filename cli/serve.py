@@ -21,6 +21,7 @@ from ..gateway.settings import ConfigError, Settings, read_settings
 from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, out, say
 
 DEFAULT_PORT = 8189  # beside ComfyUI's 8188
+STORE = "store.sqlite3"
 _T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
 
@@ -93,6 +94,11 @@ def create(
 @_tokens.command("list")
 def list_tokens(data: _Data = None) -> None:
     """List the tokens' names and limits."""
+    folder = data or default_data()
+    if not (folder / STORE).exists():
+        say(f"No token was ever made in {folder}. `wan-flf2v token create NAME --data {folder}` makes one there.")
+        return
+    say(f"Tokens in {folder}:")
     tokens = _with_store(data, lambda store: store.tokens())
     table = Table("Name", "Made", "Calls a minute", "Waiting")
     for token in tokens:
@@ -104,13 +110,15 @@ def list_tokens(data: _Data = None) -> None:
 @_tokens.command()
 def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
     """Make a token worthless at once. Requests made with it go on."""
-    if not _with_store(data, lambda store: store.revoke_token(name)):
-        fail(f'There is no token "{name}". `wan-flf2v token list` shows those there are.', EXIT_USAGE)
+    folder = data or default_data()
+    if not (folder / STORE).exists() or not _with_store(data, lambda store: store.revoke_token(name)):
+        fail(f'There is no token "{name}" in {folder}. `wan-flf2v token list` shows those there are.', EXIT_USAGE)
+    say(f"Token {name} is revoked.")
 
 
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
     async def go() -> _T:
-        store = SqliteStore((data or default_data()) / "store.sqlite3")
+        store = SqliteStore((data or default_data()) / STORE)
         try:
             return await work(store)
         finally:

@@ -28,7 +28,7 @@ def cli(server, *arguments, cwd):
 def test_the_command_line_prints_the_same(comfy_server, models, tmp_path):
     settings = [argument for key, value in DEFAULTS.items() for argument in ("--set", f"{key}={value}")]
     done = cli(comfy_server, *settings, "-o", "plot.png", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "The plot is in plot.png.\n")
     text, _ = plan(comfy_server)
     memory = re.compile(r"; \S+ GiB available")
     assert memory.sub("", done.stdout.rstrip("\n")) == memory.sub("", text)
