@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ..client.errors import ComfyError, HostedApiError, ServerAddressError
-from ..client.hosted_api import ENDED, HostedApi
+from ..client.hosted_api import HostedApi
 from ..client.images import ImageError, check_image
 from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, Value
 from ..contract.validation import ContractError, validate
+from .progress_bar import ProgressRenderer
 from .shared import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -170,28 +170,18 @@ def _no_video(request_id: str, response: dict[str, Any]) -> str:
 
 
 async def _show_progress(client: HostedApi, request_id: str) -> None:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task, shown = bar.add_task("Connecting", total=1.0), ""
+    """Show where the request is until it has ended; how it ended, only its result knows."""
+    with ProgressRenderer(err) as renderer:
         async for status in client.watch(request_id):
-            if status["status"] in ENDED:  # how it ended, only its result knows
-                return
-            text = _describe(status)
-            bar.update(task, completed=(status.get("progress") or {}).get("fraction", 0.0), description=text)
-            if not err.is_terminal and text != shown:
-                say(text)
-            shown = text
-
-
-def _describe(status: dict[str, Any]) -> str:
-    """Say in one line where a request is."""
-    if status["status"] == "in_queue":
-        return status.get("waiting_for") or f"Waiting, {status.get('queue_position', '?')} before it"
-    progress = status.get("progress")
-    if not progress:
-        return "In progress"
-    node = str(progress["node"] or "Starting")
-    return describe_step(node, progress["step"], progress["steps"], progress["eta_seconds"])
+            if status["status"] == "in_queue":
+                text = status.get("waiting_for") or f"Waiting, {status.get('queue_position', '?')} before it"
+                renderer.show(text, 0.0, text)
+            elif status["status"] == "in_progress":
+                progress = status.get("progress") or {}
+                node = str(progress.get("node") or "Starting")
+                step, steps = progress.get("step", 0), progress.get("steps", 0)
+                text = describe_step(node, step, steps, progress.get("eta_seconds"))
+                renderer.show(node, progress.get("fraction", 0.0), text)
 
 
 def _image(text: str) -> str:

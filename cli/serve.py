@@ -21,7 +21,6 @@ from ..gateway.settings import ConfigError, Settings, read_settings
 from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, out, say
 
 DEFAULT_PORT = 8189  # beside ComfyUI's 8188
-STORE = "store.sqlite3"
 _T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
 
@@ -94,8 +93,8 @@ def create(
 @_tokens.command("list")
 def list_tokens(data: _Data = None) -> None:
     """List the tokens' names and limits."""
-    folder = data or default_data()
-    if not (folder / STORE).exists():
+    folder = _folder(data)
+    if not _has_store(folder):
         say(f"No token was ever made in {folder}. `wan-flf2v token create NAME --data {folder}` makes one there.")
         return
     say(f"Tokens in {folder}:")
@@ -110,15 +109,24 @@ def list_tokens(data: _Data = None) -> None:
 @_tokens.command()
 def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
     """Make a token worthless at once. Requests made with it go on."""
-    folder = data or default_data()
-    if not (folder / STORE).exists() or not _with_store(data, lambda store: store.revoke_token(name)):
+    folder = _folder(data)
+    if not _has_store(folder) or not _with_store(data, lambda store: store.revoke_token(name)):
         fail(f'There is no token "{name}" in {folder}. `wan-flf2v token list` shows those there are.', EXIT_USAGE)
     say(f"Token {name} is revoked.")
 
 
+def _folder(data: Path | None) -> Path:
+    return data or default_data()
+
+
+def _has_store(folder: Path) -> bool:
+    """Say whether there is a store; opening one would make it."""
+    return (folder / "store.sqlite3").exists()
+
+
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
     async def go() -> _T:
-        store = SqliteStore((data or default_data()) / STORE)
+        store = SqliteStore((data or default_data()) / "store.sqlite3")
         try:
             return await work(store)
         finally:
