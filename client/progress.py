@@ -18,8 +18,10 @@ _DECODERS = ("WanFLF2VVideoCombine", "VAEDecode")
 _COST = {_ENCODER: 0.25, **dict.fromkeys(_DECODERS, 1.0), "CLIPLoader": 1.0, "CLIPTextEncode": 0.4}
 _SMALL_COST = 0.1
 _DEFAULT_STEPS = 20
-# The decode counts frames in bursts, so an earlier estimate of it stands for the first tenth of them.
-_HEAD = 0.1
+# The decode counts frames in bursts, so its own pace has to outweigh what was expected: as if a quarter were counted.
+_EXPECTED_SHARE = 0.25
+# Where nothing in the run tells the decode's time, the cost above does: good enough for so much of an estimate.
+_GUESS_SHARE = 0.15
 # An estimate above the one shown is an error of the estimate, unless it is that much longer: then the run is slower.
 _SLOWER, _SLACK_S = 1.5, 5.0
 
@@ -46,14 +48,17 @@ class Progress:
 
 @dataclass
 class _Counter:
-    """What the running node has counted, and when."""
+    """What the running node has counted, and when. What comes before its first count is loading, or a check."""
 
     node_id: str
     started: float
     value: float = 0.0
     maximum: float = 1.0
-    last: float | None = None  # when it counted last
-    paces: list[float] = field(default_factory=list)  # seconds of each step after the first count, which loads too
+    first: tuple[float, float] | None = None  # value and time of the first count
+    burst: tuple[float, float] = (0.0, 0.0)  # value and time of the last count after a wait
+    last: float = 0.0  # when it counted last
+    longest: float = 0.0  # seconds between two counts
+    paces: list[float] = field(default_factory=list)  # seconds of each step after the first count
     expected: float | None = None  # seconds of this pass, as the one before tells
 
     def count(self, value: float, maximum: float, now: float) -> bool:
@@ -61,11 +66,16 @@ class _Counter:
         again = value < self.value
         if again:
             self.expected = (now - self.started) / self.value * maximum
-            self.started, self.last, self.paces = now, None, []
+            self.started, self.first, self.paces, self.longest = now, None, [], 0.0
         elif value > self.value:
-            if self.last is not None:
-                steps = value - self.value
-                self.paces += [(now - self.last) / steps] * max(round(steps), 1)
+            waited, steps = now - self.last, value - self.value
+            if self.first is None:
+                self.first = self.burst = (value, now)
+            else:
+                self.paces += [waited / steps] * max(round(steps), 1)
+                self.longest = max(self.longest, waited)
+                if waited >= self.longest / 2:
+                    self.burst = (value, now)
             self.last = now
         self.value, self.maximum = value, maximum
         return again
@@ -74,18 +84,24 @@ class _Counter:
         """Seconds a step: the median, as the step at which the second expert is loaded takes far longer."""
         return statistics.median(self.paces) if self.paces else None
 
-    def pace(self, expected: float | None) -> float | None:
-        """Seconds a step of a node that counts in bursts; ``expected`` is the whole node's time as guessed before."""
-        if self.last is None:
-            return None
-        elapsed, head = self.last - self.started, _HEAD * self.maximum
-        if expected is None:
-            return elapsed / self.value if self.value >= head else None
-        return (_HEAD * expected + elapsed) / (head + self.value)
+    def sampler_left(self, now: float) -> float | None:
+        """Seconds left of a sampler. Time stands still while a step takes longer than the others."""
+        pace = self.sampler_pace()
+        return None if pace is None else (self.maximum - self.value) * pace - min(now - self.last, pace)
 
-    def left(self, pace: float, now: float) -> float:
-        """Seconds left at ``pace``. In a step that takes longer than one should, time stands still."""
-        return (self.maximum - self.value) * pace - min(now - (self.last or now), pace)
+    def left(self, expected: float | None, now: float) -> float | None:
+        """Seconds left of any other node, which may count in bursts; ``expected`` is the time guessed for all of it."""
+        if self.first is None:
+            left = (expected or 0.0) - (now - self.started)
+            return left if left > 0 else None
+        value, time = self.burst
+        counted, seconds = value - self.first[0], time - self.first[1]
+        guessed = (expected or 0.0) - (self.first[1] - self.started)
+        share = _EXPECTED_SHARE * self.maximum if guessed > 0 else 0.0  # one that was over before tells nothing
+        if share + counted < _EXPECTED_SHARE / 2 * self.maximum:
+            return None
+        pace = (share * guessed / self.maximum + seconds) / (share + counted)
+        return (self.maximum - value) * pace - min(now - time, max(self.longest, pace))
 
 
 class ProgressTracker:
@@ -177,37 +193,42 @@ class ProgressTracker:
 
     def _eta(self) -> float | None:
         """Seconds left of every node together; ``None`` if nothing tells how long one of them takes."""
-        running = self._counter.node_id if self._counter else None
-        left = [
-            self._left(self._counter) if self._counter and node_id == running else self._expected(node_id)
-            for node_id in self._costs
-            if node_id not in self._done
-        ]
-        return None if None in left else sum(seconds for seconds in left if seconds is not None)
+        total, guessed = 0.0, 0.0
+        for node_id in self._costs:
+            if node_id in self._done:
+                continue
+            running = self._counter is not None and self._counter.node_id == node_id
+            left = self._left(self._counter) if self._counter and running else self._expected(node_id)
+            if left is None:
+                return None
+            total += left
+            guessed += left if self._is_guess(node_id) and not running else 0.0
+        return total if guessed <= _GUESS_SHARE * total else None
 
     def _expected(self, node_id: str) -> float | None:
-        """Seconds that a node takes which has not begun; ``None`` if that is a guess."""
-        if self._class(node_id) in _DECODERS and self._decode_seconds is not None:
+        """Seconds that a node takes which has not begun; ``None`` if nothing tells."""
+        if self._decode_seconds is not None and self._class(node_id) in _DECODERS:
             return self._decode_seconds
         if self._seconds_per_cost is not None:
             return self._costs[node_id] * self._seconds_per_cost
         return None if self._costs[node_id] >= 1 else 0.0
 
+    def _is_guess(self, node_id: str) -> bool:
+        return self._decode_seconds is None and self._class(node_id) in _DECODERS
+
     def _left(self, counter: _Counter) -> float | None:
-        """Seconds left of the running node: at its own pace once it counts, before that as expected."""
-        now, expected = self._clock(), counter.expected or self._expected(counter.node_id)
-        if counter.last is None:
-            left = (expected or 0.0) - (now - counter.started)
-            return left if left > 0 else None
-        pace = counter.sampler_pace() if _is_sampler(self._graph[counter.node_id]) else counter.pace(expected)
-        return None if pace is None else max(counter.left(pace, now), 0.0)
+        """Seconds left of the running node."""
+        expected = None if self._is_guess(counter.node_id) else self._expected(counter.node_id)
+        if counter.first is not None and _is_sampler(self._graph[counter.node_id]):
+            left = counter.sampler_left(self._clock())
+        else:
+            left = counter.left(counter.expected or expected, self._clock())
+        return left if left is None else max(left, 0.0) if counter.value < counter.maximum else 0.0
 
     def _steady(self, eta: float | None) -> float | None:
         """Return the estimate to show in place of ``eta``: one that does not rise by an error of the estimate."""
-        if eta is None:
-            return None
         shown = self._shown_eta
-        if shown is None or eta < shown or eta > max(_SLOWER * shown, shown + _SLACK_S):
+        if eta is None or shown is None or eta < shown or eta > max(_SLOWER * shown, shown + _SLACK_S):
             self._shown_eta = eta
         return self._shown_eta
 
@@ -229,9 +250,9 @@ def _cost(node: Mapping[str, Any]) -> float:
 
 
 def _decode_per_encode(chunks: float) -> float:
-    """Return how much longer decoding a video takes than encoding its ends, in ``chunks`` of four frames.
+    """Return how much longer decoding a video takes than encoding its ends, in ``chunks`` of two frames.
 
-    Both go by the frames, but the encode computes only what differs from grey (video/memo.py): of more than about
-    eight chunks none (spec: 2.7 times less work at 81 frames, 5.6 at 141). One full decode is 1.7 full encodes.
+    One full decode is 1.7 full encodes by its operations, and runs at a lower rate. But of a long video the encode
+    computes only what differs from grey (video/memo.py): 2.7 times less at 81 frames, 5.6 at 141.
     """
-    return max(1.7, chunks / 4.5)
+    return max(2.0, 0.16 * chunks - 2.1)

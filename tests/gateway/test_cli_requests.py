@@ -1,4 +1,4 @@
-"""``submit``, ``status``, ``result``, ``watch`` and ``token`` as processes: exit codes, and what people are told."""
+"""``submit``, ``status``, ``result``, ``watch`` and ``token``: exit codes, and what people are told."""
 
 import json
 import os
@@ -7,36 +7,43 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+from wan_flf2v.__main__ import app
 
 IMAGES = ("--start", "a.png", "--end", "b.png", "--prompt", "x")
 
 
 @pytest.fixture
-def start(gateway, tmp_path):
-    """Return a function that starts the command line with the gateway's address and token in its environment."""
-
-    def start(*arguments, **variables):
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("WAN_FLF2V_", "RUNCOMFY_"))}
-        api = {"RUNCOMFY_MODEL_API_BASE": f"{gateway.url}/v1", "RUNCOMFY_API_TOKEN": gateway.token}
-        environment = {name: value for name, value in {**own, **api, **variables}.items() if value is not None}
-        command = [sys.executable, "-I", "-m", "wan_flf2v", *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
-
-    return start
+def environment(gateway, tmp_path, monkeypatch):
+    """The gateway's address and token, and a folder of its own."""
+    for name in [name for name in os.environ if name.startswith(("WAN_FLF2V_", "RUNCOMFY_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return {"RUNCOMFY_MODEL_API_BASE": f"{gateway.url}/v1", "RUNCOMFY_API_TOKEN": gateway.token}
 
 
 @pytest.fixture
-def cli(start):
+def cli(environment):
     """Return a function that runs the command line to its end: exit code, standard output, standard error."""
 
     def run(*arguments, **variables):
-        with start(*arguments, **variables) as process:
-            out, err = process.communicate(timeout=60)
-        assert "Traceback" not in err
-        return process.returncode, out, err
+        done = CliRunner().invoke(app, list(map(str, arguments)), env={**environment, **variables})
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.stdout, done.stderr
 
     return run
+
+
+@pytest.fixture
+def start(environment):
+    """Return a function that starts the command line as a process."""
+
+    def start(*arguments, **variables):
+        own = {name: value for name, value in {**os.environ, **environment, **variables}.items() if value is not None}
+        command = [sys.executable, "-I", "-m", "wan_flf2v", *map(str, arguments)]
+        return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
 
 
 def end(gateway, request_id, status="failed"):
