@@ -20,6 +20,9 @@ _SMALL_COST = 0.1
 _DEFAULT_STEPS = 20
 # The decode counts frames in bursts, so its own pace has to outweigh what was expected: as if a quarter were counted.
 _EXPECTED_SHARE = 0.25
+# Before the first count it loads and checks; no wait of an eighth of that, and no burst has been seen whole.
+_FIRST_WAIT = 8
+_RECENT = 5
 # Where nothing in the run tells the decode's time, the cost above does: good enough for so much of an estimate.
 _GUESS_SHARE = 0.15
 # An estimate above the one shown is an error of the estimate, unless it is that much longer: then the run is slower.
@@ -57,7 +60,7 @@ class _Counter:
     first: tuple[float, float] | None = None  # value and time of the first count
     burst: tuple[float, float] = (0.0, 0.0)  # value and time of the last count after a wait
     last: float = 0.0  # when it counted last
-    longest: float = 0.0  # seconds between two counts
+    longest: float = 0.0  # seconds between two counts, or what they are at least
     paces: list[float] = field(default_factory=list)  # seconds of each step after the first count
     expected: float | None = None  # seconds of this pass, as the one before tells
 
@@ -71,6 +74,7 @@ class _Counter:
             waited, steps = now - self.last, value - self.value
             if self.first is None:
                 self.first = self.burst = (value, now)
+                self.longest = (now - self.started) / _FIRST_WAIT
             else:
                 self.paces += [waited / steps] * max(round(steps), 1)
                 self.longest = max(self.longest, waited)
@@ -81,8 +85,8 @@ class _Counter:
         return again
 
     def sampler_pace(self) -> float | None:
-        """Seconds a step: the median, as the step at which the second expert is loaded takes far longer."""
-        return statistics.median(self.paces) if self.paces else None
+        """Seconds a step: the median of the last few, as the one at which the second expert is loaded takes longer."""
+        return statistics.median(self.paces[-_RECENT:]) if self.paces else None
 
     def sampler_left(self, now: float) -> float | None:
         """Seconds left of a sampler. Time stands still while a step takes longer than the others."""

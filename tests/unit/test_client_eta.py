@@ -61,3 +61,12 @@ def test_no_time_is_told_where_only_the_decode_could_tell_it():
     assert estimates == sorted(estimates, reverse=True)
     assert all(0.75 * left < eta for _, eta, left in moments if left > 5)
     assert moments[0][2] > 75, "more than half of the decode was left"
+
+
+def test_an_estimate_that_ran_out_is_not_followed_by_a_smaller_one():
+    """From the fifth step on, ComfyUI was stopped two thirds of the time: nobody could know."""
+    moments = truths("slowed")
+    out = max(at for at, (node, eta, _) in enumerate(moments) if node == "57")
+    ran_down = [eta for _, eta, _ in moments[: out + 1]]
+    assert ran_down == sorted(ran_down, reverse=True)
+    assert all(eta >= left for _, eta, left in moments if left < 200 and eta), "too small again, in a burst of frames"

@@ -120,6 +120,10 @@ def test_only_a_plainly_slower_run_or_new_work_makes_the_time_rise():
         run.now += 1.2
         before = min(before, run.node("57", value=step, maximum=100).eta_s)
         assert run.tracker.snapshot().eta_s == before
+    for step in range(55, 58):
+        run.now += 5  # another program takes the GPU
+        after = run.node("57", value=step, maximum=100).eta_s
+    assert before < 51 < after == pytest.approx(43 * 5, rel=0.1)
     assert run.node("57", "finished", 100, 100).eta_s is None
     for frame in range(21):
         slow = run.node("73", value=frame, maximum=81).eta_s
