@@ -98,14 +98,14 @@ class _Counter:
         if self.first is None:
             left = (expected or 0.0) - (now - self.started)
             return left if left > 0 else None
-        value, time = self.burst
-        counted, seconds = value - self.first[0], time - self.first[1]
+        value, at = self.burst
+        counted, seconds = value - self.first[0], at - self.first[1]
         guessed = (expected or 0.0) - (self.first[1] - self.started)
         share = _EXPECTED_SHARE * self.maximum if guessed > 0 else 0.0  # one that was over before tells nothing
         if share + counted < _EXPECTED_SHARE / 2 * self.maximum:
             return None
         pace = (share * guessed / self.maximum + seconds) / (share + counted)
-        return (self.maximum - value) * pace - min(now - time, max(self.longest, pace))
+        return (self.maximum - value) * pace - min(now - at, max(self.longest, pace))
 
 
 class ProgressTracker:
@@ -222,12 +222,14 @@ class ProgressTracker:
 
     def _left(self, counter: _Counter) -> float | None:
         """Seconds left of the running node."""
-        expected = None if self._is_guess(counter.node_id) else self._expected(counter.node_id)
+        if counter.first is not None and counter.value >= counter.maximum:
+            return 0.0
         if counter.first is not None and _is_sampler(self._graph[counter.node_id]):
             left = counter.sampler_left(self._clock())
         else:
+            expected = None if self._is_guess(counter.node_id) else self._expected(counter.node_id)
             left = counter.left(counter.expected or expected, self._clock())
-        return left if left is None else max(left, 0.0) if counter.value < counter.maximum else 0.0
+        return None if left is None else max(left, 0.0)
 
     def _steady(self, eta: float | None) -> float | None:
         """Return the estimate to show in place of ``eta``: one that does not rise by an error of the estimate."""
