@@ -14,7 +14,7 @@ add_server_commands(app)
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the server or the run failed, 2 wrong usage or values, 130 Ctrl-C."""
-    app()
+    app(prog_name="wan-flf2v")  # completion is of this name, however it was called
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
         return commands.bench(arguments.name, arguments.json, arguments.rounds)
     if arguments.command == "train":
         return commands.train(arguments.stage, arguments.minutes, arguments.start_from)
-    return commands.test(arguments.hosts, rest)
+    return commands.test(arguments.hosts, arguments.newest, rest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,11 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--demo", action="store_true", help="with the demo's tiny models, on the CPU")
 
     test = add("test", help="run all checks and tests; further arguments go to pytest", allow_abbrev=False)
-    test.add_argument(
+    where = test.add_mutually_exclusive_group()
+    where.add_argument(
         "--hosts",
         type=_versions,
         metavar="V,...",
         help=f"ComfyUI versions to test on: all, or some of {known} (default: the one found, and {OLDEST_SUPPORTED})",
+    )
+    where.add_argument(
+        "--newest",
+        action="store_true",
+        help="on the ComfyUI found, with the newest Python of this machine and the newest torch and PyAV for it",
     )
 
     bench = add("bench", help="run a benchmark", allow_abbrev=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from .browser import ensure_browser
 from .comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED, PINS, ComfyUI, find_own_comfyui, pin_for
 from .console import SetupError, say
-from .environment import ensure_comfyui_env, ensure_project_env
+from .environment import ensure_comfyui_env, ensure_newest_env, ensure_project_env
 from .lock import setup_lock
 from .managed import ensure_managed
 from .paths import REPO, cache_dir
@@ -59,15 +59,19 @@ def serve(port: int, with_demo: bool) -> int:
     return _become([str(python), str(comfyui.path / "main.py"), *arguments], cwd=base_dir, env=env)
 
 
-def test(versions: Sequence[str] | None, pytest_arguments: Sequence[str]) -> int:
+def test(versions: Sequence[str] | None, newest: bool, pytest_arguments: Sequence[str]) -> int:
     """Run the checks and all tests; ``versions`` of ComfyUI, None for the one found and the oldest supported.
 
-    Everything runs even if something fails. Returns the exit code of the first that failed.
+    ``newest``: on the one found alone, with the newest Python, torch and PyAV. Everything runs even if something
+    fails. Returns the exit code of the first that failed.
     """
     with setup_lock(cache_dir()):
         own = _own_or_managed()
-        python = ensure_project_env(own, "test")
-        wanted = versions or dict.fromkeys((own.version, OLDEST_SUPPORTED))
+        if newest:
+            python, wanted = ensure_newest_env(own, cache_dir()), [own.version]
+        else:
+            python = ensure_project_env(own, "test")
+            wanted = list(versions or dict.fromkeys((own.version, OLDEST_SUPPORTED)))
         copies = [_comfyui_for_tests(version, own, python) for version in wanted]
         ensure_browser()
     failed = _check(python)

@@ -1,4 +1,6 @@
-"""Python environments: ``.venv`` for the project and its ComfyUI, one in the cache for each other ComfyUI version."""
+"""Python environments: ``.venv`` for the project and its ComfyUI; in the cache, one for each other ComfyUI version, and
+those of the newest packages.
+"""
 
 import functools
 import hashlib
@@ -18,6 +20,8 @@ VENV = REPO / ".venv"
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UV = "uv>=0.8,<1"  # `uv venv --clear` came with 0.8
 STAMP = "wan-flf2v-stamp.json"
+NEWEST = ("torch", "torchvision", "torchaudio", "av")
+_WHICH_PYTHON = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3])"
 EXTRAS = ("", "demo", "train", "test")  # each brings what those before it do
 
 
@@ -40,6 +44,65 @@ def ensure_comfyui_env(comfyui: ComfyUI, cache: Path) -> Path:
         run_tool(failure, tools_python(), "-m", "uv", "venv", "--clear", folder)
         _install(folder, python_in(folder), comfyui, "")
     return python_in(folder)
+
+
+def ensure_newest_env(comfyui: ComfyUI, cache: Path) -> Path:
+    """Return the Python of an environment in ``cache``: the newest Python here, the newest torch and PyAV that install.
+
+    It has ``comfyui``'s requirements and the project with what its tests need. What is newest is asked anew each time;
+    a Python that some package does not support yet is passed over. The caller holds the set-up lock.
+    """
+    failures = []
+    for version, python in installed_pythons():
+        folder = cache / "envs" / f"newest-{version}"
+        failure = f"no environment with the newest packages could be made at {folder}"
+        say(f"installing the newest {', '.join(NEWEST)} for Python {version} into {folder}: about 6 GB the first time")
+        try:
+            if not python_in(folder).exists():
+                run_tool(failure, tools_python(), "-m", "uv", "venv", "--clear", "--python", python, folder)
+            uv_install = (tools_python(), "-m", "uv", "pip", "install", "--upgrade", "--python", python_in(folder))
+            project = ("-e", f"{REPO}[test]")
+            run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *NEWEST, *project)
+        except SetupError as error:
+            failures.append(str(error))
+            continue
+        _remove_torchaudio_libraries(python_in(folder))
+        return python_in(folder)
+    raise SetupError("\n".join(failures))
+
+
+def _remove_torchaudio_libraries(python: Path) -> None:
+    """Leave the part of torchaudio that is written in Python, which is all that ComfyUI needs to start.
+
+    The compiled part refuses a torch that is built against another CUDA (torchaudio/_extension/utils.py), and
+    torchaudio follows torch no more since 2.11.
+    """
+    code = "import importlib.util; print(importlib.util.find_spec('torchaudio').submodule_search_locations[0])"
+    folder = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    for library in Path(folder, "lib").glob("_torchaudio.*"):
+        library.unlink()
+
+
+def installed_pythons() -> list[tuple[str, Path]]:
+    """Return the CPythons on this machine that the project supports, the newest first: their version and their path.
+
+    They are those that uv finds, and pyenv's, whose links on the PATH lead nowhere where pyenv has them switched off.
+    """
+    listing = [str(tools_python()), "-m", "uv", "python", "list", "--only-installed", "--output-format", "json"]
+    found = json.loads(subprocess.run(listing, capture_output=True, check=True).stdout)
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    paths = [*(Path(entry["path"]) for entry in found), *pyenv.glob("versions/*/bin/python3")]
+    pythons: dict[tuple[int, ...], Path] = {}
+    for path in (Path(sys.executable), *paths):
+        try:
+            asked = subprocess.run([str(path), "-I", "-c", _WHICH_PYTHON], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        name, level, *numbers = asked.stdout.split()
+        version = tuple(map(int, numbers))
+        if (name, level) == ("cpython", "final") and version >= (3, 10):
+            pythons.setdefault(version, path)
+    return [(".".join(map(str, version)), pythons[version]) for version in sorted(pythons, reverse=True)]
 
 
 def python_in(env: Path) -> Path:

@@ -25,6 +25,7 @@ from .shared import (
     err,
     fail,
     node_info,
+    say,
 )
 
 _NODE, _ID = "WanFLF2VPlan", "1"
@@ -56,6 +57,8 @@ def plan(
     except (ComfyError, OSError) as error:
         fail(str(error), EXIT_FAILED)
     typer.echo(shown["json"][0] if as_json else shown["text"][0])
+    if output is not None:
+        say(f"The plot is in {output}.")
     if json.loads(shown["json"][0])["errors"]:
         raise typer.Exit(EXIT_FAILED)
 

@@ -16,15 +16,19 @@ _PLAIN_EVERY_S = 15.0
 
 
 class ProgressRenderer:
-    """A context manager that is called with every ``Progress``."""
+    """A context manager that is called with every ``Progress``, or told in words what to show."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=console, transient=True
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            console=console,
+            transient=True,
         )
         self._task = self._bar.add_task("Connecting", total=1.0)
-        self._plain_node: str | None = None
+        self._plain_place: str | None = None
         self._plain_time = 0.0
 
     def __enter__(self) -> ProgressRenderer:
@@ -40,15 +44,17 @@ class ProgressRenderer:
 
     def __call__(self, progress: Progress) -> None:
         """Show ``progress``."""
-        text = describe(progress)
+        self.show(progress.node_id or f"queue {progress.queue_position}", progress.fraction, describe(progress))
+
+    def show(self, place: str, fraction: float, text: str) -> None:
+        """Show how far it is; without a terminal only at a new ``place``, and now and then."""
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=progress.fraction, description=text)
+            self._bar.update(self._task, completed=fraction, description=text)
             return
-        node_id = progress.node_id or f"queue {progress.queue_position}"
-        if node_id == self._plain_node and time.monotonic() - self._plain_time < _PLAIN_EVERY_S:
+        if place == self._plain_place and time.monotonic() - self._plain_time < _PLAIN_EVERY_S:
             return
-        self._plain_node, self._plain_time = node_id, time.monotonic()
-        self._console.print(f"{progress.fraction:4.0%}  {text}", markup=False, highlight=False, soft_wrap=True)
+        self._plain_place, self._plain_time = place, time.monotonic()
+        self._console.print(f"{fraction:4.0%}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(progress: Progress) -> str:

@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress
 
 from ..client.images import ImageError, check_image
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check_output, err, fail, say
 
 if TYPE_CHECKING:
     from ..quality.report import Fitted, Report
@@ -58,6 +58,8 @@ def report(
     except (UsageError, ImageError, VideoError, OSError, ValueError) as error:
         fail(str(error), EXIT_USAGE)
     typer.echo(made.to_json() if as_json else report_text.to_text(made))
+    if output is not None:
+        say(f"The plot is in {output}.")
     if made.findings:
         raise typer.Exit(EXIT_FAILED)
 

@@ -6,26 +6,40 @@ import asyncio
 import base64
 import json
 import mimetypes
+import os
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from ..client.errors import ComfyError, HostedApiError
+from ..client.errors import ComfyError, HostedApiError, ServerAddressError
 from ..client.hosted_api import HostedApi
 from ..client.images import ImageError, check_image
 from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, Value
 from ..contract.validation import ContractError, validate
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, describe_step, err, fail, merge_assignments, say
+from .progress_bar import ProgressRenderer
+from .shared import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    UsageError,
+    check_output,
+    describe_step,
+    err,
+    fail,
+    merge_assignments,
+    say,
+)
 
 DEFAULT_API = "http://127.0.0.1:8189/v1"  # where `wan-flf2v serve` is
+_API_VARIABLE, _TOKEN_VARIABLE = "RUNCOMFY_MODEL_API_BASE", "RUNCOMFY_API_TOKEN"
 _T = TypeVar("_T")
 
-_Api = Annotated[str, typer.Option("--api", envvar="RUNCOMFY_MODEL_API_BASE", help="The API's address, with /v1.")]
-_TokenFile = Annotated[Path | None, typer.Option(help="A file with the token, instead of RUNCOMFY_API_TOKEN.")]
-_Token = Annotated[str | None, typer.Option("--token", envvar="RUNCOMFY_API_TOKEN", hidden=True)]
+_Api = Annotated[str, typer.Option("--api", envvar=_API_VARIABLE, help="The API's address, with /v1.")]
+_TokenFile = Annotated[Path | None, typer.Option(help=f"A file with the token, instead of {_TOKEN_VARIABLE}.")]
+_Token = Annotated[str | None, typer.Option("--token", envvar=_TOKEN_VARIABLE, hidden=True)]
 _RequestId = Annotated[str, typer.Argument(help="The request's id, as submit printed it.")]
 _Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the video goes.")]
 
@@ -52,7 +66,7 @@ def submit(
     token_file: _TokenFile = None,
     token: _Token = None,
 ) -> None:
-    """Submit a request; prints its id, or with --wait the downloaded file."""
+    """Submit a request; prints its id, or with --wait the downloaded file. Exit code 1 if it does not succeed."""
 
     async def go(client: HostedApi) -> str:
         response = await client.submit(model, values, idempotency_key=key, webhook=webhook)
@@ -60,12 +74,19 @@ def submit(
         if not wait:
             return request_id
         say(f"Request {request_id}")
-        return str(await _watch(client, request_id, output, download=True))
+        target = output or Path(f"{request_id}.mp4")
+        again = ["wan-flf2v", "watch", request_id, "-o", str(target)]
+        if api not in (DEFAULT_API, os.environ.get(_API_VARIABLE)):
+            again += ["--api", api]
+        if token_file is not None:
+            again += ["--token-file", str(token_file)]
+        return str(await _watch(client, request_id, target, f" To watch it again: {shlex.join(again)}"))
 
     try:
+        check_output(output)
         given = {PROMPT.key: prompt, START_IMAGE.key: _image(start), END_IMAGE.key: _image(end)}
         values = _read_values(model, given, assignments or [])
-    except (ContractError, ImageError) as error:
+    except (ContractError, ImageError, UsageError) as error:
         fail(str(error), EXIT_USAGE)
     typer.echo(_call(api, token, token_file, go))
 
@@ -73,15 +94,31 @@ def submit(
 def status(
     request_id: _RequestId, api: _Api = DEFAULT_API, token_file: _TokenFile = None, token: _Token = None
 ) -> None:
-    """Print where a request stands, as JSON."""
-    _print(_call(api, token, token_file, lambda client: client.status(request_id)))
+    """Print where a request stands, as JSON. Exit code 1 if it failed or was cancelled."""
+
+    async def go(client: HostedApi) -> dict[str, Any]:
+        response = await client.status(request_id)
+        if response["status"] != "completed":
+            return response
+        ended = await client.result(request_id)  # which alone tells failed from succeeded
+        if ended["status"] == "succeeded":
+            return response
+        return {**response, **{name: ended[name] for name in ("status", "error") if name in ended}}
+
+    response = _call(api, token, token_file, go)
+    _print(response)
+    if response["status"] in ("failed", "cancelled"):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def result(
     request_id: _RequestId, api: _Api = DEFAULT_API, token_file: _TokenFile = None, token: _Token = None
 ) -> None:
-    """Print a request's result, as JSON."""
-    _print(_call(api, token, token_file, lambda client: client.result(request_id)))
+    """Print a request's result, as JSON. Exit code 1 if there is none: unfinished, failed or cancelled."""
+    response = _call(api, token, token_file, lambda client: client.result(request_id))
+    _print(response)
+    if response["status"] != "succeeded":
+        fail(_no_video(request_id, response), EXIT_FAILED)
 
 
 def cancel(
@@ -102,48 +139,49 @@ def watch(
     token: _Token = None,
 ) -> None:
     """Show a request's progress until it has ended; -o downloads the video. Ctrl-C leaves the request alone."""
+    try:
+        check_output(output)
+    except UsageError as error:
+        fail(str(error), EXIT_USAGE)
+    typer.echo(str(_call(api, token, token_file, lambda client: _watch(client, request_id, output))))
 
-    async def go(client: HostedApi) -> Path | str:
-        return await _watch(client, request_id, output, download=output is not None)
 
-    typer.echo(str(_call(api, token, token_file, go)))
-
-
-async def _watch(client: HostedApi, request_id: str, output: Path | None, *, download: bool) -> Path | str:
-    """Return the downloaded file, or the video's address."""
+async def _watch(client: HostedApi, request_id: str, output: Path | None, then: str = "") -> Path | str:
+    """Return the file ``output`` once it is there, or without one the video's address; ``then`` follows Ctrl-C."""
     try:
         await _show_progress(client, request_id)
     except asyncio.CancelledError:  # Ctrl-C
-        say(f"The request {request_id} goes on.", "red")
+        say(f"The request {request_id} goes on.{then}", "red")
         raise
     response = await client.result(request_id)
     if response["status"] != "succeeded":
-        raise HostedApiError(f"The request {request_id} {response['status']}: {response.get('error') or 'no result'}")
+        raise HostedApiError(_no_video(request_id, response))
     video = str(response["output"]["video"])
-    return await client.download(video, output or Path(f"{request_id}.mp4")) if download else video
+    return video if output is None else await client.download(video, output)
+
+
+def _no_video(request_id: str, response: dict[str, Any]) -> str:
+    """Say why a result has no video."""
+    if response["status"] == "failed":
+        return f"The request {request_id} failed: {response.get('error') or 'the API gives no reason'}"
+    if response["status"] == "cancelled":
+        return f"The request {request_id} was cancelled."
+    return f"The request {request_id} has not ended yet. `wan-flf2v watch {request_id}` waits for it."
 
 
 async def _show_progress(client: HostedApi, request_id: str) -> None:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task, shown = bar.add_task("Connecting", total=1.0), ""
+    """Show where the request is until it has ended; how it ended, only its result knows."""
+    with ProgressRenderer(err) as renderer:
         async for status in client.watch(request_id):
-            text = _describe(status)
-            bar.update(task, completed=(status.get("progress") or {}).get("fraction", 0.0), description=text)
-            if not err.is_terminal and text != shown:
-                say(text)
-            shown = text
-
-
-def _describe(status: dict[str, Any]) -> str:
-    """Say in one line where a request is."""
-    if status["status"] == "in_queue":
-        return status.get("waiting_for") or f"Waiting, {status.get('queue_position', '?')} before it"
-    progress = status.get("progress")
-    if status["status"] != "in_progress" or not progress:
-        return str(status["status"]).replace("_", " ").capitalize()
-    node = str(progress["node"] or "Starting")
-    return describe_step(node, progress["step"], progress["steps"], progress["eta_seconds"])
+            if status["status"] == "in_queue":
+                text = status.get("waiting_for") or f"Waiting, {status.get('queue_position', '?')} before it"
+                renderer.show(text, 0.0, text)
+            elif status["status"] == "in_progress":
+                progress = status.get("progress") or {}
+                node = str(progress.get("node") or "Starting")
+                step, steps = progress.get("step", 0), progress.get("steps", 0)
+                text = describe_step(node, step, steps, progress.get("eta_seconds"))
+                renderer.show(node, progress.get("fraction", 0.0), text)
 
 
 def _image(text: str) -> str:
@@ -173,13 +211,41 @@ def _call(api: str, token: str | None, token_file: Path | None, use: Callable[[H
         async with HostedApi(api, secret) as client:
             return await use(client)
 
+    secret = None
     try:
-        secret = token_file.read_text(encoding="utf-8").strip() if token_file is not None else token
+        secret = _read_token(token, token_file)
         return asyncio.run(go())
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
+    except (UsageError, ServerAddressError) as error:
+        fail(str(error), EXIT_USAGE)
+    except HostedApiError as error:
+        hint = ""
+        if error.status == 401 and secret is None:
+            hint = f"\nNo token was given: put it into {_TOKEN_VARIABLE}, or its file's name behind --token-file."
+        elif error.status == 401:
+            hint = f"\nThe token came from {_TOKEN_VARIABLE if token_file is None else f'--token-file {token_file}'}."
+        fail(f"{error}{hint}", EXIT_FAILED)
     except (ComfyError, OSError) as error:
         fail(str(error), EXIT_FAILED)
+
+
+def _read_token(token: str | None, token_file: Path | None) -> str | None:
+    """Return the token to send; ``UsageError`` if what was given cannot be one."""
+    if token_file is None:
+        text, source = token, _TOKEN_VARIABLE
+    else:
+        source = f"--token-file {token_file}"
+        try:
+            text = token_file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UsageError(f"{source}: the file cannot be read ({error.strerror}).") from error
+    if text is None:
+        return None
+    text = text.strip()
+    if not (text.isascii() and text.isprintable()) or " " in text or not text:
+        raise UsageError(f"{source} holds no token: one word of ASCII characters is expected.")
+    return text
 
 
 def _print(response: dict[str, Any]) -> None:

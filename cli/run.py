@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from ..client.comfy import ComfyClient, OutputFile
 from ..client.errors import ComfyError, ServerAddressError
 from ..client.images import ImageError, check_image
 from ..client.run import check_graph, run_graph
-from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Value
+from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Parameter, Value
 from ..contract.validation import ContractError, FieldError, allowed, validate
 from ..contract.workflow import fill, load_graph
 from .progress_bar import ProgressRenderer
@@ -35,12 +36,22 @@ from .shared import (
 _OPTIONS = {START_IMAGE.key: "--start", END_IMAGE.key: "--end", PROMPT.key: "--prompt"}
 _PACK_NODE = "WanFLF2VSampler"
 
-app = typer.Typer(
-    help="Two images and a prompt become a video, on any ComfyUI that has the wan-flf2v nodes.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wan-flf2v {metadata.version('wan-flf2v')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Two images and a prompt become a video, on any ComfyUI that has the wan-flf2v nodes."""
 
 
 @app.command()
@@ -77,19 +88,25 @@ def run(
 
 
 @app.command()
-def params() -> None:
+def params(
+    as_tsv: Annotated[bool, typer.Option("--tsv", help="Print one line a parameter, its fields between tabs.")] = False,
+) -> None:
     """List the parameters that --set takes."""
-    if not out.is_terminal:
+    if as_tsv:
         for parameter in HOSTED.parameters:
-            row = (parameter.key, parameter.title, allowed(parameter), f"default {parameter.default}")
-            typer.echo("\t".join(row))
+            typer.echo("\t".join((parameter.key, parameter.title, allowed(parameter), _default(parameter))))
         return
-    table = Table("Key", "Title", "Takes", "Default", title=HOSTED.model_id)
+    table = Table(title=HOSTED.model_id)
+    for name in ("Key", "Title", "Takes", "Default"):
+        table.add_column(name, overflow="fold", min_width=20 if name == "Takes" else None)  # 2**64 - 1 in one line
     for parameter in HOSTED.parameters:
         title = f"{parameter.title}\n[dim]{parameter.description}[/dim]" if parameter.description else parameter.title
-        default = "required" if parameter.required else str(parameter.default)
-        table.add_row(parameter.key, title, allowed(parameter), default)
+        table.add_row(parameter.key, title, allowed(parameter), _default(parameter))
     out.print(table)
+
+
+def _default(parameter: Parameter) -> str:
+    return "required" if parameter.required else str(parameter.default)
 
 
 def _read_values(given: dict[str, str], assignments: list[str]) -> dict[str, Value]:

@@ -93,6 +93,11 @@ def create(
 @_tokens.command("list")
 def list_tokens(data: _Data = None) -> None:
     """List the tokens' names and limits."""
+    folder = _folder(data)
+    if not _has_store(folder):
+        say(f"No token was ever made in {folder}. `wan-flf2v token create NAME --data {folder}` makes one there.")
+        return
+    say(f"Tokens in {folder}:")
     tokens = _with_store(data, lambda store: store.tokens())
     table = Table("Name", "Made", "Calls a minute", "Waiting")
     for token in tokens:
@@ -104,8 +109,19 @@ def list_tokens(data: _Data = None) -> None:
 @_tokens.command()
 def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
     """Make a token worthless at once. Requests made with it go on."""
-    if not _with_store(data, lambda store: store.revoke_token(name)):
-        fail(f'There is no token "{name}". `wan-flf2v token list` shows those there are.', EXIT_USAGE)
+    folder = _folder(data)
+    if not _has_store(folder) or not _with_store(data, lambda store: store.revoke_token(name)):
+        fail(f'There is no token "{name}" in {folder}. `wan-flf2v token list` shows those there are.', EXIT_USAGE)
+    say(f"Token {name} is revoked.")
+
+
+def _folder(data: Path | None) -> Path:
+    return data or default_data()
+
+
+def _has_store(folder: Path) -> bool:
+    """Say whether there is a store; opening one would make it."""
+    return (folder / "store.sqlite3").exists()
 
 
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:

@@ -16,7 +16,7 @@ from .errors import HostedApiError, ServerUnreachableError
 
 _POLL_S = 1.0
 _LOST_AFTER = 30  # tries in a row: a server that restarts is back by then
-_END = ("completed", "cancelled")
+_ENDED = ("completed", "cancelled")  # a failed request is called completed
 
 
 class HostedApi(Connection):
@@ -62,7 +62,7 @@ class HostedApi(Connection):
         """Yield the request's status whenever it changed, until it has ended; waits for a server that restarts."""
         shown: dict[str, Any] | None = None
         failures = 0
-        while shown is None or shown["status"] not in _END:
+        while shown is None or shown["status"] not in _ENDED:
             if shown is not None:
                 await asyncio.sleep(_POLL_S)
             try:

@@ -1,4 +1,7 @@
-"""The progress of a run: one bar over all steps and seeds, the time left (ETA), previews of the clip's frames."""
+"""The progress of a run: one bar over all steps and seeds, the sampling's time left, previews of the clip's frames.
+
+The time that the whole prompt takes, with the decode, only its client knows (client/progress.py).
+"""
 
 from __future__ import annotations
 
@@ -85,9 +88,9 @@ class RunProgress:
         if self._seeds > 1:
             text = f"seed {number + 1} of {self._seeds}, {text}"
         first, then = self._first
-        if self._done > first:
+        if first < self._done < self._total:
             seconds = (now - then) / (self._done - first) * (self._total - self._done)
-            text += f", {clock(seconds)} left"
+            text += f", {clock(seconds)} of sampling left"
         return text
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -91,26 +90,11 @@ def test_a_taken_port_is_said(cli, tmp_path):
     assert "--port" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
-def test_who_stops_waiting_knows_which_request_goes_on(tmp_path):
-    with Gateway(tmp_path) as gateway:
-        command = [sys.executable, "-I", "-m", "wan_flf2v", "submit", "--start", "a.png", "--end", "b.png"]
-        command += ["--prompt", "x", "--wait", "--api", f"{gateway.url}/v1"]
-        environment = {**os.environ, "RUNCOMFY_API_TOKEN": gateway.token}
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-            request_id = process.stderr.readline().removeprefix("Request ").strip()
-            waiting = process.stderr.readline()
-            process.send_signal(signal.SIGINT)
-            assert f"The request {request_id} goes on." in process.stderr.read()
-        assert process.returncode == 130
-        assert gateway.status(request_id)["status"] == "in_queue", waiting
-
-
 def test_client_commands_say_what_is_wrong(cli, tmp_path):
     nobody = cli("status", "x", "--api", f"{NOWHERE}/v1")
     assert nobody.returncode == 1
     assert "Cannot reach the API" in nobody.stderr
-    assert cli("status", "x", "--api", "nonsense").returncode == 1
+    assert cli("status", "x", "--api", "nonsense").returncode == 2
     with Gateway(tmp_path / "data") as gateway:
         variables = {"RUNCOMFY_MODEL_API_BASE": f"{gateway.url}/v1", "RUNCOMFY_API_TOKEN": "wf_wrong"}
         refused = cli("status", "x", **variables)

@@ -188,7 +188,8 @@ def test_the_node_says_how_far_it_is_and_shows_the_whole_clip(previewing):
     texts = [lines[1] for lines in told]
     assert texts[1] == "seed 1 of 2, step 1 of 6, high noise"
     assert texts[2].startswith("seed 1 of 2, step 2 of 6, high noise, 0:")
-    assert texts[2].endswith(" left")
+    assert texts[2].endswith(" of sampling left"), "and then comes the decode"
+    assert texts[-2] == "seed 2 of 2, step 6 of 6, low noise"
     expected = [(seed, step) for steps in ((1, 2, 3, 4), (5, 6)) for seed in (1, 2) for step in steps]
     assert [tuple(map(int, re.findall(r"(?:seed|step) (\d+) of", text))) for text in texts[1:-1]] == expected
     assert re.fullmatch(r"high noise 8 model calls, low noise 4 model calls, 0:\d\d in all", texts[-1])

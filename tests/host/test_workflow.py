@@ -287,7 +287,7 @@ def test_notes_name_every_model_and_its_folder(ui, api):
 def test_template_browser_lists_them_with_thumbnails(comfy_server):
     with urllib.request.urlopen(f"{comfy_server.url}/api/workflow_templates", timeout=60) as response:
         templates = json.load(response)
-    assert sorted(templates["wan-flf2v"]) == TEMPLATES
+    assert sorted(templates["wan-flf2v"]) == TEMPLATES  # each twice, if there were an example_workflows/ too
     for name in TEMPLATES:
         url = f"{comfy_server.url}/api/workflow_templates/wan-flf2v/{name}.jpg"
         with urllib.request.urlopen(url, timeout=60) as response:

@@ -84,6 +84,22 @@ def test_the_cache_folder_can_be_named(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "mine"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pyenv is not for Windows")
+def test_the_newest_python_comes_first_also_one_that_pyenv_has_switched_off(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    for version in ("3.99.1", "3.99.2", "3.100.0", "3.8.20", "4.0.0rc1"):
+        binary = tmp_path / "versions" / version / "bin" / "python3"
+        binary.parent.mkdir(parents=True)
+        numbers, level = (version[:-3], "candidate") if "rc" in version else (version, "final")
+        binary.write_text(f"#!/bin/sh\necho cpython {level} {numbers.replace('.', ' ')}\n")
+        binary.chmod(0o755)
+    pythons = dict(environment.installed_pythons())
+    assert list(pythons)[:3] == ["3.100.0", "3.99.2", "3.99.1"]
+    assert pythons["3.99.2"] == tmp_path / "versions" / "3.99.2" / "bin" / "python3"
+    assert ".".join(map(str, sys.version_info[:3])) in pythons
+    assert "3.8.20" not in pythons
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the XDG base directories are Linux's")
 def test_the_cache_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("WAN_FLF2V_CACHE", raising=False)

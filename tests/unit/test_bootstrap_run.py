@@ -37,7 +37,11 @@ def test_help_lists_the_commands_and_the_variables():
 
 @pytest.mark.parametrize(
     ("command", "options"),
-    [("demo", ["--out", "--start", "--end", "--prompt"]), ("serve", ["--port", "--demo"]), ("test", ["--hosts"])],
+    [
+        ("demo", ["--out", "--start", "--end", "--prompt"]),
+        ("serve", ["--port", "--demo"]),
+        ("test", ["--hosts", "--newest"]),
+    ],
 )
 def test_help_of_a_command_lists_its_options(command, options):
     code, out, _ = run(command, "--help")
@@ -51,6 +55,7 @@ def test_help_of_a_command_lists_its_options(command, options):
         (["demo", "--fps", "3"], "unknown arguments: --fps 3"),
         (["serve", "--port", "70000"], "'70000' is not a port: a number from 1 to 65535 is expected"),
         (["test", "--hosts", "0.30.0,0.1.0"], "ComfyUI 0.1.0 is not pinned; there are: 0.30.0"),
+        (["test", "--newest", "--hosts", "0.30.0"], "not allowed with argument --newest"),
         ([], "required"),
     ],
 )

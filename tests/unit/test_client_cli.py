@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from wan_flf2v.bootstrap.paths import REPO
 
 
 def cli(*arguments, cwd, **env):
@@ -38,19 +39,31 @@ def closed_port():
         return probe.getsockname()[1]
 
 
-def test_params_are_plain_lines_when_piped(tmp_path):
-    done = cli("params", cwd=tmp_path)
+def test_params_are_lines_for_programs(tmp_path):
+    done = cli("params", "--tsv", cwd=tmp_path)
     assert done.returncode == 0
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(rows) == 10
-    assert rows[7] == ["57_steps", "Steps", "an integer from 6 to 20", "default 20"]
+    assert rows[0] == ["6_text", "Prompt", "a text", "required"]
+    assert rows[7] == ["57_steps", "Steps", "an integer from 6 to 20", "20"]
 
 
-def test_params_are_a_table_in_a_terminal(tmp_path):
-    done = cli("params", cwd=tmp_path, FORCE_COLOR="1")
-    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
-    assert "community/wan-2-2/first-last-frame" in text
-    assert "Number of denoising iterations" in text
+def test_params_are_a_table_for_people_piped_or_not(tmp_path):
+    narrow = cli("params", cwd=tmp_path, COLUMNS="80").stdout
+    wide = cli("params", cwd=tmp_path, FORCE_COLOR="1").stdout
+    for text in (narrow, re.sub(r"\x1b\[[0-9;]*m", "", wide)):
+        assert "community/wan-2-2/first-last-frame" in text
+        assert "18446744073709551615" in text, "nothing is cut off"
+    assert "Number of denoising iterations" in wide
+
+
+def test_version_and_completion(tmp_path):
+    version = re.search(r'^version = "(.+)"', (REPO / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[1]
+    assert cli("--version", cwd=tmp_path).stdout == f"wan-flf2v {version}\n"
+    script = cli("--show-completion", "bash", cwd=tmp_path).stdout
+    assert script.endswith(" wan-flf2v\n"), "of the installed command, however it was called"
+    completed = {"_WAN_FLF2V_COMPLETE": "complete_bash", "COMP_WORDS": "wan-flf2v st", "COMP_CWORD": "1"}
+    assert cli(cwd=tmp_path, **completed).stdout.split() == ["status"]
 
 
 def test_what_is_missing_is_said_in_options(folder):

@@ -61,27 +61,76 @@ def test_steps_are_counted_and_the_rest_estimated_from_steps_after_the_first():
     run.now += 60  # the first step also loads the model
     first = run.node("57", value=1, maximum=20)
     assert (first.step, first.steps, first.title) == (1, 20, "Sampler (two experts, one schedule)")
+    assert first.eta_s is None, "how much of it was loading, nobody knows"
     run.now += 2
     run.node("57", value=2, maximum=20)
-    run.now += 4
+    run.now += 2
     third = run.node("57", value=3, maximum=20)
-    combine = 0.5 * 3  # node 73 costs half a step
-    assert third.eta_s == pytest.approx(17 * 3 + combine)
-    run.node("57", "finished", 20, 20)
-    assert run.node("73").eta_s == pytest.approx(combine)
+    combine = 0.5 * 2  # node 73 costs half a step
+    assert third.eta_s == pytest.approx(17 * 2 + combine)
+    for step in range(4, 20):
+        run.now += 2
+        late = run.node("57", value=step, maximum=20)
+        assert late.eta_s == (pytest.approx((20 - step) * 2 + combine) if step < 18 else None), (
+            "where the guess of node 73's time is much of it, it is no promise"
+        )
 
 
-def test_a_repeated_count_is_no_step_and_time_runs_down():
+def test_time_runs_down_and_stands_still_while_a_step_takes_longer():
     run = Run()
     run.finish(*LOADERS)
     run.node("57", value=0, maximum=20)
-    run.now += 20
-    before = run.node("57", value=5, maximum=20).eta_s
+    for step in range(1, 11):
+        run.now += 4
+        before = run.node("57", value=step, maximum=20).eta_s
     run.now += 3
-    assert run.node("57", value=5, maximum=20).eta_s == pytest.approx(before - 3)
-    assert run.tracker.snapshot().eta_s == pytest.approx(before - 3)
-    run.now += 1000
-    assert run.tracker.snapshot().eta_s == pytest.approx(0.5 * 4), "only node 73, which has not begun"
+    assert run.node("57", value=10, maximum=20).eta_s == pytest.approx(before - 3), "a repeated count is no step"
+    run.now += 60  # the low-noise expert is loaded
+    waiting = run.tracker.snapshot().eta_s
+    assert waiting == pytest.approx(before - 4)
+    loaded = run.node("57", value=11, maximum=20).eta_s
+    assert loaded == pytest.approx(waiting), "one slow step is not the pace"
+
+
+def test_the_time_of_the_decode_is_told_by_the_encode():
+    run = Run()
+    run.finish(*(node_id for node_id in LOADERS if node_id != "67"))
+    for chunk in range(42):
+        run.node("67", value=chunk, maximum=41)
+        run.now += 0.25
+    run.finish("67")
+    for step in range(5):
+        run.node("57", value=step, maximum=4)
+        run.now += 0.25
+    expected = 42 * 0.25 * 4.46  # at 81 frames
+    assert run.node("57", "finished", 4, 4).eta_s == pytest.approx(expected, abs=0.1)
+    run.node("73", maximum=81)
+    run.now += expected / 2
+    assert run.tracker.snapshot().eta_s == pytest.approx(expected / 2, abs=0.1)
+
+
+def test_only_a_plainly_slower_run_or_new_work_makes_the_time_rise():
+    run = Run()
+    run.finish(*LOADERS)
+    run.node("57", value=0, maximum=100)
+    for step in range(1, 51):
+        run.now += 1
+        before = run.node("57", value=step, maximum=100).eta_s
+    for step in range(51, 55):
+        run.now += 1.2
+        before = min(before, run.node("57", value=step, maximum=100).eta_s)
+        assert run.tracker.snapshot().eta_s == before
+    for step in range(55, 58):
+        run.now += 5  # another program takes the GPU
+        after = run.node("57", value=step, maximum=100).eta_s
+    assert before < 51 < after == pytest.approx(43 * 5, rel=0.1)
+    assert run.node("57", "finished", 100, 100).eta_s is None
+    for frame in range(21):
+        slow = run.node("73", value=frame, maximum=81).eta_s
+        run.now += 1
+    assert slow == pytest.approx(61, abs=1), "the decode takes a second a frame, which nothing told before"
+    again = run.node("73", value=0, maximum=81).eta_s  # out of memory: once more, in tiles
+    assert again is None or again >= slow
 
 
 def test_no_time_is_promised_that_is_only_a_guess():
@@ -89,11 +138,13 @@ def test_no_time_is_promised_that_is_only_a_guess():
     run.node("67", value=0, maximum=4)
     run.now += 1
     assert run.node("67", value=2, maximum=4).eta_s is None, "nothing says yet how fast the sampler is"
-    run.finish(*LOADERS)
-    run.node("57", value=0, maximum=2)
-    run.now += 2
-    run.node("57", value=2, maximum=2)
-    run.node("57", "finished", 2, 2)
+    run.finish(*(node_id for node_id in LOADERS if node_id != "67"))
+    run.node("67", "finished", 1, 1)
+    run.node("57", value=0, maximum=3)
+    for step in range(1, 4):
+        run.now += 1
+        run.node("57", value=step, maximum=3)
+    run.node("57", "finished", 3, 3)
     run.node("73")
     run.now += 60
     assert run.tracker.snapshot().eta_s is None, "longer than node 73 should take"

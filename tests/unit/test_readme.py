@@ -25,7 +25,7 @@ def test_the_parameter_table_is_the_contract():
 
 
 def test_versions_are_those_of_the_tests():
-    assert f"ComfyUI {OLDEST_SUPPORTED} or newer" in README
+    assert f"ComfyUI {OLDEST_SUPPORTED} or newer: tested on {OLDEST_SUPPORTED} to {DEFAULT_VERSION}" in README
     assert f"ComfyUI {OLDEST_SUPPORTED} and {DEFAULT_VERSION}" in README
     assert f"managed copy of {DEFAULT_VERSION}" in README
 

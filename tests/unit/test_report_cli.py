@@ -50,7 +50,7 @@ def test_a_good_video_passes(folder):
 
 def test_what_is_wrong_is_said_and_ends_with_1(folder):
     done = cli("bad.mp4", "start.png", "end.png", "-o", "plot.png", cwd=folder)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (1, "The plot is in plot.png.\n")
     found = [line.removeprefix("Finding     ") for line in done.stdout.splitlines() if line.startswith("Finding")]
     assert found[0].startswith("1 flash: frame 8 (0.50 s) by +1")
     assert found[1:] == [

@@ -87,6 +87,8 @@ def sample_post_cfg(model, x, sigmas, extra_args, callback, disable):
         keys = sorted(["cond", "cond_scale", "model", "model_options", "uncond", *tensors])
         assert sorted(call) == keys
         assert torch.equal(call["input"], x)
+        # The phase's own, played or asked: hosts from 0.33 on set latent_shapes on it, which samplers read.
+        assert call["model"] is model.inner_model.inner_model
         direction = x - (call["cond_denoised"] if call["uncond"] is None else call["uncond_denoised"])
         x = denoised + direction / sigmas[step] * sigmas[step + 1]
     return x
