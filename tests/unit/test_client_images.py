@@ -108,7 +108,9 @@ def test_a_small_png_that_every_comfyui_reads_stays(mode):
 
 
 def test_16_bits_become_8():
-    assert pixels(plain_image(png_16_bit(8, 8))[0])[:2] == ((8, 8), "RGB")
+    plain, _ = plain_image(png_16_bit(8, 8))
+    assert plain[24] == 8, "bits, in the header"
+    assert pixels(plain)[:2] == ((8, 8), "RGB")
     grey = Image.new("I;16", (2, 2))
     for place, value in enumerate((0, 257, 32_896, 65_535)):
         grey.putpixel((place % 2, place // 2), value)
