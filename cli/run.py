@@ -122,8 +122,9 @@ async def _make_video(values: dict[str, Value], server: str, output: Path | None
         for warning in await check_graph(client, fill(load_graph(HOSTED.workflow), HOSTED, values)):
             say(f"Warning: {warning}", "yellow")
         for parameter in (START_IMAGE, END_IMAGE):
-            with plain_file(Path(str(values[parameter.key]))) as image:
-                values[parameter.key] = await client.upload_image(image)
+            path = Path(str(values[parameter.key]))
+            with plain_file(path) as image:
+                values[parameter.key] = await client.upload_image(image, shown=path)
         graph = fill(load_graph(HOSTED.workflow), HOSTED, values)
         with ProgressRenderer(err) as show:
             result = await run_graph(client, graph, on_progress=show)

@@ -38,8 +38,8 @@ class ImageError(Exception):
 def plain_image(content: bytes, max_pixels: int = MAX_PIXELS, subject: str = "The image") -> tuple[bytes, str]:
     """Return the image as a file that every ComfyUI reads alike, and the suffix of its type.
 
-    A still PNG, JPEG or WebP is accepted. It stays as it is, without data behind the picture, if it stands upright and
-    has 8 bits of RGB, RGBA or a palette; else it becomes a PNG file like that. MPO, which many cameras and telephones
+    A still PNG, JPEG or WebP is accepted. It stays as it is, without data behind the picture, if it stands upright, has
+    8 bits of RGB or grey, and is not small; else it becomes a PNG file of 8 bits of RGB or RGBA. MPO, which many cameras and telephones
     write as .jpg, is a JPEG file with a second picture behind the first. Raises ``ImageError`` if the image cannot be
     used, where ``subject`` is what messages call it.
     """
@@ -117,10 +117,10 @@ def _check_before_decoding(image: Image.Image, content: bytes, max_pixels: int, 
 def _is_plain(image: Image.Image, content: bytes) -> bool:
     if image.format == "MPO" or image.getexif().get(_ORIENTATION, 1) != 1:
         return False
-    if image.format == "PNG":
-        bits = content[24] if content[12:16] == b"IHDR" else 16
-        return bits <= 8 and image.mode in ("RGB", "RGBA", "P")
-    return image.mode in ("RGB", "RGBA") and min(image.size) >= _SURE_SIDE
+    if image.format != "PNG":
+        return image.mode in ("RGB", "RGBA", "L") and min(image.size) >= _SURE_SIDE
+    bits = content[24] if content[12:16] == b"IHDR" else 16
+    return bits <= 8 and (image.mode in ("RGB", "RGBA", "P") or min(image.size) >= _SURE_SIDE)
 
 
 def _as_png(image: Image.Image) -> bytes:

@@ -101,6 +101,14 @@ def test_what_not_every_comfyui_reads_becomes_a_png_of_8_bits(name, mode):
     assert (suffix, pixels(plain)) == (".png", ((8, 8), wanted, raw))
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"), [("PNG", "1"), ("PNG", "L"), ("PNG", "LA"), ("JPEG", "L"), ("JPEG", "RGB"), ("WEBP", "RGBA")]
+)
+def test_what_every_comfyui_reads_stays(name, mode):
+    content = encoded(picture(16, 16).convert(mode), name)
+    assert plain_image(content)[0] == content
+
+
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
 def test_a_small_png_that_every_comfyui_reads_stays(mode):
     content = encoded(picture(8, 8).convert(mode), "PNG")
