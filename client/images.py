@@ -39,7 +39,7 @@ def plain_image(content: bytes, max_pixels: int = MAX_PIXELS, subject: str = "Th
     """Return the image as a file that every ComfyUI reads alike, and the suffix of its type.
 
     A still PNG, JPEG or WebP is accepted. It stays as it is, without data behind the picture, if it stands upright, has
-    8 bits of RGB or grey, and is not small; else it becomes a PNG file of 8 bits of RGB or RGBA. MPO, which many cameras
+    8 bits of RGB or grey, and is not small; else it becomes a PNG file of RGB or RGBA. MPO, which many cameras
     and telephones write as .jpg, is a JPEG file with a second picture behind the first. Raises ``ImageError`` if the
     image cannot be used, where ``subject`` is what messages call it.
     """
