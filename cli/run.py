@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..client.comfy import ComfyClient, OutputFile
 from ..client.errors import ComfyError, ServerAddressError
-from ..client.images import ImageError, check_image
+from ..client.images import ImageError, check_image, plain_file
 from ..client.run import check_graph, run_graph
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Parameter, Value
 from ..contract.validation import ContractError, FieldError, allowed, validate
@@ -139,7 +139,9 @@ async def _make_video(values: dict[str, Value], server: str, output: Path | None
         for warning in await check_graph(client, fill(load_graph(HOSTED.workflow), HOSTED, values)):
             say(f"Warning: {warning}", "yellow")
         for parameter in (START_IMAGE, END_IMAGE):
-            values[parameter.key] = await client.upload_image(Path(str(values[parameter.key])))
+            path = Path(str(values[parameter.key]))
+            with plain_file(path) as image:
+                values[parameter.key] = await client.upload_image(image, shown=path)
         graph = fill(load_graph(HOSTED.workflow), HOSTED, values)
         with ProgressRenderer(err) as show:
             result = await run_graph(client, graph, on_progress=show)

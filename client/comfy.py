@@ -85,11 +85,11 @@ class ComfyClient(Connection):
         info: dict[str, Any] | None = (await self._json("GET", f"object_info/{class_type}")).get(class_type)
         return info
 
-    async def upload_image(self, path: Path, folder: str = UPLOAD_FOLDER) -> str:
+    async def upload_image(self, path: Path, folder: str = UPLOAD_FOLDER, *, shown: Path | None = None) -> str:
         """Upload an image file to ``folder`` below the input folder and return the name a LoadImage node takes.
 
         The name is made from the content, so that nothing of the user's is overwritten and a second upload of the
-        same file changes nothing.
+        same file changes nothing. ``shown`` is what an error calls the file.
         """
         content, digest = await asyncio.to_thread(_read, path)
         suffix = path.suffix.lower() if path.suffix[1:].isalnum() and path.suffix.isascii() else ""
@@ -101,7 +101,9 @@ class ComfyClient(Connection):
             stored = await self._json("POST", "upload/image", data=form)
         except ServerAnswerError as error:
             if error.status == 413:
-                message = f"{path} is larger than ComfyUI takes ({len(content) >> 20} MB). Give a smaller file."
+                message = (
+                    f"{shown or path} is larger than ComfyUI takes ({len(content) >> 20} MB). Give a smaller file."
+                )
                 raise ServerAnswerError(message, error.status) from error
             raise
         return f"{stored['subfolder']}/{stored['name']}"

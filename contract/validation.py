@@ -17,7 +17,7 @@ from .parameters import ModelContract, Parameter, Value
 from .suggestions import near
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a prompt may hold tabs and line breaks
+_CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tabs and line breaks may be in it
 _SHOWN_CHARACTERS = 80
 _SHOWN_UNKNOWN = 20  # unknown keys that get an entry each
 
@@ -118,10 +118,9 @@ def _enum_check(parameter: Parameter) -> Callable[[int], int]:
 
 
 def _text_check(parameter: Parameter) -> Callable[[str], str]:
-    forbidden = _CONTROL if parameter.is_image else _CONTROL_IN_TEXT
-
     def check(value: str) -> str:
-        if forbidden.search(value):
+        is_name = parameter.is_image and value[:5].lower() != "data:"  # clients break the lines of a data URI
+        if (_CONTROL if is_name else _CONTROL_IN_TEXT).search(value):
             raise PydanticCustomError("control_character", "has a control character")
         if parameter.is_image and not value.strip():
             raise PydanticCustomError("empty", "is empty")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -13,17 +15,31 @@ def write_durably(path: Path, content: bytes, *, replace: bool = True) -> None:
 
     With ``replace=False`` an existing file stays as it is.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(content)
-        sync(partial)
+    with partial_file(path.parent, path.name) as partial:
+        partial.write_bytes(content)
         if replace:
-            partial.replace(path)
+            move_durably(partial, path)
         else:
+            sync(partial)
             _keep_first(partial, path)
+            sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def partial_file(folder: Path, name: str) -> Iterator[Path]:
+    """Give a new empty file in ``folder``, readable by the owner only; delete it if it is still there at the end."""
+    partial = folder / f".{name}.{secrets.token_hex(8)}.part"
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def move_durably(partial: Path, path: Path) -> None:
+    """Give a file its final name in its folder, replacing a file there. Then it survives a power cut."""
+    sync(partial)
+    partial.replace(path)
     sync_folder(path.parent)
 
 

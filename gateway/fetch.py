@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -27,7 +27,7 @@ _MAX_URL_CHARACTERS = 8000
 _MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 10.0
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 18
 _USER_AGENT = "wan-flf2v"
 # Separate threads: a slow name server delays only other fetches, not the whole process.
 _LOOKUPS = ThreadPoolExecutor(8, "wan-flf2v-dns")
@@ -88,9 +88,12 @@ class Fetcher:
         """Raise ``FetchError`` if this address must not be used."""
         await self._timed(self._addresses(self._parse(url)))
 
-    async def get(self, url: str, max_bytes: int) -> bytes:
-        """Return the file at the address and follow at most three redirects; ``FetchError`` if that fails."""
-        return await self._timed(self._get(url, max_bytes))
+    async def save(self, url: str, stream: BinaryIO, max_bytes: int) -> None:
+        """Write the file at the address to ``stream``, piece by piece, and follow at most three redirects.
+
+        Raises ``FetchError``, and what ``stream.write`` raises.
+        """
+        await self._timed(self._save(url, stream, max_bytes))
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """Send ``body`` and return the answer's status; follow no redirect. ``FetchError`` if there is no answer."""
@@ -102,14 +105,14 @@ class Fetcher:
         except asyncio.TimeoutError as error:
             raise FetchError(f"The address did not give all of its answer within {self._timeout_s:g} s.") from error
 
-    async def _get(self, text: str, max_bytes: int) -> bytes:
+    async def _save(self, text: str, stream: BinaryIO, max_bytes: int) -> None:
         url = self._parse(text)
         # No compression: a small compressed answer can unpack to a huge one.
         headers = {"Accept": "image/*", "Accept-Encoding": "identity"}
         for _ in range(_MAX_REDIRECTS + 1):
             async with self._open("GET", url, headers=headers) as response:
                 if response.status not in _REDIRECTS:
-                    return await _read(response, url, max_bytes)
+                    return await _copy(response, url, stream, max_bytes)
                 location = response.headers.get("Location", "")
             try:
                 url = self._parse(str(url.join(URL(location))))
@@ -167,7 +170,7 @@ class Fetcher:
             try:
                 async with await _connect(session, method, urls, options) as response:
                     yield response
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, ssl.SSLError) as error:
                 raise FetchError(
                     f'"{url.host}" cannot be reached, or the connection broke: {_reason(error)}.'
                 ) from error
@@ -177,6 +180,7 @@ class Fetcher:
             connector=aiohttp.TCPConnector(ssl=self._tls, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),  # _timed limits the whole
             auto_decompress=False,
+            read_bufsize=_CHUNK_BYTES,
             trust_env=False,
         )
 
@@ -191,7 +195,7 @@ async def _connect(
     return await session.request(method, urls[-1], **options)
 
 
-async def _read(response: aiohttp.ClientResponse, url: URL, max_bytes: int) -> bytes:
+async def _copy(response: aiohttp.ClientResponse, url: URL, stream: BinaryIO, max_bytes: int) -> None:
     too_large = FetchError(f'"{url.host}" sends more than {max_bytes >> 20} MB. Give a smaller file.')
     if response.status != 200:
         raise FetchError(f'"{url.host}" answered with status {response.status}. The file must be there for everyone.')
@@ -199,12 +203,12 @@ async def _read(response: aiohttp.ClientResponse, url: URL, max_bytes: int) -> b
         raise FetchError(f'"{url.host}" sends the file compressed although it was not asked to.')
     if (response.content_length or 0) > max_bytes:
         raise too_large
-    content = bytearray()
+    size = 0
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        content += chunk
-        if len(content) > max_bytes:
+        size += len(chunk)
+        if size > max_bytes:
             raise too_large
-    return bytes(content)
+        await asyncio.to_thread(stream.write, chunk)
 
 
 def _reason(error: BaseException) -> str:

@@ -5,37 +5,36 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
-import io
+import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from PIL import ImageOps
 
 from ..client.comfy import ComfyClient, OutputFile
 from ..client.errors import ServerAnswerError, ServerUnreachableError
-from ..client.images import ImageError, accepted_image
-from .durable import write_durably
+from ..client.images import ImageError
+from .decoders import Decoders
+from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
-from .jobs.store import Store
+from .jobs.store import Store, StoreError
 from .settings import Settings
+from .shares import Shares
 
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 _CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
-_ORIENTATION = 0x0112  # the EXIF tag
 _FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 _NOT_PLAIN = re.compile(r'[/\\:*?"<>|]|\.\.|\]$|^\.|\.$')
+_BLANKS = re.compile(r"[ \t\r\n]+")
 _MAX_NAME_BYTES = 255  # what common file systems allow
 _NOT_THERE = (400, 403)  # beside 404: ComfyUI's status for a file that it does not show
 _COMFYUI_TIMEOUT_S = 2.0
 _NAME_KNOWN_S = 10.0
 _UNUSED_S = 3600.0  # an image without a request is kept this long: its request may be about to be accepted
-_DECODERS = 2  # at once: each can take Pillow's pixel limit times 4 bytes of memory
+# Fetches under way, of all tokens and of one, each until its image is decoded: so many files, each of the setting
+# max_image_bytes at most, lie on the disk meanwhile.
+_FETCHES, _FETCHES_EACH = 16, 4
 
 
 @dataclass(frozen=True)
@@ -48,39 +47,96 @@ class ImageInput:
     size: int = 0
 
 
+@dataclass
+class Intake:
+    """What one request has brought so far: the token's id, the names of kept images, and files that are arriving."""
+
+    token: str
+    names: list[str] = field(default_factory=list)
+    files: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+@dataclass
+class _Use:
+    """How many requests that are not accepted yet use a stored image, and when one of them made it, if one did.
+
+    ``made_ns`` is the file's ``st_mtime_ns``: a later one shows that another process of the API uses it too.
+    """
+
+    count: int = 0
+    made_ns: int | None = None
+    storing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Images:
     """Takes images from requests, and keeps them below ``<data>/inputs/`` under names made of their content."""
 
-    def __init__(self, settings: Settings, store: Store, fetcher: Fetcher) -> None:
+    def __init__(self, settings: Settings, store: Store, fetcher: Fetcher, decoders: Decoders) -> None:
         self._settings = settings
         self._store = store
         self._fetcher = fetcher
+        self._decoders = decoders
         self._folder = settings.data / "inputs"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._decoders = ThreadPoolExecutor(_DECODERS, "wan-flf2v-images")
+        self._fetches = Shares(_FETCHES, _FETCHES_EACH)
+        self._uses: dict[str, _Use] = {}
         self._comfyui_names: dict[str, float] = {}  # name in ComfyUI's input folder -> how long it counts as there
 
-    async def resolve(self, text: str, token: str) -> ImageInput:
-        """Find the image that a request with this token's id names; ``ImageError`` if it cannot be used.
+    @contextlib.asynccontextmanager
+    async def intake(self, token: str) -> AsyncIterator[Intake]:
+        """Take the images of one request with this token's id until it is accepted.
 
-        ``text`` is an HTTPS URL, a base64 data URI, the id of an uploaded file, or the name of a file in ComfyUI's
-        input folder. If ComfyUI does not respond, a name is accepted: ComfyUI checks it before the run.
+        If the block raises, the request is refused: those of its images that nothing else needs are deleted.
         """
-        if text[:5].lower() == "data:":
-            return await self._keep(lambda: _decode_data_uri(text, self._settings.max_image_bytes))
-        if "://" in text:
+        with contextlib.ExitStack() as files:
+            intake = Intake(token, files=files)
             try:
-                content = await self._fetcher.get(text, self._settings.max_image_bytes)
-            except FetchError as error:
-                raise ImageError(str(error)) from error
-            return await self.keep(content)
-        if _FILE_ID.fullmatch(text):
-            return await self._uploaded(text, token)
-        return await self._in_comfyui(text)
+                yield intake
+            except BaseException:
+                await self._let_go(intake.names, refused=True)
+                raise
+            await self._let_go(intake.names, refused=False)
 
-    async def keep(self, content: bytes) -> ImageInput:
-        """Check an image file's content and keep it, durably; ``ImageError`` if it cannot be used."""
-        return await self._keep(lambda: content)
+    def arriving(self, intake: Intake) -> Path:
+        """Return a new file for an image that arrives; it is gone at the end of the intake unless it is kept."""
+        return intake.files.enter_context(partial_file(self._folder, "arriving"))
+
+    def unpack(self, text: str, intake: Intake) -> str | Path:
+        """Return a data URI's image as a file, so that it need not stay in memory; return any other text as it is.
+
+        Raises ``ImageError`` if the data URI cannot be read.
+        """
+        if text[:5].lower() != "data:":
+            return text
+        content = _decode_data_uri(text, self._settings.max_image_bytes)
+        file = self.arriving(intake)
+        file.write_bytes(content)
+        return file
+
+    async def resolve(self, source: str | Path, intake: Intake) -> ImageInput:
+        """Find the image that a request names; ``ImageError`` if it cannot be used.
+
+        ``source`` is a file from ``unpack`` or a text: an HTTPS URL, the id of an uploaded file, or the name of a file
+        in ComfyUI's input folder. If ComfyUI does not respond, a name is accepted: ComfyUI checks it before the run.
+        """
+        if isinstance(source, Path):
+            return await self.keep(source, intake)
+        if "://" in source:
+            return await self._fetch(source, intake)
+        if _FILE_ID.fullmatch(source):
+            return await self._uploaded(source, intake.token)
+        return await self._in_comfyui(source)
+
+    async def keep(self, file: Path, intake: Intake) -> ImageInput:
+        """Check an image that has arrived and keep it, durably; ``ImageError`` if it cannot be used."""
+        plain = await self._decoders.make_plain(file, self._settings.max_image_pixels, intake.token)
+        name = plain.sha256 + plain.suffix
+        use = self._uses.setdefault(name, _Use())
+        use.count += 1
+        intake.names.append(name)
+        async with use.storing:
+            use.made_ns = await asyncio.to_thread(_store, file, self.path(name), use.made_ns)
+        return ImageInput(name, True, _CONTENT_TYPES[plain.suffix], plain.size)
 
     def path(self, name: str) -> Path:
         """Return the path of a stored image."""
@@ -89,32 +145,50 @@ class Images:
     async def purge(self) -> int:
         """Delete uploads older than results are kept, and images that nothing needs; return the number of images."""
         now = time.time()
-        needed = await self._store.inputs_in_use()
         for file in await self._store.files():
             if file.created_at < now - self._settings.result_ttl_s:
                 await self._store.remove_file(file.id)
-            else:
-                needed.add(file.stored)
+        needed = await self._needed()
 
         def delete() -> int:
             unneeded = [path for path in self._folder.iterdir() if path.name not in needed]
-            return sum(_delete_unused(path, now - _UNUSED_S) for path in unneeded)
+            return sum(_delete_unused(path, int((now - _UNUSED_S) * 1e9)) for path in unneeded)
 
         return await asyncio.to_thread(delete)
 
-    async def _keep(self, read: Callable[[], bytes]) -> ImageInput:
-        def work() -> ImageInput:
-            content, suffix = _check(read(), self._settings)
-            name = hashlib.sha256(content).hexdigest() + suffix
-            if not _touch(self.path(name)):
-                write_durably(self.path(name), content)
-            return ImageInput(name, True, _CONTENT_TYPES[suffix], len(content))
+    async def _needed(self) -> set[str]:
+        """Return the names of the images that unfinished jobs and uploads need."""
+        return await self._store.inputs_in_use() | {file.stored for file in await self._store.files()}
 
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+    async def _let_go(self, names: list[str], *, refused: bool) -> None:
+        """Note that a request is accepted or refused. What requests only made to be refused, the last one deletes."""
+        unused: dict[str, int] = {}
+        for name in names:
+            use = self._uses[name]
+            use.count -= 1
+            if not use.count:
+                del self._uses[name]
+                if use.made_ns is not None:
+                    unused[name] = use.made_ns
+        if not refused or not unused:
+            return
+        with contextlib.suppress(StoreError, OSError):  # purge will do it
+            for name in unused.keys() - await self._needed():
+                await asyncio.to_thread(_delete_unused, self.path(name), unused[name])
+
+    async def _fetch(self, url: str, intake: Intake) -> ImageInput:
+        async with self._fetches.slot(intake.token):
+            file = self.arriving(intake)
+            with file.open("wb") as stream:
+                try:
+                    await self._fetcher.save(url, stream, self._settings.max_image_bytes)
+                except FetchError as error:
+                    raise ImageError(str(error)) from error
+            return await self.keep(file, intake)
 
     async def _uploaded(self, file_id: str, token: str) -> ImageInput:
         file = await self._store.get_file(file_id)
-        if file is None or file.token != token or not _touch(self.path(file.stored)):
+        if file is None or file.token != token or not _touch(self.path(file.stored), time.time_ns()):
             raise ImageError(f'There is no file "{file_id}". Upload it again with POST /v1/files.')
         return ImageInput(file.stored, True, file.content_type, file.size)
 
@@ -160,44 +234,46 @@ def _decode_data_uri(text: str, max_bytes: int) -> bytes:
     head, comma, encoded = text.partition(",")
     if not comma or not re.fullmatch(r"data:image/[a-z0-9.+-]{1,40};base64", head, re.IGNORECASE):
         raise ImageError("This is not an image as a data URI. Give it as data:image/png;base64,… (or jpeg, webp).")
-    if len(encoded) // 4 * 3 > max_bytes + 2:
-        raise ImageError(_too_large(max_bytes))
+    # Clients break lines, as MIME does, and leave out the padding.
+    encoded = _BLANKS.sub("", encoded).rstrip("=")
     try:
-        return base64.b64decode(encoded, validate=True)
+        content = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageError("The data URI is not valid base64. Encode the image file's bytes again.") from error
+    if len(content) > max_bytes:
+        raise ImageError(_too_large(max_bytes))
+    return content
 
 
-def _check(content: bytes, settings: Settings) -> tuple[bytes, str]:
-    """Return the content to keep, upright, and the suffix of its file type."""
-    if len(content) > settings.max_image_bytes:
-        raise ImageError(_too_large(settings.max_image_bytes))
-    with accepted_image(content, settings.max_image_pixels) as image:
-        if image.format != "MPO" and image.getexif().get(_ORIENTATION, 1) == 1:
-            return content, _SUFFIXES[image.format or ""]
-        # Not every ComfyUI turns an image as its EXIF says, or leaves out the second picture of an MPO file.
-        upright = io.BytesIO()
-        ImageOps.exif_transpose(image).convert("RGB").save(upright, "PNG", compress_level=1)
-        return upright.getvalue(), ".png"
+def _store(file: Path, path: Path, made_ns: int | None) -> int | None:
+    """Give an image its name unless it is there already; return ``_Use.made_ns``."""
+    if made_ns is not None and path.exists():
+        return made_ns
+    now_ns = time.time_ns()
+    if _touch(path, now_ns):
+        return None
+    _touch(file, now_ns)
+    move_durably(file, path)
+    return now_ns
 
 
-def _touch(path: Path) -> bool:
-    """Mark the file as used now, for ``purge``; return whether it is there."""
+def _touch(path: Path, now_ns: int) -> bool:
+    """Mark the file as used now, for ``_delete_unused``; return whether it is there."""
     try:
-        os.utime(path)
+        os.utime(path, ns=(now_ns, now_ns))
     except FileNotFoundError:
         return False
     return True
 
 
-def _delete_unused(path: Path, before: float) -> bool:
-    """Delete a file that was last used ``before``. Rename it first: a request may take it at this moment."""
+def _delete_unused(path: Path, latest_ns: int) -> bool:
+    """Delete a file unless it was used after ``latest_ns``. Rename it first: a request may take it at this moment."""
     renamed = path.with_name(f".{path.name}.unused")
     try:
-        if path.stat().st_mtime >= before:
+        if path.stat().st_mtime_ns > latest_ns:
             return False
         path.replace(renamed)
-        if renamed.stat().st_mtime >= before:
+        if renamed.stat().st_mtime_ns > latest_ns:
             renamed.replace(path)
             return False
         renamed.unlink()

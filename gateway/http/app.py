@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..decoders import Decoders
 from ..fetch import Fetcher
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
@@ -45,7 +46,8 @@ def create_app(
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     store, fetcher = SqliteStore(settings.data / "store.sqlite3"), Fetcher(settings)
-    results, images = Results(settings, store), Images(settings, store, fetcher)
+    decoders = Decoders()
+    results, images = Results(settings, store), Images(settings, store, fetcher, decoders)
     dispatcher = Dispatcher(store, settings, results)
 
     def webhook_body(job: Job, base_url: str | None) -> Mapping[str, Any]:
@@ -99,6 +101,7 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        decoders.close()
         await store.close()
 
     app.cleanup_ctx.append(run_background)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from pathlib import Path
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from ...client.images import ImageError
-from ..images import ImageInput, Images
+from ..images import ImageInput, Images, Intake
 from ..jobs.records import StoredFile
 from ..jobs.results import CONTENT_TYPES, ExpiredLinkError, InvalidLinkError, Results
 from ..jobs.store import Store
@@ -19,7 +20,7 @@ from ..settings import Settings
 from . import errors
 from .errors import ApiError, bad_field, too_many, validation_error
 from .middleware import public, token_of
-from .request_body import BODY_WAIT_S, CHUNK_WAIT_S, LargeBodies, too_large
+from .request_body import LargeBodies, Pace, too_large
 from .responses import UploadResponse, json_response, timestamp
 from .sending import FilePart
 
@@ -46,22 +47,23 @@ class FileRoutes:
 
     async def upload(self, request: web.Request) -> web.Response:
         """Keep an image; the id in the response can be the value of an image parameter."""
-        async with self._large_bodies.slot(request):
-            name, image = await self._keep_image(request)
-        file = StoredFile(
-            id=f"file_{uuid.uuid4().hex}",
-            token=token_of(request).id,
-            name=name,
-            stored=image.name,
-            content_type=image.content_type,
-            size=image.size,
-            created_at=time.time(),
-        )
-        max_bytes = self._settings.uploads_max_bytes
-        oldest = await self._store.add_file(file, max_bytes)
-        if oldest is not None:
-            wait_s = oldest + self._settings.result_ttl_s - time.time()
-            raise too_many(errors.UPLOADS_FULL, wait_s, limit=max_bytes >> 20)
+        token = token_of(request)
+        async with self._large_bodies.place(request), self._images.intake(token.id) as intake:
+            name, image = await self._keep_image(request, intake)
+            file = StoredFile(
+                id=f"file_{uuid.uuid4().hex}",
+                token=token.id,
+                name=name,
+                stored=image.name,
+                content_type=image.content_type,
+                size=image.size,
+                created_at=time.time(),
+            )
+            max_bytes = self._settings.uploads_max_bytes
+            oldest = await self._store.add_file(file, max_bytes)
+            if oldest is not None:
+                wait_s = oldest + self._settings.result_ttl_s - time.time()
+                raise too_many(errors.UPLOADS_FULL, wait_s, limit=max_bytes >> 20)
         body = UploadResponse(
             id=file.id,
             name=file.name,
@@ -71,16 +73,15 @@ class FileRoutes:
         )
         return json_response(body)
 
-    async def _keep_image(self, request: web.Request) -> tuple[str, ImageInput]:
+    async def _keep_image(self, request: web.Request, intake: Intake) -> tuple[str, ImageInput]:
         """Read and keep the image of a form; return the name that the client gave it, and the kept image."""
+        file = self._images.arriving(intake)
         try:
-            name, content = await asyncio.wait_for(_read_form(request, self._settings.max_image_bytes), BODY_WAIT_S)
-        except asyncio.TimeoutError:
-            raise ApiError(errors.TOO_SLOW) from None
-        except (ValueError, HttpProcessingError, ConnectionError):  # aiohttp raises them for a form that is damaged
+            name = await _read_form(request, file, self._settings.max_image_bytes)
+        except (ValueError, HttpProcessingError):  # aiohttp raises them for a form that is damaged
             raise ApiError(errors.INVALID_FORM) from None
         try:
-            return name, await self._images.keep(content)
+            return name, await self._images.keep(file, intake)
         except ImageError as error:
             problem = bad_field(errors.INVALID_IMAGE, "body", _FIELD, key=_FIELD, reason=error)
             raise validation_error([problem]) from None
@@ -134,23 +135,23 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
     return first, end
 
 
-async def _read_form(request: web.Request, max_bytes: int) -> tuple[str, bytes]:
-    """Return name and content of the one file that the form holds."""
+async def _read_form(request: web.Request, file: Path, max_bytes: int) -> str:
+    """Write the one file that the form holds to ``file``, and return its name."""
     if request.content_type != "multipart/form-data":
         raise ApiError(errors.NOT_SENT_AS_FORM, field=_FIELD, content_type=request.content_type)
     if request.content_length is not None and request.content_length > max_bytes + _FORM_BYTES:
         raise too_large(max_bytes)
-    form = await request.multipart()
-    part = await form.next()
+    pace, form = Pace(), await request.multipart()
+    part = await pace.wait(form.next())
     if not isinstance(part, BodyPartReader) or part.name != _FIELD:
         raise validation_error([bad_field(errors.FIELD_MISSING, "body", _FIELD, field=_FIELD)])
-    content = bytearray()
-    while chunk := await asyncio.wait_for(part.read_chunk(_CHUNK_BYTES), CHUNK_WAIT_S):
-        content += chunk
-        if len(content) > max_bytes:
-            raise too_large(max_bytes)
-    if await form.next() is not None:
+    with file.open("wb") as stream:
+        while chunk := await pace.read(part.read_chunk(_CHUNK_BYTES)):
+            if pace.size > max_bytes:
+                raise too_large(max_bytes)
+            await asyncio.to_thread(stream.write, chunk)
+    if await pace.wait(form.next()) is not None:
         raise validation_error([bad_field(errors.EXTRA_FIELD, "body", field=_FIELD)])
     # Only its owner ever sees the name again: it never becomes a path.
     name = "".join(character for character in part.filename or "" if character.isprintable())
-    return name[:_MAX_NAME_CHARACTERS], bytes(content)
+    return name[:_MAX_NAME_CHARACTERS]

@@ -1,88 +1,118 @@
-"""Reads the body of a request as JSON within limits of size, time, depth and item count; two large bodies at a time."""
+"""Reads bodies of requests within limits of size, speed, depth and item count; large ones wait on disk for a turn."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
+from ..shares import Shares
 from . import errors
 from .errors import ApiError
+from .middleware import token_of
 
 MAX_DEPTH = 16  # a valid body has depth 1
 MAX_ITEMS = 200_000  # commas and brackets in a body; those in prompts count too
 MAX_VALUES = 1_000  # in a body: keys of objects and items of lists, all together
 LARGE_BYTES = 1 << 20
-LARGE_AT_ONCE = 2  # large bodies in memory, until their content is stored
+ARRIVING, ARRIVING_EACH = 16, 4  # large bodies of requests that are not answered yet, of all tokens and of one
+IN_MEMORY, IN_MEMORY_EACH = 2, 1  # large bodies that are parsed
 CHUNK_WAIT_S = 20.0  # for the next piece of a body
 BODY_WAIT_S = 300.0  # for the whole body
+MIN_BYTES_PER_S = 16_384  # on average, after the first CHUNK_WAIT_S
 
 Result = TypeVar("Result")
 
 
 class LargeBodies:
-    """Limits how many large bodies are in memory at once; small ones never wait."""
+    """Limits how many large bodies are on the disk and in memory at once; tokens share both, and small ones never wait.
+
+    A body is large above ``LARGE_BYTES``, or while its length is unknown.
+    """
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._arriving = Shares(ARRIVING, ARRIVING_EACH)
+        self._in_memory = Shares(IN_MEMORY, IN_MEMORY_EACH)
 
-    def slot(self, request: web.Request) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return a context that waits until the body of this request may be read."""
-        return self._slots if _is_large(request) else contextlib.nullcontext()
+    def place(self, request: web.Request) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return a context that waits until the body of this request may come, and lie on the disk."""
+        small = request.content_length is not None and request.content_length <= LARGE_BYTES
+        return contextlib.nullcontext() if small else self._arriving.slot(token_of(request).id)
+
+    async def read(self, request: web.Request, body: Body, work: Callable[[dict[str, Any]], Result]) -> Result:
+        """Return what ``work`` makes of a body's JSON object; a large one is in memory only meanwhile, in a thread.
+
+        Raises ``ApiError`` if the body is no JSON object, has a key twice, NaN, Infinity or half a surrogate pair, or
+        is nested deeper than ``MAX_DEPTH``.
+        """
+        if body.size <= LARGE_BYTES:
+            return work(_parse_object(body))
+        async with self._in_memory.slot(token_of(request).id):
+            return await asyncio.to_thread(lambda: work(_parse_object(body)))
 
 
-async def in_thread_if_large(request: web.Request, work: Callable[[], Result]) -> Result:
-    """Do work on a request's body: in a thread if the body is large, so that other requests do not wait."""
-    return await asyncio.to_thread(work) if _is_large(request) else work()
+class Body:
+    """A JSON body that has come whole; a large one lies in a nameless file."""
+
+    def __init__(self, stream: tempfile.SpooledTemporaryFile[bytes], size: int) -> None:
+        self.stream = stream
+        self.size = size
 
 
-def _is_large(request: web.Request) -> bool:
-    """Return whether a body is large, or has an unknown length."""
-    return request.content_length is None or request.content_length > LARGE_BYTES
+@contextlib.asynccontextmanager
+async def arrived(request: web.Request, max_bytes: int, folder: Path) -> AsyncIterator[Body]:
+    """Read the JSON body of a request; a large one into ``folder``, where it is gone at the end of the block.
 
-
-async def read_json_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object that a request carries.
-
-    Raises ``ApiError`` if the body is no JSON object or not sent as JSON, has a key twice, NaN, Infinity or half a
-    surrogate pair, is nested deeper than ``MAX_DEPTH``, is larger than ``max_bytes``, or arrives too slowly.
+    Raises ``ApiError`` if it is not sent as JSON, is larger than ``max_bytes``, or comes too slowly.
     """
     if request.content_type != "application/json":
         raise ApiError(errors.NOT_SENT_AS_JSON, content_type=request.content_type)
-    body = b"".join([chunk async for chunk in _read_chunks(request, max_bytes)])
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_ITEMS:
-        raise ApiError(errors.TOO_MANY_ITEMS)
-    value = await asyncio.to_thread(_parse, body) if len(body) > LARGE_BYTES else _parse(body)
-    if not isinstance(value, dict):
-        kinds: dict[type, str] = {list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
-        raise ApiError(errors.NOT_AN_OBJECT, kind=kinds.get(type(value), "a number"))
-    return value
-
-
-async def _read_chunks(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives."""
-    if request.content_length is not None and request.content_length > max_bytes:
+    if (request.content_length or 0) > max_bytes:
         raise too_large(max_bytes)
-    loop, size = asyncio.get_running_loop(), 0
-    deadline = loop.time() + BODY_WAIT_S
-    while True:
+    with tempfile.SpooledTemporaryFile(LARGE_BYTES, dir=str(folder)) as stream:
+        pace = Pace()
+        while chunk := await pace.read(request.content.readany()):
+            if pace.size > max_bytes:
+                raise too_large(max_bytes)
+            if pace.size > LARGE_BYTES:
+                await asyncio.to_thread(stream.write, chunk)
+            else:
+                stream.write(chunk)
+        yield Body(stream, pace.size)
+
+
+class Pace:
+    """Times a body that comes: neither a piece nor the whole may take too long, and who drips is refused."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._waited = 0.0
+
+    async def read(self, piece: Awaitable[bytes]) -> bytes:
+        """Wait for the next piece and count its bytes; raises ``ApiError``."""
+        content = await self.wait(piece)
+        self.size += len(content)
+        return content
+
+    async def wait(self, work: Awaitable[Result]) -> Result:
+        """Wait for something that depends on the client's next bytes; raises ``ApiError``."""
+        clock = asyncio.get_running_loop().time
+        start, earned = clock(), CHUNK_WAIT_S + self.size / MIN_BYTES_PER_S
         try:
-            chunk = await asyncio.wait_for(request.content.readany(), min(CHUNK_WAIT_S, deadline - loop.time()))
+            return await asyncio.wait_for(work, min(CHUNK_WAIT_S, min(earned, BODY_WAIT_S) - self._waited))
         except asyncio.TimeoutError:
             raise ApiError(errors.TOO_SLOW) from None
         except (web.PayloadAccessError, ConnectionError):
             raise ApiError(errors.BODY_CUT_OFF) from None
-        if not chunk:
-            return
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large(max_bytes)
-        yield chunk
+        finally:
+            self._waited += clock() - start
 
 
 def too_large(max_bytes: int) -> ApiError:
@@ -90,14 +120,21 @@ def too_large(max_bytes: int) -> ApiError:
     return ApiError(errors.TOO_LARGE, limit=max_bytes >> 20)
 
 
-def _parse(body: bytes) -> Any:
+def _parse_object(body: Body) -> dict[str, Any]:
+    body.stream.seek(0)
+    content = body.stream.read()
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > MAX_ITEMS:
+        raise ApiError(errors.TOO_MANY_ITEMS)
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
         _check(value)
     except RecursionError:
         raise ApiError(errors.TOO_DEEP, limit=MAX_DEPTH) from None
     except ValueError as error:
         raise ApiError(errors.INVALID_JSON, reason=error) from None
+    if not isinstance(value, dict):
+        kinds: dict[type, str] = {list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+        raise ApiError(errors.NOT_AN_OBJECT, kind=kinds.get(type(value), "a number"))
     return value
 
 

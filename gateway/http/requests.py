@@ -10,7 +10,8 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
@@ -18,7 +19,7 @@ from ...client.images import ImageError
 from ...contract.parameters import ModelContract, Value
 from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
-from ..images import Images
+from ..images import ImageInput, Images, Intake
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.order import queue_position
 from ..jobs.records import REQUEST_ID, Job, Submission
@@ -31,7 +32,7 @@ from .availability import Availability
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
 from .middleware import Authentication, token_of
 from .models import MAX_PROMPT_CHARACTERS, MODEL_PATH, boolean_query, find_model
-from .request_body import LargeBodies, in_thread_if_large, read_json_object
+from .request_body import LargeBodies, arrived
 from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
 from .sending import send
 
@@ -43,6 +44,7 @@ _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
+_Source: TypeAlias = str | Path | ImageError  # an image as Images.unpack gave it, or why it did not
 
 
 class SubmitRoute:
@@ -73,44 +75,42 @@ class SubmitRoute:
 
     async def submit(self, request: web.Request) -> web.Response:
         """Accept a request for a model; a request that got a 200 survives a crash."""
-        async with self._large_bodies.slot(request):
-            return await self._submit(request)
-
-    async def _submit(self, request: web.Request) -> web.Response:
         token = token_of(request)
         model = find_model(self._models, request.match_info["model_id"])
         webhook = _webhook(request)
         every_status = boolean_query(request, _EVERY_STATUS)
-        body = await read_json_object(request, self._settings.max_body_bytes)
-        idempotency = await in_thread_if_large(request, lambda: _idempotency(request, model, body, webhook))
         base = base_url(request, self._settings)
         limit = self._settings.queue_limit if token.queue_limit is None else token.queue_limit
         try:
-            earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
-            if earlier is not None:
-                return json_response(submit_response(earlier.id, base))
-            values = await in_thread_if_large(request, lambda: _validate(model, body))
-            if lacking := await self._availability.lacking(model):  # this and the next before anything is fetched
-                raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
-            if await self._store.count(token.id, "in_queue") >= limit:
-                raise QueueFullError
-            if webhook is not None:
-                await self._check_webhook(webhook)
-            inputs = await self._resolve_images(model, values, token.id)
-            submission = Submission(
-                id=str(uuid.uuid4()),
-                token=token.id,
-                model_id=model.model_id,
-                values=values,
-                inputs=inputs,
-                idempotency=idempotency,
-                webhook=webhook,
-                webhook_every_status=every_status,
-                webhook_secret=token.webhook_secret,
-                base_url=base,
-                queue_limit=limit,
-            )
-            job = await self._store.submit(submission)
+            async with self._large_bodies.place(request), self._images.intake(token.id) as intake:
+                async with arrived(request, self._settings.max_body_bytes, self._settings.data) as body:
+                    values, sources, idempotency = await self._large_bodies.read(
+                        request, body, lambda content: self._read(request, model, content, webhook, intake)
+                    )
+                earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
+                if earlier is not None:
+                    return json_response(submit_response(earlier.id, base))
+                if lacking := await self._availability.lacking(model):  # this and the next before anything is fetched
+                    raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
+                if await self._store.count(token.id, "in_queue") >= limit:
+                    raise QueueFullError
+                if webhook is not None:
+                    await self._check_webhook(webhook)
+                images = await self._resolve_images(sources, intake)
+                submission = Submission(
+                    id=str(uuid.uuid4()),
+                    token=token.id,
+                    model_id=model.model_id,
+                    values={**values, **{key: image.name for key, image in images.items()}},
+                    inputs={key: image.name for key, image in images.items() if image.stored},
+                    idempotency=idempotency,
+                    webhook=webhook,
+                    webhook_every_status=every_status,
+                    webhook_secret=token.webhook_secret,
+                    base_url=base,
+                    queue_limit=limit,
+                )
+                job = await self._store.submit(submission)
         except QueueFullError:
             raise too_many(errors.QUEUE_FULL, _QUEUE_FULL_WAIT_S, limit=limit) from None
         except IdempotencyConflictError:
@@ -120,25 +120,34 @@ class SubmitRoute:
         _LOG.info("request accepted request_id=%s token=%s model=%s", job.id, token.name, model.model_id)
         return json_response(submit_response(job.id, base))
 
-    async def _resolve_images(self, model: ModelContract, values: dict[str, Value], token: str) -> dict[str, str]:
-        """Fetch and check the images; return parameter key → stored file. ``values`` gets their short names."""
-        inputs: dict[str, str] = {}
-        problems: list[dict[str, Any]] = []
-        for parameter in model.parameters:
-            if not parameter.is_image:
-                continue
-            key = parameter.key
+    def _read(
+        self, request: web.Request, model: ModelContract, body: dict[str, Any], webhook: str | None, intake: Intake
+    ) -> tuple[dict[str, Value], dict[str, _Source], tuple[str, str] | None]:
+        """Return the values without the images, the images, and the idempotency key with a hash of the request."""
+        values = _validate(model, body)
+        texts = {parameter.key: str(values.pop(parameter.key)) for parameter in model.parameters if parameter.is_image}
+        sources: dict[str, _Source] = {}
+        for key, text in texts.items():
             try:
-                image = await self._images.resolve(str(values[key]), token)
+                sources[key] = self._images.unpack(text, intake)
+            except ImageError as error:
+                sources[key] = error
+        return values, sources, _idempotency(request, model, body, webhook)
+
+    async def _resolve_images(self, sources: Mapping[str, _Source], intake: Intake) -> dict[str, ImageInput]:
+        """Fetch and check the images of the parameters; every one that cannot be used is reported."""
+        images: dict[str, ImageInput] = {}
+        problems: list[dict[str, Any]] = []
+        for key, source in sources.items():
+            try:
+                if isinstance(source, ImageError):
+                    raise source
+                images[key] = await self._images.resolve(source, intake)
             except ImageError as error:
                 problems.append(bad_field(errors.INVALID_IMAGE, "body", key, key=key, reason=error))
-                continue
-            if image.stored:
-                inputs[key] = image.name
-            values[key] = image.name
         if problems:
             raise validation_error(problems)
-        return inputs
+        return images
 
     async def _check_webhook(self, url: str) -> None:
         try:

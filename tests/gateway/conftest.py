@@ -7,6 +7,7 @@ import pytest
 from support.api_runs import Api
 from support.gateway_process import NOWHERE, Gateway
 from support.stores import STORES
+from wan_flf2v.gateway.decoders import Decoders
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.jobs import webhooks
@@ -46,13 +47,21 @@ def store(tmp_path):
     asyncio.run(store.close())
 
 
+@pytest.fixture(scope="session")
+def decoders():
+    """The processes that decode images, which tests share."""
+    decoders = Decoders()
+    yield decoders
+    decoders.close()
+
+
 @pytest.fixture
-def make(tmp_path, store):
+def make(tmp_path, store, decoders):
     """Return a function that makes an ``Images`` with changed settings."""
 
     def make(**changes):
         settings = Settings(data=tmp_path, allow_private_urls=True, **changes)
-        return Images(settings, store, Fetcher(settings))
+        return Images(settings, store, Fetcher(settings), decoders)
 
     return make
 

@@ -188,7 +188,7 @@ def test_slow_loris(gateway):
     unread.close()
 
 
-def test_two_bodies_of_unknown_length_are_read_at_once(gateway):
+def test_a_body_of_unknown_length_does_not_wait_for_others_that_stall(gateway):
     parts, body = urlsplit(gateway.url), json.dumps(BODY).encode()
     head = (
         f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
@@ -196,17 +196,11 @@ def test_two_bodies_of_unknown_length_are_read_at_once(gateway):
     ).encode()
     with contextlib.ExitStack() as stack:
         clients = []
-        for _ in range(3):
+        for _ in range(4):
             client = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=30))
             client.sendall(head)
             assert client.recv(100).startswith(b"HTTP/1.1 100 ")
             clients.append(client)
-        first, _, third = clients
-        third.sendall(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
         assert gateway.post(SUBMIT, BODY).status == 200, "small bodies of known length wait for none"
-        third.settimeout(1)
-        with pytest.raises(TimeoutError):
-            third.recv(100)
-        first.close()
-        third.settimeout(30)
-        assert third.recv(100).startswith(b"HTTP/1.1 200 ")
+        clients[3].sendall(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        assert clients[3].recv(100).startswith(b"HTTP/1.1 200 ")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import ssl
 
 import pytest
@@ -41,13 +42,19 @@ def tls(tmp_path, monkeypatch):
 
 
 def fetched(fetcher, path, *, handler, tls=None, host="images.test", limit=LIMIT):
-    """Return what ``get`` returns for a path of a server that answers with ``handler``."""
+    """Return what ``save`` writes for a path of a server that answers with ``handler``."""
 
     async def go():
         async with serve(handler, tls=tls) as port:
-            return await fetcher.get(f"{'https' if tls else 'http'}://{host}:{port}{path}", limit)
+            return await got(fetcher, f"{'https' if tls else 'http'}://{host}:{port}{path}", limit)
 
     return asyncio.run(go())
+
+
+async def got(fetcher, url, limit=LIMIT):
+    stream = io.BytesIO()
+    await fetcher.save(url, stream, limit)
+    return stream.getvalue()
 
 
 async def say_who(request):
@@ -145,7 +152,7 @@ def test_a_name_that_changes_after_the_check_is_not_followed(public, tls):
             fetcher, url = Fetcher(public, resolve), f"https://images.test:{port}/"
             await fetcher.check(url)
             with pytest.raises(FetchError, match="not on the public Internet"):
-                await fetcher.get(url, LIMIT)
+                await got(fetcher, url)
             with pytest.raises(FetchError, match="not on the public Internet"):
                 await fetcher.post(url, b"{}", {})
         assert not paths and not found
@@ -174,7 +181,7 @@ def test_the_next_address_is_tried_when_one_takes_no_connection(private):
 
 def test_a_server_that_is_not_there(private, unused_port):
     with pytest.raises(FetchError, match="cannot be reached"):
-        asyncio.run(Fetcher(private()).get(f"http://127.0.0.1:{unused_port}/", LIMIT))
+        asyncio.run(got(Fetcher(private()), f"http://127.0.0.1:{unused_port}/"))
 
 
 @pytest.fixture
@@ -288,7 +295,7 @@ def test_answers_that_are_not_http(private, answer):
         server = await asyncio.start_server(reply, "127.0.0.1", 0)
         async with server:
             with pytest.raises(FetchError, match="cannot be reached, or the connection broke"):
-                await Fetcher(private()).get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", LIMIT)
+                await got(Fetcher(private()), f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
 
     asyncio.run(go())
 

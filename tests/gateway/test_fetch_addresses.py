@@ -1,6 +1,7 @@
 """Which addresses the hosted API talks to on a stranger's word: public ones only, however they are spelled."""
 
 import asyncio
+import io
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -61,11 +62,13 @@ def test_a_name_that_resolves_to_a_public_address_passes(tmp_path, address):
 @pytest.mark.parametrize("others", [["127.0.0.1", "8.8.8.8"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1", "1.1.1.1"]])
 def test_one_private_address_among_public_ones_is_refused(tmp_path, others):
     with pytest.raises(FetchError, match="not on the public Internet"):
-        asyncio.run(Fetcher(settings(tmp_path), answers(*others)[0]).get("https://images.test/a.png", 1000))
+        asyncio.run(
+            Fetcher(settings(tmp_path), answers(*others)[0]).save("https://images.test/a.png", io.BytesIO(), 1000)
+        )
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-@pytest.mark.parametrize("method", ["get", "post", "check"])
+@pytest.mark.parametrize("method", ["save", "post", "check"])
 def test_no_spelling_of_a_loopback_address_is_connected_to(tmp_path, host, method):
     """With the system's own resolver, and with something that listens on loopback and counts."""
 
@@ -74,7 +77,7 @@ def test_no_spelling_of_a_loopback_address_is_connected_to(tmp_path, host, metho
         server = await asyncio.start_server(lambda *streams: connections.append(streams), "127.0.0.1", 0)
         fetcher = Fetcher(settings(tmp_path))
         url = f"https://{host}:{server.sockets[0].getsockname()[1]}/"
-        work = {"get": (url, 1000), "post": (url, b"{}", {}), "check": (url,)}[method]
+        work = {"save": (url, io.BytesIO(), 1000), "post": (url, b"{}", {}), "check": (url,)}[method]
         async with server:
             with pytest.raises(FetchError, match=r"not on the public Internet|There is no host"):
                 await getattr(fetcher, method)(*work)
@@ -115,7 +118,7 @@ def test_the_metadata_service_is_refused_by_address(tmp_path):
 def test_addresses_that_are_not_even_looked_up(tmp_path, url, reason):
     resolve, asked = answers("8.8.8.8")
     with pytest.raises(FetchError, match=reason):
-        asyncio.run(Fetcher(settings(tmp_path), resolve).get(url, 1000))
+        asyncio.run(Fetcher(settings(tmp_path), resolve).save(url, io.BytesIO(), 1000))
     assert not asked
 
 

@@ -10,19 +10,13 @@ import zlib
 import pytest
 from aiohttp import web
 from PIL import Image
-from support.pictures import data_uri, encoded, picture, resolve
+from support.odd_pictures import png
+from support.pictures import data_uri, encoded, picture, resolve, take
 from support.web_server import serve
-from wan_flf2v.client.images import ImageError
+from wan_flf2v.client.images import ImageError, plain_image
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.settings import Settings
-
-
-def png(*chunks):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*pair) for pair in chunks)
 
 
 def png_header(width, height):
@@ -61,16 +55,16 @@ def test_an_address_is_fetched_and_kept(make):
             return web.Response(body=content, content_type="text/plain")
 
         async with serve(send) as port:
-            return await images.resolve(f"http://127.0.0.1:{port}/picture", "anna")
+            return await take(images, f"http://127.0.0.1:{port}/picture")
 
     images = make()
     assert images.path(asyncio.run(go(images)).name).read_bytes() == content
 
 
-def test_an_address_that_is_not_public_is_refused_by_default(tmp_path, store):
+def test_an_address_that_is_not_public_is_refused_by_default(tmp_path, store, decoders):
     settings = Settings(data=tmp_path)
     with pytest.raises(ImageError, match="not on the public Internet"):
-        resolve(Images(settings, store, Fetcher(settings)), "https://127.0.0.1/a.png")
+        resolve(Images(settings, store, Fetcher(settings), decoders), "https://127.0.0.1/a.png")
 
 
 def test_an_address_with_too_much_behind_it_is_refused(make):
@@ -79,7 +73,7 @@ def test_an_address_with_too_much_behind_it_is_refused(make):
             return web.Response(body=bytes(3 << 20))
 
         async with serve(send) as port:
-            await images.resolve(f"http://127.0.0.1:{port}/picture", "anna")
+            await take(images, f"http://127.0.0.1:{port}/picture")
 
     with pytest.raises(ImageError, match="more than 2 MB"):
         asyncio.run(go(make(max_image_bytes=2 << 20)))
@@ -168,17 +162,14 @@ def test_the_pixel_limit_can_be_set(make):
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
-def test_png_bombs_in_text_and_profiles_are_not_blown_up(make, kind):
+def test_png_bombs_in_text_and_profiles_are_not_blown_up(kind):
     packed = zlib.compress(bytes(200_000_000))
     head = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
-    uri = data_uri(
-        png(png_header(8, 8), (kind, head + packed), (b"IDAT", zlib.compress(bytes(8 * 25))), (b"IEND", b""))
-    )
-    images = make()
+    content = png(png_header(8, 8), (kind, head + packed), (b"IDAT", zlib.compress(bytes(8 * 25))), (b"IEND", b""))
     tracemalloc.start()
     try:
         with pytest.raises(ImageError, match="damaged"):
-            resolve(images, uri)
+            plain_image(content)
         assert tracemalloc.get_traced_memory()[1] < 50_000_000
     finally:
         tracemalloc.stop()
@@ -187,7 +178,7 @@ def test_png_bombs_in_text_and_profiles_are_not_blown_up(make, kind):
 @pytest.mark.parametrize(
     "uri",
     [
-        "data:image/png;base64,*not base64*", "data:image/png;base64,aGFsbG8", "data:image/png;base64, aGFsbG8=",
+        "data:image/png;base64,*not base64*", "data:image/png;base64,aGFsb", "data:image/png;base64,aGF=sbG8=",
         "data:image/png,hello", "data:image/png;base64", "data:,", "data:", "data:text/html;base64,aGFsbG8=",
         "data:image/png\0;base64,aGFsbG8=", "data:image/png;charset=x;base64,aGFsbG8=", "data:image/png;base64,é",
     ],
@@ -195,6 +186,16 @@ def test_png_bombs_in_text_and_profiles_are_not_blown_up(make, kind):
 def test_data_uris_that_are_none(make, uri):
     with pytest.raises(ImageError, match="data URI"):
         resolve(make(), uri)
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r\n", " ", "\t"])
+def test_a_data_uri_may_have_line_breaks_and_no_padding(make, blank):
+    content = encoded(picture(63, 32), "PNG")
+    content = next(content + bytes(n) for n in range(3) if (len(content) + n) % 3 == 1)  # needs two characters more
+    head, _, code = data_uri(content).partition(",")
+    lines = blank.join(code.rstrip("=")[start : start + 76] for start in range(0, len(code), 76))
+    image = resolve(make(), f"{head},{blank}{lines}{blank}")
+    assert image == resolve(make(), data_uri(content))
 
 
 def test_a_data_uri_over_the_limit_is_refused(make):
@@ -209,7 +210,7 @@ def test_the_same_image_from_many_requests_at_once_is_kept_once(make, tmp_path):
     images, uri = make(), data_uri(encoded(picture(), "PNG"))
 
     async def go():
-        return await asyncio.gather(*(images.resolve(uri, "anna") for _ in range(50)))
+        return await asyncio.gather(*(take(images, uri) for _ in range(50)))
 
     assert len(set(asyncio.run(go()))) == 1
     assert len(list((tmp_path / "inputs").iterdir())) == 1

@@ -11,7 +11,7 @@ from wan_flf2v.gateway.jobs.records import StoredFile, Submission
 
 
 def uploaded(images, store, token, file_id="file_" + "0a" * 16, age_s=0.0):
-    image = asyncio.run(images.keep(encoded(picture(), "PNG")))
+    image = resolve(images, data_uri(encoded(picture(), "PNG")))
     record = StoredFile(file_id, token, "a.png", image.name, "image/png", image.size, time.time() - age_s)
     asyncio.run(store.add_file(record, 1 << 30))
     return image, file_id
@@ -36,7 +36,7 @@ def test_an_uploaded_file_whose_content_is_gone(make, store):
 
 def test_purge_deletes_what_nothing_needs(make, store, tmp_path):
     images = make(result_ttl_s=86400.0)
-    kept = {size: asyncio.run(images.keep(encoded(picture(size, 8), "PNG"))).name for size in (8, 16, 24)}
+    kept = {size: resolve(images, data_uri(encoded(picture(size, 8), "PNG"))).name for size in (8, 16, 24)}
     image, file_id = uploaded(images, store, "anna", age_s=80_000.0)
     request_id = "7b1c7c1e-0000-4000-8000-000000000000"
     asyncio.run(store.submit(Submission(request_id, "anna", "model", {}, {"62_image": kept[8]})))

@@ -5,9 +5,11 @@ import asyncio
 import pytest
 from aiohttp import web
 from PIL import Image
+from support.pictures import take
 from support.stores import STORES
 from support.web_server import serve
 from wan_flf2v.client.images import ImageError
+from wan_flf2v.gateway.decoders import Decoders
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import Images, check_name
 from wan_flf2v.gateway.settings import Settings
@@ -26,7 +28,7 @@ NAMES = ["Runcomfy_Example_1259_2.png", "a.png", "a", "a b (1).jpeg", "画像.we
 
 def images(folder, comfyui_url):
     settings = Settings(data=folder, comfyui_url=comfyui_url)
-    return Images(settings, STORES["sqlite"](folder), Fetcher(settings))
+    return Images(settings, STORES["sqlite"](folder), Fetcher(settings), Decoders())
 
 
 @pytest.mark.parametrize("name", NOT_NAMES)
@@ -40,7 +42,7 @@ def test_what_is_more_than_a_plain_name_is_refused_without_asking_comfyui(tmp_pa
 
         async with serve(note) as port:
             with pytest.raises(ImageError):
-                await images(tmp_path, f"http://127.0.0.1:{port}").resolve(name, "anna")
+                await take(images(tmp_path, f"http://127.0.0.1:{port}"), name)
 
     asyncio.run(go())
     assert not asked
@@ -58,7 +60,7 @@ def test_plain_names_are_asked_for_as_they_are(tmp_path, name):
             return web.Response()
 
         async with serve(note) as port:
-            return await images(tmp_path, f"http://127.0.0.1:{port}/").resolve(name, "anna")
+            return await take(images(tmp_path, f"http://127.0.0.1:{port}/"), name)
 
     image = asyncio.run(go())
     assert (image.name, image.stored) == (name, False)
@@ -72,7 +74,7 @@ def test_a_comfyui_that_cannot_tell_is_believed_to_have_the_file(tmp_path, statu
             return web.Response(status=status)
 
         async with serve(answer) as port:
-            return await images(tmp_path, f"http://127.0.0.1:{port}").resolve("a.png", "anna")
+            return await take(images(tmp_path, f"http://127.0.0.1:{port}"), "a.png")
 
     assert asyncio.run(go()).name == "a.png"
 
@@ -84,7 +86,7 @@ def test_a_comfyui_that_is_down_is_believed_to_have_the_file(tmp_path):
 
         async with serve(answer) as port:
             pass
-        return await images(tmp_path, f"http://127.0.0.1:{port}").resolve("a.png", "anna")
+        return await take(images(tmp_path, f"http://127.0.0.1:{port}"), "a.png")
 
     assert asyncio.run(go()).name == "a.png"
 
@@ -95,7 +97,7 @@ def test_a_comfyui_that_hangs_is_believed_to_have_the_file(tmp_path):
             await asyncio.sleep(600)
 
         async with serve(hang) as port:
-            return await images(tmp_path, f"http://127.0.0.1:{port}").resolve("a.png", "anna")
+            return await take(images(tmp_path, f"http://127.0.0.1:{port}"), "a.png")
 
     assert asyncio.run(go()).name == "a.png"
 
@@ -108,9 +110,9 @@ def test_a_real_comfyui_knows_its_input_folder(tmp_path, comfy_server):
 
     async def go():
         known = images(tmp_path, comfy_server.url)
-        assert await known.resolve("画像 (1).png", "anna")
+        assert await take(known, "画像 (1).png")
         for name in ("only_output.png", "inner.png", "wan_flf2v_api", "no_such.png"):
             with pytest.raises(ImageError, match=f'no file "{name}" in ComfyUI\'s input folder'):
-                await known.resolve(name, "anna")
+                await take(known, name)
 
     asyncio.run(go())

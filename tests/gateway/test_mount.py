@@ -7,6 +7,8 @@ import uuid
 
 import pytest
 from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, call, events, raw
+from support.odd_pictures import png_16_bit
+from support.pictures import data_uri
 from wan_flf2v.gateway.jobs.comfyui import ONCE
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
@@ -47,7 +49,7 @@ def test_the_first_start_makes_a_token_and_says_where(mounted):
 
 @pytest.mark.smoke
 def test_the_api_runs_a_request_on_its_own_host(mounted):
-    body = {**BODY, **FAST, "68_image": "start.jpg", "62_image": "end.jpg"}
+    body = {**BODY, **FAST, "68_image": "start.jpg", "62_image": data_uri(png_16_bit(8, 8))}
     answer = mounted.call("POST", SUBMIT_DEMO, body)
     assert answer.status == 200, answer.content
     request_id = answer.json["request_id"]

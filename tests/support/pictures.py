@@ -24,6 +24,12 @@ def data_uri(content, media_type="image/png"):
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
+async def take(images, text, token="anna"):
+    """Return what ``Images`` makes of an image that an accepted request names."""
+    async with images.intake(token) as intake:
+        return await images.resolve(images.unpack(text, intake), intake)
+
+
 def resolve(images, text, token="anna"):
-    """Return what ``Images`` makes of an image that a request names."""
-    return asyncio.run(images.resolve(text, token))
+    """Return what ``take`` does, where no event loop runs."""
+    return asyncio.run(take(images, text, token))

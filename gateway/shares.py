@@ -1,0 +1,50 @@
+"""Shares a few slots between tokens: no token holds all of them, and tokens that wait take turns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+
+
+class Shares:
+    """``total`` slots, of which one token holds at most ``each``. For one event loop."""
+
+    def __init__(self, total: int, each: int) -> None:
+        self._free = total
+        self._each = each
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # token -> who waits; the next token comes first
+
+    @contextlib.asynccontextmanager
+    async def slot(self, token: str) -> AsyncIterator[None]:
+        """Hold a slot for the token with this id; wait until it may have one."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(token, deque()).append(turn)
+        self._hand_out()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._free += 1
+                self._held[token] -= 1
+                if not self._held[token]:
+                    del self._held[token]
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give the free slots to those whose turn it is; a token that got one comes last next time."""
+        while self._free:
+            token = next((token for token in self._waiting if self._held[token] < self._each), None)
+            if token is None:
+                return
+            queue = self._waiting.pop(token)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[token] = queue
+            if not turn.cancelled():
+                self._free -= 1
+                self._held[token] += 1
+                turn.set_result(None)
