@@ -20,7 +20,7 @@ from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE
 from ..contract.validation import ContractError, validate
 from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, describe_step, err, fail, merge_assignments, say
 
-DEFAULT_API = "http://127.0.0.1:8189/v1"  # where `wan-flf2v serve` is
+DEFAULT_API = HostedApi.example  # where `wan-flf2v serve` is
 _T = TypeVar("_T")
 
 _Api = Annotated[str, typer.Option("--api", envvar="RUNCOMFY_MODEL_API_BASE", help="The API's address, with /v1.")]

@@ -149,3 +149,29 @@ def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
         while "ComfyUI" not in gateway.status(request_id)["waiting_for"]:
             time.sleep(0.05)
         assert "dispatcher failed again_in_s=" in gateway.log_text()
+
+
+_WITHOUT = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(','))); del sys.argv[1]; " + (
+    "from wan_flf2v.__main__ import main; main()"
+)
+
+
+def without(modules, *arguments):
+    """Run the command line where these modules cannot be imported."""
+    command = [sys.executable, "-I", "-c", _WITHOUT, modules, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("module", ["av", "filelock", "pydantic_settings"])
+def test_what_the_gateway_needs_is_checked_when_it_starts(tmp_path, module):
+    done = without(module, "serve", "--data", tmp_path, "--port", 0, "--comfyui", NOWHERE)
+    assert done.returncode == 2, done.stderr
+    assert module in done.stderr and 'pip install "wan-flf2v[serve]' in done.stderr
+    assert "Traceback" not in done.stderr and "Serving" not in done.stderr
+
+
+def test_the_other_commands_need_no_more_than_the_extra_client(tmp_path):
+    needs = "av,filelock,pydantic_settings"
+    assert without(needs, "token", "list", "--data", tmp_path).returncode == 2
+    assert without(needs, "token", "list", "--help").returncode == 0
+    assert "57_steps" in without(needs, "params").stdout
