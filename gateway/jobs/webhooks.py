@@ -15,6 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..durable import read_secret
@@ -46,6 +47,14 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
 
 
+def shared_secret(data: Path) -> str:
+    """Return the secret in ``<data>/webhook.secret``, made on the first start.
+
+    It signs the messages about requests of the first token in ComfyUI, and of an API without tokens.
+    """
+    return read_secret(data / "webhook.secret", new_secret().encode()).decode()
+
+
 class WebhookSender:
     """Sends the messages that are due. Several processes may send; each message is sent by one of them.
 
@@ -63,7 +72,7 @@ class WebhookSender:
         self._store = store
         self._fetcher = fetcher
         self._body_of = body_of
-        self._common_secret = read_secret(settings.data / "webhook.secret", new_secret().encode()).decode()
+        self._common_secret = shared_secret(settings.data)
 
     async def run(self) -> None:
         """Send until cancelled."""

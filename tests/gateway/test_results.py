@@ -1,6 +1,7 @@
 """Results: copied from ComfyUI, frame 0 cut out, given under signed addresses, and purged."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import uuid
@@ -277,7 +278,7 @@ def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results
         asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a", "", "output", "73"), job_id))
 
 
-def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
+def test_first_token_is_in_its_file_before_it_counts(tmp_path, store, caplog):
     """However far a killed start came, the next one ends with a token that works and is known."""
     for left in ("nothing", "draft", "draft and token"):
         (tmp_path / "token").unlink(missing_ok=True)
@@ -292,5 +293,23 @@ def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
         assert left == "nothing" or text == f"wf_{left}"
         assert not (tmp_path / "token.new").exists()
     store.revoke_token("default")
-    asyncio.run(first_token(tmp_path))
+    caplog.clear()
+    assert not asyncio.run(first_token(tmp_path))
     assert store.tokens() == [], "a revoked token stays revoked"
+    assert f"that in {tmp_path / 'token'} was revoked" in caplog.text
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_a_kept_token_goes_into_a_new_store(tmp_path, left):
+    assert asyncio.run(first_token(tmp_path))
+    text, path = (tmp_path / "token").read_text(), tmp_path / "store.sqlite3"
+    assert not asyncio.run(first_token(tmp_path))
+    path.unlink()
+    if left != "nothing":
+        path.touch()
+    assert asyncio.run(first_token(tmp_path))
+    with contextlib.closing(Blocking(STORES["sqlite"](tmp_path))) as store:
+        (token,) = store.tokens()
+        assert asyncio.run(find_token(store.store, text)) == token
+    assert (tmp_path / "token").read_text() == text
+    assert (tmp_path / "webhook.secret").read_text() == token.webhook_secret
