@@ -52,7 +52,7 @@ def serve(
 ) -> None:
     """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
     check_extra()
-    from ..gateway.jobs.store import StoreVersionError
+    from ..gateway.jobs.store import StoreFileError
     from ..gateway.serve import ServeError, default_data
     from ..gateway.serve import serve as serve_api
     from ..gateway.settings import ConfigError, read_settings
@@ -69,9 +69,9 @@ def serve(
         settings = read_settings(data or default_data(), config, **changes)
         _hint_token(settings)
         serve_api(settings, host, port, lambda url: say(f"Serving {url}/v1"))
-    except (ServeError, ConfigError, StoreVersionError) as error:
+    except (ServeError, ConfigError) as error:
         fail(str(error), EXIT_USAGE)
-    except OSError as error:
+    except (StoreFileError, OSError) as error:
         fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
@@ -130,7 +130,7 @@ def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data:
 
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
     from ..gateway.jobs.sqlite_store import SqliteStore
-    from ..gateway.jobs.store import StoreVersionError
+    from ..gateway.jobs.store import StoreError, StoreFileError
     from ..gateway.serve import default_data
 
     async def go() -> _T:
@@ -142,7 +142,7 @@ def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T
 
     try:
         return asyncio.run(go())
-    except (StoreVersionError, OSError) as error:
+    except (StoreFileError, StoreError, OSError) as error:
         fail(str(error), EXIT_FAILED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +14,16 @@ from ...client.comfy import ComfyClient
 from ...client.errors import ComfyError
 from ...contract.parameters import ModelContract
 from ...contract.workflow import graph_for
+from ..durable import check_room
 from ..jobs.records import Status
-from ..jobs.store import Store
+from ..jobs.store import Store, StoreError
 from ..settings import Settings
+from .errors import ApiError, ErrorKind, kind_of
 from .metrics import Metrics
 from .middleware import Authentication, public
 from .openapi import document
 
+_LOG = logging.getLogger("wan_flf2v.gateway")
 _READY_KNOWN_S = 3.0
 _PROBE_S = 5.0
 _STATUSES: tuple[Status, ...] = ("in_queue", "in_progress", "succeeded", "failed", "cancelled")
@@ -46,6 +50,9 @@ class OpsRoutes:
         self._looking = asyncio.Lock()
         self._problems: list[str] = []
         self._known_until = 0.0
+        self._writing = asyncio.Lock()
+        self._disk_problem: ErrorKind | None = None
+        self._disk_known_until = 0.0
 
     def root_routes(self) -> list[web.RouteDef]:
         """Return the routes that a gateway also has without ``/v1``."""
@@ -60,8 +67,13 @@ class OpsRoutes:
 
     @public
     async def healthz(self, _: web.Request) -> web.Response:
-        """Return 200 while this process serves and its store can be read."""
-        await self._store.count(None, "in_progress")
+        """Return 200 while this process serves and can keep what it is sent, else 503 or 507 with the reason."""
+        async with self._writing:  # calls at the same time share one attempt
+            if self._disk_known_until < time.monotonic():
+                self._disk_problem = await self._find_disk_problem()
+                self._disk_known_until = time.monotonic() + _READY_KNOWN_S
+        if self._disk_problem is not None:
+            raise ApiError(self._disk_problem)
         return web.json_response({"status": "ok"})
 
     @public
@@ -87,6 +99,16 @@ class OpsRoutes:
     async def openapi(self, _: web.Request) -> web.Response:
         """Return the OpenAPI document."""
         return web.json_response(self._document)
+
+    async def _find_disk_problem(self) -> ErrorKind | None:
+        """Try to write, into the store and beside it; return what a client is told if that fails."""
+        try:
+            await self._store.check()
+            await asyncio.to_thread(check_room, self._settings.data)
+        except (StoreError, OSError) as error:
+            _LOG.warning("nothing can be kept: %s", error)
+            return kind_of(error)
+        return None
 
     async def _find_problems(self) -> list[str]:
         """Return what keeps requests from running; of several models, one that could run is enough."""

@@ -109,8 +109,8 @@ class StoredFile:
 class Webhook:
     """A message about an ended job that has not been delivered; ``first_at`` is when the job ended.
 
-    ``secret`` signs it (``None``: the server's own does) and its links lead to ``base_url``, both as they were when the
-    job was submitted.
+    ``token`` is the id of the job's token. ``secret`` signs it (``None``: the server's own does) and its links lead to
+    ``base_url``, both as they were when the job was submitted.
     """
 
     job_id: str
@@ -119,6 +119,7 @@ class Webhook:
     base_url: str | None
     attempts: int
     first_at: float
+    token: str
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 from .order import QueuedJob
@@ -12,11 +12,15 @@ CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 
 
 class StoreError(Exception):
-    """The store cannot be read or written, such as when the disk is full."""
+    """The store cannot be read or written now."""
 
 
-class StoreVersionError(RuntimeError):
-    """The store was written by another version of this program."""
+class StoreFullError(StoreError):
+    """The store's disk is full."""
+
+
+class StoreFileError(RuntimeError):
+    """The store's file cannot be opened: it is damaged, no store, or of another version. The text says what to do."""
 
 
 class QueueFullError(Exception):
@@ -142,10 +146,13 @@ class Store(Protocol):
 
     # Webhooks
 
-    async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
-        """Take the webhooks that are due, oldest first; no other process gets them for ``lease_s``.
+    async def due_webhooks(
+        self, now: float, *, lease_s: float = 60.0, wanted: Callable[[Webhook], bool] = lambda _: True
+    ) -> list[Webhook]:
+        """Take the webhooks that are due and ``wanted``; no other process gets them for ``lease_s``.
 
-        If this process dies before it removes or retries one, that is due again when the lease ends.
+        ``wanted`` is asked about each due one, oldest first, in another thread. If this process dies before it removes
+        or retries one, that is due again when the lease ends.
         """
 
     async def retry_webhook(self, job_id: str, due_at: float) -> None:
@@ -155,6 +162,9 @@ class Store(Protocol):
         """Forget a webhook that was delivered or given up."""
 
     # Health
+
+    async def check(self) -> None:
+        """Raise ``StoreError`` unless the store can be read and written."""
 
     async def set_health(self, health: Health) -> None:
         """Share how ComfyUI and the dispatcher are doing."""

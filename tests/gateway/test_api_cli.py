@@ -175,3 +175,12 @@ def test_the_other_commands_need_no_more_than_the_extra_client(tmp_path):
     assert without(needs, "token", "list", "--data", tmp_path).returncode == 2
     assert without(needs, "token", "list", "--help").returncode == 0
     assert "57_steps" in without(needs, "params").stdout
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", 0, "--no-auth"), ("serve", "--port", 0), ("token", "list")])
+def test_a_damaged_store_is_said_at_the_start(cli, tmp_path, command):
+    (tmp_path / "store.sqlite3").write_text("not a database" * 500)
+    done = cli(*command, "--data", tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"{tmp_path / 'store.sqlite3'} is damaged, or no store of this API" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from support.stores import STORES, Blocking, sql
 from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
 from wan_flf2v.gateway.jobs.records import Health, StoredFile, Submission, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
-from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreVersionError
+from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreFileError
 
 HOOK = "https://example.com/hook"
 
@@ -362,9 +363,40 @@ def test_a_store_of_another_version_is_refused(tmp_path, version):
     connection = sqlite3.connect(path)
     connection.execute(f"PRAGMA user_version={version}")
     connection.close()
-    with pytest.raises(StoreVersionError) as error:
+    with pytest.raises(StoreFileError) as error:
         SqliteStore(path)
     assert str(error.value) == (
         f"{path} has schema {version}; this version of wan-flf2v knows schema 3 only. Update wan-flf2v, or use another "
         "data folder."
     )
+
+
+def _another_programs(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE notes (text)")
+
+
+_SPOILT = {  # how a good store's file is spoilt, and what the error says
+    "text": (lambda path: path.write_text("hello\n" * 500), "is damaged, or no store of this API"),
+    "cut short": (lambda path: os.truncate(path, 5000), "is damaged, or no store of this API"),
+    "its first pages only": (lambda path: os.truncate(path, 8192), "is damaged, or no store of this API"),
+    "a page that is none": (
+        lambda path: path.write_bytes(path.read_bytes()[:8192] + b"?" * 4096 + path.read_bytes()[12288:]),
+        "is damaged, or no store of this API",
+    ),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+    "another program's": (lambda path: (path.unlink(), _another_programs(path)), "is a database of another program"),
+}
+
+
+@pytest.mark.parametrize("how", _SPOILT)
+def test_a_file_that_is_no_store_is_refused_with_words(tmp_path, how):
+    path = tmp_path / "s"
+    store = Blocking(SqliteStore(path))
+    add(store)
+    store.close()
+    spoil, words = _SPOILT[how]
+    spoil(path)
+    with pytest.raises(StoreFileError, match=words) as error:
+        SqliteStore(path)
+    assert str(path) in str(error.value)
