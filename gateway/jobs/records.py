@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ...contract.parameters import Value
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
+DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -41,7 +42,7 @@ class Job:
     ``number`` counts accepted jobs. ``token`` is the id of the token that it was submitted with. ``values`` is the
     request, validated and complete. ``inputs`` maps an image parameter's key to the name of the file below
     ``<data>/inputs/`` that is uploaded to ComfyUI for the run; an image parameter that is not in it names a file in
-    ComfyUI's input folder. ``attempt`` counts the starts: 1 is the first run, 2 the one after its ComfyUI ended once.
+    ComfyUI's input folder. ``attempt`` counts the starts: 1 is the first, 2 the one after its ComfyUI ended once.
     ``worker`` is the ComfyUI process of the present attempt (``None`` if it has no name) and ``sent`` tells whether
     that took the prompt. ``dirty`` tells whether a prompt or images may be left there. ``version`` grows with every
     change. ``expired`` tells that the result is gone. ``output`` maps ``video`` and ``image`` to file names in
@@ -69,6 +70,16 @@ class Job:
     detail: dict[str, Any]
     version: int
     expired: bool
+
+    @property
+    def ran(self) -> bool:
+        """Whether ComfyUI was seen at work on the job in the present attempt, not only holding it in its queue."""
+        return (self.progress or {}).get("host_queue_position") == 0
+
+    @property
+    def deaths(self) -> int:
+        """How often a ComfyUI ended while it ran the job, in the attempts before the present one."""
+        return int(self.detail.get(DEATHS, 0))
 
     @property
     def finished(self) -> bool:

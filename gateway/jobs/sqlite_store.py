@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .order import QueuedJob, in_order, queue_position
-from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook
 from .store import (
     CancelOutcome,
     IdempotencyConflictError,
@@ -94,6 +94,7 @@ CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health T
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
 _FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
+_EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit waits for one, not for a whole purge
 _JSON = ("values", "inputs", "output", "progress", "detail")
 _FLAGS = ("cancel_requested", "sent", "dirty", "expired")
 
@@ -233,8 +234,10 @@ class SqliteStore(Store):
         job = _get(database, job_id)
         if job.cancel_requested:
             _end(database, job_id, "cancelled")
-        else:
-            _change(database, job_id, ("in_progress",), status="in_queue", worker=None, sent=0, progress=None)
+            return
+        waits = {"status": "in_queue", "worker": None, "sent": 0, "progress": None}
+        detail = {**job.detail, DEATHS: job.deaths + job.ran}
+        _change(database, job_id, ("in_progress",), **waits, detail=json.dumps(detail))
 
     @_writes
     def end(
@@ -279,8 +282,13 @@ class SqliteStore(Store):
         query = "SELECT id, finished_at FROM jobs WHERE expired = 0 AND finished_at IS NOT NULL ORDER BY finished_at"
         return [(row[0], row[1]) for row in database.execute(query)]
 
+    async def expire(self, job_ids: Iterable[str]) -> None:
+        job_ids = list(job_ids)
+        for first in range(0, len(job_ids), _EXPIRED_AT_ONCE):
+            await self._expire(job_ids[first : first + _EXPIRED_AT_ONCE])
+
     @_writes
-    def expire(self, database: sqlite3.Connection, job_ids: Iterable[str]) -> None:
+    def _expire(self, database: sqlite3.Connection, job_ids: list[str]) -> None:
         for job_id in job_ids:
             _get(database, job_id)
             blank = {"expired": 1, "output": None, "values": "{}", "inputs": "{}"}

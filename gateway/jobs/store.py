@@ -32,7 +32,7 @@ class IdempotencyConflictError(Exception):
 
 
 class Store(Protocol):
-    """Jobs, and what belongs to them. Any number of processes share one store; each call is atomic.
+    """Jobs, and what belongs to them. Any number of processes share one store; each call but ``expire`` is atomic.
 
     When a method returns, its change survives a power cut (``report`` and ``set_health`` only survive a crash of the
     process). A call that is cancelled is completed first. Every method may raise ``StoreError``. Methods that change a
@@ -79,7 +79,10 @@ class Store(Protocol):
         """Note how far the running job is."""
 
     async def requeue(self, job_id: str) -> None:
-        """Let a job whose worker ended wait again at its old place; one with a cancel request ends as cancelled."""
+        """Let a job whose worker ended wait again at its old place; count that as a death if the worker ran it.
+
+        One with a cancel request ends as cancelled.
+        """
 
     async def end(
         self,
@@ -108,7 +111,10 @@ class Store(Protocol):
         """Return id and end time of every ended job that has not expired, oldest first."""
 
     async def expire(self, job_ids: Iterable[str]) -> None:
-        """Forget what ended jobs asked for, their output and their idempotency keys."""
+        """Forget what ended jobs asked for, their output and their idempotency keys.
+
+        Of many jobs, a few at a time: other calls come in between, and an error leaves the first ones expired.
+        """
 
     # Tokens
 

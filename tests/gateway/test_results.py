@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import subprocess
 import sys
 import uuid
@@ -162,15 +163,38 @@ def test_an_address_ends_with_its_time(tmp_path, store):
     ],
 )
 def test_a_client_is_told_what_is_wrong_with_an_address(tmp_path, settings, added, code, message):
-    """There is no file here behind any of them."""
     with Gateway(tmp_path, config=settings) as gateway:
         request_id = gateway.submit()
         with gateway.store() as store:
             store.assign(request_id)
-            store.end(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+            gateway.succeed(store, request_id)
         address = gateway.result(request_id)["output"]["video"].removeprefix(gateway.url)
         answer = gateway.get(address + added, token=None)
     assert (answer.status, answer.code, answer.json["error_message"]) == (code // 1000, code, message)
+
+
+@pytest.mark.parametrize("deleted", ["the folder", "the video", "the image"])
+def test_a_request_whose_files_someone_deleted_is_not_found(gateway, deleted):
+    """As one that has expired, with the same words on every call: not a success whose links are dead."""
+    request_id = gateway.submit()
+    with gateway.store() as store:
+        store.assign(request_id)
+        gateway.succeed(store, request_id)
+    folder = gateway.data / "results" / request_id
+    address = gateway.result(request_id)["output"]["video"].removeprefix(gateway.url)
+    kept = shutil.copytree(folder, folder.with_name("kept"), dirs_exist_ok=True)
+    if deleted == "the folder":
+        shutil.rmtree(folder)
+    else:
+        (folder / ("video.mp4" if deleted == "the video" else "frame0.png")).unlink()
+    for answer in (
+        *(gateway.get(f"/v1/requests/{request_id}/{call}") for call in ("status", "result", "events")),
+        gateway.cancel(request_id),
+    ):
+        assert (answer.status, answer.code) == (404, 404001)
+    assert deleted == "the image" or gateway.get(address, token=None).status == 404
+    shutil.copytree(kept, folder, dirs_exist_ok=True)  # as when a disk was away for a while
+    assert gateway.result(request_id)["status"] == "succeeded"
 
 
 def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):
@@ -233,6 +257,28 @@ def test_purge_lets_old_results_expire(tmp_path, store):
     assert [store.get(job.id).expired for job in (old, failed, new)] == [True, True, False]
     assert [folder.exists() for folder in folders] == [False, True]
     assert purge(results) == 0
+
+
+def test_a_purge_of_many_lets_others_in_between(tmp_path, store):
+    """A request is accepted while a purge of 2,000 results is under way, not after it."""
+    sql(
+        store.store,
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000) "
+        'INSERT INTO jobs (id, token, model_id, "values", inputs, status, created_at, finished_at) '
+        "SELECT 'old-' || n, 'anna', 'model', '{}', '{}', 'succeeded', 1, 1 FROM numbers",
+    )
+    results = Results(Settings(data=tmp_path, result_ttl_s=3600.0), store.store)
+
+    async def go():
+        purge = asyncio.create_task(results.purge())
+        while len(await store.store.unexpired()) == 2000:
+            await asyncio.sleep(0)
+        await store.store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}))
+        left = len(await store.store.unexpired())
+        return left, await purge
+
+    left, expired = asyncio.run(go())
+    assert (0 < left < 2000, expired) == (True, 2000)
 
 
 def test_purge_lets_the_oldest_results_expire_when_there_is_too_much(tmp_path, store):

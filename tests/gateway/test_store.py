@@ -98,6 +98,17 @@ def test_a_requeued_request_keeps_its_place_and_its_next_run_is_another_attempt(
     assert (running.attempt, running.worker, running.sent) == (2, "another ComfyUI", False)
 
 
+def test_a_death_counts_if_the_request_ran(store):
+    job = add(store)
+    for progress, ran, deaths in ((None, False, 0), (1, False, 0), (0, True, 1), (0, True, 2), (3, False, 2)):
+        store.assign(job.id)
+        if progress is not None:
+            store.report(job.id, {"host_queue_position": progress})
+        assert store.get(job.id).ran is ran
+        store.requeue(job.id)
+        assert (store.get(job.id).deaths, store.get(job.id).ran) == (deaths, False)
+
+
 def test_a_request_ends_once(store):
     job = add(store)
     assert store.assign(job.id)
