@@ -92,15 +92,19 @@ async def _mount_api(server: PromptServer) -> None:
     app = create_app(settings, own_url=_own_url(), mounted=True, ready=listening)
     server.app.add_subapp(PREFIX, app)
     url = (settings.base_url or _own_url()).rstrip("/") + PREFIX
+    _tell_where(url, data / "token" if settings.auth else None, file, first=first)
+
+
+def _tell_where(url: str, token: Path | None, settings_file: Path, *, first: bool) -> None:
+    """Say in the log where the API is; on the first start also what it is, and how to switch it off."""
     if not first:
         _LOG.info("hosted API of wan-flf2v is on url=%s", url)
         return
-    token = f"The token is in {data / 'token'}." if settings.auth else "It asks for no token."
     _LOG.info(
         "hosted API of wan-flf2v is on url=%s: it takes requests as the hosted service does, and runs them here. "
         "Nothing leaves this machine, except to addresses that a request names (of images, of a webhook). %s "
         'To switch it off, write {"mount": false} into %s and restart ComfyUI.',
-        *(url, token, file),
+        *(url, f"The token is in {token}." if token is not None else "It asks for no token.", settings_file),
     )
 
 
