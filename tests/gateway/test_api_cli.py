@@ -162,22 +162,19 @@ def without(modules, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("module", ["av", "filelock", "pydantic_settings"])
-def test_what_the_gateway_needs_is_checked_when_it_starts(tmp_path, module):
-    done = without(module, "serve", "--data", tmp_path, "--port", 0, "--comfyui", NOWHERE)
+@pytest.mark.parametrize("modules", ["av", "filelock,pydantic_settings"])
+def test_what_the_gateway_needs_is_checked_when_it_starts(tmp_path, modules):
+    done = without(modules, "serve", "--data", tmp_path, "--port", 0, "--comfyui", NOWHERE)
     assert done.returncode == 2, done.stderr
-    assert module in done.stderr and 'pip install "wan-flf2v[serve]' in done.stderr
+    assert modules.split(",")[0] in done.stderr and 'pip install "wan-flf2v[serve]' in done.stderr
     assert "Traceback" not in done.stderr and "Serving" not in done.stderr
 
 
-def test_the_other_commands_need_no_more_than_the_extra_client(tmp_path):
-    needs = "av,filelock,pydantic_settings"
-    assert without(needs, "token", "list", "--data", tmp_path).returncode == 2
-    assert without(needs, "token", "list", "--help").returncode == 0
-    assert "57_steps" in without(needs, "params").stdout
+def test_the_other_commands_need_no_more_than_the_extra_client():
+    assert "57_steps" in without("av,filelock,pydantic_settings", "params").stdout
 
 
-@pytest.mark.parametrize("command", [("serve", "--port", 0, "--no-auth"), ("serve", "--port", 0), ("token", "list")])
+@pytest.mark.parametrize("command", [("serve", "--port", 0, "--no-auth"), ("token", "list")])
 def test_a_damaged_store_is_said_at_the_start(cli, tmp_path, command):
     (tmp_path / "store.sqlite3").write_text("not a database" * 500)
     done = cli(*command, "--data", tmp_path)

@@ -163,12 +163,14 @@ def test_an_address_ends_with_its_time(tmp_path, store):
     ],
 )
 def test_a_client_is_told_what_is_wrong_with_an_address(tmp_path, settings, added, code, message):
+    """There is no file any more behind any of them."""
     with Gateway(tmp_path, config=settings) as gateway:
         request_id = gateway.submit()
         with gateway.store() as store:
             store.assign(request_id)
             gateway.succeed(store, request_id)
         address = gateway.result(request_id)["output"]["video"].removeprefix(gateway.url)
+        shutil.rmtree(gateway.data / "results" / request_id)
         answer = gateway.get(address + added, token=None)
     assert (answer.status, answer.code, answer.json["error_message"]) == (code // 1000, code, message)
 
