@@ -33,7 +33,7 @@ from .shared import (
     say,
 )
 
-DEFAULT_API = "http://127.0.0.1:8189/v1"  # where `wan-flf2v serve` is
+DEFAULT_API = HostedApi.example  # where `wan-flf2v serve` is
 _API_VARIABLE, _TOKEN_VARIABLE = "RUNCOMFY_MODEL_API_BASE", "RUNCOMFY_API_TOKEN"
 _T = TypeVar("_T")
 

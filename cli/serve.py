@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
-from ..gateway.http.responses import timestamp
-from ..gateway.jobs.sqlite_store import SqliteStore
-from ..gateway.jobs.store import Store, StoreVersionError
-from ..gateway.jobs.tokens import TokenNameError, create_token
-from ..gateway.serve import ServeError, default_data
-from ..gateway.serve import serve as serve_api
-from ..gateway.settings import ConfigError, Settings, read_settings
+from ..client.hosted_api import DEFAULT_PORT
 from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, out, say
 
-DEFAULT_PORT = 8189  # beside ComfyUI's 8188
+if TYPE_CHECKING:
+    from ..gateway.jobs.store import Store
+    from ..gateway.settings import Settings
+
+_NEEDS = ("av", "filelock", "pydantic_settings")  # what the extra [serve] has and [client] has not
 _T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
 
@@ -52,6 +51,12 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every response.")] = False,
 ) -> None:
     """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
+    check_extra()
+    from ..gateway.jobs.store import StoreFileError
+    from ..gateway.serve import ServeError, default_data
+    from ..gateway.serve import serve as serve_api
+    from ..gateway.settings import ConfigError, read_settings
+
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("wan_flf2v").setLevel(level)
@@ -64,12 +69,23 @@ def serve(
         settings = read_settings(data or default_data(), config, **changes)
         _hint_token(settings)
         serve_api(settings, host, port, lambda url: say(f"Serving {url}/v1"))
-    except (ServeError, ConfigError, StoreVersionError) as error:
+    except (ServeError, ConfigError) as error:
         fail(str(error), EXIT_USAGE)
-    except OSError as error:
+    except (StoreFileError, OSError) as error:
         fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
+
+
+@_tokens.callback()
+def check_extra() -> None:
+    """Refuse to go on without what the gateway needs; otherwise a lack would show after a whole run."""
+    try:
+        for name in _NEEDS:
+            importlib.import_module(name)
+    except ImportError as error:
+        hint = 'pip install "wan-flf2v[serve] @ git+<this repository>"'
+        fail(f"The API needs more than the extra [client] ({error}). Install [serve] in its place: {hint}", EXIT_USAGE)
 
 
 @_tokens.command()
@@ -80,6 +96,8 @@ def create(
     queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
 ) -> None:
     """Make a token and print it. It is shown this once; only its hash is kept."""
+    from ..gateway.jobs.tokens import TokenNameError, create_token
+
     try:
         text, token = _with_store(
             data, lambda store: create_token(store, name, rate_per_minute=rate, queue_limit=queue)
@@ -93,6 +111,8 @@ def create(
 @_tokens.command("list")
 def list_tokens(data: _Data = None) -> None:
     """List the tokens' names and limits."""
+    from ..gateway.http.responses import timestamp
+
     folder = _folder(data)
     if not _has_store(folder):
         say(f"No token was ever made in {folder}. `wan-flf2v token create NAME --data {folder}` makes one there.")
@@ -116,6 +136,8 @@ def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data:
 
 
 def _folder(data: Path | None) -> Path:
+    from ..gateway.serve import default_data
+
     return data or default_data()
 
 
@@ -125,8 +147,11 @@ def _has_store(folder: Path) -> bool:
 
 
 def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
+    from ..gateway.jobs.sqlite_store import SqliteStore
+    from ..gateway.jobs.store import StoreError, StoreFileError
+
     async def go() -> _T:
-        store = SqliteStore((data or default_data()) / "store.sqlite3")
+        store = SqliteStore(_folder(data) / "store.sqlite3")
         try:
             return await work(store)
         finally:
@@ -134,7 +159,7 @@ def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T
 
     try:
         return asyncio.run(go())
-    except (StoreVersionError, OSError) as error:
+    except (StoreFileError, StoreError, OSError) as error:
         fail(str(error), EXIT_FAILED)
 
 

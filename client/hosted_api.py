@@ -19,6 +19,12 @@ _LOST_AFTER = 30  # tries in a row: a server that restarts is back by then
 _ENDED = ("completed", "cancelled")  # a failed request is called completed
 
 
+DEFAULT_PORT = 8219
+"""Where ``wan-flf2v serve`` listens by default. ComfyUI has 8188, Comfy-Org's own API proxy 8189, and further copies of
+ComfyUI the ports behind. IANA has assigned this one to nobody, and no common AI tool uses it.
+"""
+
+
 class HostedApi(Connection):
     """One API, as ``async with HostedApi(base, token) as api``. ``base`` ends in ``/v1``.
 
@@ -27,7 +33,7 @@ class HostedApi(Connection):
 
     name = "the API"
     kind = "an API"
-    example = "http://127.0.0.1:8189/v1"
+    example = f"http://127.0.0.1:{DEFAULT_PORT}/v1"
 
     def __init__(self, base: str, token: str | None = None) -> None:
         super().__init__(base)

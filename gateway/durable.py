@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM_BYTES = 1 << 20
 
 
 def write_durably(path: Path, content: bytes, *, replace: bool = True) -> None:
@@ -48,6 +53,17 @@ def read_secret(path: Path, new: bytes) -> bytes:
     if not path.exists():
         write_durably(path, new, replace=False)
     return path.read_bytes()
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether an error says that the disk, or what this user may take of it, is full."""
+    return error.errno in _FULL
+
+
+def check_room(folder: Path) -> None:
+    """Write a MiB into a nameless file that is gone at once; ``OSError`` if the folder's disk does not take it."""
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        stream.write(bytes(_ROOM_BYTES))
 
 
 def sync(path: Path) -> None:

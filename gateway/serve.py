@@ -55,7 +55,10 @@ def check_address(host: str, auth: bool) -> None:
 
 
 def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; ``on_start`` gets the address. Raises ``ServeError``, ``OSError``."""
+    """Serve until SIGINT or SIGTERM; ``on_start`` gets the address.
+
+    Raises ``ServeError``, ``StoreFileError`` and ``OSError``.
+    """
     check_address(host, settings.auth)
     try:
         ComfyClient(settings.comfyui_url)

@@ -80,9 +80,10 @@ async def _mount_api(server: PromptServer) -> None:
         return
     for host in args.listen.split(","):
         check_address(host.strip(), settings.auth)
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    first = not (data / "store.sqlite3").exists()
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.auth:
-        await first_token(settings.data)
+        first |= await first_token(data)
 
     async def listening() -> None:
         while not hasattr(server, "address"):  # ComfyUI sets it when it listens
@@ -90,6 +91,21 @@ async def _mount_api(server: PromptServer) -> None:
 
     app = create_app(settings, own_url=_own_url(), mounted=True, ready=listening)
     server.app.add_subapp(PREFIX, app)
+    url = (settings.base_url or _own_url()).rstrip("/") + PREFIX
+    _tell_where(url, data / "token" if settings.auth else None, file, first=first)
+
+
+def _tell_where(url: str, token: Path | None, settings_file: Path, *, first: bool) -> None:
+    """Say in the log where the API is; on the first start also what it is, and how to switch it off."""
+    if not first:
+        _LOG.info("hosted API of wan-flf2v is on url=%s", url)
+        return
+    _LOG.info(
+        "hosted API of wan-flf2v is on url=%s: it takes requests as the hosted service does, and runs them here. "
+        "Nothing leaves this machine, except to addresses that a request names (of images, of a webhook). %s "
+        'To switch it off, write {"mount": false} into %s and restart ComfyUI.',
+        *(url, f"The token is in {token}." if token is not None else "It asks for no token.", settings_file),
+    )
 
 
 def _own_url() -> str:

@@ -60,7 +60,7 @@ def create_app(
     cors, authentication = Cors(settings.cors_origins), Authentication(settings, store)
     requests = RequestRoutes(settings, store, results, dispatcher, authentication)
     availability = Availability(settings, models)
-    ops = OpsRoutes(store, models, metrics, authentication, availability)
+    ops = OpsRoutes(settings, store, models, metrics, authentication, availability)
     groups = (
         requests,
         ModelRoutes(models, availability),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from ..durable import is_full
+from ..jobs.store import StoreError, StoreFullError
+
 
 class ErrorKind(NamedTuple):
     """A row of the table: code, text, and for a 422 the ``type`` of its entry in ``detail``.
@@ -89,8 +92,10 @@ UPLOADS_FULL = ErrorKind(
 )
 
 INTERNAL = ErrorKind(500001, "An error occurred in the API. The server's log says which.")
+STORE_DOWN = ErrorKind(503001, "The API cannot read or write its store. The server's log says why. Try again later.")
+DISK_FULL = ErrorKind(507001, "The API's disk is full: nothing was accepted or changed. Try again when it has room.")
 
-MODEL_UNAVAILABLE = ErrorKind(503001, "This model cannot run here now, so the request was not queued. {reason}")
+MODEL_UNAVAILABLE = ErrorKind(503002, "This model cannot run here now, so the request was not queued. {reason}")
 
 # What the OpenAPI document says of each status.
 SUMMARIES = {
@@ -106,7 +111,8 @@ SUMMARIES = {
     422: "Values were refused; one entry in `detail` for each (422001).",
     429: "Too many requests, or too many of them waiting (429001).",
     500: "An error occurred in the API (500001).",
-    503: "ComfyUI lacks what the model needs, a list in `detail`; nothing was queued (503001).",
+    503: "The API cannot use its store (503001), or ComfyUI lacks what the model needs, listed in `detail` (503002).",
+    507: "The API's disk is full (507001).",
 }
 
 
@@ -118,6 +124,13 @@ class ApiError(Exception):
         self.code = kind.code
         self.status = 401 if kind is UNAUTHORIZED else kind.code // 1000
         self.detail = detail
+
+
+def kind_of(error: Exception) -> ErrorKind:
+    """Return the row for an error that nobody expected: of the store and its disk, or any other."""
+    if isinstance(error, StoreFullError) or (isinstance(error, OSError) and is_full(error)):
+        return DISK_FULL
+    return STORE_DOWN if isinstance(error, (StoreError, OSError)) else INTERNAL
 
 
 def too_many(kind: ErrorKind, wait_s: float, /, **values: object) -> ApiError:

@@ -170,9 +170,9 @@ async def respond_to_errors(request: web.Request, handler: Handler) -> web.Strea
         if error.status < 400:
             raise
         return _http_error_response(error)
-    except Exception:  # noqa: BLE001 -- the last resort: the log has all of it, the client learns no internals
+    except Exception as error:  # noqa: BLE001 -- the last resort: the log has all of it, the client learns no internals
         _LOG.exception("request failed method=%s", request.method if request.method in _METHODS else "OTHER")
-        return error_response(ApiError(errors.INTERNAL))
+        return error_response(ApiError(errors.kind_of(error)))
 
 
 def error_response(error: ApiError) -> web.Response:

@@ -28,7 +28,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     *(CancelResponse, CategoryListResponse, ErrorResponse, ModelListResponse, ModelResponse),
     *(ResultResponse, StatusResponse, SubmitResponse, UploadResponse),
 )
-_COMMON = (400, 401, 429, 500)
+_COMMON = (400, 401, 429, 500, 503, 507)
 _LINKS = {
     call: {"operationId": f"{call}_request", "parameters": {"request_id": "$response.body#/request_id"}}
     for call in ("status", "result", "cancel", "events")

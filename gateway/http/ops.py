@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from ...contract.parameters import ModelContract
+from ..durable import check_room
 from ..jobs.records import Status
-from ..jobs.store import Store
+from ..jobs.store import Store, StoreError
+from ..settings import Settings
 from .availability import Availability
+from .errors import ApiError, ErrorKind, kind_of
 from .metrics import Metrics
 from .middleware import Authentication, public
 from .openapi import document
 
+_LOG = logging.getLogger("wan_flf2v.gateway")
+_DISK_KNOWN_S = 3.0
 _STATUSES: tuple[Status, ...] = ("in_queue", "in_progress", "succeeded", "failed", "cancelled")
 
 
@@ -23,17 +31,22 @@ class OpsRoutes:
 
     def __init__(
         self,
+        settings: Settings,
         store: Store,
         models: Mapping[str, ModelContract],
         metrics: Metrics,
         authentication: Authentication,
         availability: Availability,
     ) -> None:
+        self._settings = settings
         self._store = store
         self._document = document(models.values())
         self._metrics = metrics
         self._authentication = authentication
         self._availability = availability
+        self._writing = asyncio.Lock()
+        self._disk_problem: ErrorKind | None = None
+        self._disk_known_until = 0.0
 
     def root_routes(self) -> list[web.RouteDef]:
         """Return the routes that a gateway also has without ``/v1``."""
@@ -48,8 +61,13 @@ class OpsRoutes:
 
     @public
     async def healthz(self, _: web.Request) -> web.Response:
-        """Return 200 while this process serves and its store can be read."""
-        await self._store.count(None, "in_progress")
+        """Return 200 while this process serves and can keep what it is sent, else 503 or 507 with the reason."""
+        async with self._writing:  # calls at the same time share one attempt
+            if self._disk_known_until < time.monotonic():
+                self._disk_problem = await self._find_disk_problem()
+                self._disk_known_until = time.monotonic() + _DISK_KNOWN_S
+        if self._disk_problem is not None:
+            raise ApiError(self._disk_problem)
         return web.json_response({"status": "ok"})
 
     @public
@@ -71,6 +89,16 @@ class OpsRoutes:
     async def openapi(self, _: web.Request) -> web.Response:
         """Return the OpenAPI document."""
         return web.json_response(self._document)
+
+    async def _find_disk_problem(self) -> ErrorKind | None:
+        """Try to write, into the store and beside it; return what a client is told if that fails."""
+        try:
+            await self._store.check()
+            await asyncio.to_thread(check_room, self._settings.data)
+        except (StoreError, OSError) as error:
+            _LOG.warning("nothing can be kept: %s", error)
+            return kind_of(error)
+        return None
 
     async def _find_problems(self) -> list[str]:
         """Return what keeps every request from running: the dispatcher, ComfyUI, or what all models lack there."""

@@ -282,7 +282,7 @@ class RequestRoutes:
         if not REQUEST_ID.fullmatch(request_id):
             raise ApiError(errors.INVALID_REQUEST_ID)
         job = await self._store.get(request_id)
-        if job is None or job.token != token_of(request).id or job.expired:
+        if job is None or job.token != token_of(request).id or job.expired or self._results.lost(job):
             raise ApiError(errors.NO_SUCH_REQUEST, request_id=request_id)
         return job
 

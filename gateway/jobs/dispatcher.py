@@ -32,11 +32,16 @@ _CHECK_S = 5.0  # how often ComfyUI is asked whether it is there while nothing r
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _LOCK_RETRY_S = 2.0
 _TIDY_AGAIN_S = 60.0
-_MAX_ATTEMPTS = 2
+_MAX_DEATHS = 2  # of ComfyUI while it ran a job
+_MAX_ATTEMPTS = 10  # also if no death was seen to be the job's: it may end ComfyUI before that can tell that it runs
 
 _WORKER_ENDED = (
-    "ComfyUI ended twice while it ran this request. Its log says why; often it ran out of memory: choose a smaller "
-    "size or fewer frames, and submit it again."
+    "ComfyUI ended twice while it ran this request. Its log says why. If it was restarted, submit the request again; "
+    "often it ran out of memory: choose a smaller size or fewer frames."
+)
+_NEVER_RAN = (
+    f"ComfyUI ended {_MAX_ATTEMPTS} times before it ran this request to its end. Its log says why. Submit it again "
+    "when ComfyUI stays up."
 )
 _REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
 _INTERNAL = "The API failed on this request. Its log says more, under the request's id."
@@ -153,10 +158,12 @@ class Dispatcher:
             await self._end(job, "failed", error=_REMOVED)
         elif found != "worker_ended":
             await self._complete(backend, identity, await self._store.get(job.id) or job, found)
-        elif job.attempt < _MAX_ATTEMPTS:
-            await self._store.requeue(job.id)
-        else:
+        elif job.deaths + job.ran >= _MAX_DEATHS:
             await self._end(job, "failed", error=_WORKER_ENDED)
+        elif job.attempt >= _MAX_ATTEMPTS:
+            await self._end(job, "failed", error=_NEVER_RAN)
+        else:
+            await self._store.requeue(job.id)
 
     async def _complete(self, backend: ComfyBackend, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running job to its end from where it was found."""
@@ -245,15 +252,20 @@ def _progress(progress: Progress) -> dict[str, Any]:
 
 
 def _detail(job: Job, identity: Identity, run: RunResult | None, found: list[str]) -> dict[str, Any]:
-    """Return what the result tells besides the files; times are seconds, ``running`` is ComfyUI's own measure."""
-    started = job.started_at or job.created_at
-    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.attempt > 1 else []
+    """Return what the result tells besides the files; times are seconds, ``running`` is ComfyUI's own measure.
+
+    The clock may have been set meanwhile: no time is below 0, and the total not below its parts.
+    """
+    queued = max((job.started_at or job.created_at) - job.created_at, 0.0)
+    running = run.seconds if run is not None else None
+    total = max(time.time() - job.created_at, queued + (running or 0.0))
+    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.deaths else []
     return {
         "seed": job.values[SEED.key],
         "timings": {
-            "queued": round(started - job.created_at, 3),
-            "running": round(run.seconds, 3) if run is not None else None,
-            "total": round(time.time() - job.created_at, 3),
+            "queued": round(queued, 3),
+            "running": round(running, 3) if running is not None else None,
+            "total": round(total, 3),
         },
         "warnings": [*warnings, *found],
         "host_version": identity.version,

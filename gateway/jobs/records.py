@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ...contract.parameters import Value
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
+DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -43,7 +44,7 @@ class Job:
     ``number`` counts accepted jobs. ``token`` is the id of the token that it was submitted with. ``values`` is the
     request, validated and complete. ``inputs`` maps an image parameter's key to the name of the file below
     ``<data>/inputs/`` that is uploaded to ComfyUI for the run; an image parameter that is not in it names a file in
-    ComfyUI's input folder. ``attempt`` counts the starts: 1 is the first run, 2 the one after its ComfyUI ended once.
+    ComfyUI's input folder. ``attempt`` counts the starts: 1 is the first, 2 the one after its ComfyUI ended once.
     ``worker`` is the ComfyUI process of the present attempt (``None`` if it has no name) and ``sent`` tells whether
     that took the prompt. ``dirty`` tells whether a prompt or images may be left there. ``version`` grows with every
     change. ``expired`` tells that the result is gone. ``output`` maps ``video`` and ``image`` to file names in
@@ -71,6 +72,16 @@ class Job:
     detail: dict[str, Any]
     version: int
     expired: bool
+
+    @property
+    def ran(self) -> bool:
+        """Whether ComfyUI was seen at work on the job in the present attempt, not only holding it in its queue."""
+        return (self.progress or {}).get("host_queue_position") == 0
+
+    @property
+    def deaths(self) -> int:
+        """How often a ComfyUI ended while it ran the job, in the attempts before the present one."""
+        return int(self.detail.get(DEATHS, 0))
 
     @property
     def finished(self) -> bool:
@@ -111,8 +122,8 @@ class StoredFile:
 class Webhook:
     """A message about a job that has not been delivered: that it is ``in_queue``, ``in_progress``, or at its ``end``.
 
-    ``first_at`` is when it was. ``secret`` signs it (``None``: the server's own does) and its links lead to
-    ``base_url``, both as they were when the job was submitted.
+    ``first_at`` is when it was, ``token`` the id of the job's token. ``secret`` signs it (``None``: the server's own
+    does) and its links lead to ``base_url``, both as they were when the job was submitted.
     """
 
     job_id: str
@@ -121,6 +132,7 @@ class Webhook:
     base_url: str | None
     attempts: int
     first_at: float
+    token: str
     tells: Literal["in_queue", "in_progress", "end"] = "end"
 
 

@@ -71,6 +71,10 @@ class Results:
             raise StorageError(f"The result of request {job_id} cannot be written: {error}") from error
         return {"video": _VIDEO, "image": _FRAME}
 
+    def lost(self, job: Job) -> bool:
+        """Return whether a succeeded job's files are gone, because someone deleted them."""
+        return any(not (self._folder / job.id / name).is_file() for name in (job.output or {}).values())
+
     def urls(self, job: Job, base_url: str) -> dict[str, str | list[str]]:
         """Return a succeeded job's output as clients get it; the addresses are valid for the configured time.
 

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .order import QueuedJob, in_order, queue_position
-from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
-from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, Store, StoreError, StoreVersionError
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook
+from .store import (
+    CancelOutcome,
+    IdempotencyConflictError,
+    QueueFullError,
+    Store,
+    StoreError,
+    StoreFileError,
+    StoreFullError,
+)
 
 SCHEMA_VERSION = 4
 _SCHEMA = """
@@ -88,6 +96,7 @@ CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health T
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
 _FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
+_EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit waits for one, not for a whole purge
 _JSON = ("values", "inputs", "output", "progress", "detail")
 _FLAGS = ("cancel_requested", "sent", "dirty", "expired")
 
@@ -135,14 +144,24 @@ def _writes(
 class SqliteStore(Store):
     """``Store`` in the file ``path``. Reads and writes have a thread and a connection each: no read waits for a write.
 
-    The constructor blocks. It raises ``StoreVersionError`` and ``OSError``.
+    The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_dir():
+            raise StoreFileError(f"{path} is a folder, but the API's store must be a file. Move the folder away.")
         path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
-        _create(path)
-        self._reader, self._writer = _Worker(path), _Worker(path)
+        try:
+            _create(path)
+            self._reader, self._writer = _Worker(path), _Worker(path)
+        except sqlite3.OperationalError as error:
+            raise StoreFileError(f"{path} cannot be opened: {error}. Look at its disk and its permissions.") from error
+        except sqlite3.DatabaseError as error:
+            raise StoreFileError(
+                f"{path} is damaged, or no store of this API ({error}). Put a copy of it there, or move it away, with "
+                f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
+            ) from error
         self._queue: tuple[int, tuple[QueuedJob, ...]] | None = None  # the file's version, and the queue in it
 
     async def close(self) -> None:
@@ -221,8 +240,10 @@ class SqliteStore(Store):
         job = _get(database, job_id)
         if job.cancel_requested:
             _end(database, job_id, "cancelled")
-        else:
-            _change(database, job_id, ("in_progress",), status="in_queue", worker=None, sent=0, progress=None)
+            return
+        waits = {"status": "in_queue", "worker": None, "sent": 0, "progress": None}
+        detail = {**job.detail, DEATHS: job.deaths + job.ran}
+        _change(database, job_id, ("in_progress",), **waits, detail=json.dumps(detail))
 
     @_writes
     def end(
@@ -267,8 +288,13 @@ class SqliteStore(Store):
         query = "SELECT id, finished_at FROM jobs WHERE expired = 0 AND finished_at IS NOT NULL ORDER BY finished_at"
         return [(row[0], row[1]) for row in database.execute(query)]
 
+    async def expire(self, job_ids: Iterable[str]) -> None:
+        job_ids = list(job_ids)
+        for first in range(0, len(job_ids), _EXPIRED_AT_ONCE):
+            await self._expire(job_ids[first : first + _EXPIRED_AT_ONCE])
+
     @_writes
-    def expire(self, database: sqlite3.Connection, job_ids: Iterable[str]) -> None:
+    def _expire(self, database: sqlite3.Connection, job_ids: list[str]) -> None:
         for job_id in job_ids:
             _get(database, job_id)
             blank = {"expired": 1, "output": None, "values": "{}", "inputs": "{}"}
@@ -322,12 +348,19 @@ class SqliteStore(Store):
 
     @_writes
     def due_webhooks(
-        self, database: sqlite3.Connection, now: float, *, lease_s: float = 60.0, limit: int = 20
+        self,
+        database: sqlite3.Connection,
+        now: float,
+        *,
+        lease_s: float = 60.0,
+        wanted: Callable[[Webhook], bool] = lambda _: True,
     ) -> list[Webhook]:
-        first = "substr(tells, 1, instr(tells || ' ', ' ') - 1)"
-        columns = f"job_id, url, secret, base_url, attempts, first_at, {first}"
-        query = f"SELECT {columns} FROM webhooks WHERE due_at <= ? ORDER BY due_at LIMIT ?"  # noqa: S608
-        webhooks = [Webhook(*row) for row in database.execute(query, (now, limit))]
+        query = (
+            "SELECT job_id, url, secret, base_url, attempts, first_at, token, "
+            "substr(tells, 1, instr(tells || ' ', ' ') - 1) FROM webhooks "
+            "JOIN jobs ON jobs.id = job_id WHERE due_at <= ? ORDER BY due_at"
+        )
+        webhooks = [webhook for row in database.execute(query, (now,)) if wanted(webhook := Webhook(*row))]
         for webhook in webhooks:
             database.execute("UPDATE webhooks SET due_at = ? WHERE job_id = ?", (now + lease_s, webhook.job_id))
         return webhooks
@@ -346,6 +379,11 @@ class SqliteStore(Store):
     @_writes
     def remove_webhook(self, database: sqlite3.Connection, job_id: str) -> None:
         database.execute("DELETE FROM webhooks WHERE job_id = ?", (job_id,))
+
+    @functools.partial(_writes, durable=False)
+    def check(self, database: sqlite3.Connection) -> None:
+        database.execute("SELECT count(*) FROM jobs WHERE status = 'in_progress'").fetchone()
+        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")  # writes a page, though it is the same
 
     @functools.partial(_writes, durable=False)
     def set_health(self, database: sqlite3.Connection, health: Health) -> None:
@@ -376,7 +414,8 @@ class _Worker:
             await asyncio.wait([future])
             raise
         except sqlite3.Error as error:
-            raise StoreError(f"The store cannot be used: {error}") from error
+            kind = StoreFullError if "disk is full" in str(error) else StoreError  # Python 3.10 tells no code
+            raise kind(f"The store cannot be used: {error}") from error
 
     def close(self) -> None:
         """Finish the work that was given and take no more."""
@@ -393,17 +432,24 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    """Create the tables if the file is new; raise ``StoreVersionError`` if it has others."""
+    """Create the tables if the file is new; raise ``StoreFileError`` if it has others."""
     database = _connect(path)
     try:
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]  # 0.3 s for 100,000 jobs
+        if found != "ok":
+            raise sqlite3.DatabaseError(found.splitlines()[-1])
         database.execute("BEGIN IMMEDIATE")
         found = database.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, SCHEMA_VERSION):
-            raise StoreVersionError(
+            raise StoreFileError(
                 f"{path} has schema {found}; this version of wan-flf2v knows schema {SCHEMA_VERSION} only. Update "
                 "wan-flf2v, or use another data folder."
             )
         if found == 0:
+            if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise StoreFileError(
+                    f"{path} is a database of another program. Move it away, or use another data folder."
+                )
             for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
                 database.execute(statement)
             database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 from .order import QueuedJob
@@ -12,11 +12,15 @@ CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 
 
 class StoreError(Exception):
-    """The store cannot be read or written, such as when the disk is full."""
+    """The store cannot be read or written now."""
 
 
-class StoreVersionError(RuntimeError):
-    """The store was written by another version of this program."""
+class StoreFullError(StoreError):
+    """The store's disk is full."""
+
+
+class StoreFileError(RuntimeError):
+    """The store's file cannot be opened: it is damaged, no store, or of another version. The text says what to do."""
 
 
 class QueueFullError(Exception):
@@ -28,7 +32,7 @@ class IdempotencyConflictError(Exception):
 
 
 class Store(Protocol):
-    """Jobs, and what belongs to them. Any number of processes share one store; each call is atomic.
+    """Jobs, and what belongs to them. Any number of processes share one store; each call but ``expire`` is atomic.
 
     When a method returns, its change survives a power cut (``report`` and ``set_health`` only survive a crash of the
     process). A call that is cancelled is completed first. Every method may raise ``StoreError``. Methods that change a
@@ -75,7 +79,10 @@ class Store(Protocol):
         """Note how far the running job is."""
 
     async def requeue(self, job_id: str) -> None:
-        """Let a job whose worker ended wait again at its old place; one with a cancel request ends as cancelled."""
+        """Let a job whose worker ended wait again at its old place; count that as a death if the worker ran it.
+
+        One with a cancel request ends as cancelled.
+        """
 
     async def end(
         self,
@@ -104,7 +111,10 @@ class Store(Protocol):
         """Return id and end time of every ended job that has not expired, oldest first."""
 
     async def expire(self, job_ids: Iterable[str]) -> None:
-        """Forget what ended jobs asked for, their output and their idempotency keys."""
+        """Forget what ended jobs asked for, their output and their idempotency keys.
+
+        Of many jobs, a few at a time: other calls come in between, and an error leaves the first ones expired.
+        """
 
     # Tokens
 
@@ -142,10 +152,13 @@ class Store(Protocol):
 
     # Webhooks
 
-    async def due_webhooks(self, now: float, *, lease_s: float = 60.0, limit: int = 20) -> list[Webhook]:
-        """Take the webhooks that are due, oldest first; no other process gets them for ``lease_s``.
+    async def due_webhooks(
+        self, now: float, *, lease_s: float = 60.0, wanted: Callable[[Webhook], bool] = lambda _: True
+    ) -> list[Webhook]:
+        """Take the webhooks that are due and ``wanted``; no other process gets them for ``lease_s``.
 
-        If this process dies before it removes or retries one, that is due again when the lease ends.
+        ``wanted`` is asked about each due one, oldest first, in another thread. If this process dies before it removes
+        or retries one, that is due again when the lease ends.
         """
 
     async def retry_webhook(self, job_id: str, due_at: float) -> None:
@@ -158,6 +171,9 @@ class Store(Protocol):
         """Forget a job's webhook: it was told about the end, or wants no more."""
 
     # Health
+
+    async def check(self) -> None:
+        """Raise ``StoreError`` unless the store can be read and written."""
 
     async def set_health(self, health: Health) -> None:
         """Share how ComfyUI and the dispatcher are doing."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..durable import read_secret, sync_folder, write_durably
+from ..durable import read_secret, sync_folder
 from .records import Token
 from .sqlite_store import SqliteStore
 from .store import Store
-from .webhooks import new_secret
+from .webhooks import new_secret, shared_secret
 
 ANONYMOUS = Token("anonymous", "", 0.0, None, None, None, id="anonymous")  # for every caller of an API without tokens
 _PREFIX = "wf_"
@@ -34,38 +34,46 @@ async def create_token(
     rate_per_minute: int | None = None,
     queue_limit: int | None = None,
     text: str | None = None,
+    webhook_secret: str | None = None,
 ) -> tuple[str, Token]:
     """Make a token called ``name``; return its text, which is kept nowhere, and its record.
 
-    ``text`` is a new random one by default. A limit of ``None`` is that of the settings. Raises ``TokenNameError`` if
-    the name is taken, or is not 1 to 64 ASCII letters, digits, dots, dashes and underscores.
+    ``text`` and ``webhook_secret`` are new random ones by default. A limit of ``None`` is that of the settings. Raises
+    ``TokenNameError`` if the name is taken, or is not 1 to 64 ASCII letters, digits, dots, dashes and underscores.
     """
     if not _NAME.fullmatch(name) or name == ANONYMOUS.name:
         raise TokenNameError(f'"{name}" cannot name a token. Use 1 to 64 letters, digits, dots, dashes, underscores.')
     text = text or _new_text()
-    token = Token(name, hash_token(text), time.time(), new_secret(), rate_per_minute, queue_limit)
+    token = Token(name, hash_token(text), time.time(), webhook_secret or new_secret(), rate_per_minute, queue_limit)
     if not await store.add_token(token):
         raise TokenNameError(f'There is already a token "{name}". Choose another name, or revoke that one.')
     return text, token
 
 
-async def first_token(data: Path) -> None:
-    """On the first start, make a token and write it into ``<data>/token``, which only this user can read.
+async def first_token(data: Path) -> bool:
+    """Make a token on the first start and write it into ``<data>/token``, which only this user can read.
 
-    The secret that signs its webhooks goes into ``<data>/webhook_secret`` in the same way. The text is in a file before
-    the token is valid: after a start that was killed in between, the next one goes on from there.
+    Its webhooks are signed with ``shared_secret``. The text is in a file before the token is valid: after a start that
+    was killed in between, the next one goes on from there. Where the token's file was kept and the store is new, the
+    store gets that token. Returns whether the store got one.
     """
-    file, draft = data / "token", data / "token.new"
-    store = SqliteStore(data / "store.sqlite3")
+    file, draft, path = data / "token", data / "token.new", data / "store.sqlite3"
+    if file.exists() and not (path.exists() and path.stat().st_size):
+        file.replace(draft)
+    store = SqliteStore(path)
     try:
         if not file.exists() and (draft.exists() or not await store.tokens()):
-            text = read_secret(draft, _new_text().encode()).decode()
-            token = await find_token(store, text) or (await create_token(store, _FIRST_NAME, text=text))[1]
-            if token.webhook_secret is not None:
-                write_durably(data / "webhook_secret", token.webhook_secret.encode())
+            text = read_secret(draft, _new_text().encode()).decode().strip()
+            if await find_token(store, text) is None:
+                await create_token(store, _FIRST_NAME, text=text, webhook_secret=shared_secret(data))
             draft.replace(file)
             sync_folder(data)
-            _LOG.info("wan-flf2v made a token for its hosted API: %s", file)
+            return True
+        if file.exists() and await find_token(store, file.read_text("utf-8").strip()) is None:
+            _LOG.warning(
+                "token is unknown: that in %s was revoked. Delete the file; it is made anew if none is left.", file
+            )
+        return False
     finally:
         await store.close()
 

@@ -14,9 +14,13 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+from yarl import URL
 
 from ..durable import read_secret
 from ..fetch import Fetcher, FetchError
@@ -28,7 +32,9 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 _PREFIX = "whsec_"
 _SECRET_BYTES = 32  # the specification asks for 24 to 64
 _POLL_S = 1.0
-_PARALLEL = 20
+# How many messages are under way at once: in all, of one token, to one host, and of one token to one host. A receiver
+# that hangs keeps each for fetch_timeout_s; it must not keep the messages of others waiting.
+_AT_ONCE, _OF_TOKEN, _TO_HOST, _OF_TOKEN_TO_HOST = 64, 8, 32, 4
 _FIRST_DELAY_S = 5.0
 _LONGEST_DELAY_S = 3600.0
 _JITTER = 0.2
@@ -45,6 +51,43 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(_PREFIX))
     content = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+
+
+def shared_secret(data: Path) -> str:
+    """Return the secret in ``<data>/webhook.secret``, made on the first start.
+
+    It signs the messages about requests of the first token in ComfyUI, and of an API without tokens.
+    """
+    return read_secret(data / "webhook.secret", new_secret().encode()).decode()
+
+
+class _Slots:
+    """Counts the messages under way, those of ``sending`` at first."""
+
+    def __init__(self, sending: Iterable[Webhook]) -> None:
+        self._taken: Counter[tuple[str | None, str | None]] = Counter()  # by token and host name; None: any
+        for webhook in sending:
+            self._taken.update(share for share, _ in _shares(webhook))
+
+    def full(self) -> bool:
+        """Whether there is room for no message at all."""
+        return self._taken[None, None] >= _AT_ONCE
+
+    def take(self, webhook: Webhook) -> bool:
+        """Count a message if there is room in all of its shares; return whether there was."""
+        if any(self._taken[share] >= limit for share, limit in _shares(webhook)):
+            return False
+        self._taken.update(share for share, _ in _shares(webhook))
+        return True
+
+
+def _shares(webhook: Webhook) -> Iterator[tuple[tuple[str | None, str | None], int]]:
+    """Yield what a message counts for, by token and host name (``None``: any), and the limit of each."""
+    yield (None, None), _AT_ONCE
+    yield (webhook.token, None), _OF_TOKEN
+    host = URL(webhook.url).host  # not before: of a token with many messages, most get no further
+    yield (None, host), _TO_HOST
+    yield (webhook.token, host), _OF_TOKEN_TO_HOST
 
 
 class WebhookSender:
@@ -64,27 +107,29 @@ class WebhookSender:
         self._store = store
         self._fetcher = fetcher
         self._body_of = body_of
-        self._common_secret = read_secret(settings.data / "webhook.secret", new_secret().encode()).decode()
+        self._common_secret = shared_secret(settings.data)
 
     async def run(self) -> None:
         """Send until cancelled."""
-        sending: set[asyncio.Task[None]] = set()
+        sending: dict[asyncio.Task[None], Webhook] = {}
         try:
             while True:
-                for webhook in await self._due(_PARALLEL - len(sending)):
-                    sending.add(asyncio.create_task(self._send(webhook)))
+                for webhook in await self._due(_Slots(sending.values())):
+                    sending[asyncio.create_task(self._send(webhook))] = webhook
                 await asyncio.sleep(_POLL_S)
-                sending = {task for task in sending if not task.done()}
+                sending = {task: webhook for task, webhook in sending.items() if not task.done()}
         finally:
             for task in sending:
                 task.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
 
-    async def _due(self, limit: int) -> list[Webhook]:
+    async def _due(self, slots: _Slots) -> list[Webhook]:
+        if slots.full():
+            return []
         # During the lease no other process takes them. It is longer than an attempt.
         lease_s = self._settings.fetch_timeout_s + 30.0
         try:
-            return await self._store.due_webhooks(time.time(), lease_s=lease_s, limit=limit)
+            return await self._store.due_webhooks(time.time(), lease_s=lease_s, wanted=slots.take)
         except StoreError:
             _LOG.exception("webhooks not read")
             return []

@@ -133,3 +133,35 @@ def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
         while "ComfyUI" not in gateway.status(request_id)["waiting_for"]:
             time.sleep(0.05)
         assert "dispatcher failed again_in_s=" in gateway.log_text()
+
+
+_WITHOUT = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(','))); del sys.argv[1]; " + (
+    "from wan_flf2v.__main__ import main; main()"
+)
+
+
+def without(modules, *arguments):
+    """Run the command line where these modules cannot be imported."""
+    command = [sys.executable, "-I", "-c", _WITHOUT, modules, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("modules", ["av", "filelock,pydantic_settings"])
+def test_what_the_gateway_needs_is_checked_when_it_starts(tmp_path, modules):
+    done = without(modules, "serve", "--data", tmp_path, "--port", 0, "--comfyui", NOWHERE)
+    assert done.returncode == 2, done.stderr
+    assert modules.split(",")[0] in done.stderr and 'pip install "wan-flf2v[serve]' in done.stderr
+    assert "Traceback" not in done.stderr and "Serving" not in done.stderr
+
+
+def test_the_other_commands_need_no_more_than_the_extra_client():
+    assert "57_steps" in without("av,filelock,pydantic_settings", "params").stdout
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", 0, "--no-auth"), ("token", "list")])
+def test_a_damaged_store_is_said_at_the_start(cli, tmp_path, command):
+    (tmp_path / "store.sqlite3").write_text("not a database" * 500)
+    done = cli(*command, "--data", tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"{tmp_path / 'store.sqlite3'} is damaged, or no store of this API" in done.stderr
+    assert "Traceback" not in done.stderr

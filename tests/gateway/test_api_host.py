@@ -155,7 +155,7 @@ def test_a_model_whose_files_are_missing_is_refused_when_it_is_submitted(gateway
     """The bundled models are not on this ComfyUI; the demo's are."""
     before = gateway.get("/metrics").content
     answer = gateway.post(SUBMIT, {**json.loads(CURL_BODY), **IMAGES})
-    assert (answer.status, answer.code) == (503, 503001)
+    assert (answer.status, answer.code) == (503, 503002)
     assert "was not queued" in answer.json["error_message"]
     files = ("wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors", "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors")
     files += ("umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan_2.1_vae.safetensors")
@@ -199,7 +199,7 @@ def test_the_pages_curl_example_queues_exactly_the_bundled_graph(own_comfy_serve
         other = await queue_as_someone_else(client, slow_graph(steps=1000))
         await wait_until(runs(client, other))
         with Gateway(tmp_path, host.url) as gateway:
-            assert gateway.post(SUBMIT, CURL_BODY).code == 503001
+            assert gateway.post(SUBMIT, CURL_BODY).code == 503002
             put_models()
 
             async def available():

@@ -54,7 +54,7 @@ def dispatcher(api):
 async def running(api, job):
     async with ComfyClient(api.settings.comfyui_url) as client:
         await wait_until(runs(client, job.id))
-    while not (await api.store.get(job.id)).sent:
+    while not (await api.store.get(job.id)).ran:  # it was seen that it runs
         await asyncio.sleep(0.02)
 
 
@@ -91,6 +91,45 @@ def test_comfyui_dies_twice_and_the_request_fails_with_the_reason(api, server):
     assert end.status == "failed"
     assert end.error.startswith("ComfyUI ended twice while it ran this request.")
     assert api.files(job, server.base_dir) == []
+
+
+def test_only_deaths_under_a_running_request_count(api, server):
+    """ComfyUI is restarted twice while someone else's prompt keeps the request waiting there, then once under it."""
+    job = accepted(api.store, **MIDDLING)
+
+    async def waits_there(client):
+        await queue_as_someone_else(client, slow_graph(steps=1000))
+        worker = await client.pack_instance()
+        async with api.dispatching():
+            while not ((current := await api.store.get(job.id)).worker == worker and current.progress):
+                assert not current.finished, current.error
+                await asyncio.sleep(0.02)
+        assert not current.ran
+
+    async def go():
+        for _ in range(2):
+            async with ComfyClient(server.url) as client:
+                await waits_there(client)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+
+    asyncio.run(go())
+    end = end_of(api, job, killing=1, server=server)
+    assert (end.status, end.attempt, end.deaths) == ("succeeded", 4, 1), end.error
+    assert end.detail["warnings"][0] == "ComfyUI ended while it ran this request, which then ran again."
+
+
+def test_a_request_that_ends_comfyui_before_that_can_tell_is_not_tried_for_ever(api, server):
+    """It was sent to ComfyUI processes that are gone; the last of ten starts is the last."""
+    job = accepted(api.store)
+    for attempt in range(10):
+        asyncio.run(api.store.assign(job.id, f"a ComfyUI that ended, number {attempt}"))
+        asyncio.run(api.store.mark_sent(job.id))
+        if attempt < 9:
+            asyncio.run(api.store.requeue(job.id))
+    end = end_of(api, job)
+    assert (end.status, end.attempt) == ("failed", 10)
+    assert end.error.startswith("ComfyUI ended 10 times before it ran this request to its end.")
 
 
 def test_the_gateway_dies_and_the_run_is_taken_up_where_it_is(api, server, dispatcher):

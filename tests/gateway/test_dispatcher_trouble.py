@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from support.api_runs import Api, accepted
 from support.client_runs import finished, wait_until
+from support.stores import sql
 from wan_flf2v.client.errors import RunFailedError, ServerAnswerError
 from wan_flf2v.gateway.jobs.comfyui import public_text
 from wan_flf2v.gateway.jobs.records import Health
@@ -66,6 +67,19 @@ def test_the_state_is_written_only_when_it_changes(tmp_path, monkeypatch):
 
     assert api.run(use) == []
     asyncio.run(api.store.close())
+
+
+@pytest.mark.parametrize("set_by_s", [-86400, 86400])
+def test_no_time_of_a_result_is_negative_after_the_clock_was_set(api, set_by_s):
+    job = accepted(api.store)
+    sql(api.store, "UPDATE jobs SET created_at = created_at - ? WHERE id = ?", set_by_s, job.id)
+
+    async def use(client, dispatcher):
+        return await api.until(job)
+
+    times = api.run(use).detail["timings"]
+    assert 0 <= times["queued"] + times["running"] <= times["total"] + 0.002, times  # each is rounded
+    assert times["queued"] == 0 if set_by_s < 0 else times["queued"] >= set_by_s
 
 
 @pytest.mark.parametrize(

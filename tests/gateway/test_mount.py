@@ -37,13 +37,21 @@ class Mounted:
         return call(self.url, method, path, None if body is None else json.dumps(body), headers)
 
 
-def test_the_first_start_makes_a_token_and_says_where(mounted):
-    log = mounted.host.log_text()
-    assert str(mounted.folder / "token") in log
-    assert mounted.token not in log
-    assert (mounted.folder / "webhook_secret").read_text().startswith("whsec_")
+def on_lines(host):
+    return [line for line in host.log_text().splitlines() if "hosted API of wan-flf2v is on" in line]
+
+
+def test_the_first_start_makes_a_token_and_says_all_in_one_line(mounted):
+    (line,) = on_lines(mounted.host)
+    assert f"url={mounted.url}/v1: " in line
+    assert "runs them here" in line and "Nothing leaves this machine" in line
+    assert f"The token is in {mounted.folder / 'token'}." in line
+    assert f'write {{"mount": false}} into {mounted.folder / "api.json"}' in line
+    assert mounted.token not in mounted.host.log_text()
+    assert (mounted.folder / "webhook.secret").read_text().startswith("whsec_")
+    assert not (mounted.folder / "webhook_secret").exists(), "one name"
     if sys.platform != "win32":
-        for name in ("token", "webhook_secret"):
+        for name in ("token", "webhook.secret"):
             assert stat.S_IMODE((mounted.folder / name).stat().st_mode) == 0o600
 
 
@@ -155,3 +163,18 @@ def test_whatever_is_wrong_with_the_mount_the_nodes_are_there(new_comfy_server, 
         assert call(host.url, "GET", "/object_info/WanFLF2VSampler").json
         assert call(host.url, "GET", "/v1/models").status == 404
         assert call(host.url, "GET", "/wan_flf2v/instance").status == 200, "a gateway needs it all the same"
+
+
+def test_later_starts_say_the_address_and_a_kept_token_goes_on_with_a_new_store(new_comfy_server):
+    host = new_comfy_server()
+    folder = host.base_dir / "user" / "wan_flf2v"
+    with host:
+        token, secret = (folder / "token").read_text(), (folder / "webhook.secret").read_text()
+    with host:
+        assert [line.partition(" is on ")[2] for line in on_lines(host)][-1] == f"url={host.url}/v1"
+    for path in folder.glob("store.sqlite3*"):
+        path.unlink()
+    with host:
+        assert f"url={host.url}/v1: " in on_lines(host)[-1], "the API is new again"
+        assert call(host.url, "GET", "/v1/models", headers={"Authorization": f"Bearer {token}"}).status == 200
+    assert ((folder / "token").read_text(), (folder / "webhook.secret").read_text()) == (token, secret)

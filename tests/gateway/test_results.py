@@ -1,6 +1,8 @@
 """Results: copied from ComfyUI, frame 0 cut out, given under signed addresses, and purged."""
 
 import asyncio
+import contextlib
+import shutil
 import subprocess
 import sys
 import uuid
@@ -161,15 +163,40 @@ def test_an_address_ends_with_its_time(tmp_path, store):
     ],
 )
 def test_a_client_is_told_what_is_wrong_with_an_address(tmp_path, settings, added, code, message):
-    """There is no file here behind any of them."""
+    """There is no file any more behind any of them."""
     with Gateway(tmp_path, config=settings) as gateway:
         request_id = gateway.submit()
         with gateway.store() as store:
             store.assign(request_id)
-            store.end(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+            gateway.succeed(store, request_id)
         address = gateway.result(request_id)["output"]["video"].removeprefix(gateway.url)
+        shutil.rmtree(gateway.data / "results" / request_id)
         answer = gateway.get(address + added, token=None)
     assert (answer.status, answer.code, answer.json["error_message"]) == (code // 1000, code, message)
+
+
+@pytest.mark.parametrize("deleted", ["the folder", "the video", "the image"])
+def test_a_request_whose_files_someone_deleted_is_not_found(gateway, deleted):
+    """As one that has expired, with the same words on every call: not a success whose links are dead."""
+    request_id = gateway.submit()
+    with gateway.store() as store:
+        store.assign(request_id)
+        gateway.succeed(store, request_id)
+    folder = gateway.data / "results" / request_id
+    address = gateway.result(request_id)["output"]["video"].removeprefix(gateway.url)
+    kept = shutil.copytree(folder, folder.with_name("kept"), dirs_exist_ok=True)
+    if deleted == "the folder":
+        shutil.rmtree(folder)
+    else:
+        (folder / ("video.mp4" if deleted == "the video" else "frame0.png")).unlink()
+    for answer in (
+        *(gateway.get(f"/v1/requests/{request_id}/{call}") for call in ("status", "result", "events")),
+        gateway.cancel(request_id),
+    ):
+        assert (answer.status, answer.code) == (404, 404001)
+    assert deleted == "the image" or gateway.get(address, token=None).status == 404
+    shutil.copytree(kept, folder, dirs_exist_ok=True)  # as when a disk was away for a while
+    assert gateway.result(request_id)["status"] == "succeeded"
 
 
 def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):
@@ -234,6 +261,28 @@ def test_purge_lets_old_results_expire(tmp_path, store):
     assert purge(results) == 0
 
 
+def test_a_purge_of_many_lets_others_in_between(tmp_path, store):
+    """A request is accepted while a purge of 2,000 results is under way, not after it."""
+    sql(
+        store.store,
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000) "
+        'INSERT INTO jobs (id, token, model_id, "values", inputs, status, created_at, finished_at) '
+        "SELECT 'old-' || n, 'anna', 'model', '{}', '{}', 'succeeded', 1, 1 FROM numbers",
+    )
+    results = Results(Settings(data=tmp_path, result_ttl_s=3600.0), store.store)
+
+    async def go():
+        purge = asyncio.create_task(results.purge())
+        while len(await store.store.unexpired()) == 2000:
+            await asyncio.sleep(0)
+        await store.store.submit(Submission(str(uuid.uuid4()), "anna", "model", {}, {}))
+        left = len(await store.store.unexpired())
+        return left, await purge
+
+    left, expired = asyncio.run(go())
+    assert (0 < left < 2000, expired) == (True, 2000)
+
+
 def test_purge_lets_the_oldest_results_expire_when_there_is_too_much(tmp_path, store):
     jobs = [finished_job(store) for _ in range(3)]
     without_files = finished_job(store, "failed")
@@ -277,7 +326,7 @@ def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results
         asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a", "", "output", "73"), job_id))
 
 
-def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
+def test_first_token_is_in_its_file_before_it_counts(tmp_path, store, caplog):
     """However far a killed start came, the next one ends with a token that works and is known."""
     for left in ("nothing", "draft", "draft and token"):
         (tmp_path / "token").unlink(missing_ok=True)
@@ -292,5 +341,23 @@ def test_first_token_is_in_its_file_before_it_counts(tmp_path, store):
         assert left == "nothing" or text == f"wf_{left}"
         assert not (tmp_path / "token.new").exists()
     store.revoke_token("default")
-    asyncio.run(first_token(tmp_path))
+    caplog.clear()
+    assert not asyncio.run(first_token(tmp_path))
     assert store.tokens() == [], "a revoked token stays revoked"
+    assert f"that in {tmp_path / 'token'} was revoked" in caplog.text
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_a_kept_token_goes_into_a_new_store(tmp_path, left):
+    assert asyncio.run(first_token(tmp_path))
+    text, path = (tmp_path / "token").read_text(), tmp_path / "store.sqlite3"
+    assert not asyncio.run(first_token(tmp_path))
+    path.unlink()
+    if left != "nothing":
+        path.touch()
+    assert asyncio.run(first_token(tmp_path))
+    with contextlib.closing(Blocking(STORES["sqlite"](tmp_path))) as store:
+        (token,) = store.tokens()
+        assert asyncio.run(find_token(store.store, text)) == token
+    assert (tmp_path / "token").read_text() == text
+    assert (tmp_path / "webhook.secret").read_text() == token.webhook_secret

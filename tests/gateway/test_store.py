@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from support.stores import STORES, Blocking, sql
 from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
 from wan_flf2v.gateway.jobs.records import Health, StoredFile, Submission, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
-from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreVersionError
+from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreFileError
 
 HOOK = "https://example.com/hook"
 
@@ -95,6 +96,17 @@ def test_a_requeued_request_keeps_its_place_and_its_next_run_is_another_attempt(
     store.assign(first.id, "another ComfyUI")
     running = store.get(first.id)
     assert (running.attempt, running.worker, running.sent) == (2, "another ComfyUI", False)
+
+
+def test_a_death_counts_if_the_request_ran(store):
+    job = add(store)
+    for progress, ran, deaths in ((None, False, 0), (1, False, 0), (0, True, 1), (0, True, 2), (3, False, 2)):
+        store.assign(job.id)
+        if progress is not None:
+            store.report(job.id, {"host_queue_position": progress})
+        assert store.get(job.id).ran is ran
+        store.requeue(job.id)
+        assert (store.get(job.id).deaths, store.get(job.id).ran) == (deaths, False)
 
 
 def test_a_request_ends_once(store):
@@ -362,9 +374,40 @@ def test_a_store_of_another_version_is_refused(tmp_path, version):
     connection = sqlite3.connect(path)
     connection.execute(f"PRAGMA user_version={version}")
     connection.close()
-    with pytest.raises(StoreVersionError) as error:
+    with pytest.raises(StoreFileError) as error:
         SqliteStore(path)
     assert str(error.value) == (
         f"{path} has schema {version}; this version of wan-flf2v knows schema 4 only. Update wan-flf2v, or use another "
         "data folder."
     )
+
+
+def _another_programs(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE notes (text)")
+
+
+_SPOILT = {  # how a good store's file is spoilt, and what the error says
+    "text": (lambda path: path.write_text("hello\n" * 500), "is damaged, or no store of this API"),
+    "cut short": (lambda path: os.truncate(path, 5000), "is damaged, or no store of this API"),
+    "its first pages only": (lambda path: os.truncate(path, 8192), "is damaged, or no store of this API"),
+    "a page that is none": (
+        lambda path: path.write_bytes(path.read_bytes()[:8192] + b"?" * 4096 + path.read_bytes()[12288:]),
+        "is damaged, or no store of this API",
+    ),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+    "another program's": (lambda path: (path.unlink(), _another_programs(path)), "is a database of another program"),
+}
+
+
+@pytest.mark.parametrize("how", _SPOILT)
+def test_a_file_that_is_no_store_is_refused_with_words(tmp_path, how):
+    path = tmp_path / "s"
+    store = Blocking(SqliteStore(path))
+    add(store)
+    store.close()
+    spoil, words = _SPOILT[how]
+    spoil(path)
+    with pytest.raises(StoreFileError, match=words) as error:
+        SqliteStore(path)
+    assert str(path) in str(error.value)

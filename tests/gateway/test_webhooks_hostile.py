@@ -8,6 +8,8 @@ from support.stores import sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.fetch import Fetcher, system_resolve
+from wan_flf2v.gateway.jobs import webhooks
+from wan_flf2v.gateway.jobs.records import Webhook
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender, new_secret
 from wan_flf2v.gateway.settings import Settings
 
@@ -29,6 +31,47 @@ def test_a_receiver_that_hangs_does_not_keep_others_waiting(tmp_path, store):
                 assert slow in owed(store)
 
     asyncio.run(go())
+
+
+def test_many_that_hang_keep_nobody_else_waiting(tmp_path, store):
+    """Neither other tokens, whatever their host, nor the same token's other receivers."""
+
+    async def go():
+        quick, hanging = Receiver(200), []
+
+        async def hang(request):
+            hanging.append(request.path)
+            await asyncio.sleep(600)
+
+        async with serve(hang) as slow_port, serve(quick.answer) as port:
+            for number in range(40):
+                await finished_job(store, f"http://127.0.0.1:{slow_port}/{number}")
+            async with running(sender(store, tmp_path, fetch_timeout_s=300.0)):
+                await until(lambda: len(hanging) == webhooks._OF_TOKEN_TO_HOST)
+                ids = {
+                    await finished_job(store, f"http://{host}:{port}/", token=token)
+                    for token, host in (("bob", "127.0.0.1"), ("anna", "localhost"))
+                }
+                await until(lambda: not ids & owed(store).keys())
+                assert len(hanging) == webhooks._OF_TOKEN_TO_HOST, "the others wait for a slot"
+
+    asyncio.run(go())
+
+
+def test_the_slots_of_a_token_of_a_host_and_of_all():
+    def webhook(token, host):
+        return Webhook("id", f"https://{host}:8443/hook", None, None, 0, 0.0, token)
+
+    def taken(slots, tokens, hosts):
+        return sum(slots.take(webhook(token, host)) for token in tokens for host in hosts for _ in range(100))
+
+    slots = webhooks._Slots([webhook("a", "one")] * 3)
+    assert taken(slots, "a", ["one"]) == 1
+    assert taken(slots, "a", ["ONE", "two", "three"]) == 4, "a name is the same in capitals"
+    assert taken(slots, "bcdefghijk", ["one"]) == 28, "32 to one host"
+    assert not slots.full()
+    assert taken(slots, "bcdefghijk", ["two", "three"]) == 28 and slots.full(), "64 in all"
+    assert taken(slots, "z", ["four"]) == 0
 
 
 def test_one_that_hangs_is_cut_off_and_tried_again(tmp_path, store):

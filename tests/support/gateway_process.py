@@ -62,6 +62,15 @@ class Gateway(GatewayProcess):
         finally:
             store.close()
 
+    def succeed(self, store, request_id):
+        """End a running request as succeeded, with files that only look like a result."""
+        folder = self.data / "results" / request_id
+        folder.mkdir(parents=True, exist_ok=True)
+        output = {"video": "video.mp4", "image": "frame0.png"}
+        for name in output.values():
+            (folder / name).write_bytes(b"made up")
+        store.end(request_id, "succeeded", output=output)
+
     def call(self, method, path, body=None, *, token="", headers=None):
         """Send one request; ``body`` is bytes, text, or what becomes JSON; ``token=None`` sends none."""
         headers = dict(headers or {})

@@ -14,10 +14,10 @@ from support.stores import sql
 from support.web_server import serve
 
 
-async def finished_job(store, url, *, secret=None, base_url=None, status="succeeded"):
+async def finished_job(store, url, *, token="anna", secret=None, base_url=None, status="succeeded"):
     job_id = str(uuid.uuid4())
     webhook = {"webhook": url, "webhook_secret": secret, "base_url": base_url}
-    await store.submit(Submission(job_id, "anna", "model", {}, {}, **webhook))
+    await store.submit(Submission(job_id, token, "model", {}, {}, **webhook))
     await store.assign(job_id)
     await store.end(job_id, status, error="why" if status == "failed" else None)
     return job_id

@@ -4,6 +4,7 @@ import re
 
 from wan_flf2v.bootstrap.comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.client.hosted_api import DEFAULT_PORT, HostedApi
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import allowed
 
@@ -28,6 +29,12 @@ def test_versions_are_those_of_the_tests():
     assert f"ComfyUI {OLDEST_SUPPORTED} or newer: tested on {OLDEST_SUPPORTED} to {DEFAULT_VERSION}" in README
     assert f"ComfyUI {OLDEST_SUPPORTED} and {DEFAULT_VERSION}" in README
     assert f"managed copy of {DEFAULT_VERSION}" in README
+
+
+def test_the_gateways_address_is_its_default():
+    assert "wan-flf2v serve --comfyui http://127.0.0.1:8188 " in README
+    assert f"# {HostedApi.example}\n" in README
+    assert f"Port {DEFAULT_PORT}, since 8189" in README
 
 
 def test_linked_files_exist():
