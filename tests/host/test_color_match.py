@@ -59,7 +59,7 @@ def drifted_clip(pictures):
 def test_images_get_the_colours_of_both_ends(comfy_server, pictures):
     """On the node itself, and while node 73 writes: the same video."""
     clip = drifted_clip(pictures)
-    graph = images_graph(comfy_server, clip, n73_crf=0)
+    graph = images_graph(comfy_server, clip, n73_crf=1)
     ends = {
         name: add_image(comfy_server, graph, name, picture)
         for name, picture in zip(("start_image", "end_image"), pictures, strict=False)
@@ -86,7 +86,7 @@ def test_images_get_the_colours_of_both_ends(comfy_server, pictures):
 
 def test_a_latent_is_corrected_while_it_is_streamed(comfy_server):
     """The images are the decoded ends, 30 % mixed with grey, so that what is right is known."""
-    graph = latent_graph(3, 64, 48, n73_crf=0)
+    graph = latent_graph(3, 64, 48, n73_crf=1)
     graph["whole"] = {"class_type": "VAEDecode", "inputs": {"samples": ["57", 0], "vae": ["39", 0]}}
     size = {"width": 64, "height": 48, "batch_size": 1, "color": 0x808080}
     graph["grey"] = {"class_type": "EmptyImage", "inputs": size}
