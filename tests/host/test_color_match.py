@@ -74,7 +74,8 @@ def test_images_get_the_colours_of_both_ends(comfy_server, pictures):
         for name, pattern in (("73", "video/wan_flf2v_*.mp4"), ("apart", "apart_*.mp4"))
     }
     for a, b in zip(written["73"], written["apart"], strict=True):
-        assert np.abs(a[0] - b[0]).max() <= 2  # one rounds to 8 bits before the correction too
+        # One rounds to 8 bits before the correction too, and the encoder changes each by up to 2.
+        assert np.abs(a[0] - b[0]).max() <= 5
     names = sorted((comfy_server.base_dir / "output").glob("corrected_*.png"))[-5:]
     images = [torch.from_numpy(np.asarray(Image.open(name)).copy()).movedim(-1, 0) / 255 for name in names]
     for i, picture in ((0, pictures[0]), (-1, pictures[1])):

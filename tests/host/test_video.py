@@ -57,7 +57,7 @@ def test_crop_is_centred(comfy_server):
     # 64 - 54 = 10, so 5 columns go on each side: an odd offset, but luma is not subsampled.
     apart = [np.abs(cropped[4][0] - whole[4][0][:, left : left + 54]).mean() for left in range(11)]
     assert np.argmin(apart) == 5
-    assert apart[5] < 0.5  # what the encoder changes
+    assert apart[5] < 1.0  # what the encoder changes
 
 
 def test_resized_latent_is_not_cropped(comfy_server):
