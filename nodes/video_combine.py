@@ -13,13 +13,18 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
-from ..video import vae_decode
+from ..video import names, vae_decode
 from ..video.clips import Clip, clip_of_images, write_clip
 from ..video.geometry import SIZE_MAX, exact_size
 from ..video.mp4 import Mp4Writer
 from .color_match import COLOR_MATCH, ColorMatchSettings
 from .notice import show_notice
-from .video_inputs import frame_rate_input
+from .video_inputs import FRAME_RATE_MAX, FRAME_RATE_MIN, frame_rate_input
+
+_SUFFIX = ".mp4"
+_CRF_MIN, _CRF_MAX = 0, 51
+# x264 writes 0 without loss, in the profile High 4:4:4 Predictive, which browsers and hardware cannot play.
+_CRF_PLAYABLE = 1
 
 
 class WanFLF2VVideoCombine(io.ComfyNode):
@@ -56,6 +61,11 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        """Refuse a name that no file can have, before anything is sampled; None is a value from another node."""
+        return _name_error(filename_prefix) or True
+
+    @classmethod
     def execute(
         cls,
         frame_rate: float,
@@ -69,14 +79,21 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         decode: str = "streamed",
         color_match: ColorMatchSettings | None = None,
     ) -> io.NodeOutput:
+        _check_range("frame_rate", frame_rate, FRAME_RATE_MIN, FRAME_RATE_MAX)
+        _check_range("crf", crf, _CRF_MIN, _CRF_MAX)
+        if crf < _CRF_PLAYABLE:
+            text = f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {_CRF_PLAYABLE}."
+            show_notice(cls.hidden.unique_id, text, warning=True)
+            crf = _CRF_PLAYABLE
         clips = _clips(latent, vae, images, decode)
         size = cls._size(clips[0], latent, width, height)
         match = None if color_match is None or color_match.strength == 0 else color_match.for_size(*size)
         progress = comfy.utils.ProgressBar(sum(clip.steps(match) for clip in clips))
         saved, videos, notices = [], [], []
         for clip in clips:
-            path, subfolder = _new_path(filename_prefix, *size)
-            write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip, match)
+            folder, name, counter, subfolder = _place(filename_prefix, *size)
+            with names.reserved(folder, name, counter, _SUFFIX) as path:
+                write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip, match)
             if match is not None:
                 notices.append(f"{path.name}: colour: {match}")
                 show_notice(cls.hidden.unique_id, "\n".join(notices))
@@ -97,6 +114,11 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 "and can only be cropped. Use a smaller size, or 0 to keep theirs."
             )
         even_width, even_height = width - width % 2, height - height % 2
+        if 0 in (even_width, even_height):
+            raise ValueError(
+                f"width x height is {width}x{height}, but a video has at least 2x2 pixels (H.264 stores colour for "
+                "blocks of 2x2). Use larger images, or a larger size."
+            )
         if (even_width, even_height) != (width, height):
             text = f"{width}x{height} cropped to {even_width}x{even_height}: H.264 needs even sizes."
             show_notice(cls.hidden.unique_id, text, warning=True)
@@ -117,20 +139,50 @@ def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None, decode: s
         given = "neither is" if latent is None else "both are"
         raise ValueError(f"latent and images: {given} connected. Connect one: a latent with its vae, or images.")
     if images is not None:
+        if 0 in images.shape:
+            frames, height, width, _ = images.shape
+            raise ValueError(f"images has {frames} frames of {width}x{height} pixels. Connect at least one frame.")
         if images.shape[-1] not in (3, 4):
             raise ValueError(f"images has {images.shape[-1]} channel(s), but must be RGB or RGBA. Convert it first.")
         return [clip_of_images(images)]
     if vae is None:
         raise ValueError("vae is not connected, but a latent needs it to become frames. Connect the Load VAE node.")
-    return vae_decode.decode(vae, latent["samples"], decode)
+    samples = latent["samples"]
+    if 0 in samples.shape:
+        raise ValueError(f"latent has the shape {list(samples.shape)}, so no frame. Connect one with frames in it.")
+    return vae_decode.decode(vae, samples, decode)
 
 
-def _new_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
-    """Return a path in the output folder that no file has yet, and the subfolder it is in."""
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    """Refuse a value that came through a link, where ComfyUI does not look at the range."""
+    if not least <= value <= most:  # `not`, for NaN
+        raise ValueError(f"{name} is {value}, but must be from {least} to {most}. Connect another value.")
+
+
+def _place(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
+    """Return the folder (made if it is not there), the name in it, the first free counter, and the subfolder."""
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
-    return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
+    return Path(folder), name, counter, subfolder
+
+
+def _name_error(prefix: str | None) -> str:
+    """Say why no file can be called after ``prefix``; empty if one can, or if ``prefix`` is None."""
+    if prefix is None:
+        return ""
+    try:
+        folder, name, counter, _ = _place(prefix, SIZE_MAX, SIZE_MAX)
+        names.numbered(folder, name, counter, _SUFFIX).lstat()
+    except FileNotFoundError:
+        return ""
+    except Exception as error:  # noqa: BLE001 -- ComfyUI's own, for a path outside the output folder, has no class
+        reason = getattr(error, "strerror", None) or error
+        return (
+            f"filename_prefix is {prefix!r}, but there can be no such file in the output folder: {reason}. Use another "
+            "name; most systems allow 255 bytes, of which the counter and .mp4 take 11."
+        )
+    return ""
 
 
 def _sockets() -> list[io.Input]:
@@ -153,9 +205,10 @@ def _settings() -> list[io.Input]:
         io.Int.Input(
             "crf",
             default=19,
-            min=0,
-            max=51,
-            tooltip="Quality of x264: lower is better and larger. 17 to 23 is usual.",
+            min=_CRF_MIN,
+            max=_CRF_MAX,
+            tooltip="Quality of x264: lower is better and larger. 17 to 23 is usual; 0 is written as 1, since browsers "
+            "cannot play what is lossless.",
         ),
         io.Int.Input("width", tooltip="For images only: crop to this width around the centre. 0 keeps it.", **crop),
         io.Int.Input("height", tooltip="For images only: crop to this height around the centre. 0 keeps it.", **crop),
@@ -166,6 +219,6 @@ def _settings() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="For a latent: streamed decodes a few frames at a time while earlier ones are encoded, whole "
-            "decodes all of them first, as VAE Decode does. The file is the same.",
+            "decodes all of a clip first, as VAE Decode does. The file is the same.",
         ),
     ]

@@ -8,6 +8,8 @@ from ..quality.fit import parse_hex_colour
 from ..video import geometry
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAME_RATE, TRAINED_FRAMES
 
+FRAME_RATE_MIN, FRAME_RATE_MAX = 0.1, 240.0
+
 
 def size_inputs(used: str = "") -> list[io.Input]:
     """Return width and height; ``used`` ends their tooltips."""
@@ -37,9 +39,9 @@ def frame_rate_input() -> io.Input:
     return io.Float.Input(
         "frame_rate",
         default=float(TRAINED_FRAME_RATE),
-        min=0.1,
-        max=240.0,
-        step=1.0,
+        min=FRAME_RATE_MIN,
+        max=FRAME_RATE_MAX,
+        step=0.001,  # the editor shows as many decimals as the step has: with 1.0, 23.976 was shown as 24
         tooltip="Frames per second. Wan 2.2 14B makes 16; 81 frames are then 5 seconds.",
     )
 

@@ -45,19 +45,15 @@ class EndsVideo:
         """Whether none of the frames from ``first`` to before ``end`` is known."""
         return first >= self.known_at_start and end <= self.length - self.known_at_end
 
-    def frames(
-        self, first: int, end: int, top: int = 0, left: int = 0, height: int = 0, width: int = 0
-    ) -> torch.Tensor:
-        """Return frames ``first`` to before ``end``, [frames, height, width, 3]; no height and width: all of them."""
-        rows = slice(top, top + (height or self.size.generated_height))
-        columns = slice(left, left + (width or self.size.generated_width))
-        frames = torch.full((end - first, rows.stop - top, columns.stop - left, 3), UNKNOWN_GREY)
+    def frames(self, first: int, end: int) -> torch.Tensor:
+        """Return frames ``first`` to before ``end``, [frames, height, width, 3]."""
+        frames = torch.full((end - first, self.size.generated_height, self.size.generated_width, 3), UNKNOWN_GREY)
         if first < self.known_at_start:
-            known = self.start[first:end, rows, columns]
+            known = self.start[first:end]
             frames[: known.shape[0]] = known
         end_begins = self.length - self.known_at_end
         if end > end_begins:
-            known = self.end[max(first - end_begins, 0) : end - end_begins, rows, columns]
+            known = self.end[max(first - end_begins, 0) : end - end_begins]
             frames[-known.shape[0] :] = known
         return frames
 

@@ -1,8 +1,11 @@
 """The memoised Wan encoder: a layer does not run again where input and caches are bitwise those of before. Pure torch.
 
 The encoder is causal and runs over chunks of frames; each layer has caches of the frames before. Where most of the
-video is one colour, a layer soon gets the same input with the same caches again. Then its output and the caches that
-it leaves are the same too, bit for bit, whatever the weights.
+video is one colour, a layer soon leaves its caches as it found them: it has settled. If its next input is the same too,
+so are its output and the caches that it would leave, bit for bit, whatever the weights.
+
+Little is kept for that, since these outputs are the largest tensors of a run. Layers settle from the first to the last,
+so all that a call needs of settled layers is the output of the last of them.
 """
 
 from __future__ import annotations
@@ -30,32 +33,87 @@ class _Tracked(NamedTuple):
 _NOTHING = _Tracked(None, 0)
 
 
+class _Caches(list):
+    """The caches of one layer, which it changes itself; each is compared with the one before as soon as it is set."""
+
+    def begin(self) -> None:
+        """Begin a call of the layer."""
+        self._before, self._changed = list(self), False
+
+    def __setitem__(self, i: Any, cache: Any) -> None:
+        super().__setitem__(i, cache)
+        if cache is not None:  # None is a cache that is about to be used and then set
+            before, self._before[i] = self._before[i], None
+            self._changed |= before is None or not _same_bits(cache, before)
+
+    def changed(self) -> bool:
+        """Whether the call has left other caches than it found."""
+        gone = (before is not None and cache is None for before, cache in zip(self._before, self, strict=True))
+        return self._changed or any(gone)
+
+
+class _Layer:
+    """A layer that gives an output for each call."""
+
+    def __init__(self, run: Callable[..., Any], *modules: torch.nn.Module) -> None:
+        self.computed = 0
+        self._run = run
+        self._caches = _Caches(_slots(*modules))
+
+    def __call__(self, x: torch.Tensor, *, final: bool) -> tuple[torch.Tensor, bool]:
+        """Return the output, and whether the layer has settled."""
+        self.computed += 1
+        self._caches.begin()
+        return self._run(x, self._caches, [0], final=final), not self._caches.changed()
+
+
+class _Chain:
+    """Layers one after another, of which only those run that have not settled."""
+
+    def __init__(self, layers: list[_Layer], numbers: Iterator[int]) -> None:
+        self.layers = layers
+        self._numbers = numbers
+        self._settled = 0
+        self._input = -1
+        self._output = _NOTHING  # of the last layer that has settled
+
+    def __call__(self, x: _Tracked, *, final: bool) -> _Tracked:
+        """Return the output of the last layer.
+
+        The last chunk is computed in any case, since ``final`` changes what a layer does.
+        """
+        if final or x.number != self._input:
+            self._settled, self._input, self._output = 0, x.number, x
+        output, settled = self._output, True
+        for layer in self.layers[self._settled :]:
+            tensor, unchanged = layer(output.tensor, final=final)
+            output, settled = _Tracked(tensor, next(self._numbers)), settled and unchanged
+            if settled:
+                self._settled, self._output = self._settled + 1, output
+        return output
+
+
 class _Call(NamedTuple):
-    """One call of a layer: the numbers of what went in, what came out, and the caches it left."""
+    """One call of a downsampler: the numbers of what went in, what came out, and the caches it left."""
 
     key: tuple[int, ...]
     output: _Tracked
     caches: tuple[_Tracked, ...]
 
 
-class _Layer:
-    """One layer of the encoder with its caches and its last calls."""
+class _Downsampler:
+    """A temporal downsampler. It keeps an odd frame for its next call, so it repeats every two calls."""
 
-    def __init__(self, run: Callable[..., Any], module: torch.nn.Module, numbers: Iterator[int]) -> None:
-        self.calls = self.computed = 0
-        self._run = run
+    def __init__(self, module: torch.nn.Module, numbers: Iterator[int]) -> None:
+        self.computed = 0
+        self.layers = [self]
+        self._run = module
         self._numbers = numbers
-        # Every cache belongs to a module, so a layer has no more caches than modules.
-        self._caches = (_NOTHING,) * sum(1 for _ in module.modules())
-        # A temporal downsampler keeps an odd frame for its next call, so it repeats every two calls; others every call.
-        self._past: deque[_Call] = deque(maxlen=2 if getattr(module, "mode", None) == "downsample3d" else 1)
+        self._caches = tuple(_NOTHING for _ in _slots(module))
+        self._past: deque[_Call] = deque(maxlen=2)
 
     def __call__(self, x: _Tracked, *, final: bool) -> _Tracked:
-        """Return the layer's output; its tensor is None where a downsampler keeps the frame for its next call.
-
-        The last chunk is computed in any case, since ``final`` changes what a layer does.
-        """
-        self.calls += 1
+        """Return the output; its tensor is None where the frame is kept for the next call."""
         key = (x.number, *(cache.number for cache in self._caches))
         call = None if final else next((past for past in self._past if past.key == key), None)
         if call is None:
@@ -76,18 +134,28 @@ class _Layer:
 class MemoisedEncoder:
     """Encode one video with ``model``, ComfyUI's Wan VAE, in eval mode and on its device.
 
-    Each of ``layers`` counts its ``calls`` and how many of them it ``computed``.
+    ``computed`` counts how often each layer ran: the first convolution with the first block, all others, the head.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._numbers = itertools.count(1)
         encoder = model.encoder
-        self.layers = [
-            _Layer(_convolution(encoder.conv1), encoder.conv1, self._numbers),
-            *(_Layer(layer, layer, self._numbers) for layer in (*encoder.downsamples, *encoder.middle)),
-            _Layer(_head(encoder), encoder.head, self._numbers),
-        ]
+        first, *others = encoder.downsamples
+        layers = [_Layer(_first(encoder.conv1, first), encoder.conv1, first)]
+        self._parts: list[_Chain | _Downsampler] = []
+        for layer in (*others, *encoder.middle):
+            if getattr(layer, "mode", None) == "downsample3d":
+                self._parts += [_Chain(layers, self._numbers), _Downsampler(layer, self._numbers)]
+                layers = []
+            else:
+                layers.append(_Layer(layer, layer))
+        layers.append(_Layer(_head(encoder), encoder.head))
+        self._parts.append(_Chain(layers, self._numbers))
+
+    @property
+    def computed(self) -> list[int]:
+        return [layer.computed for part in self._parts for layer in part.layers]
 
     def encode(self, chunk: Callable[[int], torch.Tensor], chunks: int) -> torch.Tensor:
         """Return the latent mean, [1, latent channels, latent frames, height / 8, width / 8], as ``model.encode`` does.
@@ -100,13 +168,18 @@ class MemoisedEncoder:
         latent, previous = None, _NOTHING
         for i in range(chunks):
             x = previous = _track(chunk(i), (previous,), self._numbers)
-            for layer in self.layers:
-                x = layer(x, final=i == chunks - 1)
+            for part in self._parts:
+                x = part(x, final=i == chunks - 1)
                 if x.tensor is None:
                     break
             else:  # joined one by one as ComfyUI does, since the memory format depends on it
                 latent = x.tensor if latent is None else torch.cat([latent, x.tensor], 2)
         return self._model.conv1(latent).chunk(2, dim=1)[0]
+
+
+def _slots(*modules: torch.nn.Module) -> list[None]:
+    """Return empty caches: every cache belongs to a module, so there are no more caches than modules."""
+    return [None for module in modules for _ in module.modules()]
 
 
 def _track(tensor: torch.Tensor | None, known: Iterable[_Tracked], numbers: Iterator[int]) -> _Tracked:
@@ -134,6 +207,16 @@ def _convolution(convolution: Any) -> Callable[..., torch.Tensor]:
         cache, slots[index[0]] = slots[index[0]], x[:, :, -_CACHED_FRAMES:]
         index[0] += 1
         return convolution(x, cache)
+
+    return run
+
+
+def _first(convolution: Any, block: Any) -> Callable[..., torch.Tensor]:
+    """Join the first convolution, which costs little and has one of the largest outputs, to the first block."""
+    convolve = _convolution(convolution)
+
+    def run(x: torch.Tensor, slots: list, index: list[int], final: bool = False) -> torch.Tensor:
+        return block(convolve(x, slots, index), slots, index, final=final)
 
     return run
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from .names import temporary
+
 # ITU-T H.273 code points: 1 is BT.709 in the tables for primaries, transfer characteristics and matrix.
 _H273_BT709 = 1
 # use_metadata_tags keeps tags that MP4 has no name for; faststart moves them to the front of the file, where the
@@ -30,7 +32,7 @@ _POLL_S = 0.1
 
 
 class Mp4Writer:
-    """Write frames to ``path`` as they come; the file appears under its name only when it is whole.
+    """Write frames to a temporary file as they come; at ``path`` is nothing, or what was there, until it is whole.
 
     Use as a context manager, and ``flush`` after the last frame: leaving it normally renames the finished file into
     place, leaving it by an exception deletes what was written.
@@ -40,7 +42,7 @@ class Mp4Writer:
         width: even number of pixels.
         height: even number of pixels.
         frame_rate: frames per second, above 0.
-        crf: constant rate factor of x264, 0 (lossless) to 51.
+        crf: constant rate factor of x264, 1 to 51; 0 is lossless, in a profile that only some players know.
         metadata: tags; values that are not strings are stored as JSON.
         preset: how much time x264 takes for a smaller file, ``ultrafast`` to ``placebo``; medium is its own default.
     """
@@ -57,7 +59,7 @@ class Mp4Writer:
     ) -> None:
         self.path, self.width, self.height = path, width, height
         self.frames_written = 0
-        self._unfinished = path.with_name(f".{path.name}.unfinished")
+        self._unfinished = temporary(path)
         self._container = av.open(str(self._unfinished), mode="w", format="mp4", options={"movflags": _MOVFLAGS})
         for key, value in metadata.items():
             self._container.metadata[key] = value if isinstance(value, str) else json.dumps(value)

@@ -25,7 +25,8 @@ _CHECK_FRAMES, CHECK_PIXELS = 29, 24
 _CODE_PATCHES = ("object_patches", "weight_wrapper_patches", "hook_patches", "forced_hooks")
 
 _wan = comfy.ldm.wan.vae
-# The functions that the chunked encode and decode replace, with the arguments they must have.
+# The functions that the chunked encode and decode replace, with the arguments they must have. A newer ComfyUI may have
+# added others that can be left out: that the bits are the same is what the self-checks are for.
 _REPLACED: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (comfy.sd.VAE, "encode", ("self", "pixel_samples")),
     (comfy.sd.VAE, "decode", ("self", "samples_in", "vae_options")),
@@ -42,19 +43,27 @@ _checked: WeakKeyDictionary[torch.nn.Module, dict[tuple, bool]] = WeakKeyDiction
 
 def why_not_chunked(vae: Any) -> str | None:
     """Say why ComfyUI's own encode and decode must be used for this VAE; None if the self-checks may be tried."""
+    try:
+        return _difference(vae)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is not the VAE that is known here
+        return f"it cannot be examined, {type(error).__name__}: {error}"
+
+
+def _difference(vae: Any) -> str | None:
     if type(vae) is not comfy.sd.VAE or vars(vae).keys() & {"encode", "decode"}:
         return "it is not the VAE object of ComfyUI"
     model = vae.first_stage_model
     if type(model) is not _wan.WanVAE:
-        return f"its class is {type(model).__name__}, not WanVAE"
+        return f"its class is {type(model).__module__}.{type(model).__name__}, not {_wan.__name__}.WanVAE"
     for cls, name, parameters in _REPLACED:
         function = getattr(cls, name)
         code = getattr(function, "__code__", None)
         if getattr(code, "co_filename", None) != sys.modules[cls.__module__].__file__:
             return f"{cls.__name__}.{name} was replaced by another pack"
-        if tuple(inspect.signature(function).parameters) != parameters:
+        if not _takes(function, parameters):
             return f"{cls.__name__}.{name} has other arguments than expected"
-    if vae.latent_dim != 3 or vae.output_channels != 3 or getattr(vae, "format_encoded", None) is not None:
+    channels = (vae.output_channels, vae.conv_out_channels)  # of the encoder's pixels and of the decoder's
+    if vae.latent_dim != 3 or channels != (3, 3) or getattr(vae, "format_encoded", None) is not None:
         return "its channels are not those of Wan 2.1"
     codes = torch.tensor([0.0, 0.5, 1.0])
     if vae.process_input(codes).tolist() != [-1, 0, 1] or vae.process_output(codes * 2 - 1).tolist() != [0, 0.5, 1]:
@@ -110,12 +119,22 @@ def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool
     if key not in results:
         try:
             results[key] = check(model)
-        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:  # another layout
+        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:  # another layout
             _LOG.warning("self-check failed check=%s: %s: %s", what, type(error).__name__, error)
             if comfy.model_management.is_oom(error):  # says nothing about the VAE: checked again next time
                 return False
             results[key] = False
     return results[key]
+
+
+def _takes(function: Callable[..., Any], names: tuple[str, ...]) -> bool:
+    """Whether the function's arguments begin with these, and all others may be left out."""
+    parameters = list(inspect.signature(function).parameters.values())
+    known, others = parameters[: len(names)], parameters[len(names) :]
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(parameter.name for parameter in known) == names and all(
+        parameter.default is not parameter.empty or parameter.kind in variable for parameter in others
+    )
 
 
 def _is_hooked(module: torch.nn.Module) -> bool:

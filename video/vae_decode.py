@@ -16,6 +16,7 @@ from .chunks import decode_chunks
 from .clips import Clip, clip_of_images
 
 DECODES = ("streamed", "whole")
+_RGB, _RGBA = 3, 4
 
 # The tiles that comfy/sd.py takes when memory runs out, in latent pixels. Never tiled in time.
 _TILE, _OVERLAP = 32, 8
@@ -26,8 +27,11 @@ _LOG = logging.getLogger("wan_flf2v.video")
 def decode(vae: Any, samples: torch.Tensor, how: str = "streamed") -> list[Clip]:
     """Return the clips of a latent [clips, channels, latent frames, h, w]; each is decoded while its parts are read.
 
-    ``how`` is ``streamed``, where only a few frames exist at a time, or ``whole``, ComfyUI's own decode. Both give the
-    same bytes.
+    ``how`` is ``streamed``, where only a few frames exist at a time, or ``whole``, ComfyUI's own decode, which gets one
+    clip at a time: several at once have other last bits. Both give the same bytes.
+
+    Raises:
+        ValueError: the VAE makes no pictures, such as one whose 12 channels its own pack makes pixels of.
     """
     if how == "streamed":
         reason = vae_check.why_not_chunked(vae)
@@ -39,7 +43,18 @@ def decode(vae: Any, samples: torch.Tensor, how: str = "streamed") -> list[Clip]
                     return [_streamed(vae, samples[i : i + 1]) for i in range(samples.shape[0])]
             reason = "its self-check failed"
         _LOG.warning("ComfyUI's own decode is used for this VAE: %s", reason)
+    one_by_one = samples.ndim == 5 and getattr(vae, "latent_dim", None) == 3
+    return [clip for part in samples.split(1 if one_by_one else len(samples)) for clip in _whole(vae, part)]
+
+
+def _whole(vae: Any, samples: torch.Tensor) -> list[Clip]:
+    """Return what ComfyUI's own decode makes: one clip of pictures, or one for each of a batch of videos."""
     images = vae.decode(samples)
+    if images.shape[-1] not in (_RGB, _RGBA):
+        raise ValueError(
+            f"vae makes {images.shape[-1]} channels of each pixel, but a video needs red, green and blue. Decode with "
+            "the node of the pack that this VAE is for, and connect its images instead of latent and vae."
+        )
     return [clip_of_images(clip) for clip in (images if images.ndim == 5 else images.unsqueeze(0))]
 
 

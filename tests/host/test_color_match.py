@@ -59,7 +59,7 @@ def drifted_clip(pictures):
 def test_images_get_the_colours_of_both_ends(comfy_server, pictures):
     """On the node itself, and while node 73 writes: the same video."""
     clip = drifted_clip(pictures)
-    graph = images_graph(comfy_server, clip, n73_crf=0)
+    graph = images_graph(comfy_server, clip, n73_crf=1)
     ends = {
         name: add_image(comfy_server, graph, name, picture)
         for name, picture in zip(("start_image", "end_image"), pictures, strict=False)
@@ -74,7 +74,8 @@ def test_images_get_the_colours_of_both_ends(comfy_server, pictures):
         for name, pattern in (("73", "video/wan_flf2v_*.mp4"), ("apart", "apart_*.mp4"))
     }
     for a, b in zip(written["73"], written["apart"], strict=True):
-        assert np.abs(a[0] - b[0]).max() <= 2  # one rounds to 8 bits before the correction too
+        # One rounds to 8 bits before the correction too, and the encoder changes each by up to 2.
+        assert np.abs(a[0] - b[0]).max() <= 5
     names = sorted((comfy_server.base_dir / "output").glob("corrected_*.png"))[-5:]
     images = [torch.from_numpy(np.asarray(Image.open(name)).copy()).movedim(-1, 0) / 255 for name in names]
     for i, picture in ((0, pictures[0]), (-1, pictures[1])):
@@ -86,7 +87,7 @@ def test_images_get_the_colours_of_both_ends(comfy_server, pictures):
 
 def test_a_latent_is_corrected_while_it_is_streamed(comfy_server):
     """The images are the decoded ends, 30 % mixed with grey, so that what is right is known."""
-    graph = latent_graph(3, 64, 48, n73_crf=0)
+    graph = latent_graph(3, 64, 48, n73_crf=1)
     graph["whole"] = {"class_type": "VAEDecode", "inputs": {"samples": ["57", 0], "vae": ["39", 0]}}
     size = {"width": 64, "height": 48, "batch_size": 1, "color": 0x808080}
     graph["grey"] = {"class_type": "EmptyImage", "inputs": size}

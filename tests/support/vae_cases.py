@@ -40,7 +40,7 @@ from wan_flf2v.video.ends_video import EndsVideo  # noqa: E402
 from wan_flf2v.video.geometry import video_size  # noqa: E402
 from wan_flf2v.video.memo import MemoisedEncoder  # noqa: E402
 from wan_flf2v.video.mp4 import to_planar_bytes  # noqa: E402
-from wan_flf2v.video.vae_decode import decode  # noqa: E402
+from wan_flf2v.video.vae_decode import DECODES, decode  # noqa: E402
 from wan_flf2v.video.vae_encode import encode_first_last  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,8 +52,8 @@ def noise(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def weights(dim, seed=1):
-    state_dict = random_weights(WanVAE(**{**TINY_VAE, "dim": dim}).state_dict(), seed)
+def weights(dim, seed=1, channels=3):
+    state_dict = random_weights(WanVAE(**{**TINY_VAE, "dim": dim, "conv_out_channels": channels}).state_dict(), seed)
     return {key: noise(*v.shape, seed=i) * 0.2 if v.ndim == 1 and key.endswith("bias") else v
             for i, (key, v) in enumerate(state_dict.items())}  # fmt: skip
 
@@ -122,14 +122,14 @@ def counted():
 
 
 @contextlib.contextmanager
-def out_of_memory_above(width, part):
-    """Let the host's encoder or decoder fail as a full GPU does, for anything wider than this."""
+def out_of_memory_above(width, part, times=None):
+    """Let the host's encoder or decoder fail as a full GPU does, for anything wider than this, so many times."""
     modules = comfy.ldm.wan.vae
-    forward = CausalConv3d.forward
+    forward, failures = CausalConv3d.forward, itertools.count()
 
     def failing(self, x, *args, **options):
         first = self.in_channels == 3 if part == "encode" else self.out_channels == 3
-        if first and x.shape[-1] > width:
+        if first and x.shape[-1] > width and (times is None or next(failures) < times):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         return forward(self, x, *args, **options)
 
@@ -138,6 +138,28 @@ def out_of_memory_above(width, part):
         yield
     finally:
         modules.CausalConv3d.forward = forward
+
+
+@contextlib.contextmanager
+def vae_encode_is(newer):
+    """Let the host's VAE have this method, as if its own file had it."""
+    original = comfy.sd.VAE.encode
+    newer.__code__ = newer.__code__.replace(co_filename=comfy.sd.__file__)
+    comfy.sd.VAE.encode = newer
+    try:
+        yield
+    finally:
+        comfy.sd.VAE.encode = original
+
+
+class Opaque(torch.Tensor):
+    """A type of weights that cannot be read as bytes, as some packs' quantised ones."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.view:
+            raise NotImplementedError("this type has no view")
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 def encode_cases(lengths, dtypes, ends, dim=8):
@@ -163,6 +185,13 @@ def decode_cases(counts, dtypes, dim=8):
     yield "warnings", LOG.take()
 
 
+def batch_case(dtype="fp32", size=(4, 6)):
+    """Whether the clips of a batch are the same, decoded in either way."""
+    vae, samples = new_vae(32, dtype), noise(3, 16, 3, *size) * 2 - 1
+    ways = [[torch.cat(list(clip.parts)) for clip in decode(vae, samples, how)] for how in DECODES]
+    yield "a batch", all(torch.equal(streamed, whole) for streamed, whole in zip(*ways, strict=True))
+
+
 def work_cases():
     """How many chunks each layer computes, of how many it is called for."""
     vae = new_vae()
@@ -170,19 +199,20 @@ def work_cases():
         video = ends_video(length).whole().movedim(-1, 1).movedim(1, 0).unsqueeze(0) * 2 - 1
         encoder = MemoisedEncoder(vae.first_stage_model)
         encoder.encode(lambda i: video[:, :, slice(*chunk_bounds(i))], chunk_count(length))  # noqa: B023
-        yield str(length), [(layer.computed, layer.calls) for layer in encoder.layers]
+        yield str(length), encoder.computed
 
 
 def host_cases():
     """VAEs that are left to the host: the result is the host's and one line says why."""
 
-    def left_to_host(name, vae):
+    def left_to_host(name, vae, how="memoised"):
         LOG.take()
-        same = same_as_core(vae, ends_video(17))
+        same = same_as_core(vae, ends_video(17), how)
         encode_log = LOG.take()
         samples = noise(1, 16, 3, 2, 3)
         clip = decode(vae, samples)[0]
-        same_bytes = torch.equal(torch.cat(list(clip.parts)), to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1)))
+        whole = to_planar_bytes(vae.decode(samples)[0, ..., :3].movedim(-1, 1))
+        same_bytes = torch.equal(torch.cat(list(clip.parts)), whole) and clip[1:3] == tuple(whole.shape[2:])
         return name, [same, same_bytes, encode_log, LOG.take()]
 
     class CountsChunks(torch.nn.ZeroPad2d):
@@ -195,14 +225,19 @@ def host_cases():
     class OtherVae(comfy.sd.VAE):
         pass
 
-    class OtherWan(WanVAE):
-        pass
+    class Upscaling(comfy.sd.VAE):
+        """As the pack of the decoder with 12 channels does it: four pixels of three channels."""
+
+        def decode(self, samples):
+            return torch.nn.functional.pixel_shuffle(super().decode(samples).movedim(-1, 2), 2).movedim(2, -1)
 
     yield left_to_host("as it is", new_vae())
     yield left_to_host("another VAE class", OtherVae(sd=weights(8), dtype=torch.float32))
     vae = new_vae()
-    vae.first_stage_model.__class__ = OtherWan
+    vae.first_stage_model.__class__ = type("WanVAE", (WanVAE,), {"__module__": "another.pack"})
     yield left_to_host("another model class", vae)
+    yield left_to_host("a decoder with transparency", comfy.sd.VAE(sd=weights(8, channels=4), dtype=torch.float32))
+    yield left_to_host("a decoder of twice the size", Upscaling(sd=weights(8, channels=12), dtype=torch.float32))
     vae = new_vae()
     vae.encode, vae.decode = vae.encode, vae.decode
     yield left_to_host("replaced on the object", vae)
@@ -216,6 +251,19 @@ def host_cases():
     vae = new_vae()
     vae.first_stage_model.encoder.downsamples[2].resample[0] = CountsChunks((0, 1, 0, 1))
     yield left_to_host("a layer that counts", vae)
+    vae = new_vae()
+    weight = vae.first_stage_model.encoder.conv1.weight
+    vae.first_stage_model.encoder.conv1.weight = torch.nn.Parameter(weight.as_subclass(Opaque), False)
+    yield left_to_host("weights of a type of its own", vae, "cached")
+    original = comfy.sd.VAE.encode
+    with vae_encode_is(lambda self, pixel_samples, tiles=None: original(self, pixel_samples)):
+        yield left_to_host("an argument more that can be left out", new_vae())
+    with vae_encode_is(lambda self, pixel_samples, tiles: None):
+        yield "an argument more", vae_check.why_not_chunked(new_vae())
+    try:
+        decode(comfy.sd.VAE(sd=weights(8, channels=12), dtype=torch.float32), noise(1, 16, 3, 2, 3))
+    except ValueError as error:
+        yield "12 channels", [str(error), LOG.take()]
     original = WanVAE.encode
     WanVAE.encode = lambda self, x: original(self, x)
     yield left_to_host("replaced in the class", new_vae())
@@ -223,16 +271,19 @@ def host_cases():
 
 
 def memory_cases():
-    """Out of memory: the tiles of the host, bit for bit, and one line."""
+    """Out of memory: the whole encode of the host if that fits, else its tiles, bit for bit, and one line."""
     vae = new_vae()
     video = ends_video(9, width=288, height=16)
-    with out_of_memory_above(256, "encode"), counted() as shapes:
-        yield "encode", [torch.equal(encode_first_last(vae, video), vae.encode(video.whole())), LOG.take()]
-        tiles = [shape for shape in shapes if shape[2] == 1]
-        shapes.clear()
-        encode_first_last(vae, video)
-        yield "a tiled latent is not kept", len([shape for shape in shapes if shape[2] == 1]) == len(tiles) // 2 > 1
-        LOG.take()
+    whole = vae.encode(video.whole())
+    with out_of_memory_above(256, "encode", times=1):
+        yield "encode, the host's fits", [torch.equal(encode_first_last(vae, video), whole), LOG.take()]
+    with out_of_memory_above(256, "encode"), counted() as calls:
+        tiled = vae.encode(video.whole())
+        yield "tiles are another latent", not torch.equal(tiled, whole)
+        of_host = len(calls)
+        for run in ("encode", "encode again"):
+            calls.clear()
+            yield run, [torch.equal(encode_first_last(vae, video), tiled), len(calls) - of_host, LOG.take()]
     samples = noise(1, 16, 5, 2, 36)
     with out_of_memory_above(256, "decode"):
         (clip,) = decode(vae, samples)
@@ -295,7 +346,7 @@ CASES = {
         *encode_cases((81, 141), ("fp32",), ("start", "2 and 7")),
     ],
     "encode dtypes": lambda: encode_cases((17, 33), ("bf16", "fp16"), ("start and end", "2 and 7")),
-    "decode": lambda: decode_cases(range(1, 13), ("fp32",)),
+    "decode": lambda: [*decode_cases(range(1, 13), ("fp32",)), *batch_case()],
     "decode dtypes": lambda: decode_cases((1, 2, 21, 36), ("bf16", "fp16")),
     "encode all": lambda: encode_cases((17, 33, 81, 141), ("fp32", "bf16"), ENDS, 16),
     "decode all": lambda: decode_cases(range(1, 37), ("fp32", "bf16"), 16),

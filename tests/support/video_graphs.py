@@ -35,6 +35,7 @@ def read_planes(path):
             "rate": float(stream.average_rate),
             "codec": context.name,
             "format": context.pix_fmt,
+            "profile": context.profile,
             "tags": tags,
             "metadata": dict(container.metadata),
         }

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from support.video_graphs import read_planes
 from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer, to_planar_bytes
 
 SIZE = (48, 32)
@@ -28,6 +29,17 @@ def writer(folder, crf=19, size=SIZE):
 
 def nothing():
     pass
+
+
+def bt709(rgb):
+    """Return limited-range Y'CbCr of R'G'B' in 0...255, by ITU-R BT.709's own coefficients."""
+    red, green, blue = (rgb[..., i].astype(float) for i in range(3))
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return 16 + luma * 219 / 255, 128 + (blue - luma) / 1.8556 * 224 / 255, 128 + (red - luma) / 1.5748 * 224 / 255
+
+
+def halved(plane):
+    return plane.reshape(plane.shape[0] // 2, 2, plane.shape[1] // 2, 2).mean(axis=(1, 3))
 
 
 def test_frames_arrive_in_order_and_the_file_appears_when_whole(tmp_path):
@@ -53,6 +65,24 @@ def test_planes_keep_every_pixel_at_any_width(tmp_path, width):
     luma = np.frombuffer(plane, np.uint8).reshape(16, plane.line_size)[:, :width]
     expected = np.round(16 + ramp[0].numpy().astype(float) * 219 / 255)
     assert np.abs(luma - expected).max() <= 1
+
+
+def test_colours_are_bt709_and_rounded(tmp_path):
+    """Every luma sample is within rounding of BT.709's formula, and nothing leans to one side."""
+    small = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(3))
+    frames = to_planar_bytes(torch.nn.functional.interpolate(small, size=(64, 80), mode="bilinear"))
+    with writer(tmp_path, 0, (80, 64)) as file:
+        for picture in frames:
+            file.write(picture)
+        file.flush()
+    planes, _ = read_planes(tmp_path / "clip.mp4")
+    for picture, written in zip(frames, planes, strict=True):
+        luma, blue, red = bt709(picture.movedim(0, -1).numpy())
+        assert np.abs(written[0] - luma).max() <= 0.6
+        assert abs((written[0] - luma).mean()) < 0.05
+        for plane, exact in ((written[1], halved(blue)), (written[2], halved(red))):
+            assert abs((plane - exact).mean()) < 0.05
+            assert np.abs(plane - exact).max() < 3.0
 
 
 def test_channels_are_red_green_blue(tmp_path):
@@ -143,6 +173,7 @@ DISK_FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
+from support.video_graphs import read_planes
 from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))

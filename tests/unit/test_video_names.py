@@ -1,0 +1,60 @@
+"""The names of output files, taken by several processes at once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from wan_flf2v.video.names import numbered, reserved, temporary
+
+TAKE = """
+import sys
+from pathlib import Path
+from wan_flf2v.video.names import reserved
+sys.stdin.readline()
+for _ in range(int(sys.argv[2])):
+    with reserved(Path(sys.argv[1]), "clip", 1, ".mp4") as path:
+        print(path.name)
+"""
+
+
+def test_two_processes_never_get_the_same_name(tmp_path):
+    """Both count the files at the same moment, so both begin with 1."""
+    command = [sys.executable, "-I", "-c", TAKE, str(tmp_path), "100"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        for process in (one, other):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        names = one.stdout.read().split() + other.stdout.read().split()
+    assert sorted(names) == [f"clip_{number:05}_.mp4" for number in range(1, 201)]
+
+
+def test_a_name_is_given_back_after_an_error_and_kept_otherwise(tmp_path):
+    with pytest.raises(KeyError), reserved(tmp_path, "clip", 1, ".mp4"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with reserved(tmp_path, "clip", 1, ".mp4") as first, reserved(tmp_path, "clip", 1, ".mp4") as second:
+        assert (first.name, second.name) == ("clip_00001_.mp4", "clip_00002_.mp4")
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_a_name_that_others_may_read_stays_so(tmp_path):
+    with reserved(tmp_path, "clip", 1, ".mp4") as path:
+        (tmp_path / "other").touch()
+        assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_temporary_names_are_unique_and_no_longer_than_the_shortest_final_one(tmp_path):
+    path = numbered(tmp_path, "", 1, ".mp4")
+    paths = {temporary(path) for _ in range(100)}
+    assert len(paths) == 100
+    assert all(len(other.name) <= len(path.name) and other.parent == tmp_path for other in paths)
+
+
+@pytest.mark.skipif(not hasattr(os, "pathconf"), reason="asks for the longest name as POSIX does")
+def test_the_longest_name_of_the_file_system_can_be_written(tmp_path):
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    with reserved(tmp_path, "x" * (longest - len("_00001_.mp4")), 1, ".mp4") as path:
+        assert len(path.name) == longest
+        temporary(path).touch()
