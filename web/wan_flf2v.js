@@ -73,7 +73,9 @@ function extendConditioning(node) {
 }
 
 function extendVideoCombine(node) {
-  afterChange(widgetOf(node, "frame_rate"), () => {
+  const frameRate = widgetOf(node, "frame_rate");
+  Object.assign(frameRate.options, { step: 10, step2: 1 }); // three decimals are shown; the arrows go by one frame
+  afterChange(frameRate, () => {
     for (const other of node.graph?._nodes ?? []) other.wanShowSeconds?.();
   });
 }
