@@ -18,7 +18,7 @@ from .mp4 import EncoderThread, Mp4Writer, to_planar_bytes
 class Clip(NamedTuple):
     """One clip of a batch: its size, and its frames as they are decoded, uint8 [frames, 3, height, width].
 
-    ``tiled`` decodes the clip again in tiles, for when ``parts`` runs out of memory; None where ComfyUI has seen to it.
+    ``by_comfyui`` decodes the clip again by ComfyUI, for when ``parts`` runs out of memory; None if it came from there.
     ``last`` returns the last frame, [1, 3, height, width], where it is there without a decode; else it is None.
     """
 
@@ -26,7 +26,7 @@ class Clip(NamedTuple):
     height: int
     width: int
     parts: Iterator[torch.Tensor]
-    tiled: Callable[[], Clip] | None = None
+    by_comfyui: Callable[[], Clip] | None = None
     last: Callable[[], torch.Tensor] | None = None
 
     def steps(self, match: ColorMatch | None) -> int:
@@ -49,7 +49,7 @@ def write_clip(
     clip: Clip,
     match: ColorMatch | None = None,
 ) -> None:
-    """Write the clip, cropped to the writer's size; after out-of-memory, begin a new file from ``clip.tiled()``.
+    """Write the clip, cropped to the writer's size; after out-of-memory, begin a new file from ``clip.by_comfyui()``.
 
     Args:
         new_writer: makes the writer, once for each attempt.
@@ -63,10 +63,10 @@ def write_clip(
         progress.update_absolute(done + steps)
         return
     except Exception as error:
-        if clip.tiled is None or not comfy.model_management.is_oom(error):
+        if clip.by_comfyui is None or not comfy.model_management.is_oom(error):
             raise
     # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
-    _write(new_writer(), progress, done, clip.tiled(), match)
+    _write(new_writer(), progress, done, clip.by_comfyui(), match)
     progress.update_absolute(done + steps)
 
 

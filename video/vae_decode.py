@@ -1,4 +1,4 @@
-"""A latent into clips: the streamed decode with the Wan VAE, ComfyUI's own decode, and the decode in tiles."""
+"""A latent into clips: the streamed decode with the Wan VAE, and ComfyUI's own decode."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import comfy.model_management
 import torch
 
 from .. import compat
-from ..wan import PIXELS_PER_LATENT
 from . import vae_check
 from .chunks import decode_chunks
 from .clips import Clip, clip_of_images
 
 DECODES = ("streamed", "whole")
 _RGB, _RGBA = 3, 4
-
-# The tiles that comfy/sd.py takes when memory runs out, in latent pixels. Never tiled in time.
-_TILE, _OVERLAP = 32, 8
 
 _LOG = logging.getLogger("wan_flf2v.video")
 
@@ -74,9 +70,9 @@ def _streamed(vae: Any, samples: torch.Tensor) -> Clip:
                 pixels = vae.process_output(pixels.to(dtype=vae.vae_output_dtype(), copy=True))
                 yield pixels.mul_(255.0).round_().to(torch.uint8)[0].movedim(0, 1)
 
-    def tiled() -> Clip:
-        _LOG.warning("out of memory: decoding in tiles of %d pixels", _TILE * PIXELS_PER_LATENT)
+    def by_comfyui() -> Clip:
+        _LOG.warning("out of memory: ComfyUI's own decode is used, in tiles if it must")
         comfy.model_management.soft_empty_cache()
-        return clip_of_images(vae.decode_tiled(samples, tile_x=_TILE, tile_y=_TILE, overlap=_OVERLAP)[0])
+        return clip_of_images(vae.decode(samples)[0])
 
-    return Clip(frames, height, width, parts(), tiled)
+    return Clip(frames, height, width, parts(), by_comfyui)

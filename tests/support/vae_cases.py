@@ -285,14 +285,16 @@ def memory_cases():
             calls.clear()
             yield run, [torch.equal(encode_first_last(vae, video), tiled), len(calls) - of_host, LOG.take()]
     samples = noise(1, 16, 5, 2, 36)
+    whole = to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))
     with out_of_memory_above(256, "decode"):
         (clip,) = decode(vae, samples)
         try:
             fits = bool(list(clip.parts))
         except torch.cuda.OutOfMemoryError:
             fits = False
-        tiled = torch.cat(list(clip.tiled().parts))
-        yield "decode", [fits, torch.equal(tiled, to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))), LOG.take()]
+        made = torch.cat(list(clip.by_comfyui().parts))
+        tiled = to_planar_bytes(vae.decode_tiled(samples, tile_x=32, tile_y=32, overlap=8)[0].movedim(-1, 1))
+        yield "decode", [fits, torch.equal(made, tiled), torch.equal(tiled, whole), LOG.take()]
 
 
 def cache_cases():
