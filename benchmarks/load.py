@@ -1,16 +1,18 @@
 """How quickly the API answers under load, while ComfyUI works on the same processor.
 
 First an open loop: 100 calls a second for 50 s, submit and status in turn, each started on time whatever became of
-those before it, and measured from that time. Then 200 clients at once with 25 calls each: every answer must be a
-success or 429, and the gateway must not grow.
+those before it, and measured from that time. Then the same with 50 calls a second for 60 s, beside two uploads that
+send a byte every five seconds and 200 open event streams of four tokens. Then 200 clients at once with 25 calls each.
+Every answer must be a success or 429, and the gateway must not grow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -23,7 +25,10 @@ from ._stage import stage
 
 RATE = 100  # calls a second
 SECONDS = 50.0
+STALLED_RATE, STALLED_SECONDS = 50, 60.0
+STALLED_UPLOADS, STREAM_TOKENS, STREAMS = 2, 4, 200
 CLIENTS, CALLS = 200, 25
+_DRIP_S = 5.0
 _LIMIT_MS = 100.0
 _LIMIT_MB = 50.0
 _WARM_CALLS = 500
@@ -42,6 +47,8 @@ class Round:
 
     submit_s: list[float] = field(default_factory=list)
     status_s: list[float] = field(default_factory=list)
+    stalled_submit_s: list[float] = field(default_factory=list)
+    stalled_status_s: list[float] = field(default_factory=list)
     bad: int = 0
     growth_mb: float = 0.0
 
@@ -56,6 +63,8 @@ def run(options: Options) -> Figures:
     return {
         "p99_submit_ms": _p99([round_.submit_s for round_ in rounds]),
         "p99_status_ms": _p99([round_.status_s for round_ in rounds]),
+        "p99_submit_stalled_ms": _p99([round_.stalled_submit_s for round_ in rounds]),
+        "p99_status_stalled_ms": _p99([round_.stalled_status_s for round_ in rounds]),
         "not_2xx_or_429": summed([round_.bad for round_ in rounds], "answers", ("==", 0)),
         "rss_growth_mb": Figure(max(growth), "MB", len(growth), min(growth), max(growth), ("<", _LIMIT_MB)),
     }
@@ -69,19 +78,65 @@ async def _round(gateway: GatewayProcess) -> Round:
         calls = _Calls(http, gateway.api, round_)
         await calls.submit()
         await calls.until_running()
-        await _open_loop(calls, round_)
+        await _open_loop(calls, RATE, SECONDS, round_.submit_s, round_.status_s)
+        async with _stalled(http, gateway):
+            await _open_loop(calls, STALLED_RATE, STALLED_SECONDS, round_.stalled_submit_s, round_.stalled_status_s)
         round_.growth_mb = await _crowd(calls, gateway)
     return round_
 
 
-async def _open_loop(calls: _Calls, round_: Round) -> None:
+async def _open_loop(calls: _Calls, rate: int, seconds: float, submit_s: list[float], status_s: list[float]) -> None:
     start, tasks = time.perf_counter() + 0.5, []
-    for number in range(int(RATE * SECONDS)):
-        due = start + number / RATE
+    for number in range(int(rate * seconds)):
+        due = start + number / rate
         await asyncio.sleep(due - time.perf_counter())
-        call, latencies = (calls.submit, round_.submit_s) if number % 2 else (calls.status, round_.status_s)
+        call, latencies = (calls.submit, submit_s) if number % 2 else (calls.status, status_s)
         tasks.append(asyncio.create_task(_timed(call, due, latencies)))
     await asyncio.gather(*tasks)
+
+
+@contextlib.asynccontextmanager
+async def _stalled(http: aiohttp.ClientSession, gateway: GatewayProcess) -> AsyncIterator[None]:
+    """Keep uploads that hardly move, and event streams of requests that wait, open until the block ends."""
+    opened = asyncio.Semaphore(0)
+    tasks = [asyncio.create_task(_drip(http, gateway.api)) for _ in range(STALLED_UPLOADS)]
+    for number in range(STREAM_TOKENS):
+        headers = {"Authorization": f"Bearer {await asyncio.to_thread(gateway.new_token, f'streams {number}')}"}
+        async with http.post(f"{gateway.api}/models/{DEMO.model_id}", json=_VALUES, headers=headers) as response:
+            url = f"{gateway.api}/requests/{(await response.json())['request_id']}/events"
+        follow = [_follow(http, url, headers, opened) for _ in range(STREAMS // STREAM_TOKENS)]
+        tasks += [asyncio.create_task(coroutine) for coroutine in follow]
+    for _ in range(STREAMS):
+        await opened.acquire()
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drip(http: aiohttp.ClientSession, api: str) -> None:
+    """Upload a byte now and then; begin again when the gateway has had enough."""
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(_DRIP_S)
+
+    while True:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with http.post(f"{api}/files", data=body()) as response:
+                await response.read()
+
+
+async def _follow(http: aiohttp.ClientSession, url: str, headers: dict[str, str], opened: asyncio.Semaphore) -> None:
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with http.get(url, headers=headers, timeout=timeout) as response:
+        response.raise_for_status()
+        opened.release()
+        async for _ in response.content:
+            pass
 
 
 async def _crowd(calls: _Calls, gateway: GatewayProcess) -> float:
