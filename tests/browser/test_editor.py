@@ -1,6 +1,7 @@
 """The first minute in the editor: templates, what is missing, widgets that help, a video that plays."""
 
 import json
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from support.demo_graphs import demo_graph
 from wan_flf2v.contract.workflow import load_graph
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+BLUEPRINT = WORKFLOWS.parent / "subgraphs" / "First-Last Frame to Video (Wan 2.2).json"
+IMAGES = ("62", "68")
 MODELS = ("wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", "umt5_xxl", "wan_2.1_vae")
 
 
@@ -39,6 +42,27 @@ def test_missing_models_are_offered_for_download(editor, comfy_install):
 def test_other_templates_open_as_their_api_form(editor, name):
     editor.load(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")))
     assert editor.prompt() == inputs_of(load_graph(name))
+
+
+def test_the_subgraph_blueprint_is_the_workflow_without_its_images(editor, comfy_server):
+    """One node in the search; what it would queue is node for node the bundled workflow."""
+    with urllib.request.urlopen(f"{comfy_server.url}/global_subgraphs", timeout=60) as response:
+        offered = {entry["name"] for entry in json.load(response).values()}
+    assert BLUEPRINT.stem in offered
+    blueprint = json.loads(BLUEPRINT.read_text("utf-8"))
+    editor.page.evaluate("blueprint => app.loadGraphData(blueprint)", blueprint)
+    editor.page.wait_for_function("() => app.graph._nodes.length === 1", timeout=60_000)
+    (root,) = blueprint["nodes"]
+
+    def inside(value):
+        return [f"{root['id']}:{value[0]}", value[1]] if isinstance(value, list) else value
+
+    expected = {}
+    for node_id, inputs in inputs_of(load_graph("wan22_flf2v")).items():
+        if node_id not in IMAGES:
+            from_inside = {n: v for n, v in inputs.items() if not (isinstance(v, list) and v[0] in IMAGES)}
+            expected[f"{root['id']}:{node_id}"] = {name: inside(value) for name, value in from_inside.items()}
+    assert editor.prompt() == expected
 
 
 class TestWidgets:
