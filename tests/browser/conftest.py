@@ -20,7 +20,9 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # Playwright's event loop runs until the end, and nothing else may use asyncio meanwhile
 def browser():
     path = find_browser()
     if path is None:

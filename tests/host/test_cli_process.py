@@ -55,13 +55,26 @@ def answer(server, path):
 
 
 def test_a_video_from_two_images_and_a_prompt(comfy_server, tmp_path):
-    settings = ("--set", "67_length=17", "--set", "57_steps=2", "--set", "73_frame_rate=12", "-o", "out.mp4")
+    settings = (
+        "--set",
+        "67_length=17",
+        "--set",
+        "57_steps=2",
+        "--set",
+        "57_cfg=2",
+        "--set",
+        "73_frame_rate=12",
+        "-o",
+        "out.mp4",
+    )
     (tmp_path / "out.mp4").write_text("an older result that the user named")
     done = run_cli(comfy_server, *settings, cwd=tmp_path, code=DEMO_CLI)
     assert (done.returncode, done.stdout) == (0, "out.mp4\n"), done.stderr
     lines = done.stderr.splitlines()
     assert any("57 Sampler" in line for line in lines)
-    assert lines[0].startswith("Warning: steps is 2, but no file's name says that it is made for few steps")
+    assert lines[0].startswith(
+        "Warning: cfg is 2, but demo_wan22_high_noise.safetensors (model_high_noise) looks made for"
+    )
     assert re.fullmatch(r"Done in \d+\.\d s\.", lines[-1])
     with av.open(tmp_path / "out.mp4") as video:
         stream = video.streams.video[0]
