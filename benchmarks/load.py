@@ -106,10 +106,12 @@ async def _stalled(http: aiohttp.ClientSession, gateway: GatewayProcess) -> Asyn
             url = f"{gateway.api}/requests/{(await response.json())['request_id']}/events"
         follow = [_follow(http, url, headers, opened) for _ in range(STREAMS // STREAM_TOKENS)]
         tasks += [asyncio.create_task(coroutine) for coroutine in follow]
-    for _ in range(STREAMS):
-        await opened.acquire()
+    everyone = asyncio.gather(*(opened.acquire() for _ in range(STREAMS)))
+    await asyncio.wait((everyone, *tasks), return_when=asyncio.FIRST_COMPLETED)
     try:
         yield
+        if ended := [task for task in tasks if task.done()]:
+            raise RuntimeError(f"{len(ended)} of the uploads and event streams did not stay open: {ended[0]}")
     finally:
         for task in tasks:
             task.cancel()

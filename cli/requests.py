@@ -76,7 +76,7 @@ def submit(
         say(f"Request {request_id}")
         target = output or Path(f"{request_id}.mp4")
         again = ["wan-flf2v", "watch", request_id, "-o", str(target)]
-        if api not in (DEFAULT_API, os.environ.get(_API_VARIABLE)):
+        if api != os.environ.get(_API_VARIABLE, DEFAULT_API):
             again += ["--api", api]
         if token_file is not None:
             again += ["--token-file", str(token_file)]

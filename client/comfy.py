@@ -185,14 +185,14 @@ class ComfyClient(Connection):
             return await self._save(response, target)
 
     async def has_file(self, file: OutputFile) -> bool:
-        """Return whether the server has a file."""
+        """Return whether the server has a file that is not empty: an empty one is a name that a run has reserved."""
         query = {"filename": file.filename, "type": file.type}
         if file.subfolder:
             query["subfolder"] = file.subfolder
         async with self._request("HEAD", "view", params=query) as response:
             if response.status != 404:
                 self._check_status(response, None)
-            return response.status == 200
+            return response.status == 200 and response.content_length != 0
 
     async def pack_instance(self) -> str | None:
         """Return a text that changes with every start of ComfyUI, ``None`` if its pack does not tell one."""
@@ -219,8 +219,11 @@ class ComfyClient(Connection):
         shown: dict[str, Any] = record.get("outputs", {}).get(node_id, {})
         return shown
 
-    async def remove_inputs(self, request_id: str) -> None:
-        """Remove the images that were uploaded for a request of the hosted API, through a route of this pack."""
+    async def remove_leftovers(self, request_id: str) -> None:
+        """Remove what a request of the hosted API left, but its result, through a route of this pack.
+
+        That is its uploaded images, and the empty file that a ComfyUI that ended had reserved for its video.
+        """
         async with self._request("DELETE", f"wan_flf2v/inputs/{request_id}") as response:
             self._check_status(response, None)
 

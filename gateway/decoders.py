@@ -20,7 +20,8 @@ from .shares import Shares
 
 _AT_ONCE, _AT_ONCE_EACH = 2, 1  # a process can take Pillow's pixel limit times a few bytes of memory
 _DEADLINE_S = 30.0  # a large picture takes a few seconds
-# A process gets this one's sys.path, as those of multiprocessing do. They would import ComfyUI's main.py besides.
+# A process gets this one's sys.path, as those of multiprocessing do. They would import ComfyUI's main.py besides. -I:
+# without it, Python would import json from the current folder.
 _START = "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); runpy.run_path(sys.argv[2], {}, '__main__')"
 
 
@@ -55,7 +56,7 @@ class Decoders:
         """End the processes, whatever they are doing."""
         for process in [*self._processes]:
             process.kill()
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         for process in self._idle:
             process.end()
 
@@ -89,7 +90,7 @@ class _Process:
     def __init__(self) -> None:
         self.usable = True
         self.out_of_time = False
-        command = [sys.executable, "-c", _START, json.dumps([*map(str, sys.path)]), str(Path(images.__file__))]
+        command = [sys.executable, "-I", "-c", _START, json.dumps([*map(str, sys.path)]), str(Path(images.__file__))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,21 @@ def _add_gateway_routes(routes: web.RouteTableDef, folder: str, is_request_id: C
 
     @routes.delete("/wan_flf2v/inputs/{request_id}")
     async def delete_inputs(request: web.Request) -> web.Response:
-        """Remove the images that the API uploaded for a request: that folder and no other."""
+        """Remove the images that the API uploaded for a request, and an empty file that holds its video's name."""
         request_id = request.match_info["request_id"]
         if not is_request_id(request_id):
             return web.json_response({"error": "a request id is expected"}, status=400)
+        videos = (Path(folder_paths.get_output_directory()) / folder).glob(f"{request_id}_*.mp4")
+        await asyncio.to_thread(_delete_empty, videos)
         images = Path(folder_paths.get_input_directory()) / folder / request_id
         await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
         if os.path.lexists(images):  # on Windows, while a program has an image open
             return web.json_response({"error": "the images cannot be removed yet"}, status=500)
         return web.Response(status=204)
+
+
+def _delete_empty(files: Iterable[Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):  # another process may have it open
+            if file.stat().st_size == 0:
+                file.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,15 +82,17 @@ class WanFLF2VVideoCombine(io.ComfyNode):
     ) -> io.NodeOutput:
         _check_range("frame_rate", frame_rate, FRAME_RATE_MIN, FRAME_RATE_MAX)
         _check_range("crf", crf, _CRF_MIN, _CRF_MAX)
+        notices: list[str] = []  # a node shows its last text alone
         if crf < _CRF_PLAYABLE:
             text = f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {_CRF_PLAYABLE}."
+            notices.append(text)
             show_notice(cls.hidden.unique_id, text, warning=True)
             crf = _CRF_PLAYABLE
         clips = _clips(latent, vae, images, decode)
         size = cls._size(clips[0], latent, width, height)
         match = None if color_match is None or color_match.strength == 0 else color_match.for_size(*size)
         progress = comfy.utils.ProgressBar(sum(clip.steps(match) for clip in clips))
-        saved, videos, notices = [], [], []
+        saved, videos = [], []
         for clip in clips:
             folder, name, counter, subfolder = _place(filename_prefix, *size)
             with names.reserved(folder, name, counter, _SUFFIX) as path:
@@ -167,13 +170,22 @@ def _place(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
     return Path(folder), name, counter, subfolder
 
 
+def _find_place(prefix: str) -> Path:
+    """Return where a file of this prefix would be, without making its folder; raise as ComfyUI does for one outside."""
+    parts = Path(os.path.normpath(prefix)).parts
+    if not parts or parts[0] == os.pardir or Path(prefix).anchor:
+        _place(prefix, SIZE_MAX, SIZE_MAX)
+    # Each part alone is a name directly in the output folder, which is there; ComfyUI fills in its %date% and the like.
+    filled = [_place(part, SIZE_MAX, SIZE_MAX)[1] for part in parts or (prefix,)]
+    return names.numbered(Path(folder_paths.get_output_directory(), *filled[:-1]), filled[-1], 1, _SUFFIX)
+
+
 def _name_error(prefix: str | None) -> str:
     """Say why no file can be called after ``prefix``; empty if one can, or if ``prefix`` is None."""
     if prefix is None:
         return ""
     try:
-        folder, name, counter, _ = _place(prefix, SIZE_MAX, SIZE_MAX)
-        names.numbered(folder, name, counter, _SUFFIX).lstat()
+        _find_place(prefix).lstat()
     except FileNotFoundError:
         return ""
     except Exception as error:  # noqa: BLE001 -- ComfyUI's own, for a path outside the output folder, has no class

@@ -101,10 +101,13 @@ def linked(value: object) -> str | None:
     return value[0] if is_link else None
 
 
+_ANY_TYPE = ("*", "COMFY_MATCHTYPE_V3")  # the outputs of switches, in other packs and in ComfyUI
+
+
 def upstream(prompt: Prompt | None, *values: object, carrying: str | None = None) -> list[str]:
     """Return the ids of all nodes that the given input values come from, each once, the nearest first.
 
-    With ``carrying``, only links that carry that type are followed, such as ``"CONDITIONING"``.
+    With ``carrying``, only links that carry that type, such as ``"CONDITIONING"``, or any type are followed.
     """
     prompt = prompt or {}
     found: dict[str, None] = {}
@@ -114,7 +117,7 @@ def upstream(prompt: Prompt | None, *values: object, carrying: str | None = None
         node_id = linked(value)
         if node_id is None or node_id in found or node_id not in prompt:
             continue
-        if carrying is None or output_type(class_type(prompt, node_id), value[1]) == carrying:
+        if carrying is None or output_type(class_type(prompt, node_id), value[1]) in (carrying, *_ANY_TYPE):
             found[node_id] = None
             waiting += node_inputs(prompt, node_id).values()
     return list(found)

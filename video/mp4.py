@@ -6,6 +6,7 @@ import contextlib
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -105,9 +106,19 @@ class Mp4Writer:
                 if error_type is None:  # else the first error is raised
                     raise
             if error_type is None:
-                self._unfinished.replace(self.path)
+                _replace(self._unfinished, self.path)
         finally:
             self._unfinished.unlink(missing_ok=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Move a file over another. On Windows that fails while a virus scanner or a viewer has the other open: wait."""
+    for _ in range(_REPLACE_TRIES):
+        with contextlib.suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(_REPLACE_WAIT_S)
+    source.replace(target)
 
 
 class EncoderThread:

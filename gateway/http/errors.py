@@ -92,7 +92,7 @@ UPLOADS_FULL = ErrorKind(
 )
 
 INTERNAL = ErrorKind(500001, "An error occurred in the API. The server's log says which.")
-STORE_DOWN = ErrorKind(503001, "The API cannot read or write its store. The server's log says why. Try again later.")
+STORE_DOWN = ErrorKind(503001, "The API cannot use its store or its files. The server's log says why. Try again later.")
 DISK_FULL = ErrorKind(507001, "The API's disk is full: nothing was accepted or changed. Try again when it has room.")
 
 MODEL_UNAVAILABLE = ErrorKind(503002, "This model cannot run here now, so the request was not queued. {reason}")

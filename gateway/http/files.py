@@ -116,7 +116,10 @@ class FileRoutes:
         }
         if any(known.value in (tag, "*") for known in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
-        size = path.stat().st_size
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:  # purged a moment ago
+            raise ApiError(errors.NO_SUCH_RESULT) from None
         if "Range" not in request.headers:
             return FilePart(path, 0, size, headers=headers)
         first, end = _range(request, size)

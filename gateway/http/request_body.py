@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 class LargeBodies:
     """Limits how many large bodies are on the disk and in memory at once; tokens share both, and small ones never wait.
 
-    A body is large above ``LARGE_BYTES``, or while its length is unknown.
+    A body is large above ``LARGE_BYTES``, or while its length is unknown, as that of a compressed one.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,8 @@ class LargeBodies:
 
     def place(self, request: web.Request) -> contextlib.AbstractAsyncContextManager[None]:
         """Return a context that waits until the body of this request may come, and lie on the disk."""
-        small = request.content_length is not None and request.content_length <= LARGE_BYTES
+        known = request.content_length is not None and "Content-Encoding" not in request.headers
+        small = known and (request.content_length or 0) <= LARGE_BYTES
         return contextlib.nullcontext() if small else self._arriving.slot(token_of(request).id)
 
     async def read(self, request: web.Request, body: Body, work: Callable[[dict[str, Any]], Result]) -> Result:

@@ -24,7 +24,7 @@ from ..jobs.dispatcher import Dispatcher
 from ..jobs.order import queue_position
 from ..jobs.records import REQUEST_ID, Job, Submission
 from ..jobs.results import Results
-from ..jobs.store import IdempotencyConflictError, QueueFullError, Store
+from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
 from ..settings import Settings
 from . import errors
 from .addresses import base_url
@@ -233,6 +233,8 @@ class RequestRoutes:
             await self._stream(request, job.id, base, last, response)
         except ConnectionError:
             pass  # the client left
+        except StoreError as error:  # the response has begun, so it can only end; the client asks again
+            _LOG.warning("event stream ended request_id=%s: %s", job.id, error)
         finally:
             self._streams[token.id] -= 1
         return response

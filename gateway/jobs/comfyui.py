@@ -89,7 +89,7 @@ class ComfyBackend:
         return Identity(str(stats["system"]["comfyui_version"]), await self.client.pack_instance())
 
     async def has_result(self, job_id: str) -> bool:
-        """Whether the prompt's file is there. It appears under its name only when it is whole."""
+        """Whether the prompt's file is there. Until it is whole, an empty file holds its name."""
         return await self.client.has_file(result_file(job_id))
 
     async def check(self, job: Job) -> list[str]:
@@ -98,6 +98,8 @@ class ComfyBackend:
 
     async def submit(self, job: Job) -> None:
         """Upload the job's images and queue its graph."""
+        if job.attempt > 1:  # a ComfyUI that ended while it decoded left an empty file under the video's name
+            await self._remove_leftovers(job)
         images = {
             key: await self.client.upload_image(self._inputs / name, f"{FOLDER}/{job.id}")
             for key, name in job.inputs.items()
@@ -152,12 +154,21 @@ class ComfyBackend:
         try:
             if not await self.client.cancel(job.id):
                 return False
-            await self.client.remove_inputs(job.id)
         except ServerAnswerError as error:
-            if is_lost(error) or error.status == 500:  # the pack's route, if a file cannot be removed yet
+            if is_lost(error) or error.status == 500:
                 raise
             _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
+            return True
+        await self._remove_leftovers(job)
         return True
+
+    async def _remove_leftovers(self, job: Job) -> None:
+        try:
+            await self.client.remove_leftovers(job.id)
+        except ServerAnswerError as error:
+            if is_lost(error) or error.status == 500:  # a file cannot be removed yet
+                raise
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
 
     async def _look(self, job_id: str) -> Found | None:
         if await self._knows(job_id):

@@ -71,7 +71,8 @@ async def first_token(data: Path) -> bool:
             return True
         if file.exists() and await find_token(store, file.read_text("utf-8").strip()) is None:
             _LOG.warning(
-                "token is unknown: that in %s was revoked. Delete the file; it is made anew if none is left.", file
+                "token is unknown: that in %s was revoked. Delete the file; without other tokens a new one is made.",
+                file,
             )
         return False
     finally:

@@ -11,6 +11,15 @@ from wan_flf2v.contract.workflow import load_graph
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINT = WORKFLOWS.parent / "subgraphs" / "First-Last Frame to Video (Wan 2.2).json"
 IMAGES = ("62", "68")
+COPY = """() => {
+    const widget = (node, name) => node.widgets.find(widget => widget.name === name)
+    const [sampler, conditioning] = [57, 67].map(id => app.graph.add(app.graph.getNodeById(id).clone()))
+    return {
+        handover_step: !!widget(sampler, "handover_step").hidden,
+        boundary: !!widget(sampler, "boundary").hidden,
+        seconds: widget(conditioning, "seconds").element.textContent,
+    }
+}"""
 MODELS = ("wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", "umt5_xxl", "wan_2.1_vae")
 
 
@@ -91,6 +100,20 @@ class TestWidgets:
         editor.set(57, "handover", "step")
         assert [editor.widget(57, name)["hidden"] for name in ("handover_step", "boundary")] == [False, True]
         assert editor.prompt()["57"] == {**before, "handover": "step"}
+        if editor.nodes_2:
+            editor.page.get_by_text("handover_step").first.wait_for(timeout=30_000)
+            editor.set(57, "handover", "half")
+            editor.page.wait_for_function(
+                "() => !document.querySelector('[data-node-id=\"57\"]').innerText.includes('handover_step')",
+                timeout=30_000,
+            )
+
+    def test_a_copy_shows_its_own_values(self, editor):
+        """A copied node gets its values after it was made, and without a callback."""
+        editor.set(57, "handover", "step")
+        editor.set(67, "length", 49)
+        copied = editor.page.evaluate(COPY)
+        assert copied == {"handover_step": False, "boundary": True, "seconds": "49 frames, 3 s at 16 fps"}
 
     def test_what_is_added_is_not_saved(self, editor):
         stored = json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8"))

@@ -248,16 +248,13 @@ def test_events_after_an_id_that_the_request_has_not_reached(gateway):
 def test_a_revoked_token_takes_its_streams_and_links_with_it(gateway):
     token = gateway.new_token("guest")
     ended, waiting = (gateway.post(SUBMIT, BODY, token=token).json["request_id"] for _ in range(2))
-    results = gateway.data / "results" / ended
-    results.mkdir(parents=True)
-    (results / "video.mp4").write_bytes(b"video")
     own = gateway.submit()
     with gateway.store() as store:
         store.assign(ended)
-        store.end(ended, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+        gateway.succeed(store, ended)
         link = gateway.get(f"/v1/requests/{ended}/result", token=token).json["output"]["video"]
         link = link.removeprefix(gateway.url)
-        assert gateway.get(link, token=None).content == b"video"
+        assert gateway.get(link, token=None).content == b"made up"
         stream, own_stream = events(gateway, waiting, token=token), events(gateway, own)
         next(stream), next(own_stream)
         store.revoke_token("guest")

@@ -173,6 +173,20 @@ def test_a_finished_file_is_found_by_its_name_and_nothing_runs_again(api, server
     asyncio.run(after.store.close())
 
 
+def test_an_empty_file_that_a_dead_comfyui_left_is_no_result(api, server):
+    """Node 73 reserves the video's name before it decodes."""
+    job = accepted(api.store)
+    asyncio.run(api.store.assign(job.id, "a ComfyUI that ended while it decoded"))
+    asyncio.run(api.store.mark_sent(job.id))
+    folder = server.base_dir / "output" / "wan_flf2v_api"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{job.id}_00001_.mp4").touch()
+    end = end_of(api, job)
+    assert (end.status, end.attempt) == ("succeeded", 2), end.error
+    assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
+    assert (folder / f"{job.id}_00001_.mp4").stat().st_size > 1000
+
+
 async def history(server, job):
     async with ComfyClient(server.url) as client:
         return await client.history(job.id)

@@ -17,7 +17,7 @@ class Editor:
     """One page with ComfyUI's editor. ``faults`` are what the pack's own files did wrong in the browser."""
 
     def __init__(self, page, url, nodes_2):
-        self.page, self.url, self.faults = page, url, []
+        self.page, self.url, self.nodes_2, self.faults = page, url, nodes_2, []
         page.on("console", self._note)
         page.on("pageerror", lambda error: self.faults.append(str(error)) if "wan" in str(error.stack) else None)
         settings = {"Comfy.VueNodes.Enabled": nodes_2, "Comfy.TutorialCompleted": True}
@@ -46,5 +46,6 @@ class Editor:
         return {node_id: node["inputs"] for node_id, node in nodes.items()}
 
     def _note(self, message):
-        if message.type == "error" and "/extensions/wan-flf2v/" in str(message.location.get("url")):
+        # The frontend itself logs what an extension's hook raises, and names the extension.
+        if message.type == "error" and "wan-flf2v" in f"{message.text} {message.location.get('url')}":
             self.faults.append(message.text)
