@@ -113,9 +113,9 @@ async def _stalled(http: aiohttp.ClientSession, gateway: GatewayProcess) -> Asyn
         if ended := [task for task in tasks if task.done()]:
             raise RuntimeError(f"{len(ended)} of the uploads and event streams did not stay open: {ended[0]}")
     finally:
-        for task in tasks:
+        for task in (everyone, *tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(everyone, *tasks, return_exceptions=True)
 
 
 async def _drip(http: aiohttp.ClientSession, api: str) -> None:

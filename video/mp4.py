@@ -30,6 +30,7 @@ _SWS_ACCURATE_RND = 1 << 18
 # wait for the encoder, more would only take memory.
 _WAITING_FRAMES = 8
 _POLL_S = 0.1
+_REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.25
 
 
 class Mp4Writer:

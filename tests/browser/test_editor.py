@@ -11,6 +11,7 @@ from wan_flf2v.contract.workflow import load_graph
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINT = WORKFLOWS.parent / "subgraphs" / "First-Last Frame to Video (Wan 2.2).json"
 IMAGES = ("62", "68")
+ROW_IS_GONE = """() => !document.querySelector('[data-node-id="57"]').innerText.includes("handover_step")"""
 COPY = """() => {
     const widget = (node, name) => node.widgets.find(widget => widget.name === name)
     const [sampler, conditioning] = [57, 67].map(id => app.graph.add(app.graph.getNodeById(id).clone()))
@@ -103,10 +104,7 @@ class TestWidgets:
         if editor.nodes_2:
             editor.page.get_by_text("handover_step").first.wait_for(timeout=30_000)
             editor.set(57, "handover", "half")
-            editor.page.wait_for_function(
-                "() => !document.querySelector('[data-node-id=\"57\"]').innerText.includes('handover_step')",
-                timeout=30_000,
-            )
+            editor.page.wait_for_function(ROW_IS_GONE, timeout=30_000)
 
     def test_a_copy_shows_its_own_values(self, editor):
         """A copied node gets its values after it was made, and without a callback."""

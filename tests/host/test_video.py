@@ -146,6 +146,19 @@ def test_a_name_that_no_file_can_have_is_refused_before_sampling(comfy_server):
     assert "there can be no such file in the output folder: File name too long. Use another name;" in str(error.value)
 
 
+def test_the_check_of_a_name_makes_no_folder(comfy_server):
+    """ComfyUI checks a prompt without the size that its video will have."""
+    output = comfy_server.base_dir / "output"
+    with pytest.raises(PromptRejectedError, match="there can be no such file"):
+        comfy_server.run(demo_graph(n73_filename_prefix="refused/" + "x" * 245))
+    assert not (output / "refused").exists()
+    (file,) = comfy_server.run(
+        images_graph(comfy_server, torch.rand(1, 32, 48, 3), n73_filename_prefix="of_%width%/a")
+    ).files
+    assert file.subfolder == "of_48"
+    assert [path.name for path in output.glob("of_*")] == ["of_48"]
+
+
 def test_prefix_cannot_leave_the_output_folder(comfy_server):
     with pytest.raises(PromptRejectedError, match="outside the output folder"):
         comfy_server.run(images_graph(comfy_server, torch.rand(1, 16, 16, 3), n73_filename_prefix="../../escaped"))
