@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -170,14 +171,19 @@ def _place(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
     return Path(folder), name, counter, subfolder
 
 
-def _find_place(prefix: str) -> Path:
-    """Return where a file of this prefix would be, without making its folder; raise as ComfyUI does for one outside."""
+def _find_places(prefix: str) -> list[Path]:
+    """Return what a file of this prefix and its folders are called, and the file in them, without making a folder.
+
+    Raises as ComfyUI does for a place outside its output folder. A name is looked at directly in that folder, which is
+    there: in a folder that is not, no system says that a name is too long.
+    """
     parts = Path(os.path.normpath(prefix)).parts
     if not parts or parts[0] == os.pardir or Path(prefix).anchor:
         _place(prefix, SIZE_MAX, SIZE_MAX)
-    # Each part alone is a name directly in the output folder, which is there; ComfyUI fills in its %date% and the like.
-    filled = [_place(part, SIZE_MAX, SIZE_MAX)[1] for part in parts or (prefix,)]
-    return names.numbered(Path(folder_paths.get_output_directory(), *filled[:-1]), filled[-1], 1, _SUFFIX)
+    output = Path(folder_paths.get_output_directory())
+    *folders, name = (_place(part, SIZE_MAX, SIZE_MAX)[1] for part in parts or (prefix,))  # ComfyUI fills in %date%
+    names_alone = [*(output / folder for folder in folders), names.numbered(output, name, 1, _SUFFIX)]
+    return [*names_alone, names.numbered(output.joinpath(*folders), name, 1, _SUFFIX)]
 
 
 def _name_error(prefix: str | None) -> str:
@@ -185,9 +191,9 @@ def _name_error(prefix: str | None) -> str:
     if prefix is None:
         return ""
     try:
-        _find_place(prefix).lstat()
-    except FileNotFoundError:
-        return ""
+        for path in _find_places(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                path.lstat()
     except Exception as error:  # noqa: BLE001 -- ComfyUI's own, for a path outside the output folder, has no class
         reason = getattr(error, "strerror", None) or error
         return (

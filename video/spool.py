@@ -70,7 +70,7 @@ class FrameSpool:
             yield
         except OSError as error:
             megabytes = -(-frame_bytes * self._frames // 10**6)
-            room = "Free disk space, start" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Start"
+            room = "Free disk space, start" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Start"
             raise OSError(
                 error.errno,
                 f"color_match keeps the decoded frames in {self._folder} until the last one is known, but "

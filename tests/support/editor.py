@@ -47,5 +47,8 @@ class Editor:
 
     def _note(self, message):
         # The frontend itself logs what an extension's hook raises, and names the extension.
-        if message.type == "error" and "wan-flf2v" in f"{message.text} {message.location.get('url')}":
+        of_the_pack = "extension 'wan-flf2v" in message.text or "/extensions/wan-flf2v/" in str(
+            message.location.get("url")
+        )
+        if message.type == "error" and of_the_pack:
             self.faults.append(message.text)

@@ -173,7 +173,6 @@ DISK_FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from support.video_graphs import read_planes
 from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
