@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import psutil
@@ -99,23 +100,24 @@ async def _open_loop(calls: _Calls, rate: int, seconds: float, submit_s: list[fl
 async def _stalled(http: aiohttp.ClientSession, gateway: GatewayProcess) -> AsyncIterator[None]:
     """Keep uploads that hardly move, and event streams of requests that wait, open until the block ends."""
     opened = asyncio.Semaphore(0)
-    tasks = [asyncio.create_task(_drip(http, gateway.api)) for _ in range(STALLED_UPLOADS)]
-    for number in range(STREAM_TOKENS):
-        headers = {"Authorization": f"Bearer {await asyncio.to_thread(gateway.new_token, f'streams {number}')}"}
-        async with http.post(f"{gateway.api}/models/{DEMO.model_id}", json=_VALUES, headers=headers) as response:
-            url = f"{gateway.api}/requests/{(await response.json())['request_id']}/events"
-        follow = [_follow(http, url, headers, opened) for _ in range(STREAMS // STREAM_TOKENS)]
-        tasks += [asyncio.create_task(coroutine) for coroutine in follow]
-    everyone = asyncio.gather(*(opened.acquire() for _ in range(STREAMS)))
-    await asyncio.wait((everyone, *tasks), return_when=asyncio.FIRST_COMPLETED)
+    tasks: list[asyncio.Future[Any]] = []
     try:
+        tasks += [asyncio.create_task(_drip(http, gateway.api)) for _ in range(STALLED_UPLOADS)]
+        for number in range(STREAM_TOKENS):
+            headers = {"Authorization": f"Bearer {await asyncio.to_thread(gateway.new_token, f'streams-{number}')}"}
+            async with http.post(f"{gateway.api}/models/{DEMO.model_id}", json=_VALUES, headers=headers) as response:
+                url = f"{gateway.api}/requests/{(await response.json())['request_id']}/events"
+            follow = [_follow(http, url, headers, opened) for _ in range(STREAMS // STREAM_TOKENS)]
+            tasks += [asyncio.create_task(coroutine) for coroutine in follow]
+        everyone = asyncio.gather(*(opened.acquire() for _ in range(STREAMS)))
+        await asyncio.wait((everyone, *tasks), return_when=asyncio.FIRST_COMPLETED)
         yield
         if ended := [task for task in tasks if task.done()]:
             raise RuntimeError(f"{len(ended)} of the uploads and event streams did not stay open: {ended[0]}")
     finally:
-        for task in (everyone, *tasks):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(everyone, *tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _drip(http: aiohttp.ClientSession, api: str) -> None:
