@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import math
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from .order import QueuedJob, in_order, queue_position
 from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook
@@ -100,6 +101,8 @@ _EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit 
 _JSON = ("values", "inputs", "output", "progress", "detail")
 _FLAGS = ("cancel_requested", "sent", "dirty", "expired")
 
+_State: TypeAlias = tuple[int, int | None]  # a job's version and queue position
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -163,6 +166,9 @@ class SqliteStore(Store):
                 f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
             ) from error
         self._queue: tuple[int, tuple[QueuedJob, ...]] | None = None  # the file's version, and the queue in it
+        self._known_states: Mapping[str, _State] = {}
+        self._states_at = -math.inf
+        self._look: asyncio.Future[None] | None = None
 
     async def close(self) -> None:
         await asyncio.to_thread(self._writer.close)
@@ -208,15 +214,40 @@ class SqliteStore(Store):
         return _count(database, token, status)
 
     async def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
-        seen: tuple[int, int | None] | None = None
-        while (job := await self.get(job_id)) is not None and not job.expired:
-            position = queue_position(job_id, await self.queue()) if job.status == "in_queue" else None
-            if seen != (job.version, position):
-                seen = job.version, position
-                yield job, position
-            if job.finished:
-                return
+        seen: _State | None = None
+        while True:
+            state = (await self._states()).get(job_id)
+            if state is None or state != seen:
+                job = await self.get(job_id)
+                if job is None or job.expired:
+                    return
+                position = queue_position(job_id, await self.queue()) if job.status == "in_queue" else None
+                if seen != (job.version, position):
+                    seen = job.version, position
+                    yield job, position
+                if job.finished:
+                    return
             await asyncio.sleep(_FOLLOW_S)
+
+    async def _states(self) -> Mapping[str, _State]:
+        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``: hundreds of streams share one look."""
+        if time.monotonic() - self._states_at > _FOLLOW_S:
+            if self._look is None or self._look.done():
+                self._look = asyncio.ensure_future(self._look_at_states())
+            await asyncio.shield(self._look)
+        return self._known_states
+
+    async def _look_at_states(self) -> None:
+        self._known_states, self._states_at = await self._read_states(), time.monotonic()
+
+    @_reads
+    def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
+        query = "SELECT id, number, status, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"
+        rows = {row[0]: row for row in database.execute(query)}
+        ordered = in_order(QueuedJob(*row[:3]) for row in rows.values())
+        waiting = [job.id for job in ordered if job.status == "in_queue"]
+        states: dict[str, _State] = {job_id: (row[3], None) for job_id, row in rows.items()}
+        return states | {job_id: (rows[job_id][3], position) for position, job_id in enumerate(waiting)}
 
     @_writes
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
