@@ -25,12 +25,13 @@ from ..jobs.order import queue_position
 from ..jobs.records import REQUEST_ID, Job, Submission
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
+from ..jobs.tokens import is_valid
 from ..settings import Settings
 from . import errors
 from .addresses import base_url
 from .availability import Availability
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
-from .middleware import Authentication, token_of
+from .middleware import token_of
 from .models import MAX_PROMPT_CHARACTERS, MODEL_PATH, boolean_query, find_model
 from .request_body import LargeBodies, arrived
 from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
@@ -41,6 +42,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
+_TOKEN_KNOWN_S = 1.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
@@ -165,13 +167,12 @@ class RequestRoutes:
         store: Store,
         results: Results,
         dispatcher: Dispatcher,
-        authentication: Authentication,
     ) -> None:
         self._settings = settings
         self._store = store
         self._results = results
         self._dispatcher = dispatcher
-        self._authentication = authentication
+        self._looks: dict[str, tuple[float, asyncio.Future[bool]]] = {}  # token id -> when it was looked up, the answer
         self._streams: Counter[str] = Counter()  # token id -> open event streams
         self._stopping = asyncio.Event()
 
@@ -254,7 +255,7 @@ class RequestRoutes:
         try:
             while not stopping.done():
                 await asyncio.wait((change, stopping), timeout=_TOKEN_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-                if await self._authentication.find(request) is None:
+                if not await self._is_valid(token_of(request).id):
                     return
                 message = b""
                 if change.done():
@@ -277,6 +278,15 @@ class RequestRoutes:
         finally:
             stopping.cancel()
             change.cancel()
+
+    async def _is_valid(self, token_id: str) -> bool:
+        """Whether the token was not revoked; all streams of a token share one look a second."""
+        now = asyncio.get_running_loop().time()
+        at, look = self._looks.get(token_id, (0.0, None))
+        if look is None or now - at > _TOKEN_KNOWN_S:
+            look = asyncio.ensure_future(is_valid(self._store, token_id))
+            self._looks[token_id] = now, look
+        return await asyncio.shield(look)
 
     async def _find_job(self, request: web.Request) -> Job:
         """Return the job that the path names; ``ApiError`` for an invalid id, or if this token has no such job."""

@@ -230,7 +230,7 @@ class SqliteStore(Store):
             await asyncio.sleep(_FOLLOW_S)
 
     async def _states(self) -> Mapping[str, _State]:
-        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``: hundreds of streams share one look."""
+        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``; hundreds of streams share one look."""
         if time.monotonic() - self._states_at > _FOLLOW_S:
             if self._look is None or self._look.done():
                 self._look = asyncio.ensure_future(self._look_at_states())
