@@ -173,6 +173,8 @@ class RequestRoutes:
         self._results = results
         self._dispatcher = dispatcher
         self._looks: dict[str, tuple[float, asyncio.Future[bool]]] = {}  # token id -> when it was looked up, the answer
+        # request id -> a state of it, and the event that tells it
+        self._events: dict[str, tuple[tuple[int, int | None, str], asyncio.Future[bytes]]] = {}
         self._streams: Counter[str] = Counter()  # token id -> open event streams
         self._stopping = asyncio.Event()
 
@@ -238,6 +240,7 @@ class RequestRoutes:
             _LOG.warning("event stream ended request_id=%s: %s", job.id, error)
         finally:
             self._streams[token.id] -= 1
+            self._events.pop(job.id, None)
         return response
 
     async def stop_streams(self, _: web.Application) -> None:
@@ -263,9 +266,7 @@ class RequestRoutes:
                     moved = position is not None and known_position is not None and position != known_position
                     known_position = position
                     if job.version > last or moved:
-                        status = status_response(job, base, position, await self._store.health())
-                        body = status.model_dump_json(exclude_unset=True)
-                        message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
+                        message = await self._event(job, position, base)
                         last = job.version
                     change = asyncio.ensure_future(anext(changes))
                 elif clock() - sent_at >= _HEARTBEAT_S:
@@ -278,6 +279,18 @@ class RequestRoutes:
         finally:
             stopping.cancel()
             change.cancel()
+
+    async def _event(self, job: Job, position: int | None, base: str) -> bytes:
+        """Return what a stream says of a job's state; the streams of a request share it."""
+        state = job.version, position, base
+        known = self._events.get(job.id)
+        if known is None or known[0] != state:
+            known = self._events[job.id] = state, asyncio.ensure_future(self._write_event(job, position, base))
+        return await asyncio.shield(known[1])
+
+    async def _write_event(self, job: Job, position: int | None, base: str) -> bytes:
+        status = status_response(job, base, position, await self._store.health())
+        return f"id: {job.version}\nevent: status\ndata: {status.model_dump_json(exclude_unset=True)}\n\n".encode()
 
     async def _is_valid(self, token_id: str) -> bool:
         """Whether the token was not revoked; all streams of a token share one look a second."""
