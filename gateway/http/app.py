@@ -58,7 +58,7 @@ def create_app(
     sender = WebhookSender(settings, store, fetcher, webhook_body)
     models, metrics, large_bodies = offered(settings), Metrics(), LargeBodies()
     cors, authentication = Cors(settings.cors_origins), Authentication(settings, store)
-    requests = RequestRoutes(settings, store, results, dispatcher)
+    requests = RequestRoutes(settings, store, results, dispatcher, authentication)
     availability = Availability(settings, models)
     ops = OpsRoutes(settings, store, models, metrics, authentication, availability)
     groups = (

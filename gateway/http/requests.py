@@ -25,13 +25,12 @@ from ..jobs.order import queue_position
 from ..jobs.records import REQUEST_ID, Job, Submission
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
-from ..jobs.tokens import is_valid
 from ..settings import Settings
 from . import errors
 from .addresses import base_url
 from .availability import Availability
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
-from .middleware import token_of
+from .middleware import Authentication, token_of
 from .models import MAX_PROMPT_CHARACTERS, MODEL_PATH, boolean_query, find_model
 from .request_body import LargeBodies, arrived
 from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
@@ -42,7 +41,6 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
-_TOKEN_KNOWN_S = 1.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
@@ -167,14 +165,13 @@ class RequestRoutes:
         store: Store,
         results: Results,
         dispatcher: Dispatcher,
+        authentication: Authentication,
     ) -> None:
         self._settings = settings
         self._store = store
         self._results = results
         self._dispatcher = dispatcher
-        self._looks: dict[str, tuple[float, asyncio.Future[bool]]] = {}  # token id -> when it was looked up, the answer
-        # request id -> a state of it, and the event that tells it
-        self._events: dict[str, tuple[tuple[int, int | None, str], asyncio.Future[bytes]]] = {}
+        self._authentication = authentication
         self._streams: Counter[str] = Counter()  # token id -> open event streams
         self._stopping = asyncio.Event()
 
@@ -240,7 +237,6 @@ class RequestRoutes:
             _LOG.warning("event stream ended request_id=%s: %s", job.id, error)
         finally:
             self._streams[token.id] -= 1
-            self._events.pop(job.id, None)
         return response
 
     async def stop_streams(self, _: web.Application) -> None:
@@ -258,7 +254,7 @@ class RequestRoutes:
         try:
             while not stopping.done():
                 await asyncio.wait((change, stopping), timeout=_TOKEN_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-                if not await self._is_valid(token_of(request).id):
+                if await self._authentication.find(request) is None:
                     return
                 message = b""
                 if change.done():
@@ -266,7 +262,9 @@ class RequestRoutes:
                     moved = position is not None and known_position is not None and position != known_position
                     known_position = position
                     if job.version > last or moved:
-                        message = await self._event(job, position, base)
+                        status = status_response(job, base, position, await self._store.health())
+                        body = status.model_dump_json(exclude_unset=True)
+                        message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
                         last = job.version
                     change = asyncio.ensure_future(anext(changes))
                 elif clock() - sent_at >= _HEARTBEAT_S:
@@ -279,27 +277,6 @@ class RequestRoutes:
         finally:
             stopping.cancel()
             change.cancel()
-
-    async def _event(self, job: Job, position: int | None, base: str) -> bytes:
-        """Return what a stream says of a job's state; the streams of a request share it."""
-        state = job.version, position, base
-        known = self._events.get(job.id)
-        if known is None or known[0] != state:
-            known = self._events[job.id] = state, asyncio.ensure_future(self._write_event(job, position, base))
-        return await asyncio.shield(known[1])
-
-    async def _write_event(self, job: Job, position: int | None, base: str) -> bytes:
-        status = status_response(job, base, position, await self._store.health())
-        return f"id: {job.version}\nevent: status\ndata: {status.model_dump_json(exclude_unset=True)}\n\n".encode()
-
-    async def _is_valid(self, token_id: str) -> bool:
-        """Whether the token was not revoked; all streams of a token share one look a second."""
-        now = asyncio.get_running_loop().time()
-        at, look = self._looks.get(token_id, (0.0, None))
-        if look is None or now - at > _TOKEN_KNOWN_S:
-            look = asyncio.ensure_future(is_valid(self._store, token_id))
-            self._looks[token_id] = now, look
-        return await asyncio.shield(look)
 
     async def _find_job(self, request: web.Request) -> Job:
         """Return the job that the path names; ``ApiError`` for an invalid id, or if this token has no such job."""

@@ -169,7 +169,6 @@ class SqliteStore(Store):
         self._known_states: Mapping[str, _State] = {}
         self._states_at = -math.inf
         self._look: asyncio.Future[None] | None = None
-        self._looks: dict[str, tuple[_State, asyncio.Future[tuple[Job | None, int | None]]]] = {}
 
     async def close(self) -> None:
         await asyncio.to_thread(self._writer.close)
@@ -219,29 +218,16 @@ class SqliteStore(Store):
         while True:
             state = (await self._states()).get(job_id)
             if state is None or state != seen:
-                job, position = await self._followed(job_id, state)
+                job = await self.get(job_id)
                 if job is None or job.expired:
                     return
+                position = queue_position(job_id, await self.queue()) if job.status == "in_queue" else None
                 if seen != (job.version, position):
                     seen = job.version, position
                     yield job, position
                 if job.finished:
                     return
             await asyncio.sleep(_FOLLOW_S)
-
-    async def _followed(self, job_id: str, state: _State | None) -> tuple[Job | None, int | None]:
-        """Return a job and its queue position; those who see it change to the same ``state`` share one look."""
-        if state is None:  # it has ended, or is too new
-            return await self._read_followed(job_id)
-        known = self._looks.get(job_id)
-        if known is None or known[0] != state:
-            known = self._looks[job_id] = state, asyncio.ensure_future(self._read_followed(job_id))
-        return await asyncio.shield(known[1])
-
-    async def _read_followed(self, job_id: str) -> tuple[Job | None, int | None]:
-        job = await self.get(job_id)
-        waits = job is not None and job.status == "in_queue"
-        return job, queue_position(job_id, await self.queue()) if waits else None
 
     async def _states(self) -> Mapping[str, _State]:
         """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``; those who follow share one look."""
@@ -253,7 +239,6 @@ class SqliteStore(Store):
 
     async def _look_at_states(self) -> None:
         self._known_states, self._states_at = await self._read_states(), time.monotonic()
-        self._looks = {job_id: look for job_id, look in self._looks.items() if job_id in self._known_states}
 
     @_reads
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:

@@ -20,9 +20,8 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(
-    scope="module"
-)  # Playwright's event loop runs until the end, and nothing else may use asyncio meanwhile
+# Not for the session: Playwright's event loop runs until it is closed, and no other test could use asyncio meanwhile.
+@pytest.fixture(scope="module")
 def browser():
     path = find_browser()
     if path is None:

@@ -47,8 +47,7 @@ class Editor:
 
     def _note(self, message):
         # The frontend itself logs what an extension's hook raises, and names the extension.
-        of_the_pack = "extension 'wan-flf2v" in message.text or "/extensions/wan-flf2v/" in str(
-            message.location.get("url")
-        )
+        source = str(message.location.get("url"))
+        of_the_pack = "extension 'wan-flf2v" in message.text or "/extensions/wan-flf2v/" in source
         if message.type == "error" and of_the_pack:
             self.faults.append(message.text)
