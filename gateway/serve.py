@@ -17,9 +17,8 @@ from aiohttp import web
 
 from ..client.comfy import ComfyClient
 from ..client.errors import ServerAddressError
-from .http.addresses import is_loopback
 from .http.app import create_app
-from .http.protocol import RequestHandler
+from .http.middleware import RequestHandler, is_loopback
 from .http.sending import READ_WAIT_S, drop
 from .settings import Settings
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comfy.memory_management
 import psutil
 
 from ..sampling.schedule import RunSettings
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAMES
-from .memory import is_mapped
-from .model_files import ModelFile, expert_of, read_file
+from .model_files import SAFETENSORS, ModelFile, expert_of, read_file
 from .prompts import (
     ExpertFiles,
     LoaderFile,
@@ -323,6 +323,15 @@ def available_ram() -> int:
     """
     own = psutil.Process().memory_info()
     return psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0)
+
+
+def is_mapped(path: Path) -> bool:
+    """Whether this ComfyUI maps a file's weights instead of copying them to main memory.
+
+    It does so with safetensors files under its dynamic memory manager (comfy/utils.py, load_torch_file). What is mapped
+    is given back when memory is short, and read again, so such a file needs no memory of its own.
+    """
+    return comfy.memory_management.aimdo_enabled and path.suffix.lower() in SAFETENSORS
 
 
 def free_disk(folder: Path) -> int | None:

@@ -1,16 +1,13 @@
-"""The memory estimate, as ComfyUI decides: main memory for a model's file, and the device's besides its weights."""
+"""The memory estimate for the device, besides the weights, as ComfyUI makes it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import comfy.memory_management
 import comfy.model_detection
 import comfy.model_management
 import comfy.utils
 import torch
 
-from .model_files import SAFETENSORS, ModelFile
+from .model_files import ModelFile
 
 # safetensors' names of the dtypes that a diffusion model's weights have; ComfyUI counts no others.
 _DTYPES = {
@@ -52,15 +49,6 @@ def activation_bytes(file: ModelFile, latent_shape: tuple[int, ...]) -> int | No
     _set_dtypes(config, weights)
     model = config.get_model(weights, "", device=torch.device("meta"))
     return int(model.memory_required(list(latent_shape)))
-
-
-def is_mapped(path: Path) -> bool:
-    """Whether this ComfyUI maps a file's weights instead of copying them to main memory.
-
-    It does so with safetensors files under its dynamic memory manager (comfy/utils.py, load_torch_file). What is mapped
-    is given back when memory is short, and read again, so such a file needs no memory of its own.
-    """
-    return comfy.memory_management.aimdo_enabled and path.suffix.lower() in SAFETENSORS
 
 
 def device_name() -> str:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from ..client.offers import is_model_file
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TEXT_TOKENS
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -184,7 +183,7 @@ def is_distilled(name: str, titles: Iterable[str] = ()) -> bool:
 
 def _parts(name: str) -> list[str]:
     """Return the file's name and its folders', the nearest first; the separators may be those of any system."""
-    return re.split(r"[\\/]", name.rpartition(".")[0] if is_model_file(name) else name)[::-1]
+    return re.split(r"[\\/]", re.sub(r"\.[A-Za-z]\w*$", "", name))[::-1]
 
 
 def _words(text: str) -> str:

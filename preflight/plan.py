@@ -167,7 +167,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     # ComfyUI samples in float32 (comfy/samplers.py, outer_sample).
     latent_bytes = 4 * (shape or WAN_14B).out_channels * math.prod(video.latent_shape)
     sizes = {file.path: file.size for file in files.values()}
-    mapped = sum(size for path, size in sizes.items() if memory.is_mapped(path))
+    mapped = sum(size for path, size in sizes.items() if checks.is_mapped(path))
     ram = sum(sizes.values()) - mapped
     experts_read = [_files(slot, names[slot], files.get(slot)) for slot in checks.SLOTS]
     report = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import folder_paths
 
-from ..client.offers import is_model_file
 from .host_nodes import offered, output_type
 from .model_files import is_distilled, read_titles
 
@@ -39,6 +38,7 @@ LOADERS = {
     "LoraLoaderModelOnly": Loader(("loras",), ("lora_name",)),
 }
 _MODEL_FOLDERS = {"diffusion_models", "checkpoints"}
+_LORA_FOLDERS = ("loras",)
 _IMAGE_INPUTS = ("start_image", "end_image")
 _LARGEST = 1 << 64  # no input takes more; JSON has numbers, and NaN, that cannot be computed with
 
@@ -138,7 +138,7 @@ def expert_files(prompt: Prompt | None, node_id: object, input_name: str) -> Exp
                 loader = _find(link, key, value, folders)
         if loader is None:
             loras += [
-                _find(link, key, name, ("loras",)) for key, value in inputs.items() for name in _file_names(value)
+                _find(link, key, name, _LORA_FOLDERS) for key, value in inputs.items() for name in _file_names(value)
             ]
         link = linked(inputs.get("model"))
     return ExpertFiles(loader and _with_titles(loader), tuple(map(_with_titles, loras)))
@@ -152,7 +152,7 @@ def loaded_files(prompt: Prompt | None, node_id: object) -> list[LoaderFile]:
         for loader_id in upstream(prompt, *node_inputs(prompt, node_id).values())
         for key, value in node_inputs(prompt, loader_id).items()
         # a VAE loader also takes names that are no file, such as pixel_space
-        if (folders := _folders(prompt, loader_id, key)) and isinstance(value, str) and is_model_file(value)
+        if (folders := _folders(prompt, loader_id, key)) and isinstance(value, str) and _is_file_name(value, folders)
     ]
 
 
@@ -249,7 +249,13 @@ def _is_refused(class_type: str, file: LoaderFile) -> bool:
 
 def _file_names(value: object) -> Iterator[str]:
     """Yield the file names in a node's input; some LoRA nodes keep theirs in {"on": true, "lora": name}."""
-    if isinstance(value, str) and is_model_file(value):
+    if isinstance(value, str) and _is_file_name(value, _LORA_FOLDERS):
         yield value
     elif isinstance(value, Mapping) and value.get("on", True):
-        yield from (item for item in value.values() if isinstance(item, str) and is_model_file(item))
+        yield from (item for item in value.values() if isinstance(item, str) and _is_file_name(item, _LORA_FOLDERS))
+
+
+def _is_file_name(name: str, folders: Iterable[str]) -> bool:
+    """Whether a name ends as files do that ComfyUI looks for in one of these kinds of folder."""
+    suffix = Path(name).suffix.lower()
+    return any(suffix in folder_paths.folder_names_and_paths[folder][1] for folder in folders)

@@ -19,11 +19,10 @@ from ..jobs.sqlite_store import SqliteStore
 from ..jobs.store import StoreError
 from ..jobs.webhooks import WebhookSender
 from ..settings import Settings
-from .availability import Availability
 from .files import FileRoutes
 from .metrics import Metrics
 from .middleware import AccessLog, Authentication, Cors, HiddenTokens, answer_expect, respond_to_errors
-from .models import ModelRoutes, offered
+from .models import Availability, ModelRoutes, offered
 from .ops import OpsRoutes
 from .request_body import LargeBodies
 from .requests import RequestRoutes, SubmitRoute

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from aiohttp import web
+
 from ..durable import is_full
 from ..jobs.store import StoreError, StoreFullError
 
@@ -153,3 +155,30 @@ def field_entry(loc: tuple[str, ...], message: str, kind: str) -> dict[str, Any]
 def validation_error(entries: list[dict[str, Any]]) -> ApiError:
     """Return a 422 whose ``detail`` has one entry (``loc``, ``msg``, ``type``) for each bad field."""
     return ApiError(ErrorKind(422001, "{text}"), entries, text="; ".join(entry["msg"] for entry in entries))
+
+
+def error_response(error: ApiError) -> web.Response:
+    """Return the response that tells a client of an error."""
+    headers = {"Cache-Control": "no-store"}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 429:
+        headers["Retry-After"] = str(error.detail["retry_after"])
+    if error.status == 416:
+        headers["Content-Range"] = f"bytes */{error.detail['size']}"
+    body = {"error_code": error.code, "error_message": str(error), "detail": error.detail}
+    response = web.json_response(body, status=error.status, headers=headers)
+    if error.status in (408, 413):  # the rest of the body is not read
+        response.force_close()
+    return response
+
+
+def http_error_response(error: web.HTTPException) -> web.Response:
+    """Translate an error that aiohttp itself raises: an unknown path, a method that the path does not take."""
+    if error.status == 404:
+        return error_response(ApiError(NO_SUCH_PATH))
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        response = error_response(ApiError(METHOD_NOT_ALLOWED, methods=", ".join(sorted(error.allowed_methods))))
+        response.headers["Allow"] = error.headers["Allow"]
+        return response
+    return error_response(ApiError(ErrorKind(error.status * 1000 + 1, "{reason}."), reason=error.reason))

@@ -1,23 +1,24 @@
-"""What happens around every route: CORS, access log, error responses, authentication by token, rate limit."""
+"""What happens around every route: CORS, access log, errors, authentication by token, rate limit, hosts and pages."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from ..jobs.records import Token
 from ..jobs.store import Store
 from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token
 from ..settings import Settings
 from . import errors
-from .addresses import is_from_other_page, names_loopback
-from .errors import ApiError, ErrorKind, too_many
+from .errors import ApiError, error_response, http_error_response, too_many
 from .metrics import Metrics
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -25,6 +26,9 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 _MAX_TOKEN_CHARACTERS = 256
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_MAX_PORT = 65535
+_MAX_LINE_BYTES = 8190  # aiohttp's own limits, of the first line and of a header
 # To the end of the line: a token with a bad character in it is still a token.
 _SECRETS = re.compile(r"(authorization|bearer|signature=|wf_).*", re.IGNORECASE)
 _TOKEN = "wan_flf2v_token"  # noqa: S105 -- where a request keeps its Token; ComfyUI's server has keys there too
@@ -44,6 +48,62 @@ def token_of(request: web.Request) -> Token:
     """Return the token that ``Authentication`` found for a request."""
     token: Token = request[_TOKEN]
     return token
+
+
+def base_url(request: web.Request, settings: Settings) -> str:
+    """Return the address without ``/v1``: from the settings, else from a trusted proxy, else from the request.
+
+    ``ApiError`` if the client's Host header is no host name.
+    """
+    if settings.base_url:
+        return settings.base_url.rstrip("/")
+    scheme, host = request.scheme, request.headers.get("Host", "")
+    if request.remote in settings.trusted_proxies:
+        # The first value is what the client asked the outermost proxy for.
+        forwarded = request.headers.get("X-Forwarded-Proto", scheme).split(",")[0].strip().lower()
+        scheme = forwarded if forwarded in ("http", "https") else scheme
+        host = request.headers.get("X-Forwarded-Host", host).split(",")[0].strip()
+    if _host_in(host) is None:
+        raise ApiError(errors.INVALID_HOST)
+    return f"{scheme}://{host}"
+
+
+def names_loopback(request: web.Request) -> bool:
+    """Return whether the Host header is a loopback address or ``localhost``.
+
+    A web page whose own host name was made to lead to this machine (DNS rebinding) sends another one.
+    """
+    host = _host_in(request.headers.get("Host", ""))
+    return host is not None and is_loopback(host)
+
+
+def is_from_other_page(request: web.Request, allowed: Sequence[str]) -> bool:
+    """Return whether a browser says that a page of another origin makes this request, and none of ``allowed``.
+
+    Browsers send ``Origin`` with each request that could change something, and ``Sec-Fetch-Site`` with all; pages can
+    change neither.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    own = origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
+    return not own and origin not in allowed
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, without port or brackets, is ``localhost`` or a loopback address."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_in(header: str) -> str | None:
+    """Return the host that a Host header names, without port or brackets; ``None`` if it is no host, or no port."""
+    match = _HOST.fullmatch(header)
+    if match is None or not 0 < int(match[2] or _MAX_PORT) <= _MAX_PORT:
+        return None
+    return match[1].strip("[]")
 
 
 class Cors:
@@ -169,34 +229,42 @@ async def respond_to_errors(request: web.Request, handler: Handler) -> web.Strea
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _http_error_response(error)
+        return http_error_response(error)
     except Exception as error:  # noqa: BLE001 -- the last resort: the log has all of it, the client learns no internals
         _LOG.exception("request failed method=%s", request.method if request.method in _METHODS else "OTHER")
         return error_response(ApiError(errors.kind_of(error)))
 
 
-def error_response(error: ApiError) -> web.Response:
-    """Return the response that tells a client of an error."""
-    headers = {"Cache-Control": "no-store"}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.status == 429:
-        headers["Retry-After"] = str(error.detail["retry_after"])
-    if error.status == 416:
-        headers["Content-Range"] = f"bytes */{error.detail['size']}"
-    body = {"error_code": error.code, "error_message": str(error), "detail": error.detail}
-    response = web.json_response(body, status=error.status, headers=headers)
-    if error.status in (408, 413):  # the rest of the body is not read
+class RequestHandler(web.RequestHandler):
+    """One connection to a gateway. It answers what is not HTTP, or no longer is.
+
+    aiohttp itself does that before any middleware, as plain text.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_LINE_BYTES, **options)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the contract's error response; the connection is closed after it."""
+        super().handle_error(request, status, exc, message)  # it logs, and raises if a response has begun
+        malformed = ApiError(errors.MALFORMED, reason=_reason(exc))
+        response = error_response(malformed if status == malformed.status else ApiError(errors.INTERNAL))
         response.force_close()
-    return response
-
-
-def _http_error_response(error: web.HTTPException) -> web.Response:
-    """Translate an error that aiohttp itself raises: an unknown path, a method that the path does not take."""
-    if error.status == 404:
-        return error_response(ApiError(errors.NO_SUCH_PATH))
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        response = error_response(ApiError(errors.METHOD_NOT_ALLOWED, methods=", ".join(sorted(error.allowed_methods))))
-        response.headers["Allow"] = error.headers["Allow"]
         return response
-    return error_response(ApiError(ErrorKind(error.status * 1000 + 1, "{reason}."), reason=error.reason))
+
+
+def _reason(error: BaseException | None) -> str:
+    """Say what is wrong without what was sent: that may hold a token."""
+    if isinstance(error, LineTooLong):
+        return f"its address, or a header, is longer than {_MAX_LINE_BYTES} bytes"
+    if isinstance(error, BadHttpMethod):
+        return "its method is unknown"
+    return "its first line, or a header, is malformed"

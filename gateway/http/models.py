@@ -1,27 +1,95 @@
-"""The models that this API offers: their routes and input schemas, and the length limit of a prompt."""
+"""The models that this API offers: their routes, and what each lacks on ComfyUI to run."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
 
-from ...contract.parameters import HOSTED, MODELS, ModelContract, Parameter
+from ...client.comfy import ComfyClient
+from ...client.errors import ComfyError
+from ...client.offers import find_lacking
+from ...contract.parameters import HOSTED, MODELS, ModelContract
 from ...contract.suggestions import near
+from ...contract.workflow import graph_for
 from ..settings import Settings
 from . import errors
-from .availability import Availability
 from .errors import ApiError
 from .responses import CategoryListResponse, ModelListResponse, ModelResponse, json_response
+from .schemas import output_schema, page_schema
 
-MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
-TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # a prompt may hold tabs and line breaks
 MODEL_PATH = "/models/{model_id:(?!categories$).+}"
+_LOG = logging.getLogger("wan_flf2v.gateway")
+_FRESH_S = 3.0  # an answer is not asked for again
+_OLD_S = 60.0  # until then, a model that could run is taken to be there while ComfyUI is asked again
+_PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to answer
+_LOOK_S = 5.0
 _CATEGORIES = ("image-to-video",)
 _KIND = "workflow"
 _MAX_LIMIT = 100
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Availability:
+    """Which models can run: what ComfyUI said last. Calls at the same time share one look."""
+
+    def __init__(self, settings: Settings, models: Mapping[str, ModelContract]) -> None:
+        self._settings = settings
+        self._graphs = {model_id: graph_for(model) for model_id, model in models.items()}
+        self._lacking: dict[str, list[str]] = {model_id: [] for model_id in models}
+        self._problem: str | None = None
+        self._known_at = -math.inf
+        self._look: asyncio.Task[None] | None = None
+
+    async def lacking(self, model: ModelContract) -> list[str]:
+        """Return what ``model`` lacks on ComfyUI; nothing while ComfyUI does not answer, since it may have all then.
+
+        A model that lacked something is looked for again. Waits a second at most.
+        """
+        age = time.monotonic() - self._known_at
+        if age > _FRESH_S:
+            look = self._begin_look()
+            if age > _OLD_S or self._lacking[model.model_id]:
+                await asyncio.wait((look,), timeout=_PATIENCE_S)
+        return self._lacking[model.model_id]
+
+    async def problem(self) -> str | None:
+        """Return why ComfyUI can run no request now, ``None`` if it can run one."""
+        if time.monotonic() - self._known_at > _FRESH_S:
+            await asyncio.wait((self._begin_look(),))
+        if self._problem is None and all(self._lacking.values()):
+            return "No model of this API can run on this ComfyUI; GET /v1/models says what each lacks."
+        return self._problem
+
+    def _begin_look(self) -> asyncio.Task[None]:
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._ask())
+        return self._look
+
+    async def _ask(self) -> None:
+        lacking: dict[str, list[str]] = {model_id: [] for model_id in self._graphs}
+        problem = None
+        try:
+            lacking = await asyncio.wait_for(self._find_lacking(), _LOOK_S)
+        except asyncio.TimeoutError:
+            problem = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
+        except ComfyError as error:
+            problem = str(error)
+        except Exception:  # noqa: BLE001 -- what cannot be understood must not pass for readiness
+            _LOG.exception("look at ComfyUI failed")
+            problem = "ComfyUI's answer could not be understood. The API's log says more."
+        self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
+
+    async def _find_lacking(self) -> dict[str, list[str]]:
+        url, verify_tls = self._settings.comfyui_url, self._settings.comfyui_verify_tls
+        async with ComfyClient(url, verify_tls=verify_tls) as client:
+            await client.system_stats()
+            return {model_id: await find_lacking(client, graph) for model_id, graph in self._graphs.items()}
 
 
 class ModelRoutes:
@@ -62,7 +130,7 @@ class ModelRoutes:
         if lacking := await self._availability.lacking(model):
             optional["reason"] = " ".join(lacking)
         if schema:
-            optional |= {"input_schema": _page_schema(model), "output_schema": _output_schema()}
+            optional |= {"input_schema": page_schema(model), "output_schema": output_schema()}
         return ModelResponse(
             model_id=model.model_id,
             display_name=model.display_name,
@@ -113,79 +181,3 @@ def boolean_query(request: web.Request, name: str) -> bool:
     if text not in _BOOLEANS:
         raise ApiError(errors.QUERY_NOT_BOOLEAN, name=name)
     return _BOOLEANS[text]
-
-
-def _page_schema(model: ModelContract) -> dict[str, Any]:
-    """Return the input schema as the hosted model's page prints it, ``"type": "float"`` and placeholders included."""
-    return {
-        "type": "object",
-        "title": "modelApiDoc_navInputSchema",
-        "required": _required(model),
-        "properties": {parameter.key: _page_property(parameter) for parameter in model.parameters},
-    }
-
-
-def _output_schema() -> dict[str, Any]:
-    """Return the output schema as the hosted model's page prints it."""
-
-    def one(description: str) -> dict[str, Any]:
-        return {"type": "string", "format": "uri", "description": description}
-
-    def many(description: str) -> dict[str, Any]:
-        return {"type": "array", "description": description, "items": {"type": "string", "format": "uri"}}
-
-    properties = {
-        "image": one("modelApiDoc_outDescImage"),
-        "video": one("modelApiDoc_outDescVideo"),
-        "images": many("modelApiDoc_outDescImages"),
-        "videos": many("modelApiDoc_outDescVideos"),
-    }
-    return {"output": {"type": "object", "properties": properties}}
-
-
-def json_schema(model: ModelContract) -> dict[str, Any]:
-    """Return the input as real JSON Schema (2020-12): exactly what is accepted."""
-    return {
-        "type": "object",
-        "title": model.display_name,
-        "required": _required(model),
-        "properties": {parameter.key: _json_property(parameter) for parameter in model.parameters},
-        "additionalProperties": False,
-    }
-
-
-def _required(model: ModelContract) -> list[str]:
-    """Return the required keys in the page's order, which is that of their titles."""
-    required = sorted((item for item in model.parameters if item.required), key=lambda item: item.title)
-    return [parameter.key for parameter in required]
-
-
-def _page_property(parameter: Parameter) -> dict[str, Any]:
-    page: dict[str, Any] = {
-        "title": parameter.title,
-        "description": parameter.description,
-        "type": parameter.type,
-        "default": parameter.default,
-    }
-    if parameter.enum:
-        page["enum"] = list(parameter.enum)
-    if parameter.minimum is not None:
-        page["minimum"] = parameter.minimum
-    if parameter.maximum is not None:
-        page["maximum"] = parameter.maximum
-    return page
-
-
-def _json_property(parameter: Parameter) -> dict[str, Any]:
-    schema = _page_property(parameter)
-    low, high = parameter.range
-    if parameter.type != "string":
-        schema["type"] = "number" if parameter.type == "float" else "integer"
-        limits = {} if parameter.enum else {"minimum": low, "maximum": high}
-        return {**schema, **limits}
-    if parameter.is_image:
-        about = "A public HTTPS URL, a data URI, a name in ComfyUI's input folder, or the id of an uploaded file."
-        return {**schema, "description": about, "format": "image-reference", "minLength": 1}
-    if not parameter.enum:
-        return {**schema, "pattern": TEXT_PATTERN, "maxLength": MAX_PROMPT_CHARACTERS}
-    return schema

@@ -10,7 +10,6 @@ from pydantic.json_schema import models_json_schema
 
 from ...contract.parameters import ModelContract
 from .errors import SUMMARIES
-from .models import json_schema
 from .responses import (
     CancelResponse,
     CategoryListResponse,
@@ -22,6 +21,7 @@ from .responses import (
     SubmitResponse,
     UploadResponse,
 )
+from .schemas import json_schema
 
 API_VERSION = "1.0.0"
 _BODIES: tuple[type[BaseModel], ...] = (

@@ -15,10 +15,10 @@ from ..durable import check_room
 from ..jobs.records import Status
 from ..jobs.store import Store, StoreError
 from ..settings import Settings
-from .availability import Availability
 from .errors import ApiError, ErrorKind, kind_of
 from .metrics import Metrics
 from .middleware import Authentication, public
+from .models import Availability
 from .openapi import document
 
 _LOG = logging.getLogger("wan_flf2v.gateway")

@@ -27,13 +27,12 @@ from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
 from ..settings import Settings
 from . import errors
-from .addresses import base_url
-from .availability import Availability
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
-from .middleware import Authentication, token_of
-from .models import MAX_PROMPT_CHARACTERS, MODEL_PATH, boolean_query, find_model
+from .middleware import Authentication, base_url, token_of
+from .models import MODEL_PATH, Availability, boolean_query, find_model
 from .request_body import LargeBodies, arrived
 from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
+from .schemas import MAX_PROMPT_CHARACTERS
 from .sending import send
 
 _LOG = logging.getLogger("wan_flf2v.gateway")

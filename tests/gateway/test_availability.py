@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 from support.web_server import serve
 from wan_flf2v.contract.parameters import HOSTED
-from wan_flf2v.gateway.http.availability import Availability
+from wan_flf2v.gateway.http.models import Availability
 from wan_flf2v.gateway.settings import Settings
 
 STATS = {"system": {"comfyui_version": "0.30.0"}}
