@@ -256,6 +256,6 @@ def _file_names(value: object) -> Iterator[str]:
 
 
 def _is_file_name(name: str, folders: Iterable[str]) -> bool:
-    """Whether a name ends as files do that ComfyUI looks for in one of these kinds of folder."""
+    """Whether a name ends as files do that ComfyUI, or the GGUF pack, looks for in one of these kinds of folder."""
     suffix = Path(name).suffix.lower()
-    return any(suffix in folder_paths.folder_names_and_paths[folder][1] for folder in folders)
+    return suffix == ".gguf" or any(suffix in folder_paths.folder_names_and_paths[folder][1] for folder in folders)
