@@ -21,7 +21,6 @@ from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.order import queue_position
 from ..jobs.records import REQUEST_ID, Job, Submission
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
@@ -185,7 +184,7 @@ class RequestRoutes:
     async def status(self, request: web.Request) -> web.Response:
         """Return the status of a request."""
         job, base = await self._find_job(request), base_url(request, self._settings)
-        position = queue_position(job.id, await self._store.queue()) if job.status == "in_queue" else None
+        position = await self._store.position(job.id) if job.status == "in_queue" else None
         return json_response(status_response(job, base, position, await self._store.health()))
 
     async def result(self, request: web.Request) -> web.Response:

@@ -119,11 +119,15 @@ def _reads(
 
 
 def _writes(
-    work: Callable[Concatenate[SqliteStore, sqlite3.Connection, _P], _T], *, durable: bool = True
+    work: Callable[Concatenate[SqliteStore, sqlite3.Connection, _P], _T],
+    *,
+    durable: bool = True,
+    moves_queue: bool = False,
 ) -> Callable[Concatenate[SqliteStore, _P], Coroutine[Any, Any, _T]]:
     """Make a coroutine function of a method that writes: one transaction, rolled back if the method raises.
 
-    With ``durable=False`` a power cut may lose it, but a crash of this process does not.
+    With ``durable=False`` a power cut may lose it, but a crash of this process does not. ``moves_queue`` says that
+    waiting jobs may have another position afterwards, one that is accepted apart.
     """
 
     async def call(self: SqliteStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -139,7 +143,11 @@ def _writes(
                 raise
             return result
 
-        return await self._writer.run(transaction)
+        try:
+            return await self._writer.run(transaction)
+        finally:
+            if moves_queue:
+                self._moved_at = time.monotonic()
 
     return call
 
@@ -167,7 +175,7 @@ class SqliteStore(Store):
             ) from error
         self._queue: tuple[int, tuple[QueuedJob, ...]] | None = None  # the file's version, and the queue in it
         self._known_states: Mapping[str, _State] = {}
-        self._states_at = -math.inf
+        self._states_at = self._moved_at = -math.inf
         self._look: asyncio.Future[None] | None = None
 
     async def close(self) -> None:
@@ -213,6 +221,12 @@ class SqliteStore(Store):
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
         return _count(database, token, status)
 
+    async def position(self, job_id: str) -> int | None:
+        position = (await self._states()).get(job_id, (0, None))[1]
+        if position is None:  # it is new, or has begun to wait again
+            position = queue_position(job_id, await self.queue())
+        return position
+
     async def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
         seen: _State | None = None
         while True:
@@ -230,15 +244,20 @@ class SqliteStore(Store):
             await asyncio.sleep(_FOLLOW_S)
 
     async def _states(self) -> Mapping[str, _State]:
-        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``; those who follow share one look."""
-        if time.monotonic() - self._states_at > _FOLLOW_S:
+        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``, nor than what this process moved.
+
+        Those who ask share one look.
+        """
+        needed = max(time.monotonic() - _FOLLOW_S, self._moved_at)
+        while self._states_at <= needed:
             if self._look is None or self._look.done():
                 self._look = asyncio.ensure_future(self._look_at_states())
             await asyncio.shield(self._look)
         return self._known_states
 
     async def _look_at_states(self) -> None:
-        self._known_states, self._states_at = await self._read_states(), time.monotonic()
+        began = time.monotonic()
+        self._known_states, self._states_at = await self._read_states(), began
 
     @_reads
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
@@ -249,7 +268,7 @@ class SqliteStore(Store):
         states: dict[str, _State] = {job_id: (row[3], None) for job_id, row in rows.items()}
         return states | {job_id: (rows[job_id][3], position) for position, job_id in enumerate(waiting)}
 
-    @_writes
+    @functools.partial(_writes, moves_queue=True)
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
         attempt = _get(database, job_id).attempt + 1
         started = {"status": "in_progress", "started_at": time.time(), "attempt": attempt, "worker": worker, "dirty": 1}
@@ -266,7 +285,7 @@ class SqliteStore(Store):
     def report(self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any]) -> None:
         _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
 
-    @_writes
+    @functools.partial(_writes, moves_queue=True)
     def requeue(self, database: sqlite3.Connection, job_id: str) -> None:
         job = _get(database, job_id)
         if job.cancel_requested:
@@ -276,7 +295,7 @@ class SqliteStore(Store):
         detail = {**job.detail, DEATHS: job.deaths + job.ran}
         _change(database, job_id, ("in_progress",), **waits, detail=json.dumps(detail))
 
-    @_writes
+    @functools.partial(_writes, moves_queue=True)
     def end(
         self,
         database: sqlite3.Connection,
@@ -293,7 +312,7 @@ class SqliteStore(Store):
         result = {"error": error, "output": json.dumps(dict(output)) if output is not None else None}
         return _end(database, job_id, status, **result, detail=json.dumps({**job.detail, **(detail or {})}))
 
-    @_writes
+    @functools.partial(_writes, moves_queue=True)
     def cancel(self, database: sqlite3.Connection, job_id: str) -> CancelOutcome:
         job = _get(database, job_id)
         if job.finished:

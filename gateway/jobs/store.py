@@ -63,6 +63,13 @@ class Store(Protocol):
     async def queue(self) -> tuple[QueuedJob, ...]:
         """Return all unfinished jobs in the order in which they run (``order.in_order``)."""
 
+    async def position(self, job_id: str) -> int | None:
+        """Return how many jobs wait before this one, 0 if it is next; ``None`` if it does not wait.
+
+        What other processes did in the last quarter of a second, and jobs of other tokens that were accepted in it, may
+        not count yet.
+        """
+
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
         """Count jobs, of one token and in one status if given; expired ones count."""
 

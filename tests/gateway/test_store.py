@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from dataclasses import replace
 
@@ -50,7 +51,7 @@ def next_id(store):
 
 
 def position(store, job):
-    return queue_position(job.id, store.queue())
+    return store.position(job.id)
 
 
 def test_an_accepted_request_is_read_back_whole(store):
@@ -69,6 +70,18 @@ def test_requests_wait_in_order(store):
     assert next_id(store) == jobs[0].id, "what runs comes before what waits"
     assert store.end(jobs[0].id, "succeeded", output={"video": "video.mp4"}, detail={"seconds": 2})
     assert [job.id for job in store.queue()] == [jobs[1].id, jobs[2].id]
+
+
+def test_a_position_follows_what_another_process_does(open_store):
+    store, other = open_store(), open_store()
+    first, second = add(store), add(store)
+    assert position(store, second) == 1
+    other.cancel(first.id)
+    deadline = time.monotonic() + 60
+    while position(store, second) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert position(store, second) == 0
+    assert position(store, first) is None
 
 
 def test_the_order_is_the_running_job_then_first_come_first_served():
