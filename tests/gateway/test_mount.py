@@ -83,16 +83,17 @@ def test_the_api_there_is_the_same(mounted):
     assert mounted.call("GET", "/v1/openapi.json").json["openapi"] == "3.1.0"
 
 
-@pytest.mark.parametrize("end", ["\x00", "\r\nX Bad: 1", "\n\x01"])
-def test_a_malformed_request_puts_no_token_into_comfyuis_log(mounted, end):
+@pytest.mark.parametrize(("end", "sent_first"), [("\x00", 0), ("\r\nX Bad: 1", 0), ("\n\x01", 0), ("\x00", 8)])
+def test_a_malformed_request_puts_no_token_into_comfyuis_log(mounted, end, sent_first):
+    """``sent_first``: how many characters of the token come in an earlier packet than the rest."""
     before = mounted.host.log_text()
-    authorization = f"Authorization: Bearer {mounted.token}{end}"
-    received = raw(mounted, f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n".encode(), seconds=3)
+    start = f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {mounted.token[:sent_first]}"
+    received = raw(mounted, start.encode(), f"{mounted.token[sent_first:]}{end}\r\n\r\n".encode(), seconds=3)
     assert received.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
     log = mounted.host.log_text()[len(before) :]
     assert "Error handling request" in log, "the rest of the line stays"
     assert mounted.token not in log
-    assert mounted.token[3:] not in log
+    assert mounted.token[sent_first or 3 :] not in log
 
 
 def test_comfyui_is_untouched(mounted):

@@ -148,11 +148,14 @@ def events(gateway, request_id, last=None, token=None):
         connection.close()
 
 
-def raw(gateway, data, seconds=5.0):
-    """Send bytes as they are and return what comes back until the server closes or falls silent."""
+def raw(gateway, *pieces, seconds=5.0):
+    """Send bytes as they are, with a pause between the pieces; return what comes back until the server is silent."""
     parts = urlsplit(gateway.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=seconds) as connection:
-        connection.sendall(data)
+        connection.sendall(pieces[0])
+        for piece in pieces[1:]:
+            time.sleep(0.3)
+            connection.sendall(piece)
         received = b""
         try:
             while piece := connection.recv(65536):
