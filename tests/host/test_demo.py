@@ -46,7 +46,7 @@ def servers_below(folder):
 
 def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
     process = demo("--out", "result", "--prompt", "a cat becomes coffee")
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=1500)
     assert process.returncode == 0, errors
     with av.open(str(tmp_path / "result" / "demo.mp4")) as container:
         stream = container.streams.video[0]
@@ -65,7 +65,7 @@ def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
 def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     process = demo("--start", "text.png", "--end", "text.png")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "text.png is not a PNG, JPEG or WebP image. Give a file of one of these types." in errors
 
@@ -79,7 +79,7 @@ def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):
 )
 def test_options_that_do_not_go_together(demo, arguments, message):
     process = demo(*arguments)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert message in errors
 
@@ -98,6 +98,6 @@ def test_ctrl_c_leaves_no_server(demo, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "Stopped." in output
