@@ -33,6 +33,12 @@ def slow(tmp_path):
     return path
 
 
+def test_a_decoder_imports_nothing_from_the_folder_that_it_starts_in(own_decoders, good, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    assert asyncio.run(own_decoders.make_plain(good, MAX_PIXELS, "anna")).suffix == ".jpg"
+
+
 def test_an_image_that_takes_too_long_is_given_up_and_keeps_nobody_waiting(own_decoders, slow, good, monkeypatch):
     async def go():
         await own_decoders.make_plain(good, MAX_PIXELS, "ben")  # his process has started

@@ -1,4 +1,4 @@
-"""Downloads of results: whole, in ranges, and by readers that do not read."""
+"""Downloads of results: whole, in ranges, while they are purged, and by readers that do not read."""
 
 import asyncio
 import contextlib
@@ -68,6 +68,22 @@ def test_who_does_not_read_a_result_is_dropped_and_who_does_gets_it(tmp_path, mo
                     while piece := clients[0].recv(1 << 16):
                         received += len(piece)
                 assert received < SIZE
+
+    asyncio.run(go())
+
+
+def test_a_result_that_is_purged_while_it_is_sent_arrives_whole_and_is_gone_then(tmp_path):
+    async def go():
+        async with served_result(tmp_path, bytes(SIZE)) as (_, link), aiohttp.ClientSession() as session:
+            async with session.get(link) as response:
+                first = await response.content.readexactly(1000)
+                store = STORES["sqlite"](tmp_path)
+                assert await Results(Settings(data=tmp_path, result_ttl_s=0), store).purge() == 1
+                await store.close()
+                assert len(first + await response.read()) == SIZE
+            async with session.get(link) as response:
+                assert response.status == 404
+                assert "error_code" in await response.json()
 
     asyncio.run(go())
 
