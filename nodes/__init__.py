@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .color_match import WanFLF2VColorMatch
 from .conditioning import WanFLF2VConditioning
 from .guider import WanFLF2VGuider
+from .keyframes import WanFLF2VKeyframes
 from .mount import mount
 from .plan import WanFLF2VPlan
 from .report import WanFLF2VReport
@@ -25,6 +26,7 @@ class WanFLF2VExtension(ComfyExtension):
         """Return the pack's nodes in the order of a graph from left to right."""
         return [
             WanFLF2VResolution,
+            WanFLF2VKeyframes,
             WanFLF2VConditioning,
             WanFLF2VSampler,
             WanFLF2VGuider,

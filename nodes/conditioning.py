@@ -12,10 +12,14 @@ from comfy_api.latest import io
 
 from ..quality.fit import FITS, parse_hex_colour
 from ..video import frames, geometry
-from ..video.ends_video import EndsVideo
+from ..video.known_video import Keyframe, KnownVideo
 from ..video.vae_encode import ENCODES, encode_first_last
+from .keyframes import KEYFRAMES
 from .notice import show_notice
 from .video_inputs import background_error, length_input, size_inputs
+
+LOW_NOISE_MASK = "wan_flf2v_concat_mask_low_noise"
+"""The key of the conditioning's mask for the low-noise expert, where keyframes have another strength there."""
 
 
 class WanFLF2VConditioning(io.ComfyNode):
@@ -67,6 +71,7 @@ class WanFLF2VConditioning(io.ComfyNode):
         end_mask: torch.Tensor | None = None,
         clip_vision_start_image: Any = None,
         clip_vision_end_image: Any = None,
+        keyframes: tuple[Keyframe, ...] = (),
     ) -> io.NodeOutput:
         size = geometry.video_size(width, height)
         snapped = geometry.snap_length(length)
@@ -83,9 +88,14 @@ class WanFLF2VConditioning(io.ComfyNode):
 
         start = prepare(start_image, start_mask, slice(length))
         end = prepare(end_image, end_mask, slice(-length, None))
-        video = EndsVideo(start, end, size, length)
+        fitted = (key._replace(image=prepare(key.image, None, slice(1))) for key in keyframes)
+        video = KnownVideo(start, end, size, length, tuple(fitted))
+        video.check_keyframes()
         image_latent = encode_first_last(vae, video, encode)
-        values = {"concat_latent_image": image_latent, "concat_mask": video.mask(vae.spacial_compression_encode())}
+        scale = vae.spacial_compression_encode()
+        values = {"concat_latent_image": image_latent, "concat_mask": video.mask(scale)}
+        if any(key.strength != key.strength_low_noise for key in keyframes):
+            values[LOW_NOISE_MASK] = video.mask(scale, low_noise=True)
         clip_vision = _join_clip_vision(clip_vision_start_image, clip_vision_end_image)
         if clip_vision is not None:
             values["clip_vision_output"] = clip_vision
@@ -161,4 +171,5 @@ def _image_sockets() -> list[io.Input]:
         io.ClipVisionOutput.Input(
             "clip_vision_end_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the end."
         ),
+        KEYFRAMES.Input("keyframes", optional=True, tooltip="Images between the two, from Wan FLF2V Keyframes."),
     ]

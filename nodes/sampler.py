@@ -18,6 +18,7 @@ from ..sampling.phases import Expert, Phase, PhasedGuider, sample_latent
 from ..sampling.progress import RunProgress
 from ..sampling.schedule import RunSettings
 from ..wan import BOUNDARY_I2V
+from .conditioning import LOW_NOISE_MASK
 from .notice import show_notice, show_text
 
 
@@ -106,8 +107,17 @@ def make_guider(
     for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
         if settings.cfg_gate < 1 and not math.isclose(cfg, 1.0):  # at cfg 1 the gate skips nothing
             refuse_with_cfg_functions(model.model_options, settings.sampler_name)
-        experts.append(Expert(name, model, positive, negative, cfg, settings.cfg_gate))
+        conditioning = [_for_low_noise(each) if name == "low" else each for each in (positive, negative)]
+        experts.append(Expert(name, model, *conditioning, cfg, settings.cfg_gate))
     return PhasedGuider(*experts, settings), warnings
+
+
+def _for_low_noise(conditioning: list) -> list:
+    """Return a CONDITIONING with the mask that is meant for the low-noise expert, where it has one."""
+    return [
+        [embedding, {**options, "concat_mask": options[LOW_NOISE_MASK]} if LOW_NOISE_MASK in options else options]
+        for embedding, options in conditioning
+    ]
 
 
 def _summary(phases: Sequence[Phase]) -> str:

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..video.ends_video import EndsVideo
 from ..video.geometry import video_size
+from ..video.known_video import Keyframe, KnownVideo
 from . import pictures
 from .transitions import TRANSITIONS, transition_clip
 
@@ -61,11 +61,9 @@ class Encoder:
         given = next(picture for picture in (start, end) if picture is not None)
         size = video_size(given.shape[-1], given.shape[-2])
         as_frames = [None if picture is None else picture.movedim(0, -1)[None] for picture in (start, end)]
-        video = EndsVideo(*as_frames, size, length)
+        keyframes = () if key is None else (Keyframe(4 * key[0], key[1].movedim(0, -1)[None]),)
+        video = KnownVideo(*as_frames, size, length, keyframes)
         frames, mask = video.whole().movedim(-1, 0), video.mask(8)[0]
-        if key is not None:
-            frames[:, 4 * key[0]] = key[1]
-            mask[3, key[0]] = 0.0  # the host's layout: channel 3 of latent frame k is pixel frame 4k
         # The host turns the mask round: 1 is a known frame (WAN21.concat_cond in comfy/model_base.py).
         return torch.cat([1 - mask, self.latent(frames)])
 

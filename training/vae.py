@@ -13,7 +13,7 @@ from comfy.ldm.wan.vae import CausalConv3d, Resample, WanVAE
 from torch import nn
 
 from ..demo.make_models import TINY_VAE
-from ..video.ends_video import UNKNOWN_GREY
+from ..video.known_video import UNKNOWN_GREY
 from . import pictures
 from .trainer import Machine, Schedule
 from .transitions import TRANSITIONS, transition_clip

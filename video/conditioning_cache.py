@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .ends_video import EndsVideo
+from .known_video import KnownVideo
 
 LIMIT_VARIABLE = "WAN_FLF2V_CACHE_MB"
 _DEFAULT_LIMIT_MB = 256
@@ -37,7 +37,7 @@ def limit_bytes() -> int:
     return int(text) * 10**6
 
 
-def cache_key(vae: Any, video: EndsVideo) -> str:
+def cache_key(vae: Any, video: KnownVideo) -> str:
     """Return SHA-256 digests of the video and of the VAE: the encoder's layers and weights, dtypes, device."""
     facts = (repr(vae.first_stage_model), vae.vae_dtype, vae.vae_output_dtype(), str(vae.device))
     # While patches are in the weights, ComfyUI keeps the weights without them here.

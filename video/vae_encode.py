@@ -12,7 +12,7 @@ import torch
 from . import vae_check
 from .chunks import chunk_bounds, chunk_count
 from .conditioning_cache import CACHE, cache_key, limit_bytes
-from .ends_video import EndsVideo
+from .known_video import KnownVideo
 from .memo import MemoisedEncoder
 
 ENCODES = ("cached", "memoised", "host")
@@ -23,7 +23,7 @@ _MEMO_MEMORY = 1.15
 _LOG = logging.getLogger("wan_flf2v.video")
 
 
-def encode_first_last(vae: Any, video: EndsVideo, how: str = "cached") -> torch.Tensor:
+def encode_first_last(vae: Any, video: KnownVideo, how: str = "cached") -> torch.Tensor:
     """Encode a video that is known at its ends and grey between.
 
     Args:
@@ -59,7 +59,7 @@ def encode_first_last(vae: Any, video: EndsVideo, how: str = "cached") -> torch.
     return vae.encode(video.whole())
 
 
-def _key(vae: Any, video: EndsVideo) -> str | None:
+def _key(vae: Any, video: KnownVideo) -> str | None:
     """Return the cache's key, or None where the weights are of a type whose bytes cannot be read."""
     try:
         return cache_key(vae, video)
@@ -68,7 +68,7 @@ def _key(vae: Any, video: EndsVideo) -> str | None:
         return None
 
 
-def _memoised(vae: Any, video: EndsVideo) -> torch.Tensor | None:
+def _memoised(vae: Any, video: KnownVideo) -> torch.Tensor | None:
     """Return the latent, or None after out-of-memory: a value, since the error would hold the tensors of its frames."""
     try:
         return _encode(vae, video)
@@ -78,7 +78,7 @@ def _memoised(vae: Any, video: EndsVideo) -> torch.Tensor | None:
         return None
 
 
-def _encode(vae: Any, video: EndsVideo) -> torch.Tensor:
+def _encode(vae: Any, video: KnownVideo) -> torch.Tensor:
     progress, grey = comfy.utils.ProgressBar(chunk_count(video.length)), None
 
     def chunk(i: int) -> torch.Tensor:

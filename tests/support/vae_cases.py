@@ -36,8 +36,8 @@ _spec.loader.exec_module(sys.modules["wan_flf2v"])
 from wan_flf2v.demo.make_models import TINY_VAE, random_weights  # noqa: E402
 from wan_flf2v.video import conditioning_cache, vae_check  # noqa: E402
 from wan_flf2v.video.chunks import chunk_bounds, chunk_count  # noqa: E402
-from wan_flf2v.video.ends_video import EndsVideo  # noqa: E402
 from wan_flf2v.video.geometry import video_size  # noqa: E402
+from wan_flf2v.video.known_video import KnownVideo  # noqa: E402
 from wan_flf2v.video.memo import MemoisedEncoder  # noqa: E402
 from wan_flf2v.video.mp4 import to_planar_bytes  # noqa: E402
 from wan_flf2v.video.vae_decode import DECODES, decode  # noqa: E402
@@ -62,11 +62,11 @@ def new_vae(dim=8, dtype="fp32", seed=1):
     return comfy.sd.VAE(sd=weights(dim, seed), dtype=DTYPES[dtype])
 
 
-def ends_video(length, first=1, last=1, width=32, height=16, seed=0):
+def known_video(length, first=1, last=1, width=32, height=16, seed=0):
     size = video_size(width, height)
     start = noise(first, height, width, 3, seed=seed) if first else None
     end = noise(last, height, width, 3, seed=seed + 100) if last else None
-    return EndsVideo(start, end, size, length)
+    return KnownVideo(start, end, size, length)
 
 
 def core_encode(vae, video):
@@ -167,7 +167,7 @@ def encode_cases(lengths, dtypes, ends, dim=8):
         vae = new_vae(dim, dtype)
         for length, end in itertools.product(lengths, ends):
             first, last = ENDS[end]
-            yield f"{length} {dtype} {end}", same_as_core(vae, ends_video(length, first, last))
+            yield f"{length} {dtype} {end}", same_as_core(vae, known_video(length, first, last))
     yield "warnings", LOG.take()
 
 
@@ -196,7 +196,7 @@ def work_cases():
     """How many chunks each layer computes, of how many it is called for."""
     vae = new_vae()
     for length in (81, 141):
-        video = ends_video(length).whole().movedim(-1, 1).movedim(1, 0).unsqueeze(0) * 2 - 1
+        video = known_video(length).whole().movedim(-1, 1).movedim(1, 0).unsqueeze(0) * 2 - 1
         encoder = MemoisedEncoder(vae.first_stage_model)
         encoder.encode(lambda i: video[:, :, slice(*chunk_bounds(i))], chunk_count(length))  # noqa: B023
         yield str(length), encoder.computed
@@ -207,7 +207,7 @@ def host_cases():
 
     def left_to_host(name, vae, how="memoised"):
         LOG.take()
-        same = same_as_core(vae, ends_video(17), how)
+        same = same_as_core(vae, known_video(17), how)
         encode_log = LOG.take()
         samples = noise(1, 16, 3, 2, 3)
         clip = decode(vae, samples)[0]
@@ -273,7 +273,7 @@ def host_cases():
 def memory_cases():
     """Out of memory: the whole encode of the host if that fits, else its tiles, bit for bit, and one line."""
     vae = new_vae()
-    video = ends_video(9, width=288, height=16)
+    video = known_video(9, width=288, height=16)
     whole = vae.encode(video.whole())
     with out_of_memory_above(256, "encode", times=1):
         yield "encode, the host's fits", [torch.equal(encode_first_last(vae, video), whole), LOG.take()]
@@ -308,37 +308,37 @@ def cache_cases():
         latent.zero_()  # what is kept must not change with it
         return name, len(calls)
 
-    yield chunks("first", vae, ends_video(17))
-    yield chunks("again", vae, ends_video(17))
+    yield chunks("first", vae, known_video(17))
+    yield chunks("again", vae, known_video(17))
     for off in ("memoised", "host"):
-        yield chunks(f"again, {off}", vae, ends_video(17), off)
-    yield chunks("same file loaded anew", new_vae(), ends_video(17))
-    yield chunks("other image", vae, ends_video(17, seed=1))
-    yield chunks("other image again", vae, ends_video(17, seed=1))
-    yield chunks("back to the first image", vae, ends_video(17))
-    yield chunks("start only", vae, ends_video(17, last=0))
-    yield chunks("end only", vae, ends_video(17, first=0))
-    swapped = ends_video(17)
-    yield chunks("images swapped", vae, EndsVideo(swapped.end, swapped.start, swapped.size, 17))
-    yield chunks("other length", vae, ends_video(21))
-    yield chunks("other size", vae, ends_video(17, width=16, height=32))
-    yield chunks("other weights", new_vae(seed=2), ends_video(17))
-    yield chunks("other dtype", new_vae(dtype="bf16"), ends_video(17))
+        yield chunks(f"again, {off}", vae, known_video(17), off)
+    yield chunks("same file loaded anew", new_vae(), known_video(17))
+    yield chunks("other image", vae, known_video(17, seed=1))
+    yield chunks("other image again", vae, known_video(17, seed=1))
+    yield chunks("back to the first image", vae, known_video(17))
+    yield chunks("start only", vae, known_video(17, last=0))
+    yield chunks("end only", vae, known_video(17, first=0))
+    swapped = known_video(17)
+    yield chunks("images swapped", vae, KnownVideo(swapped.end, swapped.start, swapped.size, 17))
+    yield chunks("other length", vae, known_video(21))
+    yield chunks("other size", vae, known_video(17, width=16, height=32))
+    yield chunks("other weights", new_vae(seed=2), known_video(17))
+    yield chunks("other dtype", new_vae(dtype="bf16"), known_video(17))
     key = "encoder.conv1.weight"
     patched, strength = new_vae(), noise(*vae.first_stage_model.state_dict()[key].shape)
     patched.patcher.add_patches({key: ("diff", (strength,))})
-    yield chunks("patched", patched, ends_video(17))
-    yield chunks("patched, again", patched, ends_video(17))
+    yield chunks("patched", patched, known_video(17))
+    yield chunks("patched, again", patched, known_video(17))
     patched.patcher.add_patches({key: ("diff", (strength * 0.5,))})
-    yield chunks("patched otherwise", patched, ends_video(17))
+    yield chunks("patched otherwise", patched, known_video(17))
     changed = new_vae()
-    yield chunks("before a weight is changed in place", changed, ends_video(17))
+    yield chunks("before a weight is changed in place", changed, known_video(17))
     changed.first_stage_model.encoder.middle[0].residual[2].weight.data[0, 0, 0, 0, 0] += 0.5
-    yield chunks("after a weight was changed in place", changed, ends_video(17))
+    yield chunks("after a weight was changed in place", changed, known_video(17))
     seamless = new_vae()
     layer = next(layer for layer in seamless.first_stage_model.modules() if isinstance(layer, torch.nn.Conv2d))
     layer._conv_forward = layer._conv_forward  # as packs for seamless pictures do
-    yield chunks("code of a layer patched", seamless, ends_video(17))
+    yield chunks("code of a layer patched", seamless, known_video(17))
     yield "kept", len(conditioning_cache.CACHE._latents)
 
 
