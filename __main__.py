@@ -1,5 +1,6 @@
 """The command line ``wan-flf2v``: adds up the commands of ``cli/``."""
 
+from .cli.models import add_commands as add_models_command
 from .cli.plan import add_commands as add_plan_command
 from .cli.report import add_commands as add_report_command
 from .cli.requests import add_commands as add_client_commands
@@ -10,6 +11,7 @@ add_plan_command(app)
 add_report_command(app)
 add_client_commands(app)
 add_server_commands(app)
+add_models_command(app)
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""Downloads a model file from the Hugging Face hub: resumed where it stopped, checked, and only then in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..contract.downloads import ModelFile
+
+_CHUNK_BYTES = 16 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Tick = Callable[[int], None]  # gets the bytes read so far
+
+
+class HubError(Exception):
+    """A file cannot be had from the hub, or is not what it should be; the text says why and what to do."""
+
+
+def ask_hub(file: ModelFile) -> ModelFile:
+    """Return ``file`` with the size and SHA-256 that the hub has now. Raises ``HubError``.
+
+    The hub says the SHA-256 of its large files as their ETag.
+    """
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url  # only this needs it; a check does without
+
+        found = get_hf_file_metadata(hf_hub_url(file.repo, file.path))
+    except ImportError as error:
+        hint = 'pip install "wan-flf2v[models] @ git+<this repository>"'
+        raise HubError(f"Downloads need huggingface_hub, which is not installed ({error}): {hint}") from error
+    except Exception as error:  # its HTTP library, and so its errors, change with its version
+        raise HubError(
+            f"The hub does not give {file.name} ({_line(error)}). Look at your connection, then run this again. "
+            f"{file.url} is its address; HF_ENDPOINT names a mirror."
+        ) from error
+    sha256 = found.etag if _SHA256.fullmatch(found.etag or "") else None
+    if file.sha256 and sha256 and sha256 != file.sha256:
+        raise HubError(
+            f"The hub has another {file.name} than this version of wan-flf2v knows (SHA-256 {sha256}, not "
+            f"{file.sha256}). Update wan-flf2v, or download the file yourself."
+        )
+    return replace(file, size=found.size or file.size, sha256=file.sha256 or sha256)
+
+
+def unfinished(file: ModelFile, folder: Path) -> int:
+    """Return how many bytes of an earlier, unfinished download of ``file`` lie in ``folder``."""
+    return sum(path.stat().st_size for path in _staging(file, folder).rglob("*") if path.is_file())
+
+
+def download(file: ModelFile, folder: Path, checking: Tick) -> Path:
+    """Download ``file``, as ``ask_hub`` returned it, into ``folder`` and return where it is.
+
+    It lies in a folder of its own, under a name that ComfyUI does not list, until its size and SHA-256 are right. What
+    is there of an earlier attempt is not downloaded again. Raises ``HubError``.
+    """
+    from huggingface_hub import hf_hub_download
+
+    staging, target = _staging(file, folder), folder / file.name
+    unchecked = staging / f"{file.name}.unchecked"
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        if not unchecked.exists():
+            os.replace(hf_hub_download(file.repo, file.path, local_dir=staging), unchecked)  # noqa: PTH105
+    except Exception as error:  # see ask_hub
+        raise HubError(
+            f"{file.name} was not finished ({_line(error)}). What is there is kept: run this again to go on."
+        ) from error
+    if fault := find_fault(file, unchecked, checking):
+        shutil.rmtree(staging)
+        raise HubError(f"{file.name} came damaged: {fault}. It was deleted; run this again.")
+    unchecked.replace(target)
+    shutil.rmtree(staging)
+    return target
+
+
+def find_fault(file: ModelFile, path: Path, checking: Tick) -> str | None:
+    """Say what is wrong with a file's size or SHA-256, ``None`` if nothing is. Reads all of it."""
+    size = path.stat().st_size
+    if size != file.size:
+        return f"it has {size:,} bytes, not {file.size:,}"
+    if file.sha256 is None:
+        return None
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            checking(done)
+    return None if digest.hexdigest() == file.sha256 else f"its SHA-256 is {digest.hexdigest()}, not {file.sha256}"
+
+
+def _staging(file: ModelFile, folder: Path) -> Path:
+    return folder / f".{file.name}.download"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
