@@ -34,7 +34,7 @@ class Hub:
             "X-Repo-Commit": COMMIT,
             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Linked-Size": str(len(content)),
-            "Location": f"{self.url}/cdn/{name}",
+            "Location": f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{name}",  # another host, as the hub's
         }
         return web.Response(status=302, headers=headers)
 

@@ -34,7 +34,10 @@ def hub(monkeypatch):
         monkeypatch.setitem(VARIANTS, name, Variant(files, VARIANTS[name].use))
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     with hub.serving():
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # what is kept, in steps; else ten million
         yield hub
 
 
