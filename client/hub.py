@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,33 +47,43 @@ def ask_hub(file: ModelFile) -> ModelFile:
 
 
 def unfinished(file: ModelFile, folder: Path) -> int:
-    """Return how many bytes of an earlier, unfinished download of ``file`` lie in ``folder``."""
-    return sum(path.stat().st_size for path in _staging(file, folder).rglob("*") if path.is_file())
+    """Return how many bytes of ``file`` an earlier, unfinished download left in ``folder``."""
+    partial = _partial(file, folder)
+    return partial.stat().st_size if partial.exists() else 0
 
 
 def download(file: ModelFile, folder: Path, checking: Tick) -> Path:
     """Download ``file``, as ``ask_hub`` returned it, into ``folder`` and return where it is.
 
-    It lies in a folder of its own, under a name that ComfyUI does not list, until its size and SHA-256 are right. What
-    is there of an earlier attempt is not downloaded again. Raises ``HubError``.
+    Until its size and SHA-256 are right it has a name that ComfyUI does not list. What an earlier attempt left is not
+    downloaded again. Raises ``HubError``.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get  # hf_hub_download deletes what it could not finish
+    from huggingface_hub.utils import build_hf_headers
 
-    staging, target = _staging(file, folder), folder / file.name
-    unchecked = staging / f"{file.name}.unchecked"
+    partial, target = _partial(file, folder), folder / file.name
     try:
-        staging.mkdir(parents=True, exist_ok=True)
-        if not unchecked.exists():
-            os.replace(hf_hub_download(file.repo, file.path, local_dir=staging), unchecked)  # noqa: PTH105
+        folder.mkdir(parents=True, exist_ok=True)
+        if unfinished(file, folder) > file.size:  # of an older file of this name
+            partial.unlink()
+        with partial.open("ab") as stream:
+            http_get(
+                hf_hub_url(file.repo, file.path),
+                stream,
+                resume_size=stream.tell(),
+                headers=build_hf_headers(token=False),
+                expected_size=file.size,
+                displayed_filename=file.name,
+            )
     except Exception as error:  # see ask_hub
         raise HubError(
             f"{file.name} was not finished ({_line(error)}). What is there is kept: run this again to go on."
         ) from error
-    if fault := find_fault(file, unchecked, checking):
-        shutil.rmtree(staging)
+    if fault := find_fault(file, partial, checking):
+        partial.unlink()
         raise HubError(f"{file.name} came damaged: {fault}. It was deleted; run this again.")
-    unchecked.replace(target)
-    shutil.rmtree(staging)
+    partial.replace(target)
     return target
 
 
@@ -95,8 +103,8 @@ def find_fault(file: ModelFile, path: Path, checking: Tick) -> str | None:
     return None if digest.hexdigest() == file.sha256 else f"its SHA-256 is {digest.hexdigest()}, not {file.sha256}"
 
 
-def _staging(file: ModelFile, folder: Path) -> Path:
-    return folder / f".{file.name}.download"
+def _partial(file: ModelFile, folder: Path) -> Path:
+    return folder / f".{file.name}.part"
 
 
 def _line(error: BaseException) -> str:
