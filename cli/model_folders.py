@@ -68,23 +68,30 @@ class ModelFolders:
 
 
 def find_comfyui(given: Path | None) -> Path | None:
-    """Return ComfyUI's folder: ``given``, the one that this pack is installed in, or the current one; else ``None``.
+    """Return ComfyUI's folder: ``given``, or the one that this pack or the current folder lies in; ``None`` if none is.
 
     Raises ``UsageError`` if ``given`` is none.
     """
     if given is not None:
         root = _comfyui_at(given.expanduser())
         if root is None:
-            raise UsageError(f"--comfyui {given} is not a ComfyUI: it has neither main.py nor models.")
+            raise UsageError(
+                f"--comfyui {given} is not a ComfyUI: it has no comfyui_version.py, and no models and custom_nodes."
+            )
         return root
     pack = Path(__file__).absolute().parents[1]
     around = _comfyui_at(pack.parents[1]) if pack.parent.name == "custom_nodes" else None
-    return around or _comfyui_at(Path.cwd())
+    here = Path.cwd()
+    return around or _comfyui_at(here) or next(filter(_is_comfyui, here.parents), None)
 
 
 def _comfyui_at(folder: Path) -> Path | None:
     """Return the folder, or ComfyUI in it, as in the Windows portable version."""
-    for root in (folder, folder / "ComfyUI"):
-        if (root / "comfyui_version.py").is_file() or ((root / "models").is_dir() and (root / "custom_nodes").is_dir()):
-            return root
-    return None
+    return next(filter(_is_comfyui, (folder, folder / "ComfyUI")), None)
+
+
+def _is_comfyui(folder: Path) -> bool:
+    """Whether it is a ComfyUI, or a base directory of one, which has no code."""
+    return (folder / "comfyui_version.py").is_file() or all(
+        (folder / name).is_dir() for name in ("models", "custom_nodes")
+    )

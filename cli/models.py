@@ -36,7 +36,7 @@ _ComfyUI = Annotated[
         "--comfyui",
         metavar="DIR",
         envvar="COMFYUI_PATH",
-        help="ComfyUI's folder (default: the one that this pack is installed in, or the current one).",
+        help="ComfyUI's folder (default: the one that this pack or the current folder lies in).",
     ),
 ]
 _Variants = Annotated[

@@ -231,6 +231,9 @@ def test_the_list(comfyui, tmp_path, monkeypatch):
     rows = [line for line in done.stdout.splitlines() if VAE.name in line]
     assert len(rows) == 1 and "fp8, fp16, lightning, gguf" in rows[0] and "cut short: 0 MB" in rows[0]
     monkeypatch.chdir(path.parent)
+    assert "fp8: 3 missing" in run("list").stderr, "from below too"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     nowhere = run("list", "--variant", "gguf")
     assert nowhere.exit_code == 0 and "No ComfyUI was found here." in nowhere.stderr
     assert run("check").exit_code == 2
