@@ -39,9 +39,7 @@ _ComfyUI = Annotated[
         help="ComfyUI's folder (default: the one that this pack or the current folder lies in).",
     ),
 ]
-_Variants = Annotated[
-    list[Choice] | None, typer.Option("--variant", help="Which files; repeatable (default: fp8; list shows all).")
-]
+_Variants = Annotated[list[Choice] | None, typer.Option("--variant", help="Which files; repeatable (default: fp8).")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,7 +48,12 @@ def add_commands(app: typer.Typer) -> None:
 
 
 @_models.command("list")
-def list_models(variants: _Variants = None, comfyui: _ComfyUI = None) -> None:
+def list_models(
+    variants: Annotated[
+        list[Choice] | None, typer.Option("--variant", help="Which files; repeatable (default: all).")
+    ] = None,
+    comfyui: _ComfyUI = None,
+) -> None:
     """List the files, their sizes and where they are. Asks no server."""
     try:
         root = find_comfyui(comfyui)
