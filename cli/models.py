@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..client import hub
 from ..client.hub import HubError
-from ..contract.downloads import FILES, VARIANTS, ModelFile
+from ..contract.downloads import VARIANTS, ModelFile
 from .model_folders import ModelFolders, find_comfyui
 from .progress_bar import ProgressRenderer
 from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, err, fail, out, say
@@ -54,27 +53,25 @@ def list_models(
     ] = None,
     comfyui: _ComfyUI = None,
 ) -> None:
-    """List the files, their sizes and where they are. Asks no server."""
+    """List the files of each variant, their sizes, and which are missing. Asks no server."""
     try:
         root = find_comfyui(comfyui)
         folders = ModelFolders(root) if root else None
     except UsageError as error:
         fail(str(error), EXIT_USAGE)
-    files = _files(variants) if variants else FILES
-    table = Table(title=f"Model files of {root}" if root else "Model files")
-    for name in ("File", "Folder in models", "Size", "Variants", "Is"):
-        table.add_column(name, overflow="fold", justify="right" if name == "Size" else "left")
-    for file in files:
-        used = ", ".join(name for name, variant in VARIANTS.items() if file in variant.files)
-        table.add_row(file.name, file.folder, _size(file.size), used, _state(folders, file))
-    out.print(table)
+    for choice in dict.fromkeys(variants or Choice):
+        variant = VARIANTS[choice.value]
+        rows = [(_state(folders, file), file) for file in variant.files]
+        missing = [file for state, file in rows if state == "missing"]
+        rest = f"{len(missing)} of {len(rows)} missing, {_size(sum(file.size for file in missing))}"
+        total = _size(sum(file.size for file in variant.files))
+        _print(f"{choice.value}: {total if folders is None else rest if missing else 'complete'}")
+        for state, file in rows:
+            _print(f"  {state:9} {_size(file.size):>8}  {file.folder}/{file.name}")
     if folders is None:
         say("No ComfyUI was found here. Name its folder with --comfyui to see what it has.")
-        return
-    for name in dict.fromkeys(choice.value for choice in variants or Choice):
-        missing = [file for file in VARIANTS[name].files if folders.find(file.folder, file.name) is None]
-        rest = f"{len(missing)} missing, {_size(sum(file.size for file in missing))}" if missing else "complete"
-        say(f"{name}: {rest}")
+    else:
+        say(f"ComfyUI is in {folders.root}.")
 
 
 @_models.command()
@@ -110,7 +107,7 @@ def download(variants: _Variants = None, comfyui: _ComfyUI = None) -> None:
                     bar.show("checking", done / size, "Checking the SHA-256")
 
                 path = hub.download(file, folders.target(file.folder), show)
-            out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+            _print(str(path))
     except UsageError as error:
         fail(str(error), EXIT_USAGE)
     except (HubError, OSError) as error:
@@ -134,13 +131,17 @@ def _folders(comfyui: Path | None) -> ModelFolders:
 
 
 def _state(folders: ModelFolders | None, file: ModelFile) -> str:
+    """Say in a word how a file is, by its size; nothing if no ComfyUI is known."""
     if folders is None:
         return ""
     path = folders.find(file.folder, file.name)
     if path is None:
         return "missing"
-    size = path.stat().st_size
-    return f"cut short: {_size(size)}" if file.sha256 and size < file.size else f"in {path.parent}"
+    return "cut short" if file.sha256 and path.stat().st_size < file.size else "there"
+
+
+def _print(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_there(folders: ModelFolders, file: ModelFile) -> bool:

@@ -115,3 +115,11 @@ VARIANTS = {
     "gguf": Variant(_GGUF, "open the template wan22_flf2v_gguf; it needs the pack ComfyUI-GGUF"),
 }
 FILES = tuple(dict.fromkeys(file for variant in VARIANTS.values() for file in variant.files))
+
+
+def variant_with(names: set[str]) -> str | None:
+    """Return the first variant that has all files of these names; ``None`` if none has, or if there are no names."""
+    for name, variant in VARIANTS.items():
+        if names and names <= {file.name for file in variant.files}:
+            return name
+    return None

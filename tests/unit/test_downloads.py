@@ -5,7 +5,7 @@ import re
 
 import pytest
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.contract.downloads import FILES, VARIANTS
+from wan_flf2v.contract.downloads import FILES, VARIANTS, variant_with
 from wan_flf2v.contract.workflow import graph_names, load_graph
 
 BY_NAME = {file.name: file for file in FILES}
@@ -58,3 +58,12 @@ def test_the_table_is_sane():
     for file in FILES:
         assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
         assert file.size > 100_000_000
+
+
+def test_the_variant_of_some_files():
+    names = {name: [file.name for file in variant.files] for name, variant in VARIANTS.items()}
+    assert variant_with(set(names["fp8"])) == "fp8"
+    assert variant_with({names["lightning"][-1], names["fp8"][0]}) == "lightning"
+    assert variant_with({names["gguf"][0]}) == "gguf"
+    assert variant_with({names["gguf"][0], names["fp8"][0]}) is None
+    assert variant_with(set()) is None

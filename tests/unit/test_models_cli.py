@@ -218,7 +218,6 @@ def test_a_bad_extra_model_paths_is_said(comfyui, text):
 
 
 def test_the_list(comfyui, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     path = comfyui / "models" / "vae" / VAE.name
     path.parent.mkdir()
@@ -226,16 +225,19 @@ def test_the_list(comfyui, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # in the portable version, ComfyUI is a folder below
     done = run("list")
     assert done.exit_code == 0
-    assert "fp8: 3 missing, 35.3 GB" in done.stderr
-    assert "gguf: 3 missing, 23.4 GB" in done.stderr
-    rows = [line for line in done.stdout.splitlines() if VAE.name in line]
-    assert len(rows) == 1 and "fp8, fp16, lightning, gguf" in rows[0] and "cut short: 0 MB" in rows[0]
+    lines = done.stdout.splitlines()
+    assert lines[0] == "fp8: 3 of 4 missing, 35.3 GB"
+    assert lines[1] == "  missing    14.3 GB  diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors"
+    assert lines[4] == f"  cut short   254 MB  vae/{VAE.name}"
+    assert "gguf: 3 of 4 missing, 23.4 GB" in lines
+    assert done.stderr == f"ComfyUI is in {comfyui}.\n"
     monkeypatch.chdir(path.parent)
-    assert "fp8: 3 missing" in run("list").stderr, "from below too"
+    assert run("list", "--variant", "fp8").stdout.splitlines()[0] == lines[0], "from below too"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     nowhere = run("list", "--variant", "gguf")
     assert nowhere.exit_code == 0 and "No ComfyUI was found here." in nowhere.stderr
+    assert nowhere.stdout.splitlines()[0] == "gguf: 23.7 GB"
     assert run("check").exit_code == 2
     assert run("list", "--comfyui", tmp_path / "none").exit_code == 2
 
