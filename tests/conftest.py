@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.archive import unpack_archive
+from support.archive import archive_files, copy_files
 from support.comfyui_server import Servers, WarmStarts
 from support.in_comfyui import run_python
 from support.warm_python import Programs, WarmPython
@@ -168,7 +168,7 @@ def demo_models(warm_starts, tmp_path_factory):
 @pytest.fixture(scope="session")
 def pack_archive(tmp_path_factory):
     """The registry's archive, unpacked."""
-    return unpack_archive(tmp_path_factory.mktemp("archive") / PACK)
+    return copy_files(archive_files(), tmp_path_factory.mktemp("archive"))
 
 
 @pytest.fixture(scope="session")

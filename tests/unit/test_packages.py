@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.archive import archive_files
+from support.archive import archive_files, copy_files, tracked_files
 from wan_flf2v.bootstrap.paths import REPO
 
 PROJECT = (REPO / "pyproject.toml").read_text(encoding="utf-8")  # Python 3.10 cannot read TOML
@@ -46,10 +46,7 @@ def test_the_registrys_pictures(key, ratio, width):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, made of the files that git tracks: what lies about here must not decide what is in it."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, check=True).stdout
-    checkout = ["git", "checkout-index", "-z", "--stdin", "--prefix", f"{source}/"]
-    subprocess.run(checkout, cwd=REPO, input=tracked, check=True)
+    source, out = copy_files(tracked_files(), tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", str(out), str(source)]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
