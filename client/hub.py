@@ -63,23 +63,29 @@ def download(file: ModelFile, folder: Path, checking: Tick) -> Path:
     from huggingface_hub.utils import build_hf_headers
 
     partial, target = _partial(file, folder), folder / file.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if unfinished(file, folder) > file.size:  # of an older file of this name
-            partial.unlink()
-        with partial.open("ab") as stream:
-            http_get(
-                hf_hub_url(file.repo, file.path),
-                stream,
-                resume_size=stream.tell(),
-                headers=build_hf_headers(token=False),
-                expected_size=file.size,
-                displayed_filename=file.name,
-            )
-    except Exception as error:  # see ask_hub
-        raise HubError(
-            f"{file.name} was not finished ({_line(error)}). What is there is kept: run this again to go on."
-        ) from error
+    had = unfinished(file, folder)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if had > file.size:  # of an older file of this name
+                partial.unlink()
+            with partial.open("ab") as stream:
+                http_get(
+                    hf_hub_url(file.repo, file.path),
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=build_hf_headers(token=False),
+                    expected_size=file.size,
+                    displayed_filename=file.name,
+                )
+            break
+        except Exception as error:  # see ask_hub; its older versions do not go on by themselves
+            has = unfinished(file, folder)
+            if has <= had:
+                raise HubError(
+                    f"{file.name} was not finished ({_line(error)}). What is there is kept: run this again to go on."
+                ) from error
+            had = has
     if fault := find_fault(file, partial, checking):
         partial.unlink()
         raise HubError(f"{file.name} came damaged: {fault}. It was deleted; run this again.")
