@@ -60,7 +60,6 @@ def download(file: ModelFile, folder: Path, checking: Tick) -> Path:
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get  # hf_hub_download deletes what it could not finish
-    from huggingface_hub.utils import build_hf_headers
 
     partial, target = _partial(file, folder), folder / file.name
     had = unfinished(file, folder)
@@ -74,7 +73,6 @@ def download(file: ModelFile, folder: Path, checking: Tick) -> Path:
                     hf_hub_url(file.repo, file.path),
                     stream,
                     resume_size=stream.tell(),
-                    headers=build_hf_headers(token=False),
                     expected_size=file.size,
                     displayed_filename=file.name,
                 )

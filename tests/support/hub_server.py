@@ -13,14 +13,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Serves ``files``, "OWNER/REPO/PATH" to bytes, as large files: metadata at /resolve/, the bytes behind a redirect.
 
-    ``cut_after`` ends the connection after so many bytes of each of the next ``cuts`` answers; ``down`` refuses all
-    bytes; ``damage`` changes the bytes that are sent, not what is said of them. ``ranges`` are the downloads' Range
-    headers, ``None`` for a whole file.
+    ``cut_after`` ends the connection after so many bytes of each of the next ``cuts`` answers. The next ``down``
+    requests for bytes are refused. ``damage`` changes the bytes that are sent, not what is said of them. ``ranges``
+    are the downloads' Range headers, ``None`` for a whole file.
     """
 
     def __init__(self, files):
         self.files = files
-        self.cuts, self.cut_after, self.down, self.damage = 0, 0, False, False
+        self.cuts, self.cut_after, self.down, self.damage = 0, 0, 0, False
         self.ranges = []
 
     async def answer(self, request):
@@ -40,6 +40,7 @@ class Hub:
 
     async def _bytes(self, request, content):
         if self.down:
+            self.down -= 1
             return web.Response(status=503)
         asked = request.headers.get("Range")
         self.ranges.append(asked)

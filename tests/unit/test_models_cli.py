@@ -101,16 +101,30 @@ def test_a_cut_connection_goes_on_where_it_was(hub, comfyui):
     assert 0 < resumed[0] < resumed[1] < SIZE
 
 
-def test_a_hub_that_goes_away_is_said(hub, comfyui, monkeypatch):
-    first = VARIANTS["fp8"].files[0]
+def fails_after_a_part(hub, monkeypatch, refusals):
+    """Cut the first download, and refuse the next requests."""
 
     async def one_part(request, content, whole=hub._bytes):
         answer = await whole(request, content)
-        hub.down = True
+        hub.down = refusals
+        monkeypatch.setattr(hub, "_bytes", whole)
         return answer
 
     hub.cuts, hub.cut_after = 1, 1_000_000
     monkeypatch.setattr(hub, "_bytes", one_part)
+
+
+def test_a_refusal_in_between_ends_nothing_that_had_begun(hub, comfyui, monkeypatch):
+    fails_after_a_part(hub, monkeypatch, refusals=1)
+    done = download(comfyui)
+    assert done.exit_code == 0, done.stderr
+    assert files_below(comfyui / "models") == WANTED
+    assert hub.ranges[0] is None and hub.ranges[1].startswith("bytes=")
+
+
+def test_a_hub_that_goes_away_is_said(hub, comfyui, monkeypatch):
+    first = VARIANTS["fp8"].files[0]
+    fails_after_a_part(hub, monkeypatch, refusals=100)
     done = download(comfyui)
     assert done.exit_code == 1
     assert f"{first.name} was not finished (" in done.stderr
