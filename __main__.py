@@ -1,15 +1,27 @@
 """The command line ``wan-flf2v``: adds up the commands of ``cli/``."""
 
-from .cli.plan import add_commands as add_plan_command
-from .cli.report import add_commands as add_report_command
-from .cli.requests import add_commands as add_client_commands
-from .cli.run import app
-from .cli.serve import add_commands as add_server_commands
+import sys
 
-add_plan_command(app)
-add_report_command(app)
-add_client_commands(app)
-add_server_commands(app)
+try:
+    from .cli.models import add_commands as add_models_command
+    from .cli.plan import add_commands as add_plan_command
+    from .cli.report import add_commands as add_report_command
+    from .cli.requests import add_commands as add_client_commands
+    from .cli.run import app
+    from .cli.serve import add_commands as add_server_commands
+except ModuleNotFoundError as error:
+    hint = 'pip install "wan-flf2v[client] @ git+<this repository>"'
+    print(f"The command line needs {error.name}, which is not installed: {hint}", file=sys.stderr)
+    sys.exit(2)
+
+for add_commands in (
+    add_plan_command,
+    add_report_command,
+    add_client_commands,
+    add_server_commands,
+    add_models_command,
+):
+    add_commands(app)
 
 
 def main() -> None:

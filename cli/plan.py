@@ -12,6 +12,7 @@ import typer
 
 from ..client.comfy import ComfyClient
 from ..client.errors import ComfyError, ServerAddressError
+from ..client.offers import read_value
 from ..client.run import run_graph
 from ..contract.workflow import Graph
 from .progress_bar import ProgressRenderer
@@ -29,7 +30,6 @@ from .shared import (
 )
 
 _NODE, _ID = "WanFLF2VPlan", "1"
-_NUMBERS = {"INT": int, "FLOAT": float}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -79,7 +79,7 @@ async def _plan(assignments: list[str], server: str, output: Path | None) -> dic
 def read_inputs(info: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Return the node's inputs: the defaults in ComfyUI's description of it (``info``), changed by the assignments.
 
-    Raises ``UsageError`` if an assignment has no ``=``, names no input, or has no number where one is needed.
+    Raises ``UsageError`` if an assignment has no ``=``, names no input, or has a value that the input does not take.
     """
     specs: dict[str, Any] = info["input"]["required"]
     values = {name: spec[1].get("default") for name, spec in specs.items()}
@@ -87,10 +87,8 @@ def read_inputs(info: Mapping[str, Any], assignments: list[str]) -> dict[str, An
         name, separator, value = text.partition("=")
         if not separator or name not in specs:
             raise UsageError(f'"{text}" does not set an input. Write NAME=VALUE, with one of: {", ".join(specs)}.')
-        kind = specs[name][0]  # "INT", "FLOAT", or a list of choices, which older versions write out here
-        convert = _NUMBERS.get(kind, str) if isinstance(kind, str) else str
         try:
-            values[name] = convert(value)
+            values[name] = read_value(info["input"], name, value)
         except ValueError as error:
-            raise UsageError(f'{name} is "{value}", but must be a number, such as {values[name]}.') from error
+            raise UsageError(f"{name} {error}") from error
     return values

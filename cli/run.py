@@ -11,12 +11,14 @@ import typer
 from rich.table import Table
 
 from ..client.comfy import ComfyClient, OutputFile
-from ..client.errors import ComfyError, ServerAddressError
+from ..client.errors import ComfyError, PreflightError, ServerAddressError
 from ..client.images import ImageError, check_image, plain_file
+from ..client.offers import describe
 from ..client.run import check_graph, run_graph
-from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, Parameter, Value
-from ..contract.validation import ContractError, FieldError, allowed, validate
-from ..contract.workflow import fill, load_graph
+from ..contract.downloads import FILES, variant_with
+from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput, Parameter
+from ..contract.validation import allowed
+from ..contract.workflow import node_title
 from .progress_bar import ProgressRenderer
 from .shared import (
     DEFAULT_SERVER,
@@ -27,14 +29,27 @@ from .shared import (
     check_output,
     err,
     fail,
-    merge_assignments,
     node_info,
     out,
     say,
 )
+from .workflows import (
+    Assignment,
+    Workflow,
+    add_lora,
+    assign,
+    no_place,
+    read_assignments,
+    read_workflow,
+    settable,
+    size_assignments,
+)
 
-_OPTIONS = {START_IMAGE.key: "--start", END_IMAGE.key: "--end", PROMPT.key: "--prompt"}
+_REQUIRED = {"--prompt": PROMPT, "--start": START_IMAGE, "--end": END_IMAGE}
 _PACK_NODE = "WanFLF2VSampler"
+_WorkflowOption = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="A template, or a file that ComfyUI exported in API form.")
+]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -59,10 +74,20 @@ def run(
     start: Annotated[Path | None, typer.Option(help="The first frame: an image file.")] = None,
     end: Annotated[Path | None, typer.Option(help="The last frame: an image file.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What happens in between.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What must not happen, instead of Wan's own text.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="The video's size, e.g. 720x1280.")] = None,
+    workflow: _WorkflowOption = HOSTED.workflow,
+    lora_high: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA of ComfyUI's for the high-noise expert; repeatable."),
+    ] = None,
+    lora_low: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="The same for the low-noise expert.")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A parameter, e.g. 57_steps=12; `wan-flf2v params` lists them."
+            "--set", metavar="KEY=VALUE", help="Any input, e.g. 57_steps=12; `wan-flf2v params --workflow …` lists all."
         ),
     ] = None,
     server: Annotated[str, typer.Option(envvar="COMFYUI_URL", help="ComfyUI's address.")] = DEFAULT_SERVER,
@@ -71,16 +96,26 @@ def run(
     ] = None,
 ) -> None:
     """Make a video: check everything, upload, queue, show progress, download. Ctrl-C cancels this run only."""
-    options = zip(_OPTIONS, (start, end, prompt), strict=True)
+    texts = {"--prompt": prompt, "--negative": negative}
+    files = {"--start": start, "--end": end}
     try:
-        given = {key: str(value) for key, value in options if value is not None}
-        values = _read_values(given, assignments or [])
+        chosen = read_workflow(workflow)
+        images, values = _read_options(chosen, texts, files, assignments or [])
+        values += size_assignments(chosen, size) if size is not None else []
+        for option, names in (("--lora-high", lora_high), ("--lora-low", lora_low)):
+            for name in names or ():
+                values += add_lora(chosen, option, name)
+        _refuse_twice([*images, *values])
         check_output(output)
-        path, seconds = asyncio.run(_make_video(values, server, output))
+        path, seconds = asyncio.run(_make_video(chosen, images, values, server, output))
     except KeyboardInterrupt:
         fail("Cancelled.", EXIT_INTERRUPTED)
-    except (ContractError, ImageError, UsageError, ServerAddressError) as error:
+    except (ImageError, UsageError, ServerAddressError) as error:
         fail(str(error), EXIT_USAGE)
+    except PreflightError as error:
+        variant = variant_with({file.name for file in FILES if f'"{file.name}"' in str(error)})
+        hint = f"\nOn ComfyUI's machine: wan-flf2v models download --variant {variant}" if variant else ""
+        fail(f"{error}{hint}", EXIT_FAILED)
     except (ComfyError, OSError) as error:
         fail(str(error), EXIT_FAILED)
     err.print(f"Done in {seconds:.1f} s.", highlight=False)
@@ -89,19 +124,36 @@ def run(
 
 @app.command()
 def params(
+    workflow: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="List every input of this workflow that `run --set` takes."),
+    ] = None,
     as_tsv: Annotated[bool, typer.Option("--tsv", help="Print one line a parameter, its fields between tabs.")] = False,
 ) -> None:
-    """List the parameters that --set takes."""
+    """List the parameters of the hosted API, or every input of a workflow."""
+    if workflow is None:
+        title, names = HOSTED.model_id, ["Key", "Title", "Takes", "Default"]
+        rows = [[one.key, one.title, one.description, allowed(one), _default(one)] for one in HOSTED.parameters]
+    else:
+        try:
+            chosen = read_workflow(workflow)
+        except UsageError as error:
+            fail(str(error), EXIT_USAGE)
+        graph = chosen.graph
+        title, names = chosen.name, ["Key", "Node", "Value"]
+        rows = [
+            [f"{node_id}_{name}", node_title(graph, node_id), "", str(graph[node_id]["inputs"][name])]
+            for node_id, name in settable(graph)
+        ]
     if as_tsv:
-        for parameter in HOSTED.parameters:
-            typer.echo("\t".join((parameter.key, parameter.title, allowed(parameter), _default(parameter))))
+        for key, name, _, *rest in rows:
+            typer.echo("\t".join((key, name, *rest)))
         return
-    table = Table(title=HOSTED.model_id)
-    for name in ("Key", "Title", "Takes", "Default"):
+    table = Table(title=title)
+    for name in names:
         table.add_column(name, overflow="fold", min_width=20 if name == "Takes" else None)  # 2**64 - 1 in one line
-    for parameter in HOSTED.parameters:
-        title = f"{parameter.title}\n[dim]{parameter.description}[/dim]" if parameter.description else parameter.title
-        table.add_row(parameter.key, title, allowed(parameter), _default(parameter))
+    for key, name, description, *rest in rows:
+        table.add_row(key, f"{name}\n[dim]{description}[/dim]" if description else name, *rest)
     out.print(table)
 
 
@@ -109,45 +161,68 @@ def _default(parameter: Parameter) -> str:
     return "required" if parameter.required else str(parameter.default)
 
 
-def _read_values(given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
-    """Merge options and assignments and check all of it; every problem is reported at once."""
-    values, errors = merge_assignments(HOSTED, given, assignments)
-    try:
-        checked = validate(HOSTED, values)
-    except ContractError as error:
-        errors += [_name_option(field) for field in error.errors]
+def _read_options(
+    workflow: Workflow, texts: dict[str, str | None], files: dict[str, Path | None], assignments: list[str]
+) -> tuple[list[Assignment], list[Assignment]]:
+    """Return the images' files and the values that are given; every problem that needs no server is told at once."""
+    values, errors = read_assignments(workflow, assignments)
+    images: list[Assignment] = []
+    set_inputs = {one.target for one in values}
+    for option, given in {**texts, **files}.items():
+        place = workflow.place(option)
+        if given is None:
+            needed = workflow.bundled and option in _REQUIRED and place is not None and place not in set_inputs
+            errors += [f"{option} ({_REQUIRED[option].title}) is missing."] if needed else []
+        elif place is None:
+            errors.append(no_place(workflow, option))
+        else:
+            (images if isinstance(given, Path) else values).append(Assignment(option, place, str(given)))
     if errors:
-        raise ContractError(errors)
-    for parameter in (START_IMAGE, END_IMAGE):
-        check_image(Path(str(checked[parameter.key])))
-    return checked
+        raise UsageError("\n".join(errors))
+    for image in images:
+        check_image(Path(image.text))
+    return images, values
 
 
-def _name_option(error: FieldError) -> FieldError:
-    """Tell a person at the command line which option is missing."""
-    option = _OPTIONS.get(error.loc[0])
-    if error.type != "missing" or option is None:
-        return error
-    return FieldError(error.loc, f"{option} ({HOSTED.parameter(error.loc[0]).title}) is missing.", error.type)
+def _refuse_twice(given: list[Assignment]) -> None:
+    """Raise ``UsageError`` if an input gets two values."""
+    seen: dict[NodeInput, str] = {}
+    for one in given:
+        if one.target in seen:
+            both = " and ".join(dict.fromkeys((seen[one.target], one.label)))
+            raise UsageError(f"{one.target.node_id}_{one.target.name} is given twice ({both}). Give it once.")
+        seen[one.target] = one.label
 
 
-async def _make_video(values: dict[str, Value], server: str, output: Path | None) -> tuple[Path, float]:
+async def _make_video(
+    workflow: Workflow, images: list[Assignment], values: list[Assignment], server: str, output: Path | None
+) -> tuple[Path, float]:
     """Return the downloaded file and the server's time for the run in seconds."""
+    graph = workflow.graph
     async with ComfyClient(server) as client:
         await client.system_stats()
         await node_info(client, _PACK_NODE)
-        for warning in await check_graph(client, fill(load_graph(HOSTED.workflow), HOSTED, values)):
+        infos = await describe(client, graph)
+        errors = [
+            f"ComfyUI at {client.url} has no node {kind}. Install or update the node pack that brings it."
+            for kind, info in infos.items()
+            if info is None
+        ]
+        errors = errors or assign(graph, infos, values)
+        if errors:
+            raise UsageError("\n".join(errors))
+        for warning in await check_graph(client, graph):
             say(f"Warning: {warning}", "yellow")
-        for parameter in (START_IMAGE, END_IMAGE):
-            path = Path(str(values[parameter.key]))
+        for given in images:
+            path = Path(given.text)
             with plain_file(path) as image:
-                values[parameter.key] = await client.upload_image(image, shown=path)
-        graph = fill(load_graph(HOSTED.workflow), HOSTED, values)
+                name = await client.upload_image(image, shown=path)
+            graph[given.target.node_id]["inputs"][given.target.name] = name
         with ProgressRenderer(err) as show:
             result = await run_graph(client, graph, on_progress=show)
         file = next((file for file in result.files if file.type == "output"), result.files[0])
-        path = await client.download(file, output or _free_path(file))
-    return path, result.seconds
+        saved = await client.download(file, output or _free_path(file))
+    return saved, result.seconds
 
 
 def _free_path(file: OutputFile) -> Path:

@@ -41,7 +41,9 @@ def serve(
         int, typer.Option(min=0, max=65535, help="The port to listen at; 0 takes a free one.")
     ] = DEFAULT_PORT,
     data: _Data = None,
-    config: Annotated[Path | None, typer.Option(help="A JSON file with settings; README lists them.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON file with settings; gateway/settings.py has them all.")
+    ] = None,
     base_url: Annotated[str | None, typer.Option(help="The API's address as clients see it, without /v1.")] = None,
     trusted_proxy: Annotated[
         list[str] | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded-* headers count.")

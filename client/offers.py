@@ -1,15 +1,19 @@
-"""What a ComfyUI's nodes offer: the choices of an input, and which nodes and model files a graph lacks there."""
+"""What a ComfyUI's nodes offer: an input's type, range and choices, and which nodes and files a graph lacks there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from ..contract.suggestions import near
 
 if TYPE_CHECKING:  # preflight reads node descriptions in ComfyUI itself and needs no client
     from ..contract.workflow import Graph
     from .comfy import ComfyClient
 
+_SHOWN_CHOICES = 8
 _SUFFIXES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin")
 
 
@@ -24,13 +28,80 @@ def choices(inputs: Mapping[str, Any], name: str) -> list[str] | None:
     ``inputs`` are a node's inputs as ``/object_info`` and ``INPUT_TYPES`` describe them, under ``required`` and
     ``optional``. ComfyUI writes the list in the place of the type, or, for newer nodes, as ``options`` of a COMBO.
     """
+    kind, config = _spec(inputs, name)
+    listed = kind if isinstance(kind, list | tuple) else config.get("options")
+    return None if listed is None else [str(item) for item in listed]
+
+
+def read_value(inputs: Mapping[str, Any], name: str, text: str) -> object:
+    """Return what ``text``, from a command line, is as the value of an input, in the input's own type.
+
+    ``inputs`` is described at ``choices``. Raises ``ValueError``, with what the input takes and what was given, if the
+    text has not its type, lies outside its range, or is none of its choices.
+    """
+    kind, config = _spec(inputs, name)
+    if kind == "COMBO" or isinstance(kind, list | tuple):
+        return _choice(kind if isinstance(kind, list | tuple) else config.get("options"), config, text)
+    if kind in ("INT", "FLOAT"):
+        return _number(kind, config, text)
+    if kind == "BOOLEAN":
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f'must be true or false, got "{text}".')
+        return text.lower() == "true"
+    if kind == "STRING":
+        return text
+    raise ValueError(f"takes no value: it comes from another node ({kind}).")
+
+
+def _spec(inputs: Mapping[str, Any], name: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return an input's type, or its list of choices, and its settings; ``None`` and nothing if there is no such."""
     for group in ("required", "optional"):
         spec = (inputs.get(group) or {}).get(name)
         if spec:
             kind, *config = spec
-            listed = kind if isinstance(kind, list | tuple) else (config[0] if config else {}).get("options")
-            return None if listed is None else [str(item) for item in listed]
-    return None
+            return kind, config[0] if config else {}
+    return None, {}
+
+
+def _choice(listed: Sequence[object] | None, config: Mapping[str, Any], text: str) -> object:
+    """Return the choice that reads like ``text``. Lists of images lack those in folders, which ComfyUI takes."""
+    options = {str(option): option for option in listed or ()}
+    if text in options:
+        return options[text]
+    if listed is None or (config.get("image_upload") and "/" in text):
+        return text
+    found = near(text, {option: (option, option.rpartition("/")[2]) for option in options})
+    if found:
+        advice = f"Did you mean {' or '.join(found[:_SHOWN_CHOICES])}?"
+    else:
+        shown = ", ".join(list(options)[:_SHOWN_CHOICES]) + (", …" if len(options) > _SHOWN_CHOICES else "")
+        advice = f"It has: {shown}." if options else "It has none."
+    raise ValueError(f'is "{text}", which this ComfyUI does not offer. {advice}')
+
+
+def _number(kind: str, config: Mapping[str, Any], text: str) -> int | float:
+    low, high = config.get("min", -math.inf), config.get("max", math.inf)
+    noun = "an integer" if kind == "INT" else "a number"
+    takes = f"must be {noun}" + (f" from {low} to {high}" if math.isfinite(high - low) else "")
+    try:
+        value: int | float = int(text)
+    except ValueError:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f'{takes}, got "{text}".') from None
+    if not math.isfinite(value) or (kind == "INT" and value != int(value)):
+        raise ValueError(f'{takes}, got "{text}".')
+    if not low <= value <= high:
+        raise ValueError(f"{takes}, got {text}. The nearest that it takes is {low if value < low else high}.")
+    return int(value) if kind == "INT" else float(value)
+
+
+async def describe(client: ComfyClient, graph: Graph) -> dict[str, dict[str, Any] | None]:
+    """Return what ComfyUI says of each type of node in ``graph``, ``None`` for a type that it does not have."""
+    types = sorted({node["class_type"] for node in graph.values()})
+    described = await asyncio.gather(*map(client.object_info, types))
+    return dict(zip(types, described, strict=True))
 
 
 async def find_lacking(client: ComfyClient, graph: Graph) -> list[str]:
@@ -39,9 +110,7 @@ async def find_lacking(client: ComfyClient, graph: Graph) -> list[str]:
     A model file is there if the node that takes it lists it, whichever folder it lies in. Raises a ``ComfyError`` if
     ComfyUI does not answer.
     """
-    types = sorted({node["class_type"] for node in graph.values()})
-    described = await asyncio.gather(*map(client.object_info, types))
-    infos = dict(zip(types, described, strict=True))
+    infos = await describe(client, graph)
     lacking = [
         f"ComfyUI has no node {class_type}. Install or update the node pack that brings it."
         for class_type, info in infos.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Value: TypeAlias = str | int | float
 ParameterType: TypeAlias = Literal["string", "integer", "float"]
@@ -29,12 +29,17 @@ def parse_size(label: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@dataclass(frozen=True)
-class NodeInput:
+class NodeInput(NamedTuple):
     """One input of one node of the workflow."""
 
     node_id: str
     name: str
+
+
+def inputs_named(key: str) -> tuple[NodeInput, ...]:
+    """Return the inputs that a key names: one for ``57_steps``, two for ``71_widthx71_height``."""
+    parts = (part.partition("_") for part in _BETWEEN_INPUTS.split(key))
+    return tuple(NodeInput(node_id, name) for node_id, _, name in parts)
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,7 @@ class Parameter:
     @property
     def inputs(self) -> tuple[NodeInput, ...]:
         """The node inputs that the key names: ``57_steps`` is input ``steps`` of node 57."""
-        parts = (part.partition("_") for part in _BETWEEN_INPUTS.split(self.key))
-        return tuple(NodeInput(node_id, name) for node_id, _, name in parts)
+        return inputs_named(self.key)
 
     @property
     def range(self) -> tuple[float | None, float | None]:

@@ -25,6 +25,11 @@ def load_graph(name: str) -> Graph:
     return graph
 
 
+def graph_names() -> list[str]:
+    """Return the names of the bundled workflows."""
+    return sorted(path.stem for path in _API_FOLDER.glob("*.json"))
+
+
 def graph_for(model: ModelContract) -> Graph:
     """Return the bundled graph of ``model`` with the model's loaders in it, ready for ``fill``."""
     graph = load_graph(model.workflow)

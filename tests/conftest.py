@@ -12,11 +12,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.archive import archive_files, copy_files
 from support.comfyui_server import Servers, WarmStarts
 from support.in_comfyui import run_python
 from support.warm_python import Programs, WarmPython
 from wan_flf2v.benchmarks._stage import MEASURING_PACKS
 from wan_flf2v.bootstrap import server
+from wan_flf2v.bootstrap.commands import PACK
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
 from wan_flf2v.demo.base import PACKS as DEMO_PACKS
@@ -40,6 +42,13 @@ LONGEST_FIRST = (
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs with SIGINT ignored, children inherit that, and then Ctrl-C cannot be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    """Let the host tests run on what the registry would ship, not on the checkout."""
+    parser.addoption(
+        "--pack-archive", action="store_true", help="ComfyUI loads the pack from the registry's archive, unpacked"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -157,9 +166,18 @@ def demo_models(warm_starts, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def comfy_servers(demo_models, warm_starts, tmp_path_factory):
+def pack_archive(tmp_path_factory):
+    """The registry's archive, unpacked."""
+    return copy_files(archive_files(), tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture(scope="session")
+def comfy_servers(request, demo_models, warm_starts, tmp_path_factory):
     """All servers of this worker; the shared ones run until it has no more tests."""
-    servers = Servers(tmp_path_factory.mktemp("servers"), PACKS, demo_models)
+    packs = dict(PACKS)
+    if request.config.getoption("pack_archive"):
+        packs[PACK] = request.getfixturevalue("pack_archive")
+    servers = Servers(tmp_path_factory.mktemp("servers"), packs, demo_models)
     yield servers
     servers.stop()
 

@@ -71,7 +71,12 @@ def test_the_command_line_takes_the_servers_own_files_and_prints_json(comfy_serv
     [
         (["--set", "stepz=4"], 2, '"stepz=4" does not set an input. Write NAME=VALUE, with one of: model_high_noise,'),
         (["--set", "steps"], 2, '"steps" does not set an input.'),
-        (["--set", "steps=few"], 2, 'steps is "few", but must be a number, such as 20.'),
+        (["--set", "steps=few"], 2, 'steps must be an integer from 1 to 10000, got "few".'),
+        (
+            ["--set", "scheduler=simpel"],
+            2,
+            'scheduler is "simpel", which this ComfyUI does not offer. Did you mean simple?',
+        ),
         (["--set", "width=721"], 1, "width is 721, but must be an even number"),
         (["-o", "none/plot.png"], 2, "there is no folder none. Create it first."),
     ],

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+from wan_flf2v.__main__ import app
 from wan_flf2v.bootstrap.paths import REPO
 
 
@@ -77,19 +79,61 @@ def test_what_is_missing_is_said_in_options(folder):
     ]
 
 
-def test_every_bad_value_is_reported(folder):
-    lines = refused(folder, "--set", "57_steps=30", "--set", "67_length=80", "--set", "57_cfg=x", "--set", "6_text=y")
-    assert [line.partition(". ")[0] for line in lines] == [
-        "57_steps must be an integer from 6 to 20, got 30",
-        "67_length must be one of 81, 141, got 80",
-        '57_cfg must be a number from 0.6 to 4, got "x" (a text)',
-        "6_text is given twice",
+def test_every_wrong_key_is_reported(folder):
+    keys = ("57_stepz=6", "99_steps=6", "57_steps", "57_positive=x", "57_seed=1")
+    lines = refused(folder, *(word for key in keys for word in ("--set", key)))
+    listed = "`wan-flf2v params --workflow wan22_flf2v` lists them all."
+    assert lines == [
+        f'wan22_flf2v has no input "57_stepz". Did you mean 57_steps? {listed}',
+        f'wan22_flf2v has no input "99_steps". Did you mean 57_steps? {listed}',
+        '--set "57_steps" is not KEY=VALUE. Write it like 57_steps=12.',
+        '57_positive comes from node 67 "First and last frame", so it has no value to set.',
+        f'wan22_flf2v has no input "57_seed". Did you mean 57_noise_seed or 57_seed_count? {listed}',
     ]
 
 
-def test_unknown_parameter(folder):
-    (line,) = refused(folder, "--set", "57_stepz=6")
-    assert line.startswith('"57_stepz" is not a parameter. Did you mean 57_steps (Steps)? All of them: 6_text, ')
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "6_text=y"), "6_text is given twice (6_text and --prompt). Give it once."),
+        (("--set", "68_image=y"), "68_image is given twice (--start and 68_image). Give it once."),
+        (("--size", "64x64", "--set", "71_width=64"), "71_width is given twice (71_width and --size (width))."),
+        (("--size", "big"), '--size is "big", but must be WIDTHxHEIGHT in pixels, such as 720x1280.'),
+        (("--set", "71_widthx71_height=big"), '71_widthx71_height is "big", but must be WIDTHxHEIGHT in pixels'),
+        (("--workflow", "wan22_flf2v_4_step_lora"), "Did you mean wan22_flf2v_4_steps_lora? Templates: wan22_flf2v, "),
+        (("--workflow", "wan22_flf2v_start_image_only"), "--end: the workflow wan22_flf2v_start_image_only has no"),
+        (("--workflow", "wan22_flf2v_plan"), "--prompt: the workflow wan22_flf2v_plan has no one place for it. Use"),
+        (
+            ("--workflow", "ui.json"),
+            "--workflow ui.json is a workflow as the editor saves it. A run needs its API form",
+        ),
+        (("--workflow", "list.json"), "--workflow list.json is not a workflow in API form"),
+        (("--workflow", "a.png"), "--workflow a.png cannot be read as JSON"),
+    ],
+)
+def test_what_cannot_be_given_is_said(folder, arguments, message, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "ui.json").write_bytes((REPO / "workflows" / "wan22_flf2v.json").read_bytes())
+    (folder / "list.json").write_text('{"1": {"class_type": "LoadImage"}}')
+    done = CliRunner().invoke(app, ["run", "--start", "a.png", "--end", "b.png", "--prompt", "x", *arguments])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in " ".join(done.stderr.splitlines())
+
+
+def test_a_start_image_alone_needs_no_end():
+    given = ["run", "--workflow", "wan22_flf2v_start_image_only", "--prompt", "x"]
+    done = CliRunner().invoke(app, given)
+    assert done.stderr.splitlines() == ["--start (Start Image) is missing."]
+    own_image = CliRunner().invoke(app, [*given, "--set", "68_image=x.png", "--server", "nonsense"])
+    assert own_image.stderr.startswith('"nonsense" is not the address of a server'), "nothing is missing"
+
+
+def test_params_of_a_workflow_are_all_its_inputs():
+    rows = CliRunner().invoke(app, ["params", "--workflow", "wan22_flf2v_4_steps_lora", "--tsv"]).stdout.splitlines()
+    assert "57_steps\tSampler (two experts, one schedule)\t4" in rows
+    assert "91_strength_model\tLoRA, high noise\t1.0" in rows
+    assert not any(row.startswith("57_positive") for row in rows)
+    assert "no such template" in CliRunner().invoke(app, ["params", "--workflow", "nothing"]).stderr
 
 
 def test_missing_unreadable_and_huge_image(folder):

@@ -2,9 +2,14 @@
 
 import re
 
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+from wan_flf2v.__main__ import app
 from wan_flf2v.bootstrap.comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.hosted_api import DEFAULT_PORT, HostedApi
+from wan_flf2v.contract.downloads import VARIANTS
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import allowed
 
@@ -37,6 +42,31 @@ def test_the_gateways_address_is_its_default():
     assert f"Port {DEFAULT_PORT}, since 8189" in README
 
 
-def test_linked_files_exist():
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
-        assert (REPO / target).exists(), target
+PAGES = [REPO / "README.md", *(REPO / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_exist(page):
+    """Every ``wan-flf2v`` command in a code block or between backticks."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    for line in re.findall(r"wan-flf2v ((?!@)[a-z][^`\n#]*)", text):
+        command, words = get_command(app), line.split()
+        while isinstance(command, TyperGroup) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        if isinstance(command, TyperGroup):
+            continue  # prose, such as "the wan-flf2v node pack"
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} <= known | {"--help"}, line
+
+
+def test_sizes_of_the_variants():
+    for name, variant in VARIANTS.items():
+        size = f"{sum(file.size for file in variant.files) / 1e9:.1f} GB"
+        assert size in README
+        assert re.search(rf"^\| {name}\b.*\| {size} \|", (REPO / "docs" / "memory.md").read_text("utf-8"), re.MULTILINE)

@@ -1,0 +1,234 @@
+"""What ``wan-flf2v run`` runs: a template, or a file of one's own; and how options and ``--set`` change its graph."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..client.offers import read_value
+from ..contract.parameters import NodeInput, inputs_named
+from ..contract.suggestions import near
+from ..contract.workflow import Graph, graph_names, load_graph, node_title
+from .shared import UsageError
+
+_CONDITIONING, _RESOLUTION, _LORA = "WanFLF2VConditioning", "WanFLF2VResolution", "LoraLoaderModelOnly"
+_SIZE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*(?:\(.*\))?\s*")
+_EXPERTS = {"--lora-high": "model_high_noise", "--lora-low": "model_low_noise"}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A value for one input of the graph, still as text; ``label`` is what messages call it."""
+
+    label: str
+    target: NodeInput
+    text: str
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A graph in API form. The images and the prompt of a template (``bundled``) only hold their places."""
+
+    name: str
+    graph: Graph
+    bundled: bool
+
+    def place(self, option: str) -> NodeInput | None:
+        """Return the input that ``--start``, ``--end``, ``--prompt`` or ``--negative`` fills, if there is just one.
+
+        It is found by the links of the node First/Last Frame, whatever ids the nodes have.
+        """
+        name, wanted = _PLACES[option]
+        nodes = [node for node in self.graph.values() if node["class_type"] == _CONDITIONING]
+        return _upstream(self.graph, nodes[0]["inputs"].get(name), wanted) if len(nodes) == 1 else None
+
+
+def read_workflow(given: str) -> Workflow:
+    """Return the template of this name, or the workflow in this file; ``UsageError`` if it is neither."""
+    if given in graph_names():
+        return Workflow(given, load_graph(given), bundled=True)
+    path = Path(given)
+    if not path.is_file():
+        found = near(given.removesuffix(".json"), {name: (name,) for name in graph_names()})
+        meant = f"Did you mean {' or '.join(found)}? " if found else ""
+        raise UsageError(
+            f'--workflow is "{given}", but there is no such file and no such template. {meant}'
+            f"Templates: {', '.join(graph_names())}."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--workflow {path} cannot be read as JSON ({error}).") from error
+    if isinstance(content, dict) and isinstance(content.get("nodes"), list):
+        raise UsageError(
+            f"--workflow {path} is a workflow as the editor saves it. A run needs its API form: in ComfyUI choose "
+            "Workflow, Export (API), and give that file."
+        )
+    nodes = content.values() if isinstance(content, dict) and content else [None]
+    if not all(isinstance(node, dict) and _is_node(node) for node in nodes):
+        raise UsageError(
+            f"--workflow {path} is not a workflow in API form: an object of nodes with class_type and inputs."
+        )
+    return Workflow(given, content, bundled=False)
+
+
+def _is_node(node: Mapping[str, Any]) -> bool:
+    return isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def settable(graph: Graph) -> Iterator[NodeInput]:
+    """Yield every input that has a value of its own, none that comes from another node."""
+    for node_id, node in graph.items():
+        for name, value in node["inputs"].items():
+            if not isinstance(value, list):
+                yield NodeInput(node_id, name)
+
+
+def read_assignments(workflow: Workflow, texts: Iterable[str]) -> tuple[list[Assignment], list[str]]:
+    """Read ``KEY=VALUE`` texts; return the assignments, and a line for each text that is none."""
+    made: list[Assignment] = []
+    errors: list[str] = []
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            errors.append(f'--set "{text}" is not KEY=VALUE. Write it like 57_steps=12.')
+            continue
+        try:
+            made += _assign(workflow, key.strip(), value)
+        except UsageError as error:
+            errors.append(str(error))
+    return made, errors
+
+
+def _assign(workflow: Workflow, key: str, value: str) -> list[Assignment]:
+    graph = workflow.graph
+    known = {f"{one.node_id}_{one.name}": one for one in settable(graph)}
+    if key in known:
+        return [Assignment(key, known[key], value)]
+    targets = inputs_named(key)
+    if len(targets) == 2 and all(target in known.values() for target in targets):
+        return [Assignment(key, *pair) for pair in zip(targets, read_size(key, value), strict=True)]
+    node_id, _, name = key.partition("_")
+    source = graph.get(node_id, {"inputs": {}})["inputs"].get(name)
+    if isinstance(source, list):
+        title = node_title(graph, str(source[0]))
+        raise UsageError(f'{key} comes from node {source[0]} "{title}", so it has no value to set.')
+    found = near(key, {one: (one,) for one in known})
+    if not found:  # 57_seed: the number is right, and a part of the name
+        parts = {one: (target.name, *target.name.split("_")) for one, target in known.items()}
+        found = near(key.lstrip("0123456789_"), parts)
+    meant = f"Did you mean {' or '.join(found)}? " if found else ""
+    raise UsageError(
+        f'{workflow.name} has no input "{key}". {meant}`wan-flf2v params --workflow {workflow.name}` lists them all.'
+    )
+
+
+def read_size(label: str, text: str) -> tuple[str, str]:
+    """Return width and height of ``720x1280``, also with a ratio in brackets behind it; else ``UsageError``."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f'{label} is "{text}", but must be WIDTHxHEIGHT in pixels, such as 720x1280.')
+    return match[1], match[2]
+
+
+def size_assignments(workflow: Workflow, text: str) -> list[Assignment]:
+    """Return what ``--size`` sets: the width and the height that the node First/Last Frame gets."""
+    nodes = [(node_id, node) for node_id, node in workflow.graph.items() if node["class_type"] == _CONDITIONING]
+    made = []
+    for name, value in zip(("width", "height"), read_size("--size", text), strict=True):
+        target = NodeInput(nodes[0][0], name) if len(nodes) == 1 else None
+        source = nodes[0][1]["inputs"].get(name) if target else None
+        if isinstance(source, list):
+            target = NodeInput(str(source[0]), name)
+        if target is None or target not in settable(workflow.graph):
+            raise UsageError(no_place(workflow, "--size"))
+        made.append(Assignment(f"--size ({name})", target, value))
+    return made
+
+
+def no_place(workflow: Workflow, option: str) -> str:
+    """Say that the workflow does not have what an option changes."""
+    return (
+        f"{option}: the workflow {workflow.name} has no one place for it. Use --set; "
+        f"`wan-flf2v params --workflow {workflow.name}` lists its inputs."
+    )
+
+
+def add_lora(workflow: Workflow, option: str, text: str) -> list[Assignment]:
+    """Put a LoRA, ``FILE`` or ``FILE:STRENGTH``, between an expert and its sampler; return what it sets."""
+    name, separator, tail = text.rpartition(":")
+    try:
+        strength = str(float(tail)) if separator else "1.0"
+    except ValueError:  # a colon in the name
+        name, strength = text, "1.0"
+    name = name if separator else text
+    graph, expert = workflow.graph, _EXPERTS[option]
+    users = [node for node in graph.values() if isinstance(node["inputs"].get(expert), list)]
+    if not users:
+        raise UsageError(no_place(workflow, option))
+    node_id = str(max((int(one) for one in graph if one.isdecimal()), default=0) + 1)
+    inputs = {"lora_name": name, "strength_model": 1.0, "model": users[0]["inputs"][expert]}
+    graph[node_id] = {"class_type": _LORA, "inputs": inputs, "_meta": {"title": f"LoRA of {option}"}}
+    for node in users:
+        if node["inputs"][expert] == inputs["model"]:
+            node["inputs"][expert] = [node_id, 0]
+    values = {"lora_name": name, "strength_model": strength}
+    return [Assignment(option, NodeInput(node_id, one), value) for one, value in values.items()]
+
+
+def assign(graph: Graph, infos: Mapping[str, Mapping[str, Any] | None], assignments: Iterable[Assignment]) -> list[str]:
+    """Put the values into the graph, checked by what ComfyUI says of its nodes; return a line for each bad one."""
+    errors = []
+    given = list(assignments)
+    for one in given:
+        node = graph[one.target.node_id]
+        info = infos[node["class_type"]] or {"input": {}}
+        try:
+            node["inputs"][one.target.name] = read_value(info["input"], one.target.name, one.text)
+        except ValueError as error:
+            errors.append(f"{one.label} {error}")
+    sized = {one.target.node_id for one in given if one.target.name in ("width", "height")}
+    for node_id in sized - {one.target.node_id for one in given if one.target.name == "preset"}:
+        if graph[node_id]["class_type"] == _RESOLUTION:
+            graph[node_id]["inputs"]["preset"] = "custom"  # a preset would win over both
+    return errors
+
+
+_Wanted = Callable[[Mapping[str, Any]], str | None]
+
+
+def _upstream(graph: Graph, link: object, wanted: _Wanted) -> NodeInput | None:
+    """Return the input that ``wanted`` names of the nearest node back from a link where it names one."""
+    waiting, seen = deque([link]), set()
+    while waiting:
+        value = waiting.popleft()
+        node_id = str(value[0]) if isinstance(value, list) and value else ""
+        if node_id in seen or node_id not in graph:
+            continue
+        seen.add(node_id)
+        name = wanted(graph[node_id])
+        if name is not None and not isinstance(graph[node_id]["inputs"].get(name), list):
+            return NodeInput(node_id, name)
+        waiting += graph[node_id]["inputs"].values()
+    return None
+
+
+def _text(node: Mapping[str, Any]) -> str | None:
+    return "text" if isinstance(node["inputs"].get("text"), str) else None
+
+
+def _image(node: Mapping[str, Any]) -> str | None:
+    return "image" if node["class_type"] == "LoadImage" else None
+
+
+_PLACES: dict[str, tuple[str, _Wanted]] = {
+    "--prompt": ("positive", _text),
+    "--negative": ("negative", _text),
+    "--start": ("start_image", _image),
+    "--end": ("end_image", _image),
+}

@@ -1,0 +1,75 @@
+"""How the options of ``run`` change a graph: where texts, images, sizes and LoRAs go, whatever ids the nodes have."""
+
+import pytest
+from wan_flf2v.cli.shared import UsageError
+from wan_flf2v.cli.workflows import Workflow, add_lora, assign, read_assignments, read_size, size_assignments
+from wan_flf2v.contract.parameters import RESOLUTION, NodeInput
+from wan_flf2v.contract.workflow import load_graph
+
+NUMBER = ["INT", {"min": 16, "max": 8192}]
+INFOS = {
+    "WanFLF2VResolution": {"input": {"required": {"width": NUMBER, "height": NUMBER, "preset": ["STRING", {}]}}},
+    "LoraLoaderModelOnly": {"input": {"required": {"lora_name": ["STRING", {}], "strength_model": ["FLOAT", {}]}}},
+}
+
+
+@pytest.fixture
+def workflow():
+    return Workflow("own.json", load_graph("wan22_flf2v"), bundled=False)
+
+
+def test_places_are_found_by_links(workflow):
+    places = {option: workflow.place(option) for option in ("--prompt", "--negative", "--start", "--end")}
+    assert [tuple(place) for place in places.values()] == [
+        ("6", "text"),
+        ("7", "text"),
+        ("68", "image"),
+        ("62", "image"),
+    ]
+    graph = workflow.graph
+    graph["67"]["inputs"]["start_image"] = ["99", 0]  # a node in between
+    graph["99"] = {"class_type": "ImageScale", "inputs": {"image": ["68", 0], "width": 64}}
+    assert workflow.place("--start") == NodeInput("68", "image")
+    graph["6"]["inputs"]["clip"] = ["6", 0]  # a circle must not hang it
+    del graph["7"]
+    assert workflow.place("--negative") is None
+    graph["100"] = dict(graph["67"])
+    assert workflow.place("--prompt") is None, "two nodes: it is not said which"
+
+
+@pytest.mark.parametrize("option", ["--size", RESOLUTION.key])
+def test_a_size_wins_over_a_preset(workflow, option):
+    workflow.graph["71"]["inputs"]["preset"] = "720x720 (1:1)"
+    if option == "--size":
+        given, errors = size_assignments(workflow, "64x96"), []
+    else:
+        given, errors = read_assignments(workflow, [f"{option}=64x96 (2:3)"])
+    assert errors == []
+    assert assign(workflow.graph, INFOS, given) == []
+    assert workflow.graph["71"]["inputs"] == {"preset": "custom", "width": 64, "height": 96}
+
+
+def test_a_size_without_a_resolution_node_goes_into_the_conditioning(workflow):
+    workflow.graph["67"]["inputs"].update(width=1, height=1)
+    assert [tuple(one.target) for one in size_assignments(workflow, "64X96")] == [("67", "width"), ("67", "height")]
+    del workflow.graph["67"]
+    with pytest.raises(UsageError, match="has no one place for it"):
+        size_assignments(workflow, "64x96")
+
+
+def test_loras_follow_each_other(workflow):
+    given = [one for name in ("a:0.5", "dir/b", "C:c") for one in add_lora(workflow, "--lora-high", name)]
+    assert assign(workflow.graph, INFOS, given) == []
+    graph, seen, link = workflow.graph, [], workflow.graph["57"]["inputs"]["model_high_noise"]
+    while graph[link[0]]["class_type"] == "LoraLoaderModelOnly":
+        inputs = graph[link[0]]["inputs"]
+        seen.append((inputs["lora_name"], inputs["strength_model"]))
+        link = inputs["model"]
+    assert (seen, link) == ([("C:c", 1.0), ("dir/b", 1.0), ("a", 0.5)], ["54", 0])
+    assert graph["57"]["inputs"]["model_low_noise"] == ["56", 0]
+
+
+@pytest.mark.parametrize("text", ["", "64", "64x", "x64", "64x96x2", "-64x96", "a64x96"])
+def test_what_is_no_size(text):
+    with pytest.raises(UsageError):
+        read_size("--size", text)

@@ -1,0 +1,100 @@
+"""What travels: the registry's archive, the wheel, and the pictures that the registry shows."""
+
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.archive import archive_files, copy_files, tracked_files
+from wan_flf2v.bootstrap.paths import REPO
+
+PROJECT = (REPO / "pyproject.toml").read_text(encoding="utf-8")  # Python 3.10 cannot read TOML
+PACKAGES = re.findall(r'"(wan_flf2v[\w.]*)"', PROJECT[PROJECT.index("packages = [") :].partition("]")[0])
+
+
+def value(key):
+    return re.search(rf'^{key} = "(.+)"$', PROJECT, re.MULTILINE)[1]
+
+
+def test_the_archives_files_are_frozen():
+    """A new file of the pack belongs into the list; one that ComfyUI does not need belongs into .comfyignore."""
+    frozen = Path(__file__).with_name("archive_files.txt").read_text(encoding="utf-8").splitlines()
+    assert archive_files() == frozen, "`.venv/bin/python tests/support/archive.py > tests/unit/archive_files.txt`"
+
+
+def test_nothing_heavy_travels():
+    assert sum((REPO / path).stat().st_size for path in archive_files()) < 2_500_000
+
+
+@pytest.mark.parametrize(("key", "ratio", "width"), [("Icon", 1, 400), ("Banner", 21 / 9, 1260)])
+def test_the_registrys_pictures(key, ratio, width):
+    """The registry takes an icon of at most 400x400 and a banner of 21:9, by their addresses."""
+    base = f"{value('Repository')}/main/".replace("github.com", "raw.githubusercontent.com")
+    url = value(key)
+    assert url.startswith(base)
+    path = REPO / url.removeprefix(base)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.width) == ("PNG", width)
+        assert picture.width / picture.height == pytest.approx(ratio)
+    assert path.with_suffix(".svg").exists()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, made of the files that git tracks: what lies about here must not decide what is in it."""
+    source, out = copy_files(tracked_files(), tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", str(out), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Deprecat" not in done.stderr, done.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_the_wheel_has_the_packages_and_nothing_stray(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    assert "License-Expression: Apache-2.0\n" in metadata
+    info = {name.partition("/")[0] for name in names} - {"wan_flf2v"}
+    assert len(info) == 1 and info.pop().endswith(".dist-info")
+    parts = {folder.replace(".", "/") + "/" for folder in PACKAGES}
+    expected = {
+        f"wan_flf2v/{path}"
+        for path in archive_files()
+        if f"wan_flf2v/{path.rpartition('/')[0]}/".replace("//", "/") in parts and path.endswith((".py", ".json"))
+    }
+    assert {name for name in names if name.startswith("wan_flf2v/")} == expected
+
+
+@pytest.mark.slow
+def test_the_wheel_works_where_nothing_else_is(wheel, tmp_path):
+    """As README says: [client] for the command line; without it, a line that says so."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+
+    def command(*arguments):
+        words = [str(python.with_name("wan-flf2v")), *arguments]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    subprocess.run([*install, str(wheel)], check=True)
+    bare = command("--version")
+    assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)
+    assert 'pip install "wan-flf2v[client]' in bare.stderr
+    subprocess.run([*install, f"{wheel}[client]"], check=True)
+    assert command("--version").stdout == f"wan-flf2v {value('version')}\n"
+    assert "57_steps" in command("params").stdout
+    assert "91_lora_name" in command("params", "--workflow", "wan22_flf2v_4_steps_lora").stdout
+    listed = command("models", "list")
+    assert listed.returncode == 0, listed.stderr
+    assert "No ComfyUI was found here." in listed.stderr
+    (tmp_path / "models").mkdir()
+    (tmp_path / "custom_nodes").mkdir()
+    lacking = command("models", "download")
+    assert lacking.returncode == 1
+    assert 'pip install "wan-flf2v[models]' in lacking.stderr
