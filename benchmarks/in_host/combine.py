@@ -16,8 +16,8 @@ from ._stage import PARAMETERS, new_vae, peak_memory, report  # isort: skip -- f
 import comfy.utils
 
 from ...video.clips import write_clip
-from ...video.mp4 import Mp4Writer
 from ...video.vae_decode import decode
+from ...video.writer import Settings, StreamWriter, exact_rate
 from . import _videohelper
 from ._photograph import PannedPhotograph
 
@@ -36,7 +36,8 @@ def main(node: str, width: int, height: int, frames: int, crf: int, preset: str,
             if node == "stock":
                 _videohelper.write(vae.decode(latent)[0], path, _RATE, crf, preset)
             else:
-                new_writer = partial(Mp4Writer, path, width, height, _RATE, crf, {}, preset)
+                settings = Settings(exact_rate(_RATE), crf=crf, preset=preset)
+                new_writer = partial(StreamWriter, path, width, height, settings)
                 write_clip(new_writer, comfy.utils.ProgressBar(frames), decode(vae, latent)[0])
             seconds = time.perf_counter() - started
         return {"peak": peak.bytes, "seconds": seconds, "bytes": path.stat().st_size}

@@ -9,13 +9,14 @@ import pytest
 import torch
 from wan_flf2v.video.spool import FrameSpool
 
+WHO = ("color_match", "disconnect color_match")
 FRAME = torch.arange(3 * 6 * 8, dtype=torch.uint8).reshape(3, 6, 8)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3 * 144, 10**6])
 def test_frames_come_back_bit_for_bit(tmp_path, limit):
     """In memory, in the file, and at the limit; 0 is no limit."""
-    with FrameSpool(tmp_path, 5, limit) as spool:
+    with FrameSpool(tmp_path, 5, *WHO, limit) as spool:
         for i in range(5):
             spool.put((FRAME + i)[:, :, ::2])  # a view, not contiguous
         assert all(torch.equal(frame, (FRAME + i)[:, :, ::2]) for i, frame in enumerate(spool))
@@ -23,7 +24,7 @@ def test_frames_come_back_bit_for_bit(tmp_path, limit):
 
 
 def test_memory_is_limited_by_the_file(tmp_path):
-    with FrameSpool(tmp_path, 9, 300) as spool:
+    with FrameSpool(tmp_path, 9, *WHO, 300) as spool:
         spool.put(FRAME)
         assert not spool._file._rolled
         for _ in range(8):
@@ -42,7 +43,7 @@ def test_a_full_disk_says_what_to_do(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         try:
-            with FrameSpool(Path(sys.argv[1]), 9, 1) as spool:
+            with FrameSpool(Path(sys.argv[1]), 9, "color_match", "disconnect color_match", 1) as spool:
                 for _ in range(9):
                     spool.put(torch.zeros(3, 64, 64, dtype=torch.uint8))
                 list(spool)
