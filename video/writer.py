@@ -427,7 +427,7 @@ def _picture(frame: torch.Tensor, settings: Settings, width: int, height: int) -
         return _filled(settings.pixels, frame)
     alpha = "a" if settings.pixels.startswith("yuva") else ""
     depth = "16le" if frame.is_floating_point() else ""
-    return _filled(f"gbr{alpha}p{depth}", frame, white=_SWS_WHITE).reformat(
+    picture = _filled(f"gbr{alpha}p{depth}", frame, white=_SWS_WHITE).reformat(
         width=width,
         height=height,
         format=settings.pixels,
@@ -436,6 +436,8 @@ def _picture(frame: torch.Tensor, settings: Settings, width: int, height: int) -
         dst_color_range=ColorRange.MPEG,
         interpolation=int(Interpolation.BICUBIC) | _SWS_ACCURATE_RND,
     )
+    picture.colorspace, picture.color_range = Colorspace.ITU709, ColorRange.MPEG  # older PyAVs do not; ProRes reads it
+    return picture
 
 
 def _filled(pixels: str, frame: torch.Tensor, white: int = _FULL) -> av.VideoFrame:
