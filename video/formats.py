@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -184,7 +184,7 @@ def error_of(name: str) -> str:
     """Say why the format of this name cannot be written and which one can; empty if it can."""
     chosen = BY_NAME.get(name)
     if chosen is None:
-        near = difflib.get_close_matches(name, listed(), 1, 0.0)[0]
+        near = max(listed(), key=lambda other: len(_words(other) & _words(name)))
         return f"format is {name!r}, but must be one of: {', '.join(listed())}. Use {near!r}."
     if works(chosen):
         return ""
@@ -195,6 +195,11 @@ def error_of(name: str) -> str:
         f"format is {name!r}, but {chosen.encoder} does not work on this machine (PyAV {av.__version__}). "
         f"Use {instead.name!r}, which does."
     )
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a name: "mp4 H.264" and "video/h264-mp4" have two in common."""
+    return set(re.findall(r"[a-z0-9]+", name.lower().replace(".", "")))
 
 
 @cache
