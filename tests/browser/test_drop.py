@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Error
 from support.editor import Editor
 from support.video_graphs import images_graph
 
@@ -18,30 +19,41 @@ DROP = """async ([url, name]) => {
     const blob = await (await fetch(url)).blob()
     await app.handleFile(new File([blob], name, {type: blob.type}), "file_drop")
 }"""
-TITLE = "() => app.graph.getNodeById(73)?.title"
+IS_TITLED = "title => app.graph.getNodeById(73)?.title === title"
+
+
+def titled(name):
+    """Return the bundled workflow with a title of node 73 that tells the format."""
+    workflow = json.loads(WORKFLOW.read_text("utf-8"))
+    next(node for node in workflow["nodes"] if node["id"] == 73)["title"] = f"made as {name}, größer"
+    return workflow
 
 
 @pytest.fixture(scope="module")
-def editor(browser, comfy_server):
+def files(comfy_server):
+    """Write a file of each format; before there is a browser, whose event loop would be in the way."""
+    graph, written = images_graph(comfy_server, torch.rand(3, 64, 64, 3)), {}
+    for name in RESTORED:
+        graph["73"]["inputs"] |= {"format": name, "filename_prefix": "dropped/clip"}
+        written[name] = comfy_server.run(graph, workflow=titled(name)).files[0]
+    return written
+
+
+@pytest.fixture(scope="module")
+def editor(files, browser, comfy_server):
     page = browser.new_page(viewport={"width": 1600, "height": 900})
     yield Editor(page, comfy_server.url, nodes_2=False)
     page.close()
 
 
-def test_each_format_that_the_frontend_reads(editor, comfy_server):
+def test_each_format_that_the_frontend_reads(editor, files):
     """One page for all: to open it takes longer than all drops."""
-    workflow, graph = json.loads(WORKFLOW.read_text("utf-8")), images_graph(comfy_server, torch.rand(3, 64, 64, 3))
-    combine = next(node for node in workflow["nodes"] if node["id"] == 73)
     not_restored = []
-    for name in RESTORED:
-        combine["title"] = f"made as {name}, größer"
-        graph["73"]["inputs"] |= {"format": name, "filename_prefix": "dropped/clip"}
-        file = comfy_server.run(graph, workflow=workflow).files[0]
+    for name, file in files.items():
         address = f"/view?filename={file.filename}&subfolder={file.subfolder}&type=output"
-        editor.load(json.loads(WORKFLOW.read_text("utf-8")))
         editor.page.evaluate(DROP, [address, file.filename])
         try:
-            editor.page.wait_for_function(f"() => ({TITLE})() === {json.dumps(combine['title'])}", timeout=20_000)
-        except Exception:  # noqa: BLE001 -- all formats are tried, then named
+            editor.page.wait_for_function(IS_TITLED, arg=f"made as {name}, größer", timeout=20_000)
+        except Error:  # all formats are tried, then named
             not_restored.append(name)
     assert not_restored == []
