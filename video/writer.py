@@ -149,7 +149,7 @@ class Writer(ABC):
 
     def look(self, frame: torch.Tensor) -> None:
         """See a frame before the first is written, where ``settings.looks_twice``."""
-        return
+        return  # by others there is nothing to learn
 
     @abstractmethod
     def write(self, frame: torch.Tensor) -> None:
@@ -325,6 +325,7 @@ class PngWriter(Writer):
     """A folder of PNG files, 00001.png and so on; each has the tags."""
 
     def _open(self) -> None:
+        shutil.rmtree(self._unfinished, ignore_errors=True)  # of a killed process whose note is lost
         self._unfinished.mkdir()
 
     def write(self, frame: torch.Tensor) -> None:

@@ -58,3 +58,22 @@ def test_a_full_disk_says_what_to_do(tmp_path):
     assert f"color_match keeps the decoded frames in {tmp_path} until the last one is known, but " in message
     assert "They need 1 MB there. Free disk space" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_come_back_in_any_order_and_keep_their_type(tmp_path):
+    with FrameSpool(tmp_path, 3, *WHO, 1) as spool:
+        for i in range(3):
+            spool.put(FRAME.float() + i / 7)
+        for index in (2, 0, 1, 2):
+            assert torch.equal(spool[index], FRAME.float() + index / 7)
+        with pytest.raises(IndexError):
+            spool[3]
+
+
+def test_the_room_is_looked_at_before_the_first_frame_is_kept(tmp_path):
+    """More than any disk holds."""
+    with FrameSpool(tmp_path, 10**15, "ping_pong", "turn ping_pong off", 1) as spool:
+        with pytest.raises(OSError, match=r"ping_pong keeps the decoded frames in .* or turn ping_pong off") as error:
+            spool.put(FRAME)
+        assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
