@@ -89,16 +89,18 @@ def remove_leftovers(notes: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _noted(notes: Path, path: Path) -> Iterator[None]:
-    """Keep a note that this process writes the file."""
-    notes.mkdir(parents=True, exist_ok=True)
+    """Keep a note that this process writes the file; where there can be none, the video matters more."""
     note = notes / f"{secrets.token_hex(8)}.json"
     me = psutil.Process()
     known = {"path": str(path.absolute()), "process": me.pid, "started": me.create_time()}
-    note.write_text(json.dumps(known), encoding="utf-8")
+    with contextlib.suppress(OSError):
+        notes.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(known), encoding="utf-8")
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
 
 
 def _runs(process: int, started: float) -> bool:

@@ -174,6 +174,7 @@ def test_transparency_comes_back(tmp_path, chosen):
         alpha = np.stack([np.asarray(Image.open(one))[..., 3] / 255 for one in sorted(path.iterdir())])
     else:
         decoder = "libvpx-vp9" if chosen.encoder == "libvpx-vp9" else None
+        assert re.search(r"alpha_mode +: 1", described(path), re.I) or decoder is None  # what browsers look at
         alpha = decoded(path, "rgba", (WIDTH, HEIGHT), decoder)[..., 3] / 255
     assert np.abs(alpha - source[:, 3].numpy()).max() <= (0.06 if chosen.encoder == "libvpx-vp9" else 0.01)
 
@@ -242,6 +243,17 @@ def test_odd_sizes(tmp_path, name):
         assert pictures(path, "RGB")[0].shape == (3, 95, 127, 3)
     else:
         assert "127x95" in described(next(path.iterdir()) if path.is_dir() else path)
+
+
+def test_luma_of_ten_bits_is_bt709_of_the_floats(tmp_path):
+    """Within rounding, and not to one side: what 8 bits or another white would give is 0.5 codes and more off."""
+    grey = torch.linspace(0, 1, WIDTH).expand(1, 3, HEIGHT, WIDTH)
+    path = write(tmp_path, BY_NAME["mp4 H.264 10-bit"], grey, crf=1)
+    raw, _ = ffmpeg("-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "gray10le", "-vf", "extractplanes=y", "-")
+    luma = np.frombuffer(raw, "<u2").reshape(HEIGHT, WIDTH).astype(float)
+    apart = luma - (64 + 876 * grey[0, 0].numpy())
+    assert abs(apart.mean()) < 0.1
+    assert np.abs(apart).max() < 3.5  # what the encoder leaves
 
 
 @pytest.mark.parametrize("dither", ["none", "ordered"])
