@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -324,3 +326,49 @@ def test_hardware_is_listed_only_if_it_encoded_a_frame():
     tried = formats._tried_hardware().result()
     listed = set(formats.listed())
     assert {one.name for one in FORMATS if one.hardware and one.name in listed} == tried
+
+
+DISK_FULL = """
+import json, resource, signal, sys
+from fractions import Fraction
+from pathlib import Path
+import torch
+from wan_flf2v.video.formats import FORMATS
+from wan_flf2v.video.writer import EncoderThread, Settings, new_writer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ends = {}
+for chosen in FORMATS:
+    if chosen.hardware:
+        continue
+    folder = Path(sys.argv[1]) / chosen.name.replace(" ", "_").replace(":", "")
+    folder.mkdir()
+    path = folder / f"clip{chosen.suffix}"
+    path.mkdir() if not chosen.suffix else path.touch()
+    settings = Settings(Fraction(16), chosen, crf=1, quality=chosen.quality and chosen.quality.default, frames=40)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    error = None
+    try:
+        writer = new_writer(path, 128, 96, settings)
+        with writer, EncoderThread(writer, lambda: None) as encoder:
+            frames = [torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8) for _ in range(40)]
+            if settings.looks_twice:
+                for frame in frames:
+                    writer.look(frame)
+            for frame in frames:
+                encoder.put(frame)
+    except OSError as raised:
+        error = raised.errno
+    empty = not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0
+    ends[chosen.name] = [error, empty, [other.name for other in folder.iterdir()] == [path.name]]
+print(json.dumps(ends))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("limit", [1, 20_000])
+def test_a_full_disk_is_an_error_of_every_format_and_leaves_only_the_reserved_name(tmp_path, limit):
+    """A real refusal to write, at the first byte and in the middle (error 27, EFBIG)."""
+    command = [sys.executable, "-c", DISK_FULL, str(tmp_path), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path.parent)
+    ends = json.loads(done.stdout.splitlines()[-1])
+    assert ends == {one.name: [27, True, True] for one in WRITTEN if not one.hardware}
