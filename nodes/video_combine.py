@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache, partial
@@ -129,6 +129,8 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         chosen = formats.BY_NAME[format]
         _check_range("frame_rate", frame_rate, FRAME_RATE_MIN, FRAME_RATE_MAX)
         _check_range("crf", crf, _CRF_MIN, _CRF_MAX)
+        _check_choice("preset", preset, _PRESETS)
+        _check_choice("dither", dither, DITHERS)
         notices = _Notices(cls.hidden.unique_id)
         if crf < _CRF_PLAYABLE and chosen.crf:
             notices.warn(
@@ -408,6 +410,12 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
     """Refuse a value that came through a link, where ComfyUI does not look at the range."""
     if not least <= value <= most:  # `not`, for NaN
         raise ValueError(f"{name} is {value}, but must be from {least} to {most}. Connect another value.")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that came through a link and is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}. Connect another value.")
 
 
 def _place(prefix: str, width: int, height: int, in_output: bool = True) -> tuple[Path, str, int, str]:
