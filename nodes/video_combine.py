@@ -237,7 +237,8 @@ class _Shown:
             self._previews.append(ui.SavedResult(preview.name, "", io.FolderType.temp))
         weight = sum(file.stat().st_size for file in files)
         text = f"{weight / (1 << 20):.1f} MiB" if weight >= 1 << 20 else f"{weight / (1 << 10):.0f} KiB"
-        seconds = f"{round(float(frames / rate), 2):g} s at {round(float(rate), 3):g} fps"
+        # From the first frame to the last, as the line under node 67 counts.
+        seconds = f"{round(float((frames - 1) / rate), 2):g} s at {round(float(rate), 3):g} fps"
         self._facts.append(f"{size[0]}x{size[1]}, {frames} frames, {seconds}, {text}")
         readable = self._format.container not in ("webp", "")
         self.videos.append(InputImpl.VideoFromFile(str(path)) if readable else ExecutionBlocker(

@@ -61,7 +61,7 @@ def test_a_latent_becomes_a_file_of_each_kind(comfy_server, name):
     """Ten and sixteen bits come from the decoder's floats."""
     result = shown(comfy_server, latent_graph(3, n73_format=name, n73_filename_prefix="kinds/clip"))
     (file,) = result["images"]
-    assert result["facts"] == [f for f in result["facts"] if f.startswith("64x48, 9 frames, 0.56 s at 16 fps, ")]
+    assert result["facts"] == [f for f in result["facts"] if f.startswith("64x48, 9 frames, 0.5 s at 16 fps, ")]
     assert result["animated"] == [name != "gif"]
     path = comfy_server.base_dir / "output" / file["subfolder"] / file["filename"]
     assert path.suffix == "." + name.split()[0]
