@@ -42,3 +42,15 @@ def device_context(device: torch.device) -> contextlib.AbstractContextManager:
     """Make ``device`` the current one, where ComfyUI's own VAE code does so (0.30.0 does, 0.18.2 does not)."""
     context = getattr(comfy.model_management, "cuda_device_context", None)
     return contextlib.nullcontext() if context is None else context(device)
+
+
+def frame_interpolation() -> Any:
+    """Return ComfyUI's node that interpolates frames, or None before 0.24, where there is none."""
+    with contextlib.suppress(ImportError, AttributeError):
+        return import_module("comfy_extras.nodes_frame_interpolation").FrameInterpolate
+    return None
+
+
+def host_version() -> str:
+    """Return ComfyUI's version."""
+    return str(import_module("comfyui_version").__version__)

@@ -21,7 +21,7 @@ from ..quality.fit import fitted
 from ..quality.report import Report, make_report
 from ..quality.thresholds import Thresholds
 from ..quality.video_file import open_video
-from ..video.mp4 import Mp4Writer
+from ..video.writer import Settings, StreamWriter, exact_rate
 from ._clips import Clip, Range, make_clip
 from ._figures import Figure, Figures, Options
 
@@ -102,7 +102,7 @@ def _report(clip: Clip) -> tuple[Report, float]:
     height, width = clip.start.shape[:2]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        with Mp4Writer(path, width, height, _FRAME_RATE, _CRF, {}) as writer:
+        with StreamWriter(path, width, height, Settings(exact_rate(_FRAME_RATE), crf=_CRF)) as writer:
             for frame in clip.frames:
                 writer.write(torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))))
             writer.flush()

@@ -13,13 +13,14 @@ from .plan import WanFLF2VPlan
 from .report import WanFLF2VReport
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
-from .video_combine import WanFLF2VVideoCombine
+from .video_combine import WanFLF2VVideoCombine, remove_leftovers
 
 
 class WanFLF2VExtension(ComfyExtension):
     """What ComfyUI loads."""
 
     async def on_load(self) -> None:
+        remove_leftovers()
         await mount()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

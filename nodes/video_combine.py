@@ -1,32 +1,51 @@
-"""Node 73: a latent or images into an MP4 in ComfyUI's output folder."""
+"""Node 73: a latent or images into a video file in ComfyUI's output folder."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from functools import partial
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import av
 import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..video import names, vae_decode
-from ..video.clips import Clip, clip_of_images, write_clip
+from .. import compat
+from ..video import formats, names, vae_decode
+from ..video.audio import sound_of
+from ..video.clips import Clip, Recipe, clip_of_images, write_clip
+from ..video.edit import Edit
+from ..video.formats import Format
 from ..video.geometry import SIZE_MAX, exact_size
-from ..video.mp4 import Mp4Writer
+from ..video.writer import DITHERS, WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
 from .color_match import COLOR_MATCH, ColorMatchSettings
 from .notice import show_notice
 from .video_inputs import FRAME_RATE_MAX, FRAME_RATE_MIN, frame_rate_input
 
-_SUFFIX = ".mp4"
+INTERP_MODEL = io.Custom("INTERP_MODEL")
+
 _CRF_MIN, _CRF_MAX = 0, 51
 # x264 writes 0 without loss, in the profile High 4:4:4 Predictive, which browsers and hardware cannot play.
 _CRF_PLAYABLE = 1
+_OWN_QUALITY = -1
+_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+_SKIP_MAX = 10_000
+_LOOPS_MAX = 1000
+_MULTIPLIER_MAX = 16  # as of ComfyUI's own node
+_SAMPLER = "WanFLF2VSampler"
+_TOLD_OF_SAMPLER = ("noise_seed", "seed_count", "steps", "cfg", "handover", "handover_step", "boundary")
 
 
 class WanFLF2VVideoCombine(io.ComfyNode):
@@ -39,11 +58,12 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             display_name="Wan FLF2V Video Combine",
             category="video/wan flf2v",
             description=(
-                "Decodes the latent and writes an H.264 MP4 (or writes images you connect instead). Colours are "
-                "converted and tagged as BT.709; the prompt and workflow are stored in the file, so dropping it on "
-                "ComfyUI restores the graph. Every clip of a batch becomes a separate file."
+                "Decodes the latent and writes a video file (or writes images you connect instead): H.264, H.265, AV1, "
+                "VP9, ProRes, FFV1, GIF, WebP or PNG. Colours are converted and tagged as BT.709; the prompt and "
+                "workflow are stored in the file, so dropping it on ComfyUI restores the graph. Every clip of a batch "
+                "becomes a separate file."
             ),
-            search_aliases=["save video", "VHS video combine", "mp4", "h264", "export video"],
+            search_aliases=["save video", "VHS video combine", "mp4", "h264", "gif", "prores", "export video"],
             inputs=[
                 *_sockets(),
                 *_settings(),
@@ -52,6 +72,9 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                     optional=True,
                     tooltip="From Wan FLF2V Color Match: the video's colours follow the start and end image.",
                 ),
+                *_file_settings(),
+                *_frame_settings(),
+                *_more_sockets(),
             ],
             outputs=[
                 io.Video.Output(
@@ -63,9 +86,15 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
-        """Refuse a name that no file can have, before anything is sampled; None is a value from another node."""
-        return _name_error(filename_prefix) or True
+    def validate_inputs(cls, filename_prefix: str | None, format: str | None = formats.DEFAULT.name) -> bool | str:
+        """Refuse a name that no file can have and a format that this machine cannot write, before anything is sampled.
+
+        None is a value from another node.
+        """
+        if format is not None and (error := formats.error_of(format)):
+            return error
+        suffix = formats.BY_NAME[format or formats.DEFAULT.name].suffix
+        return _name_error(filename_prefix, suffix) or True
 
     @classmethod
     def execute(
@@ -80,64 +109,285 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         height: int = 0,
         decode: str = "streamed",
         color_match: ColorMatchSettings | None = None,
+        format: str = formats.DEFAULT.name,
+        quality: int = _OWN_QUALITY,
+        preset: str = "medium",
+        dither: str = "auto",
+        save_output: bool = True,
+        save_metadata: bool = True,
+        skip_first_frames: int = 0,
+        skip_last_frames: int = 0,
+        ping_pong: bool = False,
+        loop_count: int = 0,
+        hold_fps: float = 0.0,
+        multiplier: int = 2,
+        audio: dict | None = None,
+        interp_model: Any = None,
     ) -> io.NodeOutput:
+        if error := formats.error_of(format):
+            raise ValueError(error)
+        chosen = formats.BY_NAME[format]
         _check_range("frame_rate", frame_rate, FRAME_RATE_MIN, FRAME_RATE_MAX)
         _check_range("crf", crf, _CRF_MIN, _CRF_MAX)
-        notices: list[str] = []  # a node shows its last text alone
-        if crf < _CRF_PLAYABLE:
-            text = f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {_CRF_PLAYABLE}."
-            notices.append(text)
-            show_notice(cls.hidden.unique_id, text, warning=True)
+        _check_choice("preset", preset, _PRESETS)
+        _check_choice("dither", dither, DITHERS)
+        notices = _Notices(cls.hidden.unique_id)
+        if crf < _CRF_PLAYABLE and chosen.crf:
+            notices.warn(
+                f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {_CRF_PLAYABLE}."
+            )
             crf = _CRF_PLAYABLE
-        clips = _clips(latent, vae, images, decode)
-        size = cls._size(clips[0], latent, width, height)
+        if audio is not None and not chosen.audio:
+            notices.warn(f"{chosen.name} has no sound: audio is left out.")
+            audio = None
+        edit, rate = _edit(
+            chosen, exact_rate(frame_rate), skip_first_frames, skip_last_frames, ping_pong, loop_count, hold_fps,
+            *_interpolation(interp_model, multiplier),
+        )  # fmt: skip
+        alpha = bool(chosen.alpha) and images is not None and images.shape[-1] == 4
+        settings = Settings(
+            rate, chosen, crf, _quality(chosen, quality), preset, dither, loop_count, alpha=alpha,
+        )  # fmt: skip
+        floats = settings.takes_floats or edit.factor > 1
+        beside = [interp_model] if edit.factor > 1 else []
+        clips = _clips(latent, vae, images, decode, floats, alpha, beside)
+        size = _size(chosen, clips[0], latent, width, height, notices)
         match = None if color_match is None or color_match.strength == 0 else color_match.for_size(*size)
-        progress = comfy.utils.ProgressBar(sum(clip.steps(match) for clip in clips))
-        saved, videos = [], []
-        for clip in clips:
-            folder, name, counter, subfolder = _place(filename_prefix, *size)
-            with names.reserved(folder, name, counter, _SUFFIX) as path:
-                write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip, match)
+        temp = Path(folder_paths.get_temp_directory())
+        temp.mkdir(parents=True, exist_ok=True)
+        recipe = Recipe(match, edit, settings.looks_twice, floats and not settings.takes_floats, temp)
+        progress = comfy.utils.ProgressBar(sum(recipe.steps(clip) for clip in clips))
+        shown = _Shown(chosen, io.FolderType.output if save_output else io.FolderType.temp)
+        for number, clip in enumerate(clips):
+            frames = edit.count(clip.frames)
+            one = replace(
+                settings,
+                tags=cls._metadata(size, frames, rate, number) if save_metadata else {},
+                sound=None if audio is None else sound_of(audio, number).lasting(frames / rate),
+                frames=frames,
+            )
+            notices.check_tags(one)
+            preview = None if chosen.plays else temp / f"wan_flf2v_{secrets.token_hex(8)}.mp4"
+            folder, name, counter, subfolder = _place(filename_prefix, *size, save_output)
+            with (
+                names.reserved(folder, name, counter, chosen.suffix, _notes()) as path,
+                _explained(chosen, size),
+            ):
+                write_clip(partial(new_writer, path, *size, one, preview), progress, clip, recipe)
             if match is not None:
-                notices.append(f"{path.name}: colour: {match}")
-                show_notice(cls.hidden.unique_id, "\n".join(notices))
-            saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
-            videos.append(InputImpl.VideoFromFile(str(path)))
-        return io.NodeOutput(videos, ui=ui.PreviewVideo(saved))
+                notices.say(f"{path.name}: colour: {match}")
+            shown.add(path, subfolder, size, frames, rate, preview)
+        return io.NodeOutput(shown.videos, ui=shown.as_dict())
 
     @classmethod
-    def _size(cls, clip: Clip, latent: dict | None, width: int, height: int) -> tuple[int, int]:
-        """Return the exact width and height, from the latent or as given for images, made even."""
-        if latent is not None:
-            width, height = exact_size(latent, clip.width, clip.height) or (clip.width, clip.height)
-        else:
-            width, height = width or clip.width, height or clip.height
-        if width > clip.width or height > clip.height:
-            raise ValueError(
-                f"width x height is {width}x{height}, but the images have {clip.width}x{clip.height} pixels "
-                "and can only be cropped. Use a smaller size, or 0 to keep theirs."
-            )
-        even_width, even_height = width - width % 2, height - height % 2
-        if 0 in (even_width, even_height):
-            raise ValueError(
-                f"width x height is {width}x{height}, but a video has at least 2x2 pixels (H.264 stores colour for "
-                "blocks of 2x2). Use larger images, or a larger size."
-            )
-        if (even_width, even_height) != (width, height):
-            text = f"{width}x{height} cropped to {even_width}x{even_height}: H.264 needs even sizes."
-            show_notice(cls.hidden.unique_id, text, warning=True)
-        return even_width, even_height
-
-    @classmethod
-    def _metadata(cls) -> dict[str, Any]:
-        """Return the tags from which ComfyUI restores the graph; none with --disable-metadata."""
+    def _metadata(cls, size: tuple[int, int], frames: int, rate: Fraction, number: int) -> dict[str, Any]:
+        """Return the tags from which ComfyUI restores the graph, and the facts; none with --disable-metadata."""
         if args.disable_metadata:
             return {}
         prompt = {} if cls.hidden.prompt is None else {"prompt": cls.hidden.prompt}
-        return {**(cls.hidden.extra_pnginfo or {}), **prompt}
+        facts = {
+            **{"wan_flf2v": _pack_version(), "comfyui": compat.host_version(), "clip": number},
+            **{"width": size[0], "height": size[1], "frames": frames, "frame_rate": str(rate)},
+            **_sampler_settings(cls.hidden.prompt or {}, str(cls.hidden.unique_id)),
+        }
+        return {**(cls.hidden.extra_pnginfo or {}), **prompt, "wan_flf2v": facts}
 
 
-def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None, decode: str) -> list[Clip]:
+class _Notices:
+    """What the node says under itself: a node shows its last text alone, so each has those before it."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self._node_id = node_id
+        self._texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self._texts.append(text)
+        show_notice(self._node_id, "\n".join(self._texts))
+
+    def warn(self, text: str) -> None:
+        self._texts.append(text)
+        show_notice(self._node_id, text, warning=True)
+
+    def check_tags(self, settings: Settings) -> None:
+        """Warn of tags that the frontend does not read to their end."""
+        if settings.format.container == "webm" and len(str(settings.tags)) > WEBM_TAGS_BYTES:
+            self.warn(
+                f"The workflow has more than {WEBM_TAGS_BYTES >> 20} MiB: ComfyUI reads no more of a WebM, so dropping "
+                "the file will not restore it. An MP4 has room for 64 MiB."
+            )
+
+
+class _Shown:
+    """What the node shows and gives on: the files, what is in them, and what a browser plays in their place."""
+
+    def __init__(self, chosen: Format, kind: io.FolderType) -> None:
+        self._format, self._kind = chosen, kind
+        self._files: list[ui.SavedResult] = []
+        self._facts: list[str] = []
+        self._previews: list[ui.SavedResult] = []
+        self.videos: list[Any] = []
+
+    def add(
+        self, path: Path, subfolder: str, size: tuple[int, int], frames: int, rate: Fraction, preview: Path | None
+    ) -> None:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        inside = f"{subfolder}/{path.name}".lstrip("/") if path.is_dir() else subfolder
+        self._files += [ui.SavedResult(file.name, inside, self._kind) for file in files]
+        if preview is not None:
+            self._previews.append(ui.SavedResult(preview.name, "", io.FolderType.temp))
+        weight = sum(file.stat().st_size for file in files)
+        text = f"{weight / (1 << 20):.1f} MiB" if weight >= 1 << 20 else f"{weight / (1 << 10):.0f} KiB"
+        # From the first frame to the last, as the line under node 67 counts.
+        seconds = f"{round(float((frames - 1) / rate), 2):g} s at {round(float(rate), 3):g} fps"
+        self._facts.append(f"{size[0]}x{size[1]}, {frames} frames, {seconds}, {text}")
+        readable = self._format.container not in ("webp", "")
+        self.videos.append(InputImpl.VideoFromFile(str(path)) if readable else ExecutionBlocker(
+            f"ComfyUI's video nodes cannot read {self._format.name}. Choose another format to give the video on."
+        ))  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the frontend gets. It shows files that are not ``animated`` as pictures, which suits GIF and PNG.
+
+        Tuples: of what stands in lists, ComfyUI takes each entry for a result of its own.
+        """
+        is_picture = self._format.suffix in (".gif", "")
+        return {
+            "images": self._files,
+            "animated": (not is_picture,),
+            "facts": tuple(self._facts),
+            "previews": tuple(self._previews),
+        }
+
+
+def remove_leftovers() -> None:
+    """Remove what a ComfyUI that was killed left half written."""
+    names.remove_leftovers(_notes())
+
+
+def _notes() -> Path:
+    return Path(folder_paths.get_user_directory()) / "wan_flf2v" / "unfinished"
+
+
+@contextlib.contextmanager
+def _explained(chosen: Format, size: tuple[int, int]) -> Iterator[None]:
+    """Say in words what it means when an encoder does not open."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if "avcodec_open2" not in str(error):
+            raise
+        raise ValueError(
+            f"format is {chosen.name!r}, but {chosen.encoder} refuses {size[0]}x{size[1]} pixels with these settings: "
+            f"{error.strerror}. Use another size (some encoders need 64x64) or another format."
+        ) from error
+
+
+def _interpolation(interp_model: Any, multiplier: int) -> tuple[int, Callable[[torch.Tensor], torch.Tensor] | None]:
+    """Return how many frames become of each, and ComfyUI's own node that makes them."""
+    if interp_model is None:
+        return 1, None
+    _check_range("multiplier", multiplier, 2, _MULTIPLIER_MAX)
+    node = compat.frame_interpolation()
+    return multiplier, lambda images: node.execute(interp_model, images, multiplier).args[0]
+
+
+def _edit(
+    chosen: Format,
+    rate: Fraction,
+    skip_first: int,
+    skip_last: int,
+    ping_pong: bool,
+    loop_count: int,
+    hold_fps: float,
+    factor: int,
+    interpolate: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> tuple[Edit, Fraction]:
+    """Return what is done to the frames, and the file's frame rate."""
+    _check_range("skip_first_frames", skip_first, 0, _SKIP_MAX)
+    _check_range("skip_last_frames", skip_last, 0, _SKIP_MAX)
+    _check_range("loop_count", loop_count, 0, _LOOPS_MAX)
+    _check_range("hold_fps", hold_fps, 0, FRAME_RATE_MAX)
+    rate *= factor
+    file_rate = exact_rate(hold_fps) if hold_fps else rate
+    if chosen.most_fps and file_rate > chosen.most_fps:
+        raise ValueError(
+            f"the video has {float(file_rate):g} frames per second, but a {chosen.name} shows {chosen.most_fps} at "
+            f"most. Set hold_fps to {chosen.most_fps} or less, or choose another format."
+        )
+    repeats = 1 if chosen.counts_loops else max(1, loop_count)
+    return Edit(skip_first, skip_last, factor, interpolate, ping_pong, repeats, file_rate / rate), file_rate
+
+
+def _quality(chosen: Format, quality: int) -> int | None:
+    """Return the quality to give to the encoder; None is its own default."""
+    if quality == _OWN_QUALITY or chosen.quality is None:
+        return None
+    least, most = chosen.quality.least, chosen.quality.most
+    if not least <= quality <= most:
+        raise ValueError(
+            f"quality is {quality}, but {chosen.name} takes {least} to {most}, or {_OWN_QUALITY} for its default of "
+            f"{chosen.quality.default}."
+        )
+    return quality
+
+
+def _size(
+    chosen: Format, clip: Clip, latent: dict | None, width: int, height: int, notices: _Notices
+) -> tuple[int, int]:
+    """Return the exact width and height, from the latent or as given for images, as the format can have them."""
+    if latent is not None:
+        width, height = exact_size(latent, clip.width, clip.height) or (clip.width, clip.height)
+    else:
+        width, height = width or clip.width, height or clip.height
+    if width > clip.width or height > clip.height:
+        raise ValueError(
+            f"width x height is {width}x{height}, but the images have {clip.width}x{clip.height} pixels "
+            "and can only be cropped. Use a smaller size, or 0 to keep theirs."
+        )
+    wide, high = chosen.block
+    possible = width - width % wide, height - height % high
+    if 0 in possible:
+        raise ValueError(
+            f"width x height is {width}x{height}, but a video has at least {wide}x{high} pixels ({chosen.codec} stores "
+            f"colour for blocks of {wide}x{high}). Use larger images, or a larger size."
+        )
+    if possible != (width, height):
+        notices.warn(f"{width}x{height} cropped to {possible[0]}x{possible[1]}: {chosen.codec} needs even sizes.")
+    return possible
+
+
+@cache
+def _pack_version() -> str:
+    """Return the pack's version; a clone in ``custom_nodes`` is not installed, so it is read from its own file."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"', text, re.M)
+    return found[1] if found else "unknown"
+
+
+def _sampler_settings(prompt: dict[str, Any], node_id: str) -> dict[str, Any]:
+    """Return the typed-in settings of the sampler that made this node's latent; none if there is no such sampler."""
+    waiting, seen = [node_id], set()
+    while waiting:
+        node_id = waiting.pop()
+        node = prompt.get(node_id, {})
+        inputs = node.get("inputs", {})
+        if node.get("class_type") == _SAMPLER:
+            return {name: inputs[name] for name in _TOLD_OF_SAMPLER if not isinstance(inputs.get(name, []), list)}
+        seen.add(node_id)
+        links = (value[0] for name, value in inputs.items() if isinstance(value, list) and len(value) == 2)
+        waiting += [link for link in links if isinstance(link, str) and link not in seen]
+    return {}
+
+
+def _clips(
+    latent: dict | None,
+    vae: Any,
+    images: torch.Tensor | None,
+    decode: str,
+    floats: bool,
+    alpha: bool,
+    beside: list[Any],
+) -> list[Clip]:
     """Return the clips of the latent or of the images."""
     if (latent is None) == (images is None):
         given = "neither is" if latent is None else "both are"
@@ -148,13 +398,13 @@ def _clips(latent: dict | None, vae: Any, images: torch.Tensor | None, decode: s
             raise ValueError(f"images has {frames} frames of {width}x{height} pixels. Connect at least one frame.")
         if images.shape[-1] not in (3, 4):
             raise ValueError(f"images has {images.shape[-1]} channel(s), but must be RGB or RGBA. Convert it first.")
-        return [clip_of_images(images)]
+        return [clip_of_images(images, floats, alpha)]
     if vae is None:
         raise ValueError("vae is not connected, but a latent needs it to become frames. Connect the Load VAE node.")
     samples = latent["samples"]
     if 0 in samples.shape:
         raise ValueError(f"latent has the shape {list(samples.shape)}, so no frame. Connect one with frames in it.")
-    return vae_decode.decode(vae, samples, decode)
+    return vae_decode.decode(vae, samples, decode, floats, beside=beside)
 
 
 def _check_range(name: str, value: float, least: float, most: float) -> None:
@@ -163,15 +413,20 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} is {value}, but must be from {least} to {most}. Connect another value.")
 
 
-def _place(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that came through a link and is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}. Connect another value.")
+
+
+def _place(prefix: str, width: int, height: int, in_output: bool = True) -> tuple[Path, str, int, str]:
     """Return the folder (made if it is not there), the name in it, the first free counter, and the subfolder."""
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    root = folder_paths.get_output_directory() if in_output else folder_paths.get_temp_directory()
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
     return Path(folder), name, counter, subfolder
 
 
-def _find_places(prefix: str) -> list[Path]:
+def _find_places(prefix: str, suffix: str) -> list[Path]:
     """Return what a file of this prefix and its folders are called, and the file in them, without making a folder.
 
     Raises as ComfyUI does for a place outside its output folder. A name is looked at directly in that folder, which is
@@ -182,23 +437,23 @@ def _find_places(prefix: str) -> list[Path]:
         _place(prefix, SIZE_MAX, SIZE_MAX)
     output = Path(folder_paths.get_output_directory())
     *folders, name = (_place(part, SIZE_MAX, SIZE_MAX)[1] for part in parts or (prefix,))  # ComfyUI fills in %date%
-    names_alone = [*(output / folder for folder in folders), names.numbered(output, name, 1, _SUFFIX)]
-    return [*names_alone, names.numbered(output.joinpath(*folders), name, 1, _SUFFIX)]
+    names_alone = [*(output / folder for folder in folders), names.numbered(output, name, 1, suffix)]
+    return [*names_alone, names.numbered(output.joinpath(*folders), name, 1, suffix)]
 
 
-def _name_error(prefix: str | None) -> str:
+def _name_error(prefix: str | None, suffix: str) -> str:
     """Say why no file can be called after ``prefix``; empty if one can, or if ``prefix`` is None."""
     if prefix is None:
         return ""
     try:
-        for path in _find_places(prefix):
+        for path in _find_places(prefix, suffix):
             with contextlib.suppress(FileNotFoundError):
                 path.lstat()
     except Exception as error:  # noqa: BLE001 -- ComfyUI's own, for a path outside the output folder, has no class
         reason = getattr(error, "strerror", None) or error
         return (
             f"filename_prefix is {prefix!r}, but there can be no such file in the output folder: {reason}. Use another "
-            "name; most systems allow 255 bytes, of which the counter and .mp4 take 11."
+            f"name; most systems allow 255 bytes, of which the counter and {suffix or '_'} take {len(suffix) + 7}."
         )
     return ""
 
@@ -240,3 +495,129 @@ def _settings() -> list[io.Input]:
             "decodes all of a clip first, as VAE Decode does. The file is the same.",
         ),
     ]
+
+
+def _file_settings() -> list[io.Input]:
+    """Return what is said about the file. Saved workflows hold widgets by their place: new ones come last."""
+    terms = ", ".join(
+        f"{one.name} {one.quality.option} {one.quality.least} to {one.quality.most}, {one.quality.default}"
+        for one in formats.FORMATS
+        if one.quality is not None and not one.hardware
+    )
+    return [
+        io.Combo.Input(
+            "format",
+            options=formats.listed(),
+            default=formats.DEFAULT.name,
+            optional=True,
+            tooltip="The file's format. Listed is what this machine can write. mp4 H.264 plays everywhere; 10-bit, "
+            "ProRes and FFV1 are for editing; webm VP9, ProRes 4444, FFV1, webp and png keep transparency.",
+        ),
+        io.Int.Input(
+            "quality",
+            default=_OWN_QUALITY,
+            min=_OWN_QUALITY,
+            max=100,
+            optional=True,
+            advanced=True,
+            tooltip="Quality of formats other than H.264, whose is crf, in the encoder's own terms; -1 is its default. "
+            f"For crf lower is better, for webp higher. {terms}.",
+        ),
+        io.Combo.Input(
+            "preset",
+            options=list(_PRESETS),
+            default="medium",
+            optional=True,
+            advanced=True,
+            tooltip="H.264 and H.265: how much time the encoder takes for a smaller file of the same quality.",
+        ),
+        io.Combo.Input(
+            "dither",
+            options=list(DITHERS),
+            default="auto",
+            optional=True,
+            advanced=True,
+            tooltip="For formats of 8 bits: ordered hides bands in smooth gradients by a fine pattern. auto dithers a "
+            "gif by the spread of errors, and nothing else.",
+        ),
+        io.Boolean.Input(
+            "save_output",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Off: into ComfyUI's temp folder, which it empties when it starts.",
+        ),
+        io.Boolean.Input(
+            "save_metadata",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Store prompt, workflow and settings in the file. Off: nobody can see how it was made, and "
+            "dropping it on ComfyUI restores nothing.",
+        ),
+    ]
+
+
+def _frame_settings() -> list[io.Input]:
+    """Return what is done to the frames, in its order."""
+    common = {"optional": True, "advanced": True}
+    skip = {"default": 0, "min": 0, "max": _SKIP_MAX, **common}
+    return [
+        io.Int.Input("skip_first_frames", tooltip="Frames left out at the start.", **skip),
+        io.Int.Input(
+            "skip_last_frames",
+            tooltip="Frames left out at the end. 1 for a loop, whose last frame is its first.",
+            **skip,
+        ),
+        io.Boolean.Input(
+            "ping_pong", default=False, tooltip="Run back to the start; neither end is shown twice.", **common
+        ),
+        io.Int.Input(
+            "loop_count",
+            default=0,
+            min=0,
+            max=_LOOPS_MAX,
+            tooltip="How often it plays. gif and webp store the number, and 0 is for ever. In other files the frames "
+            "are written so often, once for 0.",
+            **common,
+        ),
+        io.Float.Input(
+            "hold_fps",
+            default=0.0,
+            min=0.0,
+            max=FRAME_RATE_MAX,
+            step=0.001,
+            tooltip="The file's frames per second, at the same speed of motion: frames are shown longer or left out. 0 "
+            "keeps those of frame_rate (times multiplier).",
+            **common,
+        ),
+        io.Int.Input(
+            "multiplier",
+            default=2,
+            min=2,
+            max=_MULTIPLIER_MAX,
+            tooltip="With interp_model: so many times the frames per second, at the same speed of motion. N frames "
+            "become (N - 1) x multiplier + 1.",
+            **common,
+        ),
+    ]
+
+
+def _more_sockets() -> list[io.Input]:
+    sockets = [
+        io.Audio.Input(
+            "audio",
+            optional=True,
+            tooltip="Sound, cut or filled with silence to the video's length. AAC in mp4, Opus in webm, PCM in mov, "
+            "FLAC in mkv. Of a batch of sounds each clip gets its own.",
+        )
+    ]
+    if compat.frame_interpolation() is not None:
+        sockets.append(
+            INTERP_MODEL.Input(
+                "interp_model",
+                optional=True,
+                tooltip="From Load Frame Interpolation Model: frames in between, made while the video is written.",
+            )
+        )
+    return sockets

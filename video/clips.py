@@ -1,9 +1,13 @@
-"""One clip into one MP4 file, encoded while it is decoded, with the retry after out-of-memory in the decode."""
+"""One clip into one file, encoded while it is decoded, with the retry after out-of-memory in the decode."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
+import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import comfy.model_management
@@ -12,14 +16,19 @@ import torch
 
 from . import frames
 from .color_match import ColorMatch
-from .mp4 import EncoderThread, Mp4Writer, to_planar_bytes
+from .edit import Edit
+from .spool import FrameSpool
+from .writer import EncoderThread, WithPreview, Writer, to_planar_bytes
+
+_LOG = logging.getLogger("wan_flf2v.video")
 
 
 class Clip(NamedTuple):
-    """One clip of a batch: its size, and its frames as they are decoded, uint8 [frames, 3, height, width].
+    """One clip of a batch: its size, and its frames as they are decoded, [frames, 3 or 4, height, width].
 
+    They are uint8, or float 0...1 where the file or what is done to them gains by that.
     ``by_comfyui`` decodes the clip again by ComfyUI, for when ``parts`` runs out of memory; None if it came from there.
-    ``last`` returns the last frame, [1, 3, height, width], where it is there without a decode; else it is None.
+    ``last`` returns the last frame, [1, 3 or 4, height, width], where it is there without a decode; else it is None.
     """
 
     frames: int
@@ -29,55 +38,96 @@ class Clip(NamedTuple):
     by_comfyui: Callable[[], Clip] | None = None
     last: Callable[[], torch.Tensor] | None = None
 
-    def steps(self, match: ColorMatch | None) -> int:
-        """Return how far ``write_clip`` moves the progress bar."""
-        return self.frames * (2 if match is not None and match.needs_last and self.last is None else 1)
 
-
-def clip_of_images(images: torch.Tensor) -> Clip:
-    """Return an IMAGE, float [frames, height, width, 3 or 4], as a clip."""
+def clip_of_images(images: torch.Tensor, floats: bool = False, alpha: bool = False) -> Clip:
+    """Return an IMAGE, float [frames, height, width, 3 or 4], as a clip; without ``alpha`` of three channels."""
+    channels, coded = images.shape[-1] if alpha else 3, Coder(floats)
 
     def part(image: torch.Tensor) -> torch.Tensor:
-        return to_planar_bytes(image[..., :3].movedim(-1, 0).unsqueeze(0))
+        return coded(image[..., :channels].clone().movedim(-1, 0).unsqueeze(0))
 
     return Clip(*images.shape[:3], (part(image) for image in images), last=lambda: part(images[-1]))
 
 
+class Coder:
+    """Makes bytes, or floats 0...1, of decoded frames; what is no number becomes 0, and that is logged."""
+
+    def __init__(self, floats: bool) -> None:
+        self._floats = floats
+        self._warned = False
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the frames in the same layout; they are overwritten."""
+        if not self._warned and not math.isfinite(frames.sum(dtype=torch.float32)):
+            self._warned = True
+            _LOG.warning(
+                "frames have values that are infinite or no numbers, which are written as black or white: the model or "
+                "the VAE overflowed. Run it in another precision"
+            )
+        if self._floats:
+            return frames.float().nan_to_num_(0.0, 1.0, 0.0).clamp_(0.0, 1.0)
+        return frames.mul_(255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Recipe(NamedTuple):
+    """What is done to each clip.
+
+    ``match`` corrects the colours, None leaves every bit as it is; ``folder`` is for frames that must wait.
+    """
+
+    match: ColorMatch | None = None
+    edit: Edit = Edit()
+    looks_twice: bool = False
+    as_bytes: bool = False
+    folder: Path = Path()
+
+    def steps(self, clip: Clip) -> int:
+        """Return how far ``write_clip`` moves the progress bar."""
+        waits = self.match is not None and self.match.needs_last and clip.last is None
+        looked_at = self.edit.forward(clip.frames) if self.looks_twice else 0
+        return clip.frames * waits + looked_at + self.edit.count(clip.frames)
+
+
+AS_IT_IS = Recipe()
+
+
 def write_clip(
-    new_writer: Callable[[], Mp4Writer],
+    new_writer: Callable[[], Writer | WithPreview],
     progress: comfy.utils.ProgressBar,
     clip: Clip,
-    match: ColorMatch | None = None,
+    recipe: Recipe = AS_IT_IS,
 ) -> None:
     """Write the clip, cropped to the writer's size; after out-of-memory, begin a new file from ``clip.by_comfyui()``.
 
     Args:
         new_writer: makes the writer, once for each attempt.
-        progress: moved on by one for each frame written, and for each that waits for the last one.
+        progress: moved on by one for each frame written, looked at, or put where it waits for the last one.
         clip: its frames can be read only once.
-        match: corrects the colours; None leaves every bit as it is.
+        recipe: what is done to the frames.
     """
-    done, steps = progress.current, clip.steps(match)
+    done, steps = progress.current, recipe.steps(clip)
     try:
-        _write(new_writer(), progress, done, clip, match)
+        _write(new_writer(), progress, done, clip, recipe)
         progress.update_absolute(done + steps)
         return
     except Exception as error:
         if clip.by_comfyui is None or not comfy.model_management.is_oom(error):
             raise
     # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
-    _write(new_writer(), progress, done, clip.by_comfyui(), match)
+    _write(new_writer(), progress, done, clip.by_comfyui(), recipe)
     progress.update_absolute(done + steps)
 
 
 def _write(
-    writer: Mp4Writer, progress: comfy.utils.ProgressBar, done: int, clip: Clip, match: ColorMatch | None
+    writer: Writer | WithPreview, progress: comfy.utils.ProgressBar, done: int, clip: Clip, recipe: Recipe
 ) -> None:
     """Encode each frame in a thread while the next ones are decoded here."""
+    match, edit, looked_at = recipe.match, recipe.edit, 0
 
     def tick() -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        progress.update_absolute(done + writer.frames_written + (0 if match is None else match.waiting))
+        waiting = 0 if match is None else match.waiting
+        progress.update_absolute(done + writer.frames_written + waiting + looked_at)
 
     def exact(part: torch.Tensor) -> torch.Tensor:
         return frames.crop_to_exact(part.movedim(1, -1), writer.width, writer.height).movedim(-1, 1).cpu()
@@ -86,10 +136,38 @@ def _write(
         for part in clip.parts:
             yield from exact(part)
 
-    shown = decoded()
-    if match is not None:
-        last = None if clip.last is None else exact(clip.last())[0]
-        shown = match.clip(shown, clip.frames, last, tick)
-    with contextlib.closing(clip.parts), contextlib.closing(shown), writer, EncoderThread(writer, tick) as encoder:
+    def played(forward: Iterator[torch.Tensor], stack: contextlib.ExitStack) -> Iterator[torch.Tensor]:
+        """Yield the frames, then those that are shown again; all are looked at first where the writer needs it."""
+        nonlocal looked_at
+        if not recipe.looks_twice and not edit.plays_again:
+            yield from forward
+            return
+        owner = "ping_pong" if edit.ping_pong else "loop_count" if edit.repeats > 1 else "the palette of a gif"
+        otherwise = "choose another format" if recipe.looks_twice else f"turn {owner} off"
+        count = edit.forward(clip.frames)
+        spool = stack.enter_context(FrameSpool(recipe.folder, count, owner, otherwise))
+        for frame in forward:
+            spool.put(frame)
+            if recipe.looks_twice:
+                writer.look(frame)
+                looked_at += 1
+                tick()
+            else:
+                yield frame
+        yield from (spool[index] for index in itertools.chain(range(count * recipe.looks_twice), edit.again(count)))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(clip.parts))
+        shown = decoded()
+        if match is not None:
+            last = None if clip.last is None else exact(clip.last())[0]
+            shown = match.clip(shown, clip.frames, last, tick)
+        stack.enter_context(contextlib.closing(shown))
+        shown = edit.interpolated(edit.trimmed(shown, clip.frames))
+        if recipe.as_bytes:
+            shown = map(to_planar_bytes, shown)
+        shown = edit.timed(played(shown, stack), clip.frames)
+        stack.enter_context(writer)
+        encoder = stack.enter_context(EncoderThread(writer, tick))
         for frame in shown:
             encoder.put(frame)

@@ -158,14 +158,18 @@ class ColorMatch:
     def measure(self, first: torch.Tensor, last: torch.Tensor | None) -> None:
         """Fit the maps of a clip from its first and its last frame; ``last`` may be None unless ``needs_last``."""
         self.maps = tuple(  # type: ignore[assignment]
-            None if image is None else end_map(frame.to(self._device), image, self._strength)
+            None if image is None else end_map(frame[:3].to(self._device), image, self._strength)
             for frame, image in zip((first, last), self._images, strict=True)
         )
 
     def corrected(self, frame: torch.Tensor, position: float) -> torch.Tensor:
-        """Return a frame of the measured clip, on its own device; ``position`` is 0 for the first, 1 for the last."""
+        """Return a frame of the measured clip, on its own device; ``position`` is 0 for the first, 1 for the last.
+
+        A fourth channel, alpha, stays as it is.
+        """
         start, end = (known.change for known in (self.maps[0] or self.maps[1], self.maps[1] or self.maps[0]))
-        return corrected(frame.to(self._device), torch.lerp(start, end, position)).to(frame.device)
+        colours = corrected(frame[:3].to(self._device), torch.lerp(start, end, position)).to(frame.device)
+        return colours if len(frame) == 3 else torch.cat([colours, frame[3:]])
 
     def clip(
         self,
@@ -180,7 +184,7 @@ class ColorMatch:
         counts them, and ``tick`` is called after each.
 
         Args:
-            frames: uint8 on the CPU, in order.
+            frames: on the CPU, in order; [3 or 4, height, width], uint8 or float 0...1.
             count: how many there are, at least 1.
             last: the last of them, or None if it is not known yet.
             tick: what it raises comes through.
@@ -188,7 +192,7 @@ class ColorMatch:
         frames, self.waiting = iter(frames), 0
         with contextlib.ExitStack() as stack:
             if self.needs_last and last is None:
-                spool = stack.enter_context(FrameSpool(self._folder, count))
+                spool = stack.enter_context(FrameSpool(self._folder, count, "color_match", "disconnect color_match"))
                 for frame in frames:
                     spool.put(frame)
                     self.waiting += 1

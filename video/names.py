@@ -1,43 +1,58 @@
 """The names of output files: reserved, so that no other process takes them, and temporary ones beside them.
 
 Several ComfyUI processes may write into one folder. All of them count the same files there and come to the same number,
-so a number belongs to a process only once its file exists.
+so a number belongs to a process only once its file exists. What a killed process leaves is removed at the next start:
+while a file is written, a note says which, and whose.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import json
+import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 
 @contextlib.contextmanager
-def reserved(folder: Path, name: str, counter: int, suffix: str) -> Iterator[Path]:
+def reserved(folder: Path, name: str, counter: int, suffix: str, notes: Path | None = None) -> Iterator[Path]:
     """Make the empty file ``NAME_COUNTER_SUFFIX`` and give its path; where one is taken, the next counter is tried.
 
-    Leaving by an exception deletes the file, leaving normally keeps it.
+    Leaving by an exception deletes it, leaving normally keeps it.
 
     Args:
         folder: it must exist.
         name: what the file's name begins with.
         counter: the first number to try.
-        suffix: what the file's name ends with, such as ``.mp4``.
+        suffix: what the file's name ends with, such as ``.mp4``; where it is empty, a folder is made.
+        notes: the folder for the note that ``remove_leftovers`` reads; it is made if it is not there.
 
     Raises:
         OSError: no such file can be made there.
     """
-    for number in itertools.count(counter):
-        path = numbered(folder, name, number, suffix)
-        with contextlib.suppress(FileExistsError):
-            path.touch(exist_ok=False)  # exclusive: of two processes, one fails
-            break
-    try:
-        yield path
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    with contextlib.ExitStack() as stack:
+        for number in itertools.count(counter):
+            path = numbered(folder, name, number, suffix)
+            with contextlib.suppress(FileExistsError), contextlib.ExitStack() as attempt:
+                if notes is not None:
+                    attempt.enter_context(_noted(notes, path))
+                if suffix:
+                    path.touch(exist_ok=False)  # exclusive: of two processes, one fails
+                else:
+                    path.mkdir()
+                stack.push(attempt.pop_all())
+                break
+        try:
+            yield path
+        except BaseException:
+            _remove(path)
+            raise
 
 
 def numbered(folder: Path, name: str, counter: int, suffix: str) -> Path:
@@ -46,8 +61,65 @@ def numbered(folder: Path, name: str, counter: int, suffix: str) -> Path:
 
 
 def temporary(path: Path) -> Path:
-    """Return a path beside ``path`` that no other call returns.
+    """Return the path beside ``path`` where the file is written; each path has its own.
 
     The name has ten characters, fewer than any reserved one: a folder that takes that one takes this.
     """
-    return path.with_name(f".~{secrets.token_hex(4)}")
+    return path.with_name(f".~{hashlib.blake2b(os.fsencode(path.name), digest_size=4).hexdigest()}")
+
+
+def remove_leftovers(notes: Path) -> list[Path]:
+    """Remove what killed processes left, by their notes, and return it: unfinished files and empty reserved ones."""
+    removed = []
+    for note in notes.glob("*.json"):
+        try:
+            known = json.loads(note.read_text(encoding="utf-8"))
+            path, owner, started = Path(known["path"]), int(known["process"]), float(known["started"])
+        except (OSError, ValueError, KeyError, TypeError):
+            note.unlink(missing_ok=True)  # cut short when its writer was killed, before there was a file
+            continue
+        if not _runs(owner, started):
+            for left in (temporary(path), path):
+                if _is_leftover(left, path):
+                    _remove(left)
+                    removed.append(left)
+            note.unlink(missing_ok=True)
+    return removed
+
+
+@contextlib.contextmanager
+def _noted(notes: Path, path: Path) -> Iterator[None]:
+    """Keep a note that this process writes the file; where there can be none, the video matters more."""
+    note = notes / f"{secrets.token_hex(8)}.json"
+    me = psutil.Process()
+    known = {"path": str(path.absolute()), "process": me.pid, "started": me.create_time()}
+    with contextlib.suppress(OSError):
+        notes.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(known), encoding="utf-8")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
+
+
+def _runs(process: int, started: float) -> bool:
+    """Return whether the process runs that had this number and began then; numbers are used again."""
+    try:
+        return abs(psutil.Process(process).create_time() - started) < 1
+    except psutil.Error:
+        return False
+
+
+def _is_leftover(left: Path, path: Path) -> bool:
+    """Return whether a path is there and unfinished; a finished file has something in it."""
+    if left != path:
+        return left.exists()
+    return not any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size == 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from ...bootstrap.paths import REPO
 
 _SIZE = (1640, 900)
 _PAN = 4  # pixels a frame
+_TURN = 80  # the frame at which it turns back
 
 
 def photograph() -> torch.Tensor:
@@ -24,8 +25,9 @@ def photograph() -> torch.Tensor:
 
 
 def panned(picture: torch.Tensor, frame: int, height: int, width: int) -> torch.Tensor:
-    """Return what one frame shows, [3, height, width] (a view)."""
-    return picture[:, :height, _PAN * frame : _PAN * frame + width]
+    """Return what one frame shows, [3, height, width] (a view): further right up to frame 80, then back, and again."""
+    left = _PAN * min(frame % (2 * _TURN), -frame % (2 * _TURN))
+    return picture[:, :height, left : left + width]
 
 
 class PannedPhotograph(torch.nn.Module):

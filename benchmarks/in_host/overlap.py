@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ._stage import PARAMETERS, report  # isort: skip -- first, it prepares the 
 import comfy.utils
 
 from ...video.clips import Clip, write_clip
-from ...video.mp4 import Mp4Writer
+from ...video.writer import Settings, StreamWriter
 from ._photograph import panned, photograph
 
 _CHUNK = 8  # frames that one call of the Wan decoder gives
@@ -32,7 +33,8 @@ def main(width: int, height: int, frames: int, preset: str, rounds: int) -> None
             yield torch.stack([panned(picture, i, height, width) for i in chunk])
 
     def timed(folder: str, seconds: float) -> float:
-        new_writer = partial(Mp4Writer, Path(folder) / "video.mp4", width, height, 16, 19, {}, preset)
+        settings = Settings(Fraction(16), preset=preset)
+        new_writer = partial(StreamWriter, Path(folder) / "video.mp4", width, height, settings)
         started = time.perf_counter()
         write_clip(new_writer, comfy.utils.ProgressBar(frames), Clip(frames, height, width, decoded(seconds)))
         return time.perf_counter() - started

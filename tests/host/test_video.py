@@ -270,7 +270,7 @@ def test_a_frame_rate_of_ntsc_is_kept_and_shown(comfy_server):
     """The editor shows as many decimals as the input's step has."""
     graph = images_graph(comfy_server, torch.rand(2, 32, 48, 3), n73_frame_rate=23.976)
     (file,) = comfy_server.run(graph).files
-    assert read_planes(comfy_server.path(file))[1]["rate"] == 23.976
+    assert read_planes(comfy_server.path(file))[1]["rate"] == 24000 / 1001
     with urllib.request.urlopen(f"{comfy_server.url}/object_info/WanFLF2VVideoCombine", timeout=60) as response:
         options = json.load(response)["WanFLF2VVideoCombine"]["input"]["required"]["frame_rate"][1]
     assert -math.log10(options["step"]) >= 3

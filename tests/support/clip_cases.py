@@ -9,6 +9,7 @@ import resource
 import signal
 import tempfile
 import weakref
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,10 @@ import comfy.model_management
 import comfy.utils
 import torch
 from wan_flf2v.video import spool
-from wan_flf2v.video.clips import write_clip
+from wan_flf2v.video.clips import Recipe, write_clip
 from wan_flf2v.video.color_match import ColorMatch
-from wan_flf2v.video.mp4 import Mp4Writer
 from wan_flf2v.video.vae_decode import decode
+from wan_flf2v.video.writer import Settings, StreamWriter
 
 LATENT_FRAMES, SIZE = 9, 64  # 33 frames
 
@@ -47,8 +48,8 @@ def end(folder, at, happens, matched=False):
     source = Source(clip, at, happens)
     error = None
     try:
-        new_writer = partial(Mp4Writer, folder / "clip.mp4", SIZE, SIZE, 16, 1, {})
-        write_clip(new_writer, BAR, clip._replace(parts=source.parts()), match)
+        new_writer = partial(StreamWriter, folder / "clip.mp4", SIZE, SIZE, Settings(Fraction(16), crf=1))
+        write_clip(new_writer, BAR, clip._replace(parts=source.parts()), Recipe(match))
     except BaseException as raised:  # noqa: BLE001 -- interrupts too
         error = type(raised).__name__
     finally:

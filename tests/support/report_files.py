@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 from wan_flf2v.quality.fit import resized
-from wan_flf2v.video.mp4 import Mp4Writer
+from wan_flf2v.video.writer import Settings, StreamWriter, exact_rate
 
 WIDTH, HEIGHT, FRAMES = 160, 96, 33
 
@@ -27,7 +27,7 @@ def with_faults(frames):
 
 def write_video(path, frames, crf=12, frame_rate=16):
     height, width = frames[0].shape[:2]
-    with Mp4Writer(path, width, height, frame_rate, crf, {}) as writer:
+    with StreamWriter(path, width, height, Settings(exact_rate(frame_rate), crf=crf)) as writer:
         for frame in frames:
             writer.write(torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))))
         writer.flush()

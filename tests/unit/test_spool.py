@@ -9,13 +9,14 @@ import pytest
 import torch
 from wan_flf2v.video.spool import FrameSpool
 
+WHO = ("color_match", "disconnect color_match")
 FRAME = torch.arange(3 * 6 * 8, dtype=torch.uint8).reshape(3, 6, 8)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3 * 144, 10**6])
 def test_frames_come_back_bit_for_bit(tmp_path, limit):
     """In memory, in the file, and at the limit; 0 is no limit."""
-    with FrameSpool(tmp_path, 5, limit) as spool:
+    with FrameSpool(tmp_path, 5, *WHO, limit) as spool:
         for i in range(5):
             spool.put((FRAME + i)[:, :, ::2])  # a view, not contiguous
         assert all(torch.equal(frame, (FRAME + i)[:, :, ::2]) for i, frame in enumerate(spool))
@@ -23,7 +24,7 @@ def test_frames_come_back_bit_for_bit(tmp_path, limit):
 
 
 def test_memory_is_limited_by_the_file(tmp_path):
-    with FrameSpool(tmp_path, 9, 300) as spool:
+    with FrameSpool(tmp_path, 9, *WHO, 300) as spool:
         spool.put(FRAME)
         assert not spool._file._rolled
         for _ in range(8):
@@ -42,7 +43,7 @@ def test_a_full_disk_says_what_to_do(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         try:
-            with FrameSpool(Path(sys.argv[1]), 9, 1) as spool:
+            with FrameSpool(Path(sys.argv[1]), 9, "color_match", "disconnect color_match", 1) as spool:
                 for _ in range(9):
                     spool.put(torch.zeros(3, 64, 64, dtype=torch.uint8))
                 list(spool)
@@ -56,4 +57,23 @@ def test_a_full_disk_says_what_to_do(tmp_path):
     assert int(number) == errno.EFBIG
     assert f"color_match keeps the decoded frames in {tmp_path} until the last one is known, but " in message
     assert "They need 1 MB there. Free disk space" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_come_back_in_any_order_and_keep_their_type(tmp_path):
+    with FrameSpool(tmp_path, 3, *WHO, 1) as spool:
+        for i in range(3):
+            spool.put(FRAME.float() + i / 7)
+        for index in (2, 0, 1, 2):
+            assert torch.equal(spool[index], FRAME.float() + index / 7)
+        with pytest.raises(IndexError):
+            spool[3]
+
+
+def test_the_room_is_looked_at_before_the_first_frame_is_kept(tmp_path):
+    """More than any disk holds."""
+    with FrameSpool(tmp_path, 10**15, "ping_pong", "turn ping_pong off", 1) as spool:
+        with pytest.raises(OSError, match=r"ping_pong keeps the decoded frames in .* or turn ping_pong off") as error:
+            spool.put(FRAME)
+        assert error.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,12 @@
 """The names of output files, taken by several processes at once."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from wan_flf2v.video.names import numbered, reserved, temporary
+from wan_flf2v.video.names import numbered, remove_leftovers, reserved, temporary
 
 TAKE = """
 import sys
@@ -45,11 +46,10 @@ def test_a_name_that_others_may_read_stays_so(tmp_path):
         assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_temporary_names_are_unique_and_no_longer_than_the_shortest_final_one(tmp_path):
-    path = numbered(tmp_path, "", 1, ".mp4")
-    paths = {temporary(path) for _ in range(100)}
-    assert len(paths) == 100
-    assert all(len(other.name) <= len(path.name) and other.parent == tmp_path for other in paths)
+def test_each_path_has_a_temporary_name_no_longer_than_the_shortest_final_one(tmp_path):
+    paths = [numbered(tmp_path, "", number, ".mp4") for number in range(100)]
+    assert len({temporary(path) for path in paths}) == 100
+    assert all(len(temporary(path).name) <= len(path.name) and temporary(path).parent == tmp_path for path in paths)
 
 
 @pytest.mark.skipif(not hasattr(os, "pathconf"), reason="asks for the longest name as POSIX does")
@@ -58,3 +58,39 @@ def test_the_longest_name_of_the_file_system_can_be_written(tmp_path):
     with reserved(tmp_path, "x" * (longest - len("_00001_.mp4")), 1, ".mp4") as path:
         assert len(path.name) == longest
         temporary(path).touch()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from wan_flf2v.video.names import reserved, temporary
+folder, notes = map(Path, sys.argv[1:])
+with reserved(folder, "done", 1, ".mp4", notes) as path:
+    path.write_bytes(b"a video")
+with reserved(folder, "clip", 1, ".mp4", notes) as path, reserved(folder, "pngs", 1, "", notes) as pictures:
+    temporary(path).write_bytes(b"half a video")
+    temporary(pictures).mkdir()
+    (temporary(pictures) / "00001.png").write_bytes(b"a picture")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path):
+    folder, notes = tmp_path / "output", tmp_path / "notes"
+    folder.mkdir()
+    command = [sys.executable, "-I", "-c", KILLED, str(folder), str(notes)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(list(folder.iterdir())) == 5
+    with reserved(folder, "mine", 1, ".mp4", notes) as mine:  # by a process that runs
+        temporary(mine).touch()
+        assert {path.name for path in remove_leftovers(notes)} >= {"clip_00001_.mp4", "pngs_00001_"}
+        assert {path.name for path in folder.iterdir()} == {"done_00001_.mp4", mine.name, temporary(mine).name}
+        assert len(list(notes.iterdir())) == 1
+    assert list(notes.iterdir()) == []
+
+
+def test_a_broken_note_is_forgotten(tmp_path):
+    (tmp_path / "a.json").write_text('{"path": "/', encoding="utf-8")
+    assert remove_leftovers(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,16 +1,17 @@
-"""The MP4 encoder and its thread: the frames, the errors, and what an interrupt leaves behind."""
+"""The encoder and its thread: the frames, the errors, and what an interrupt leaves behind."""
 
 import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
 from support.video_graphs import read_planes
-from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer, to_planar_bytes
+from wan_flf2v.video.writer import EncoderThread, Settings, StreamWriter, to_planar_bytes
 
 SIZE = (48, 32)
 
@@ -24,7 +25,7 @@ def frame(value=100):
 
 
 def writer(folder, crf=19, size=SIZE):
-    return Mp4Writer(folder / "clip.mp4", *size, 16, crf, {})
+    return StreamWriter(folder / "clip.mp4", *size, Settings(Fraction(16), crf=crf))
 
 
 def nothing():
@@ -119,7 +120,7 @@ def test_interrupt_while_frames_are_put(tmp_path):
 
 def test_interrupt_while_the_last_frames_are_encoded(tmp_path, monkeypatch):
     """The thread is still busy when everything has been put; the interrupt must not wait for all of it."""
-    monkeypatch.setattr(Mp4Writer, "write", lambda self, frame: time.sleep(0.2))
+    monkeypatch.setattr(StreamWriter, "write", lambda self, frame: time.sleep(0.2))
     put = []
 
     def tick():
@@ -173,12 +174,14 @@ DISK_FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from wan_flf2v.video.mp4 import EncoderThread, Mp4Writer
+from fractions import Fraction
+from wan_flf2v.video.writer import EncoderThread, Settings, StreamWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 folder, put = Path(sys.argv[1]), 0
 try:
-    with Mp4Writer(folder / "clip.mp4", 256, 256, 16, 0, {}) as file, EncoderThread(file, lambda: None) as encoder:
+    file = StreamWriter(folder / "clip.mp4", 256, 256, Settings(Fraction(16), crf=0))
+    with file, EncoderThread(file, lambda: None) as encoder:
         while put < 2000:
             encoder.put(torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8))
             put += 1

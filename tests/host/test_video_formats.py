@@ -1,0 +1,339 @@
+"""Node 73's formats, sound and edits of frames, on a real ComfyUI; the formats themselves are in tests/unit."""
+
+import json
+import re
+import shutil
+import signal
+import sys
+import time
+import urllib.request
+import wave
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from support.client_runs import with_client
+from support.demo_graphs import demo_graph
+from support.in_comfyui import run_cases
+from support.media import decoded, described, samples
+from support.shown import Shown
+from support.video_graphs import images_graph, latent_graph, read_planes
+from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
+
+RIFE = "tiny_rife.safetensors"
+SIZE = (48, 32)
+
+
+def numbered(count, channels=3):
+    """Return frames that tell their number: frame i has the value i / 100."""
+    return (torch.arange(count) / 100).view(-1, 1, 1, 1).expand(count, SIZE[1], SIZE[0], channels)
+
+
+def numbers(host, graph):
+    """Run a graph that writes such frames without loss, and return their numbers and the file."""
+    (file,) = host.run(graph).files
+    path = host.path(file)
+    return [round(100 * float(frame.mean()) / 255) for frame in decoded(path, "rgb24", SIZE)], path
+
+
+def lossless(host, count, **inputs):
+    return images_graph(host, numbered(count), n73_format="mkv FFV1", **{f"n73_{key}": v for key, v in inputs.items()})
+
+
+def shown(host, graph):
+    """Run a graph and return what node 73 tells the frontend."""
+    result = host.run(graph)
+    record = with_client(host, lambda client: client.history(result.prompt_id))
+    return record["outputs"]["73"]
+
+
+def info(host, node="WanFLF2VVideoCombine"):
+    with urllib.request.urlopen(f"{host.url}/object_info/{node}", timeout=60) as response:
+        return json.load(response).get(node)
+
+
+@pytest.mark.parametrize("name", ["mp4 H.265 10-bit", "webm VP9", "mov ProRes 422 HQ", "mkv FFV1 16-bit", "gif"])
+def test_a_latent_becomes_a_file_of_each_kind(comfy_server, name):
+    """Ten and sixteen bits come from the decoder's floats."""
+    result = shown(comfy_server, latent_graph(3, n73_format=name, n73_filename_prefix="kinds/clip"))
+    (file,) = result["images"]
+    assert result["facts"] == [f for f in result["facts"] if f.startswith("64x48, 9 frames, 0.5 s at 16 fps, ")]
+    assert result["animated"] == [name != "gif"]
+    path = comfy_server.base_dir / "output" / file["subfolder"] / file["filename"]
+    assert path.suffix == "." + name.split()[0]
+    plays = name in ("webm VP9", "gif")
+    assert len(result["previews"]) == (0 if plays else 1)
+    for preview in result["previews"]:
+        assert preview["type"] == "temp"
+        frames, about = read_planes(comfy_server.base_dir / "temp" / preview["filename"])
+        assert (len(frames), about["codec"], about["size"]) == (9, "h264", (64, 48))
+    if name == "mkv FFV1 16-bit":
+        written = decoded(path, "rgb48le", (64, 48))
+        assert len(np.unique(written % 257)) > 200  # more than bytes hold
+
+
+def test_the_default_is_what_it_always_was(comfy_server):
+    described_inputs = info(comfy_server)["input"]
+    assert list(described_inputs["required"]) == ["frame_rate", "filename_prefix", "crf"]
+    assert list(described_inputs["optional"])[:6] == ["latent", "vae", "images", "width", "height", "decode"]
+    assert list(described_inputs["optional"])[7:19] == [
+        "format", "quality", "preset", "dither", "save_output", "save_metadata", "skip_first_frames",
+        "skip_last_frames", "ping_pong", "loop_count", "hold_fps", "multiplier",
+    ]  # fmt: skip
+    options = described_inputs["optional"]["format"]
+    offered = options[1]["options"] if options[0] == "COMBO" else options[0]
+    assert offered[0] == "mp4 H.264"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mp4 H.265 NVENC", "hevc_nvenc does not work on this machine"),
+        ("video/h264-mp4", "must be one of: mp4 H.264, "),
+    ],
+)
+def test_a_format_that_is_not_there_is_refused_before_sampling_with_the_nearest(comfy_server, name, message):
+    if "NVENC" in name and name in str(info(comfy_server)):
+        pytest.skip("this machine has the encoder")
+    with pytest.raises(PromptRejectedError) as error:
+        comfy_server.run(demo_graph(n73_format=name))
+    assert message in str(error.value)
+    assert re.search(r"Use 'mp4 H\.26\d'", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"ping_pong": True}, [0, 1, 2, 3, 4, 3, 2, 1]),
+        ({"skip_first_frames": 1, "skip_last_frames": 1}, [1, 2, 3]),
+        ({"loop_count": 2, "skip_last_frames": 1}, [0, 1, 2, 3] * 2),
+        ({"loop_count": 2, "ping_pong": True, "skip_last_frames": 2}, [0, 1, 2, 1] * 2),
+        ({"hold_fps": 32.0}, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
+        ({"hold_fps": 8.0}, [0, 2, 4][:2]),
+        ({"hold_fps": 24.0}, [0, 0, 1, 2, 2, 3, 4, 4]),
+    ],
+)
+def test_frames_that_are_kept_shown_again_and_held(comfy_server, inputs, expected):
+    written, path = numbers(comfy_server, lossless(comfy_server, 5, **inputs))
+    assert written == expected
+    rate = Fraction(inputs.get("hold_fps", 16.0))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == rate
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["mkv FFV1", "gif", "webp", "png sequence", "mp4 H.264"])
+def test_one_and_two_frames_there_and_back(comfy_server, count, name):
+    graph = images_graph(comfy_server, numbered(count), n73_format=name, n73_ping_pong=True, n73_hold_fps=40.0)
+    files = comfy_server.run(graph).files
+    assert len(files) == (round(count * 2.5) if name == "png sequence" else 1)
+
+
+def test_skipping_everything_is_refused(comfy_server):
+    with pytest.raises(
+        RunFailedError, match="skip_first_frames is 3 and skip_last_frames 2, but the video has 5 frames"
+    ):
+        comfy_server.run(lossless(comfy_server, 5, skip_first_frames=3, skip_last_frames=2))
+
+
+def test_a_gif_faster_than_browsers_show_is_refused(comfy_server):
+    with pytest.raises(RunFailedError, match=r"60 frames per second, but a gif shows 50 at most\. Set hold_fps to 50"):
+        comfy_server.run(images_graph(comfy_server, numbered(3), n73_format="gif", n73_frame_rate=60.0))
+
+
+def test_a_quality_of_another_encoder_is_refused(comfy_server):
+    with pytest.raises(RunFailedError, match=r"quality is 80, but mp4 H\.265 takes 0 to 51, or -1 for its default"):
+        comfy_server.run(images_graph(comfy_server, numbered(3), n73_format="mp4 H.265", n73_quality=80))
+
+
+def test_png_sequence_is_a_folder_and_the_video_output_says_why_it_cannot_be(comfy_server):
+    graph = images_graph(
+        comfy_server, numbered(3, 4), n73_format="png sequence", n73_filename_prefix="pngs/clip", n73_hold_fps=8.0
+    )
+    files = comfy_server.run(graph).files
+    assert [(file.subfolder, file.filename) for file in files] == [
+        ("pngs/clip_00001_", "00001.png"), ("pngs/clip_00001_", "00002.png"),
+    ]  # fmt: skip
+    assert Image.open(comfy_server.path(files[0])).mode == "RGBA"
+    again = {**graph, "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["73", 0]}}}
+    again["out"] = {"class_type": "SaveImage", "inputs": {"images": ["parts", 0], "filename_prefix": "x"}}
+    with pytest.raises(AssertionError, match=r"cannot read png sequence\. Choose another format"):  # what the app shows
+        Shown(comfy_server, again)
+
+
+def test_everything_is_readable_in_the_file_and_the_switch_turns_it_off(comfy_server):
+    whole = demo_graph(n67_length=5, n57_steps=2, n57_noise_seed=77, n73_format="webm VP9")
+    (file,) = comfy_server.run(whole, workflow={"nodes": []}).files
+    facts = json.loads(re.search(r"wan_flf2v +: (\{.*)", described(comfy_server.path(file)), re.I)[1])
+    with urllib.request.urlopen(f"{comfy_server.url}/system_stats", timeout=60) as response:
+        assert facts["comfyui"] == json.load(response)["system"]["comfyui_version"]
+    assert (facts["noise_seed"], facts["steps"], facts["handover"]) == (77, 2, "boundary")
+    assert (facts["width"], facts["height"], facts["frames"], facts["frame_rate"]) == (64, 64, 5, "16")
+    (file,) = comfy_server.run(latent_graph(1, n73_save_metadata=False), workflow={"nodes": []}).files
+    assert not {"prompt", "workflow", "wan_flf2v"} & read_planes(comfy_server.path(file))[1]["metadata"].keys()
+
+
+def test_temp_instead_of_output(comfy_server):
+    graph = images_graph(comfy_server, numbered(3), n73_save_output=False, n73_filename_prefix="passing/clip")
+    (file,) = shown(comfy_server, graph)["images"]
+    assert file["type"] == "temp"
+    assert (comfy_server.base_dir / "temp" / "passing" / file["filename"]).exists()
+    assert not (comfy_server.base_dir / "output" / "passing").exists()
+
+
+def test_no_number_and_infinity_are_written_as_black_and_white_and_the_log_says_so(comfy_server):
+    frames = torch.full((2, SIZE[1], SIZE[0], 3), 0.5)
+    frames[0, :, :24], frames[1, :, 24:] = float("nan"), float("inf")
+    for name in ("mkv FFV1", "mkv FFV1 16-bit"):
+        (file,) = comfy_server.run(images_graph(comfy_server, frames, n73_format=name)).files
+        written = decoded(comfy_server.path(file), "rgb24", SIZE)
+        assert (written[0, :, :24] == 0).all()
+        assert (written[1, :, 24:] == 255).all()
+    assert "frames have values that are infinite or no numbers" in comfy_server.log_text()
+
+
+def write_tone(host, seconds, rate=22050):
+    wave_form = (np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate) * 16000).astype("<i2")
+    with wave.open(str(host.base_dir / "input" / "tone.wav"), "wb") as file:
+        file.setparams((1, 2, rate, len(wave_form), "NONE", ""))
+        file.writeframes(wave_form.tobytes())
+    return {"class_type": "LoadAudio", "inputs": {"audio": "tone.wav"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mp4 H.264", "aac"),
+        ("webm VP9", "opus"),
+        ("mov ProRes 422 HQ", "pcm_s16le"),
+        ("mkv FFV1", "flac"),
+    ],
+)
+def test_sound_is_trimmed_or_filled_up_through_ping_pong(comfy_server, name, said):
+    """16 frames there and back are 30, of 1.875 s at 16 a second; the tone lasts 1.2 s."""
+    graph = images_graph(comfy_server, numbered(16), n73_format=name, n73_ping_pong=True)
+    graph["tone"] = write_tone(comfy_server, 1.2)
+    graph["73"]["inputs"]["audio"] = ["tone", 0]
+    (file,) = comfy_server.run(graph, workflow={"nodes": []}).files
+    path = comfy_server.path(file)
+    assert f"Audio: {said}" in described(path)
+    assert "workflow" in described(path).lower()
+    heard, rate = samples(path)
+    assert abs(len(heard) - 1.875 * rate) <= 1024
+    loud = np.abs(heard[: len(heard) // 64 * 64, 0]).reshape(-1, 64).max(1) > 0.1
+    assert abs(loud.sum() * 64 / rate - 1.2) < 0.03
+    assert loud[: int(1.15 * rate / 64)].all()
+
+
+def test_a_format_without_sound_says_that_it_is_left_out(comfy_server):
+    graph = images_graph(comfy_server, numbered(2), n73_format="gif")
+    graph["tone"] = write_tone(comfy_server, 0.2)
+    graph["73"]["inputs"]["audio"] = ["tone", 0]
+    assert len(comfy_server.run(graph).files) == 1
+    assert "gif has no sound: audio is left out." in comfy_server.log_text()
+
+
+@pytest.fixture
+def rife(comfy_server):
+    """Put a tiny interpolation model with seeded weights where ComfyUI finds it."""
+    if info(comfy_server, "FrameInterpolate") is None:
+        assert "interp_model" not in info(comfy_server)["input"]["optional"]
+        pytest.skip("this ComfyUI has no frame interpolation")
+    path = comfy_server.base_dir / "models" / "frame_interpolation" / RIFE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(rife_weights(), path)
+    return {"class_type": "FrameInterpolationModelLoader", "inputs": {"model_name": RIFE}}
+
+
+def rife_weights(head=4, channels=8):
+    """Return the weights of ComfyUI's IFNet, small, from a seed."""
+    generator, made = torch.Generator().manual_seed(3), {}
+
+    def layer(name, *shape, bias):
+        made[f"{name}.weight"] = torch.randn(*shape, generator=generator) * 0.05
+        made[f"{name}.bias"] = torch.randn(bias, generator=generator) * 0.05
+
+    layer("encode.cnn0", 16, 3, 3, 3, bias=16)
+    layer("encode.cnn1", 16, 16, 3, 3, bias=16)
+    layer("encode.cnn2", 16, 16, 3, 3, bias=16)
+    layer("encode.cnn3", 16, head, 4, 4, bias=head)
+    for block in range(5):
+        into = 7 + 2 * head if block == 0 else 8 + 4 + 8 + 2 * head
+        name = f"blocks.{block}"
+        layer(f"{name}.conv0.0.0", channels // 2, into, 3, 3, bias=channels // 2)
+        layer(f"{name}.conv0.1.0", channels, channels // 2, 3, 3, bias=channels)
+        for i in range(8):
+            layer(f"{name}.convblock.{i}.conv", channels, channels, 3, 3, bias=channels)
+            made[f"{name}.convblock.{i}.beta"] = torch.ones(1, channels, 1, 1)
+        layer(f"{name}.lastconv.0", channels, 52, 4, 4, bias=52)
+    return made
+
+
+@pytest.mark.parametrize(("latent_frames", "multiplier"), [(6, 2), (3, 5)])
+def test_interpolation_in_the_stream_is_that_of_comfyuis_node_on_the_whole_clip(
+    comfy_server, rife, latent_frames, multiplier
+):
+    inputs = {"n73_format": "mkv FFV1 16-bit", "n73_multiplier": multiplier}
+    streamed = latent_graph(latent_frames, **inputs, n73_filename_prefix="vfi/streamed")
+    streamed["model"], streamed["73"]["inputs"]["interp_model"] = rife, ["model", 0]
+    whole = latent_graph(latent_frames, n73_format="mkv FFV1 16-bit", n73_filename_prefix="vfi/whole")
+    whole["model"] = rife
+    whole["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["57", 0], "vae": ["39", 0]}}
+    whole["more"] = {
+        "class_type": "FrameInterpolate",
+        "inputs": {"interp_model": ["model", 0], "images": ["decode", 0], "multiplier": multiplier},
+    }
+    del whole["73"]["inputs"]["latent"], whole["73"]["inputs"]["vae"]
+    whole["73"]["inputs"] |= {"images": ["more", 0], "frame_rate": 16.0 * multiplier}
+    paths = [comfy_server.path(comfy_server.run(graph).files[0]) for graph in (streamed, whole)]
+    ours, node = (decoded(path, "rgb48le", (64, 48)) for path in paths)
+    assert len(ours) == (4 * latent_frames - 4) * multiplier + 1
+    assert np.array_equal(ours, node)
+    assert not np.array_equal(ours[1], ours[0])
+    with av.open(str(paths[0])) as container:
+        assert container.streams.video[0].average_rate == 16 * multiplier
+
+
+def test_a_model_that_takes_the_vaes_place_changes_no_bit(comfy_install, tmp_path):
+    """Between the parts of a decode everything is unloaded, as an interpolation model does where memory is short."""
+    assert run_cases(comfy_install, tmp_path, "beside_cases") == {"alike": True, "loaded": 9, "frames": 17}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_what_a_killed_comfyui_leaves_is_removed_at_its_next_start(own_comfy_server):
+    host = own_comfy_server
+    output = host.base_dir / "output" / "killed"
+    frames = torch.rand(1, 32, 32, 3).expand(4000, -1, -1, -1)
+    graph = images_graph(host, frames, n73_filename_prefix="killed/clip", n73_format="mp4 H.265")
+    body = json.dumps({"prompt": graph}).encode()
+    urllib.request.urlopen(f"{host.url}/prompt", body, timeout=60).close()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not any(path.stat().st_size for path in output.glob(".~*")):
+        time.sleep(0.05)
+    host._signal_all(signal.SIGKILL)
+    assert len(list(output.iterdir())) == 2  # the name, and the beginning of the file
+    host.stop()
+    host.start()
+    assert list(output.iterdir()) == []
+    assert list((host.base_dir / "user" / "wan_flf2v" / "unfinished").iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(comfy_server):
+    folder = comfy_server.base_dir / "output" / "closed"
+    folder.mkdir()
+    folder.chmod(0o500)
+    try:
+        (folder / "probe").touch()
+    except PermissionError:
+        with pytest.raises((RunFailedError, PromptRejectedError), match="closed"):
+            comfy_server.run(images_graph(comfy_server, numbered(2), n73_filename_prefix="closed/clip"))
+    else:
+        pytest.skip("this user may write everywhere")
+    finally:
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
