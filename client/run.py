@@ -109,8 +109,8 @@ async def follow_graph(
 ) -> RunResult:
     """Wait for the files of a prompt that ``queue_prompt`` queued with its own id as ``client_id``.
 
-    ``on_preview`` gets pictures of what is being made, JPEG or PNG files, where ComfyUI's previews are on. A caller that
-    stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
+    ``on_preview`` gets pictures of what is being made, JPEG or PNG files, where ComfyUI's previews are on. A caller
+    that stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
     ``ServerLostError`` at the first request that is not answered: the caller knows how to go on.
     """
     run = _Run(client, graph, prompt_id, on_progress, on_preview)

@@ -29,7 +29,7 @@ let language = "curl";
 let view = new AbortController(); // ends whatever follows the request in view
 let uploads = new WeakMap(); // File -> id
 let cursor = null; // where the list of requests goes on
-const known = new Map(); // request id -> what the list said of it
+const known = new Map(); // request id -> what the list says of it, and its badge there
 
 // The form
 
@@ -135,10 +135,15 @@ function clearView(state = "") {
 }
 
 function showState(state) {
-  $("state").textContent = WORDS[state] ?? "";
-  $("state").dataset.state = state;
+  label($("state"), state);
   show("state", state);
   show("cancel", ["sending", "in_queue", "in_progress"].includes(state));
+}
+
+/** Write a request's state on a badge. */
+function label(badge, state) {
+  badge.textContent = WORDS[state] ?? "";
+  badge.dataset.state = state;
 }
 
 /** Return a wait for `persist` that counts down, and ends early by a button or when the network is back. */
@@ -226,6 +231,8 @@ async function open(id) {
 
 function showStatus(status) {
   showState(status.status);
+  const listed = known.get(status.request_id);
+  if (listed) label(listed.badge, status.status);
   const { progress, queue_position: position } = status;
   show("progress", status.status === "in_progress");
   if (status.status === "in_queue") {
@@ -272,9 +279,9 @@ function showError(message) {
   show("empty", false);
 }
 
-async function cancel(id, signal) {
+async function cancel(id) {
   try {
-    await persist(() => call("POST", `requests/${id}/cancel`, { signal }), countdown(view.signal));
+    await persist(() => call("POST", `requests/${id}/cancel`), countdown(view.signal));
     $("note").textContent = "Cancelling: it ends with the step that runs.";
   } catch (error) {
     if (error.name !== "AbortError") $("requests-error").textContent = error.message;
@@ -309,10 +316,10 @@ async function loadRequests(more = false) {
 
 function row(request) {
   const { request_id: id, status } = request;
-  known.set(id, request);
   const prompt = String(request.input["6_text"] ?? "");
-  const badge = element("span", { className: "badge", textContent: WORDS[status] });
-  badge.dataset.state = status;
+  const badge = element("span", { className: "badge" });
+  label(badge, status);
+  known.set(id, { ...request, badge });
   const title = element("span", { className: "prompt", textContent: prompt || "(no prompt)" });
   const time = element("time", { dateTime: request.created_at, textContent: new Date(request.created_at).toLocaleString() });
   const opener = element("button", { type: "button", className: "row" }, badge, title, time);

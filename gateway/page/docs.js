@@ -24,7 +24,7 @@ function kind(schema) {
 function table(caption, rows) {
   if (!rows.length) return "";
   const cell = (content) => element("td", {}, content);
-  const head = ["Name", "Takes", "About"].map((textContent) => element("th", { textContent, scope: "col" }));
+  const head = ["Name", "Type", "About"].map((textContent) => element("th", { textContent, scope: "col" }));
   const body = rows.map(([name, takes, about]) => element("tr", {}, cell(name), cell(takes), cell(about)));
   const made = element("table", {}, element("caption", { textContent: caption }), element("thead", {}, element("tr", {}, ...head)));
   made.append(element("tbody", {}, ...body));
@@ -34,16 +34,17 @@ function table(caption, rows) {
   return scroller;
 }
 
-function properties(caption, schema) {
+function properties(caption, star, schema) {
   const { properties: found = {}, required = [] } = resolve(schema);
   const rows = Object.entries(found).map(([key, property]) => {
     const name = element("span", {}, element("code", { textContent: key }), required.includes(key) ? " *" : "");
     const preset = property.default !== undefined && property.default !== null ? ` Default: ${JSON.stringify(property.default)}.` : "";
-    const title = resolve(property).properties ? "" : (property.title ?? "");
-    const about = [title, property.description].filter(Boolean).join(". ");
+    const title = property.title ?? "";
+    const isName = title.toLowerCase().replaceAll(" ", "_") === key; // pydantic makes a title of each name
+    const about = [isName ? "" : title, property.description].filter(Boolean).join(". ").replace(/([^.])$/, "$1.");
     return [name, kind(property), `${about}${preset}`];
   });
-  return table(`${caption}${rows.length && required.length ? " (* required)" : ""}`, rows);
+  return table(required.length ? `${caption} (* ${star})` : caption, rows);
 }
 
 function parameters(list = []) {
@@ -54,12 +55,12 @@ function parameters(list = []) {
 
 function section(path, method, call) {
   const parts = [parameters(call.parameters)];
-  for (const [type, { schema }] of Object.entries(call.requestBody?.content ?? {})) parts.push(properties(`Body, ${type}`, schema));
+  for (const [type, { schema }] of Object.entries(call.requestBody?.content ?? {})) parts.push(properties(`Body, ${type}`, "required", schema));
   const errors = [];
   for (const [status, { description, content = {} }] of Object.entries(call.responses)) {
     const schema = content["application/json"]?.schema;
     if (Number(status) >= 400) errors.push([element("code", { textContent: status }), "error", description]);
-    else if (schema) parts.push(properties(`Response ${status}`, schema));
+    else if (schema) parts.push(properties(`Response ${status}`, "always there", schema));
     else parts.push(element("p", { textContent: `Response ${status}: ${description} ${Object.keys(content).join(", ")}` }));
   }
   const details = element("details", {}, element("summary", { textContent: "Errors" }), table("Errors", errors));

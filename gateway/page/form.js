@@ -95,11 +95,10 @@ function makeField(key, property, changed) {
   field.error = error;
   field.control.setAttribute("aria-describedby", `${help.id} ${error.id}`);
   const label = element("label", { htmlFor: field.control.id, textContent: property.title });
-  const head = element("div", { className: "label" }, label, element("code", { textContent: key }));
+  const head = element("div", { className: "label" }, label, element("code", { textContent: key, title: key }));
   field.box = element("div", { className: field.isImage ? "field image-field" : "field" }, head, ...field.parts);
-  if (help.textContent && !field.isImage) field.box.append(help);
-  else help.hidden = true, field.box.append(help);
-  field.box.append(error);
+  help.hidden = field.isImage || !help.textContent; // of an image, the field itself says it
+  field.box.append(help, error);
   field.reset = () => field.set(field.isImage ? "" : String(property.default ?? ""));
   if (!field.isImage) field.reset();
   return field;

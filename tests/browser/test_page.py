@@ -1,0 +1,348 @@
+"""The API's page: a whole request, what interrupts it, hostile texts, and whether everybody can use it."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from support.gateway_process import Gateway, call
+from support.playground import IMAGES, Busy, Playground
+from wan_flf2v.contract.parameters import DEMO
+
+EVIL = '<img src=x onerror="window.hacked=1">'
+FRAMES_OVER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+LOOSE = "script-src 'self' 'unsafe-inline'"
+
+
+@pytest.fixture(scope="module")
+def comfyui(new_comfy_server):
+    """A ComfyUI with --disable-api-nodes whose own API offers the demo's model too."""
+    host = new_comfy_server()
+    folder = host.base_dir / "user" / "wan_flf2v"
+    folder.mkdir(parents=True)
+    (folder / "api.json").write_text(json.dumps({"demo": True}))
+    with host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def gateway(comfyui, tmp_path_factory):
+    with Gateway(tmp_path_factory.mktemp("gateway"), comfyui.url, "--demo") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def token(gateway):
+    """A token that has no request yet."""
+    return gateway.new_token(f"t{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def playground(browser, gateway):
+    """The page of the gateway in a browser of its own; at the end of a test nothing may have failed in it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    playground = Playground(context.new_page(), gateway.url)
+    yield playground
+    assert playground.faults == []
+    context.close()
+
+
+def in_store(gateway, work):
+    """Do something with the gateway's store; in a thread, since Playwright has this one's event loop."""
+
+    def do():
+        with gateway.store() as store:
+            return work(store)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(do).result()
+
+
+def requests_of(gateway, token):
+    return gateway.get("/v1/requests", token=token).json["requests"]
+
+
+def turned_photograph(folder):
+    """Save a photograph that lies on its side, with the EXIF orientation that stands it up."""
+    path = folder / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(IMAGES / "start.jpg").resize((120, 60)).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.smoke
+def test_a_request_from_its_images_to_its_video(playground, gateway, token, tmp_path):
+    page = playground.page
+    playground.open().enter_token("wrong")
+    page.wait_for_function("() => document.querySelector('#token-error').textContent.includes('unknown')")
+    playground.enter_token(token)
+    page.locator("#requests-card").wait_for()
+    playground.fill(start=turned_photograph(tmp_path), **{"57_steps": "8", "57_noise_seed": str(2**64 - 1)})
+    shown = page.locator(".zone img").first
+    shape = shown.evaluate("image => [image.naturalWidth, image.naturalHeight, image.width / image.height]")
+    assert shape[:2] == [60, 120], "as its orientation says"
+    assert shape[2] == pytest.approx(96 / 128, abs=0.02), "cropped to the size that is chosen"
+    playground.run()
+    page.locator("#preview").wait_for()
+    assert page.evaluate("document.querySelector('#preview').src.startsWith('data:image/jpeg')")
+    playground.wait_for_video()
+    assert page.evaluate("document.querySelector('#video').currentSrc").startswith(f"{gateway.url}/v1/results/")
+    page.wait_for_function("() => document.querySelector('#video').currentTime > 0")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    with av.open(str(download.value.path())) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (96, 128)
+    assert str(2**64 - 1) in playground.text("#facts"), "not rounded"
+    (row,) = page.locator("#requests li").all()
+    assert "circle" in row.inner_text() and "succeeded" in row.inner_text()
+    assert not page.evaluate("sessionStorage.length + localStorage.length")
+
+
+def test_cancel_ends_a_request_that_waits_in_comfyui(playground, gateway, token, comfyui):
+    playground.open(token).fill()
+    with Busy(comfyui.url):
+        playground.run()
+        playground.wait_for_state("running")
+        playground.page.locator("#cancel").click()
+        playground.wait_for_state("cancelled")
+    assert playground.text("#note") == "The request was cancelled."
+    assert [request["status"] for request in requests_of(gateway, token)] == ["cancelled"]
+
+
+def test_a_reload_finds_the_request_again(playground, token, comfyui):
+    """By the address; and without it, as the one that has not ended."""
+    playground.open(token, keep=True).fill()
+    with Busy(comfyui.url):
+        playground.run()
+        playground.wait_for_state("running")
+        request_id = playground.request_id
+        playground.page.reload()
+        playground.wait_for_state("running")
+        playground.open()
+        playground.wait_for_state("running")
+        assert playground.request_id == request_id
+    playground.wait_for_video()
+
+
+class TestNetwork:
+    """What is cut is tried again, and a request is never sent twice."""
+
+    def one_request_succeeded(self, playground, gateway, token):
+        playground.wait_for_video()
+        assert [request["status"] for request in requests_of(gateway, token)] == ["succeeded"]
+        assert not playground.page.locator("#countdown").is_visible()
+
+    def test_cut_before_the_submit(self, playground, gateway, token):
+        playground.open(token).fill()
+        context = playground.page.context
+        context.set_offline(True)
+        playground.run()
+        playground.page.locator("#countdown").wait_for()
+        assert "connection" in playground.text("#countdown-reason")
+        context.set_offline(False)
+        self.one_request_succeeded(playground, gateway, token)
+
+    def test_cut_before_the_answer_to_the_submit(self, playground, gateway, token):
+        lost = []
+
+        def lose_the_answer(route):
+            if route.request.method == "POST" and not lost:
+                lost.append(route.fetch().json())
+                route.abort()
+            else:
+                route.continue_()
+
+        playground.page.route("**/v1/models/**", lose_the_answer)
+        playground.open(token).fill()
+        playground.run()
+        self.one_request_succeeded(playground, gateway, token)
+        assert lost[0]["request_id"] == playground.request_id
+
+    def test_cut_while_it_runs(self, playground, gateway, token, comfyui):
+        playground.open(token).fill()
+        context = playground.page.context
+        with Busy(comfyui.url):
+            playground.run()
+            playground.wait_for_state("running")
+            context.set_offline(True)
+            playground.page.locator("#countdown").wait_for()
+            context.set_offline(False)
+            playground.page.locator("#countdown").wait_for(state="hidden")
+        self.one_request_succeeded(playground, gateway, token)
+
+    def test_cut_while_the_result_comes(self, playground, gateway, token):
+        cut = {"result": 0, "video.mp4": 0}
+
+        def cut_once(route):
+            name = route.request.url.partition("?")[0].rpartition("/")[2]
+            cut[name] += 1
+            route.abort() if cut[name] == 1 else route.continue_()
+
+        playground.page.route("**/result", cut_once)
+        playground.page.route("**/video.mp4*", cut_once)
+        playground.open(token).fill()
+        playground.run()
+        self.one_request_succeeded(playground, gateway, token)
+        assert min(cut.values()) > 1
+
+    def test_too_many_requests_count_down(self, playground, gateway):
+        token = gateway.new_token(f"t{os.urandom(4).hex()}", queue_limit=0)
+        playground.open(token).fill()
+        playground.run()
+        playground.page.locator("#countdown").wait_for()
+        assert "already has 0 requests waiting" in playground.text("#countdown-reason")
+        playground.page.wait_for_function("() => 0 < +document.querySelector('#countdown-seconds').textContent < 30")
+        playground.page.get_by_role("button", name="Stop").click()
+        playground.page.locator("#countdown").wait_for(state="hidden")
+
+    def test_a_store_that_is_down_is_tried_again(self, playground, gateway, token):
+        body = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
+        answers = [lambda route: route.fulfill(status=503, json=body)]
+        playground.page.route(
+            "**/v1/models/demo/**", lambda route: answers.pop()(route) if answers else route.continue_()
+        )
+        playground.open(token).fill()
+        playground.run()
+        playground.page.locator("#countdown").wait_for()
+        playground.page.get_by_role("button", name="Try now").click()
+        self.one_request_succeeded(playground, gateway, token)
+
+
+def test_errors_stand_below_their_fields(playground, token, tmp_path):
+    page = playground.open(token).page
+    playground.run()
+    assert "missing" in playground.text("#field-68_image-error")
+    (tmp_path / "no.png").write_text("no image")
+    playground.fill(start=tmp_path / "no.png", **{"57_steps": "99", "57_cfg": "0"})
+    playground.run()
+    page.wait_for_function("() => document.querySelector('#result-error').textContent")
+    playground.fill(**{"57_steps": "99", "57_cfg": "0"})
+    playground.run()
+    page.wait_for_function("() => document.querySelector('#field-57_steps-error').textContent")
+    assert "from 1 to 20, got 99" in playground.text("#field-57_steps-error")
+    assert "from 0.6 to 4" in playground.text("#field-57_cfg-error")
+    assert page.evaluate("document.activeElement.id") == "field-57_steps"
+
+
+def test_hostile_texts_stay_texts(playground, gateway, token, tmp_path):
+    """As prompt, name of a file, text of an error, title of a model."""
+
+    def give_title(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace(DEMO.display_name, EVIL.replace('"', '\\"')))
+
+    page = playground.page
+    page.route("**/v1/openapi.json", give_title)
+    name = f"{EVIL}.png"
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    upload = {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
+    playground.open(token).fill(prompt=EVIL, start=upload)
+    assert playground.text("#model-title") == EVIL
+    assert page.locator("#field-68_image ~ input").input_value() == name
+    for tab in ("curl", "Python", "JavaScript"):
+        page.get_by_role("tab", name=tab).click()
+        assert "onerror" in playground.text("#code")
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = json.dumps({"6_text": EVIL, "62_image": f"{EVIL}.png", "68_image": "start.jpg"})
+    request_id = call(gateway.url, "POST", f"/v1/models/{DEMO.model_id}", body, headers).json["request_id"]
+    in_store(gateway, lambda store: store.end(request_id, "failed", error=EVIL))
+    page.get_by_role("button", name="Refresh").click()
+    page.locator("#requests .row").first.click()
+    playground.wait_for_state("failed")
+    assert "onerror" in playground.text("#result-error")
+    assert playground.text("#requests .prompt") == EVIL
+    assert page.locator("img[src=x]").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_programs_run(playground, gateway, token, tmp_path):
+    """With a prompt and file names that each language could misread."""
+    prompt = """it's a "circle" $(touch hacked) `touch hacked` \\n ${x} #{y} \u2028 犬"""
+    start = tmp_path / "it's $(touch hacked).png"
+    Image.open(IMAGES / "start.jpg").resize((64, 64)).save(start)
+    playground.open(token).fill(prompt=prompt, start=start, **{"57_steps": "1", "57_noise_seed": str(2**64 - 2)})
+    (tmp_path / "end.jpg").write_bytes((IMAGES / "end.jpg").read_bytes())
+    for tab, command in {"curl": ["bash", "-c"], "Python": [sys.executable, "-c"]}.items():
+        playground.page.get_by_role("tab", name=tab).click()
+        program = playground.page.locator("#code").text_content().replace("TOKEN=  #", f"TOKEN={token}  #")
+        environment = {**os.environ, "TOKEN": token}
+        done = subprocess.run(
+            [*command, program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "/video.mp4?" in done.stdout, (program, done.stdout, done.stderr)
+    assert not (tmp_path / "hacked").exists()
+    found = [request["input"] for request in requests_of(gateway, token)]
+    assert [(request["6_text"], request["57_noise_seed"]) for request in found] == [(prompt, 2**64 - 2)] * 2
+
+
+def test_everybody_can_use_it(playground, token):
+    """No serious finding of axe-core in any state, light and dark; no sideways scrolling on a phone; keyboard alone."""
+    page = playground.page
+
+    def check(state):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            violations = Axe().run(page).response["violations"]
+            serious = [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations]
+            assert not serious, (state, scheme, serious)
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate(FRAMES_OVER) == 0, state
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+    playground.open()
+    page.locator("#field-6_text").wait_for()
+    check("token")
+    playground.open(token).fill()
+    check("filled")
+    page.locator("#tab-curl").focus()
+    page.keyboard.press("ArrowRight")
+    assert "import requests" in playground.text("#code")
+    page.get_by_role("button", name="Run", exact=True).focus()
+    page.keyboard.press("Enter")
+    playground.wait_for_video()
+    check("done")
+    page.goto(f"{playground.url}/v1/docs")
+    page.locator("#calls section").first.wait_for()
+    check("reference")
+
+
+def test_the_reference_has_every_call(playground, gateway):
+    playground.page.goto(f"{gateway.url}/v1/docs")
+    playground.page.locator("#calls section").first.wait_for()
+    document = gateway.get("/v1/openapi.json").json
+    titles = [call["summary"] for path in document["paths"].values() for call in path.values()]
+    assert playground.page.locator("#calls h2").all_inner_texts() == titles
+    assert "18446744073709551615" in playground.text("#calls"), "not rounded"
+
+
+def test_mounted_in_comfyui(browser, comfyui):
+    """On ComfyUI's own origin, under the looser policy of --disable-api-nodes; the token is kept nowhere."""
+    token = (comfyui.base_dir / "user" / "wan_flf2v" / "token").read_text()
+    assert LOOSE in call(comfyui.url, "GET", "/v1/").headers["Content-Security-Policy"]
+    assert call(comfyui.url, "GET", "/v1/").headers["X-Frame-Options"] == "DENY"
+    context = browser.new_context()
+    playground = Playground(context.new_page(), comfyui.url)
+    page = playground.open(token, path="/v1").page
+    assert not page.get_by_label("Remember it").is_visible()
+    playground.fill()
+    playground.run()
+    playground.wait_for_video()
+    assert not page.evaluate("sessionStorage.length + localStorage.length")
+    request_id = playground.request_id
+    page.reload()
+    page.locator("#token-form").wait_for()
+    playground.enter_token(token)
+    playground.wait_for_video()
+    assert playground.request_id == request_id
+    assert playground.faults == []
+    context.close()
