@@ -50,6 +50,7 @@ _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
 _PREVIEW_LOOK_S = 0.5
+_STATUSES: tuple[Status, ...] = get_args(Status)
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
 _Source: TypeAlias = str | Path | ImageError  # an image as Images.unpack gave it, or why it did not
@@ -197,9 +198,10 @@ class RequestRoutes:
 
     async def list_requests(self, request: web.Request) -> web.Response:
         """List the requests of the token, newest first; ``cursor`` is the last request of the list before."""
-        token, status = token_of(request), request.query.get("status")
-        if status is not None and status not in get_args(Status):
-            raise ApiError(errors.QUERY_NOT_STATUS, statuses=", ".join(get_args(Status)))
+        token, asked = token_of(request), request.query.get("status")
+        status = next((known for known in _STATUSES if known == asked), None)
+        if asked is not None and status is None:
+            raise ApiError(errors.QUERY_NOT_STATUS, statuses=", ".join(_STATUSES))
         limit = integer_query(request, "limit", default=20, low=1, high=MAX_LIMIT)
         before = None
         if (cursor := request.query.get("cursor")) is not None:

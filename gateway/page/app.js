@@ -186,8 +186,7 @@ async function submit() {
     for (const [name, value] of Object.entries(values)) {
       if (!(value instanceof File)) continue;
       $("note").textContent = `Uploading ${value.name}…`;
-      if (!uploads.has(value)) uploads.set(value, await persist(() => upload(value, signal), wait));
-      values[name] = uploads.get(value);
+      values[name] = await uploaded(name, value, signal, wait);
     }
     $("note").textContent = "Sending the request…";
     const headers = { "Content-Type": "application/json", "Idempotency-Key": key }; // a repeated one is the same request
@@ -198,11 +197,28 @@ async function submit() {
   } catch (error) {
     if (signal.aborted) return;
     clearView();
-    if (error.name === "AbortError") $("note").textContent = "Stopped. If the request was accepted, it is in the list below.";
+    if (error.name === "AbortError") stopSending();
     else if (error.status === 401) askForToken(error.message);
     else if (Object.keys(error.fields ?? {}).length) form.showErrors(error.fields);
     else showError(error.message);
   }
+}
+
+/** Upload the file of a field, once; return its id. What is wrong with it is said of the field. */
+async function uploaded(name, file, signal, wait) {
+  try {
+    if (!uploads.has(file)) uploads.set(file, await persist(() => upload(file, signal), wait));
+  } catch (error) {
+    if (error.fields?.file) error.fields = { [name]: error.fields.file };
+    throw error;
+  }
+  return uploads.get(file);
+}
+
+function stopSending() {
+  clearView();
+  $("note").textContent = "Stopped. If the request was accepted, it is in the list below.";
+  loadRequests();
 }
 
 /** Bring a request into view and follow it to its end. */
@@ -359,6 +375,7 @@ async function takeToken(text) {
   show("token-form", false);
   show("change-token", asksForToken);
   show("countdown", false);
+  if (asksForToken) $("main").focus();
   const requests = await loadRequests();
   const unfinished = requests.find((request) => ["in_queue", "in_progress"].includes(request.status));
   const id = idInView() ?? unfinished?.request_id;
@@ -378,7 +395,7 @@ function listen() {
     chooseModel($("model").value);
     showAvailability().catch(() => {});
   });
-  on("cancel", "click", () => (idInView() && $("state").dataset.state !== "sending" ? cancel(idInView()) : clearView()));
+  on("cancel", "click", () => ($("state").dataset.state === "sending" ? stopSending() : cancel(idInView())));
   on("again", "click", () => {
     const { model_id: its, input } = known.get(idInView());
     if (its !== model) chooseModel(its);

@@ -11,7 +11,7 @@ import av
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from support.gateway_process import Gateway, call
+from support.gateway_process import NOWHERE, Gateway, call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.contract.parameters import DEMO
 
@@ -37,6 +37,13 @@ def gateway(comfyui, tmp_path_factory):
         yield gateway
 
 
+@pytest.fixture(scope="module")
+def idle_gateway(tmp_path_factory):
+    """A gateway whose ComfyUI is down, so that its requests wait."""
+    with Gateway(tmp_path_factory.mktemp("idle"), NOWHERE, "--demo") as gateway:
+        yield gateway
+
+
 @pytest.fixture
 def token(gateway):
     """A token that has no request yet."""
@@ -44,13 +51,29 @@ def token(gateway):
 
 
 @pytest.fixture
-def playground(browser, gateway):
-    """The page of the gateway in a browser of its own; at the end of a test nothing may have failed in it."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    playground = Playground(context.new_page(), gateway.url)
-    yield playground
-    assert playground.faults == []
-    context.close()
+def new_playground(browser):
+    """Return a function that makes a page in a browser of its own; at the end of a test nothing may have failed in it."""
+    made = []
+
+    def new(url):
+        made.append(Playground(browser.new_context(viewport={"width": 1280, "height": 900}).new_page(), url))
+        return made[-1]
+
+    yield new
+    assert [playground.faults for playground in made] == [[]] * len(made)
+    for playground in made:
+        playground.page.context.close()
+
+
+@pytest.fixture
+def playground(new_playground, gateway):
+    return new_playground(gateway.url)
+
+
+@pytest.fixture
+def idle(new_playground, idle_gateway):
+    """The page of the gateway whose ComfyUI is down."""
+    return new_playground(idle_gateway.url)
 
 
 def in_store(gateway, work):
@@ -107,7 +130,7 @@ def test_a_request_from_its_images_to_its_video(playground, gateway, token, tmp_
 
 
 def test_cancel_ends_a_request_that_waits_in_comfyui(playground, gateway, token, comfyui):
-    playground.open(token).fill()
+    playground.open(token).fill_names()
     with Busy(comfyui.url):
         playground.run()
         playground.wait_for_state("running")
@@ -119,7 +142,7 @@ def test_cancel_ends_a_request_that_waits_in_comfyui(playground, gateway, token,
 
 def test_a_reload_finds_the_request_again(playground, token, comfyui):
     """By the address; and without it, as the one that has not ended."""
-    playground.open(token, keep=True).fill()
+    playground.open(token, keep=True).fill_names()
     with Busy(comfyui.url):
         playground.run()
         playground.wait_for_state("running")
@@ -141,7 +164,7 @@ class TestNetwork:
         assert not playground.page.locator("#countdown").is_visible()
 
     def test_cut_before_the_submit(self, playground, gateway, token):
-        playground.open(token).fill()
+        playground.open(token).fill_names()
         context = playground.page.context
         context.set_offline(True)
         playground.run()
@@ -161,13 +184,13 @@ class TestNetwork:
                 route.continue_()
 
         playground.page.route("**/v1/models/**", lose_the_answer)
-        playground.open(token).fill()
+        playground.open(token).fill_names()
         playground.run()
         self.one_request_succeeded(playground, gateway, token)
         assert lost[0]["request_id"] == playground.request_id
 
     def test_cut_while_it_runs(self, playground, gateway, token, comfyui):
-        playground.open(token).fill()
+        playground.open(token).fill_names()
         context = playground.page.context
         with Busy(comfyui.url):
             playground.run()
@@ -188,20 +211,21 @@ class TestNetwork:
 
         playground.page.route("**/result", cut_once)
         playground.page.route("**/video.mp4*", cut_once)
-        playground.open(token).fill()
+        playground.open(token).fill_names()
         playground.run()
         self.one_request_succeeded(playground, gateway, token)
         assert min(cut.values()) > 1
 
-    def test_too_many_requests_count_down(self, playground, gateway):
-        token = gateway.new_token(f"t{os.urandom(4).hex()}", queue_limit=0)
-        playground.open(token).fill()
-        playground.run()
-        playground.page.locator("#countdown").wait_for()
-        assert "already has 0 requests waiting" in playground.text("#countdown-reason")
-        playground.page.wait_for_function("() => 0 < +document.querySelector('#countdown-seconds').textContent < 30")
-        playground.page.get_by_role("button", name="Stop").click()
-        playground.page.locator("#countdown").wait_for(state="hidden")
+    def test_too_many_requests_count_down(self, idle, idle_gateway):
+        page = idle.open(idle_gateway.new_token("full", queue_limit=0)).page
+        idle.fill_names()
+        idle.run()
+        page.locator("#countdown").wait_for()
+        assert "already has 0 requests waiting" in idle.text("#countdown-reason")
+        page.wait_for_function("() => [28, 29].includes(+document.querySelector('#countdown-seconds').textContent)")
+        page.get_by_role("button", name="Stop").click()
+        page.locator("#countdown").wait_for(state="hidden")
+        assert "Stopped" in idle.text("#note")
 
     def test_a_store_that_is_down_is_tried_again(self, playground, gateway, token):
         body = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
@@ -209,57 +233,62 @@ class TestNetwork:
         playground.page.route(
             "**/v1/models/demo/**", lambda route: answers.pop()(route) if answers else route.continue_()
         )
-        playground.open(token).fill()
+        playground.open(token).fill_names()
         playground.run()
         playground.page.locator("#countdown").wait_for()
         playground.page.get_by_role("button", name="Try now").click()
         self.one_request_succeeded(playground, gateway, token)
 
 
-def test_errors_stand_below_their_fields(playground, token, tmp_path):
-    page = playground.open(token).page
-    playground.run()
-    assert "missing" in playground.text("#field-68_image-error")
+def test_errors_stand_below_their_fields(idle, idle_gateway, tmp_path):
+    page = idle.open(idle_gateway.token).page
+    idle.run()
+    assert "missing" in idle.text("#field-68_image-error")
     (tmp_path / "no.png").write_text("no image")
-    playground.fill(start=tmp_path / "no.png", **{"57_steps": "99", "57_cfg": "0"})
-    playground.run()
-    page.wait_for_function("() => document.querySelector('#result-error').textContent")
-    playground.fill(**{"57_steps": "99", "57_cfg": "0"})
-    playground.run()
+    idle.fill(start=tmp_path / "no.png")
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.startsWith('file: ')")
+    idle.fill_names(**{"57_steps": "99", "57_cfg": "0"})
+    idle.run()
     page.wait_for_function("() => document.querySelector('#field-57_steps-error').textContent")
-    assert "from 1 to 20, got 99" in playground.text("#field-57_steps-error")
-    assert "from 0.6 to 4" in playground.text("#field-57_cfg-error")
+    assert "from 1 to 20, got 99" in idle.text("#field-57_steps-error")
+    assert "from 0.6 to 4" in idle.text("#field-57_cfg-error")
     assert page.evaluate("document.activeElement.id") == "field-57_steps"
 
 
-def test_hostile_texts_stay_texts(playground, gateway, token, tmp_path):
+def test_hostile_texts_stay_texts(idle, idle_gateway):
     """As prompt, name of a file, text of an error, title of a model."""
 
     def give_title(route):
         answer = route.fetch()
         route.fulfill(response=answer, body=answer.text().replace(DEMO.display_name, EVIL.replace('"', '\\"')))
 
-    page = playground.page
+    page, name = idle.page, f"{EVIL}.png"
     page.route("**/v1/openapi.json", give_title)
-    name = f"{EVIL}.png"
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(file, "PNG")
     upload = {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
-    playground.open(token).fill(prompt=EVIL, start=upload)
-    assert playground.text("#model-title") == EVIL
+    idle.open(idle_gateway.token).fill(prompt=EVIL, start=upload, end=upload)
+    assert idle.text("#model-title") == EVIL
     assert page.locator("#field-68_image ~ input").input_value() == name
     for tab in ("curl", "Python", "JavaScript"):
         page.get_by_role("tab", name=tab).click()
-        assert "onerror" in playground.text("#code")
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    body = json.dumps({"6_text": EVIL, "62_image": f"{EVIL}.png", "68_image": "start.jpg"})
-    request_id = call(gateway.url, "POST", f"/v1/models/{DEMO.model_id}", body, headers).json["request_id"]
-    in_store(gateway, lambda store: store.end(request_id, "failed", error=EVIL))
-    page.get_by_role("button", name="Refresh").click()
-    page.locator("#requests .row").first.click()
-    playground.wait_for_state("failed")
-    assert "onerror" in playground.text("#result-error")
-    assert playground.text("#requests .prompt") == EVIL
+        assert "onerror" in idle.text("#code")
+    idle.run()
+    idle.wait_for_state("waiting")
+    request_id = idle.request_id
+
+    def fail(store):
+        store.assign(request_id)
+        store.end(request_id, "failed", error=EVIL)
+
+    in_store(idle_gateway, fail)
+    idle.wait_for_state("failed")
+    assert idle.text("#result-error") == EVIL
+    assert idle.text("#requests .prompt >> nth=0") == EVIL
+    page.locator("#field-68_image ~ input").fill(EVIL)
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.includes('onerror')")
     assert page.locator("img[src=x]").count() == 0
     assert page.evaluate("window.hacked") is None
 
@@ -302,7 +331,7 @@ def test_everybody_can_use_it(playground, token):
     playground.open()
     page.locator("#field-6_text").wait_for()
     check("token")
-    playground.open(token).fill()
+    playground.open(token).fill(**{"57_steps": "1"})
     check("filled")
     page.locator("#tab-curl").focus()
     page.keyboard.press("ArrowRight")
@@ -316,25 +345,24 @@ def test_everybody_can_use_it(playground, token):
     check("reference")
 
 
-def test_the_reference_has_every_call(playground, gateway):
-    playground.page.goto(f"{gateway.url}/v1/docs")
-    playground.page.locator("#calls section").first.wait_for()
-    document = gateway.get("/v1/openapi.json").json
+def test_the_reference_has_every_call(idle, idle_gateway):
+    idle.page.goto(f"{idle_gateway.url}/v1/docs")
+    idle.page.locator("#calls section").first.wait_for()
+    document = idle_gateway.get("/v1/openapi.json").json
     titles = [call["summary"] for path in document["paths"].values() for call in path.values()]
-    assert playground.page.locator("#calls h2").all_inner_texts() == titles
-    assert "18446744073709551615" in playground.text("#calls"), "not rounded"
+    assert idle.page.locator("#calls h2").all_inner_texts() == titles
+    assert "18446744073709551615" in idle.text("#calls"), "not rounded"
 
 
-def test_mounted_in_comfyui(browser, comfyui):
+def test_mounted_in_comfyui(new_playground, comfyui):
     """On ComfyUI's own origin, under the looser policy of --disable-api-nodes; the token is kept nowhere."""
     token = (comfyui.base_dir / "user" / "wan_flf2v" / "token").read_text()
     assert LOOSE in call(comfyui.url, "GET", "/v1/").headers["Content-Security-Policy"]
     assert call(comfyui.url, "GET", "/v1/").headers["X-Frame-Options"] == "DENY"
-    context = browser.new_context()
-    playground = Playground(context.new_page(), comfyui.url)
+    playground = new_playground(comfyui.url)
     page = playground.open(token, path="/v1").page
     assert not page.get_by_label("Remember it").is_visible()
-    playground.fill()
+    playground.fill(**{"57_steps": "1"})
     playground.run()
     playground.wait_for_video()
     assert not page.evaluate("sessionStorage.length + localStorage.length")
@@ -344,5 +372,3 @@ def test_mounted_in_comfyui(browser, comfyui):
     playground.enter_token(token)
     playground.wait_for_video()
     assert playground.request_id == request_id
-    assert playground.faults == []
-    context.close()

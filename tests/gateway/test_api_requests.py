@@ -4,14 +4,13 @@ import asyncio
 import base64
 import http.client
 import io
-import json
 import os
 import threading
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from support.gateway_process import SUBMIT, call
+from support.gateway_process import SUBMIT, all_events, call
 from support.stores import sql
 from wan_flf2v.gateway.jobs.results import MAX_PREVIEW_BYTES, Results
 from wan_flf2v.gateway.settings import Settings
@@ -109,10 +108,10 @@ def test_later_ids_are_greater(gateway):
     assert all(request_id[14] == "7" for request_id in ids)
 
 
-def stream(gateway, path, headers=None):
-    """Open an event stream; return the response and its lines until it ends."""
+def stream(gateway, path):
+    """Open an event stream without a token; return the response."""
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)
-    connection.request("GET", path, headers=headers or {})
+    connection.request("GET", path)
     return connection.getresponse()
 
 
@@ -210,21 +209,10 @@ class TestPreviews:
         (folder / "new").write_bytes(content)
         (folder / "new").replace(folder / f"{request_id}.jpg")
 
-    def events(self, gateway, request_id, query):
-        """Yield the name, the id and the data of each event."""
-        headers = {"Authorization": f"Bearer {gateway.token}"}
-        response, fields = stream(gateway, f"/v1/requests/{request_id}/events{query}", headers), {}
-        for line in response:
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if name:
-                fields[name] = value
-            elif fields:
-                yield fields.pop("event", None), fields.pop("id", None), json.loads(fields.pop("data"))
-
     def test_only_who_asks_gets_them_without_an_id(self, gateway, running):
         first, second = jpeg("red"), jpeg("blue")
         self.put(gateway, running, first)
-        found = self.events(gateway, running, "?preview=1")
+        found = all_events(gateway, f"/v1/requests/{running}/events?preview=1")
         seen = [next(found) for _ in range(2)]
         self.put(gateway, running, second)
         seen.append(next(found))
@@ -233,7 +221,7 @@ class TestPreviews:
         ]  # fmt: skip
         images = [base64.b64decode(data["image"].removeprefix("data:image/jpeg;base64,")) for *_, data in seen[1:]]
         assert images == [first, second]
-        plain = self.events(gateway, running, "")
+        plain = all_events(gateway, f"/v1/requests/{running}/events")
         next(plain)
         gateway.cancel(running)
         with gateway.store() as store:
