@@ -24,7 +24,7 @@ from ..jobs.dispatcher import Dispatcher
 from ..jobs.records import REQUEST_ID, Job, Status, Submission, new_request_id
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
-from ..jobs.tokens import is_valid
+from ..jobs.tokens import ANONYMOUS
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
@@ -278,7 +278,8 @@ class RequestRoutes:
     async def _stream(
         self, request: web.Request, job_id: str, base: str, last: int, response: web.StreamResponse, *, preview: bool
     ) -> None:
-        changes, known_position, known_preview = self._store.follow(job_id), None, 0
+        token, known_position, known_preview = token_of(request), None, 0
+        changes = self._store.follow(job_id)
         stopping = asyncio.create_task(self._stopping.wait())
         change = asyncio.ensure_future(anext(changes))
         clock = asyncio.get_running_loop().time
@@ -287,7 +288,7 @@ class RequestRoutes:
             while not stopping.done():
                 timeout = _PREVIEW_LOOK_S if preview else _TOKEN_LOOK_S
                 await asyncio.wait((change, stopping), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if not await is_valid(self._store, token_of(request).id):
+                if token is not ANONYMOUS and await self._store.find_token(token.hash) is None:
                     return
                 message = b""
                 if change.done():

@@ -181,6 +181,7 @@ async function submit() {
   if (Object.keys(missing).length) return;
   if (asksForToken && !$("token-form").hidden) return askForToken("Enter the token first.");
   const signal = clearView("sending");
+  $("stage").scrollIntoView({ block: "nearest" }); // on a phone it is far below
   const [values, key, wait] = [form.values(), newKey(), countdown(signal)];
   try {
     for (const [name, value] of Object.entries(values)) {

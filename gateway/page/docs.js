@@ -21,7 +21,7 @@ function kind(schema) {
   return `${found.type ?? "any"}${limits}`;
 }
 
-function table(caption, rows) {
+function table(of, caption, rows) {
   if (!rows.length) return "";
   const cell = (content) => element("td", {}, content);
   const head = ["Name", "Type", "About"].map((textContent) => element("th", { textContent, scope: "col" }));
@@ -30,11 +30,11 @@ function table(caption, rows) {
   made.append(element("tbody", {}, ...body));
   const scroller = element("div", { className: "scroll", tabIndex: 0 }, made);
   scroller.setAttribute("role", "region");
-  scroller.setAttribute("aria-label", caption);
+  scroller.setAttribute("aria-label", `${of}: ${caption}`);
   return scroller;
 }
 
-function properties(caption, star, schema) {
+function properties(of, caption, star, schema) {
   const { properties: found = {}, required = [] } = resolve(schema);
   const rows = Object.entries(found).map(([key, property]) => {
     const name = element("span", {}, element("code", { textContent: key }), required.includes(key) ? " *" : "");
@@ -44,26 +44,26 @@ function properties(caption, star, schema) {
     const about = [isName ? "" : title, property.description].filter(Boolean).join(". ").replace(/([^.])$/, "$1.");
     return [name, kind(property), `${about}${preset}`];
   });
-  return table(required.length ? `${caption} (* ${star})` : caption, rows);
+  return table(of, required.length ? `${caption} (* ${star})` : caption, rows);
 }
 
-function parameters(list = []) {
-  return table("Parameters", list.map(({ name, in: place, required, schema, description }) => [
+function parameters(of, list = []) {
+  return table(of, "Parameters", list.map(({ name, in: place, required, schema, description }) => [
     element("span", {}, element("code", { textContent: name }), required ? " *" : ""), kind(schema), description ?? `in the ${place}`,
   ]));
 }
 
 function section(path, method, call) {
-  const parts = [parameters(call.parameters)];
-  for (const [type, { schema }] of Object.entries(call.requestBody?.content ?? {})) parts.push(properties(`Body, ${type}`, "required", schema));
+  const parts = [parameters(call.summary, call.parameters)];
+  for (const [type, { schema }] of Object.entries(call.requestBody?.content ?? {})) parts.push(properties(call.summary, `Body, ${type}`, "required", schema));
   const errors = [];
   for (const [status, { description, content = {} }] of Object.entries(call.responses)) {
     const schema = content["application/json"]?.schema;
     if (Number(status) >= 400) errors.push([element("code", { textContent: status }), "error", description]);
-    else if (schema) parts.push(properties(`Response ${status}`, "always there", schema));
+    else if (schema) parts.push(properties(call.summary, `Response ${status}`, "always there", schema));
     else parts.push(element("p", { textContent: `Response ${status}: ${description} ${Object.keys(content).join(", ")}` }));
   }
-  const details = element("details", {}, element("summary", { textContent: "Errors" }), table("Errors", errors));
+  const details = element("details", {}, element("summary", { textContent: "Errors" }), table(call.summary, "Errors", errors));
   const security = call.security?.length ? "Needs a token." : "Needs no token.";
   const line = element("p", { className: "path" }, element("span", { className: "badge", textContent: method.toUpperCase() }), element("code", { textContent: path }));
   const title = element("h2", { id: call.operationId, textContent: call.summary });

@@ -13,10 +13,12 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from support.gateway_process import NOWHERE, Gateway, call
 from support.playground import IMAGES, Busy, Playground
+from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO
 
 EVIL = '<img src=x onerror="window.hacked=1">'
-FRAMES_OVER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 LOOSE = "script-src 'self' 'unsafe-inline'"
 
 
@@ -52,11 +54,11 @@ def token(gateway):
 
 @pytest.fixture
 def new_playground(browser):
-    """Return a function that makes a page in a browser of its own; at the end of a test nothing may have failed in it."""
+    """Return a function that makes a page in a browser of its own; at the end nothing may have failed in it."""
     made = []
 
     def new(url):
-        made.append(Playground(browser.new_context(viewport={"width": 1280, "height": 900}).new_page(), url))
+        made.append(Playground(browser.new_context(viewport=DESK, reduced_motion="reduce").new_page(), url))
         return made[-1]
 
     yield new
@@ -324,9 +326,9 @@ def test_everybody_can_use_it(playground, token):
             violations = Axe().run(page).response["violations"]
             serious = [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations]
             assert not serious, (state, scheme, serious)
-        page.set_viewport_size({"width": 360, "height": 740})
-        assert page.evaluate(FRAMES_OVER) == 0, state
-        page.set_viewport_size({"width": 1280, "height": 900})
+        page.set_viewport_size(PHONE)
+        assert page.evaluate(SIDEWAYS) == 0, state
+        page.set_viewport_size(DESK)
 
     playground.open()
     page.locator("#field-6_text").wait_for()
@@ -372,3 +374,24 @@ def test_mounted_in_comfyui(new_playground, comfyui):
     playground.enter_token(token)
     playground.wait_for_video()
     assert playground.request_id == request_id
+
+
+@pytest.mark.pictures
+def test_picture_of_the_page(playground, token):
+    """Makes docs/page.jpg: what the demo's models make of their two photographs, as far as the middle."""
+    page = playground.open(token).page
+    playground.fill(**{"71_widthx71_height": "128x128 (1:1)", "67_length": "33", "57_steps": "6"})
+    playground.run()
+    playground.wait_for_video()
+    page.evaluate(
+        """() => new Promise((resolve) => {
+            const video = document.querySelector("#video");
+            video.pause();
+            video.controls = false;
+            video.addEventListener("seeked", resolve);
+            video.currentTime = video.duration / 2;
+            document.activeElement.blur();
+            scrollTo(0, 0);
+        })"""
+    )
+    page.screenshot(path=str(REPO / "docs" / "page.jpg"), type="jpeg", quality=88)
