@@ -128,7 +128,7 @@ def _list_requests() -> dict[str, Any]:
         _parameter("cursor", "query", {"type": "string", "format": "uuid"}),
     ]
     responses = {200: _json("The token's requests, newest first.", RequestListResponse)}
-    return {**_operation("List your requests", responses, (), "list_requests"), "parameters": parameters}
+    return {**_operation("List your requests", responses, (404,), "list_requests"), "parameters": parameters}
 
 
 def _about(request_id: dict[str, Any], summary: str, status: int, body: type[BaseModel], name: str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _events(request_id: dict[str, Any]) -> dict[str, Any]:
         request_id,
         _parameter("Last-Event-ID", "header", {"type": "string"}),
         _parameter("preview", "query", {"type": "boolean"}),
-        _parameter("expires", "query", {"type": "integer"}),
+        _parameter("expires", "query", {"type": "string", "description": "With signature, as in events_url."}),
     ]
     operation = _operation("Follow a request", responses, (403, 404), "events_request")
     return {**operation, "parameters": parameters, "security": [*_SECURITY, {"link": []}]}

@@ -205,9 +205,11 @@ class RequestRoutes:
         limit = integer_query(request, "limit", default=20, low=1, high=MAX_LIMIT)
         before = None
         if (cursor := request.query.get("cursor")) is not None:
-            before = await self._store.get(cursor) if REQUEST_ID.fullmatch(cursor) else None
-            if before is None or before.token != token.id:
+            if not REQUEST_ID.fullmatch(cursor):
                 raise ApiError(errors.INVALID_CURSOR)
+            before = await self._store.get(cursor)
+            if before is None or before.token != token.id:
+                raise ApiError(errors.NO_SUCH_REQUEST, request_id=cursor)
         found = await self._store.newest(token.id, limit + 1, status=status, before=before)
         page = found[:limit]
         kept = await asyncio.to_thread(lambda: [job for job in page if not self._results.lost(job)])
@@ -218,7 +220,7 @@ class RequestRoutes:
         job, base = await self._find_job(request), base_url(request, self._settings)
         position = await self._store.position(job.id) if job.status == "in_queue" else None
         events_url = self._results.events_url(job.id, base)
-        return json_response(status_response(job, base, events_url, position, await self._store.health()))
+        return json_response(status_response(job, base, position, await self._store.health(), events_url=events_url))
 
     async def result(self, request: web.Request) -> web.Response:
         """Return the result, or the present state."""
@@ -296,8 +298,8 @@ class RequestRoutes:
                     moved = position is not None and known_position is not None and position != known_position
                     known_position = position
                     if job.version > last or moved:
-                        events_url = self._results.events_url(job_id, base)
-                        status = status_response(job, base, events_url, position, await self._store.health())
+                        # Without a new events_url: who has the link to this stream could renew it for ever.
+                        status = status_response(job, base, position, await self._store.health())
                         body = status.model_dump_json(exclude_unset=True)
                         message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
                         last = job.version

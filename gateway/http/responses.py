@@ -60,7 +60,7 @@ class StatusResponse(BaseModel):
     queue_position: int | None = Field(default=None, description="Only while in_queue; 0 is the next.")
     status_url: str
     result_url: str
-    events_url: str = Field(description=_EVENTS_URL)
+    events_url: str | None = Field(default=None, description=f"{_EVENTS_URL} Not in the events themselves.")
     progress: Progress | None = None
     waiting_for: str | None = Field(default=None, description="What is down, so that nothing can run.")
 
@@ -183,10 +183,12 @@ def submit_response(job_id: str, base: str, events_url: str) -> SubmitResponse:
     return SubmitResponse(request_id=job_id, **urls(base, job_id), events_url=events_url)
 
 
-def status_response(job: Job, base: str, events_url: str, position: int | None, health: Health) -> StatusResponse:
+def status_response(
+    job: Job, base: str, position: int | None, health: Health, *, events_url: str | None = None
+) -> StatusResponse:
     """Return the body of the status call; ``position`` is the place in the queue while there is one."""
     links = urls(base, job.id)
-    optional: dict[str, Any] = {}
+    optional: dict[str, Any] = {} if events_url is None else {"events_url": events_url}
     if job.status == "in_queue":
         optional["queue_position"] = position
         if health.dispatcher == "down":
@@ -200,7 +202,6 @@ def status_response(job: Job, base: str, events_url: str, position: int | None, 
         status=status_word(job),
         status_url=links["status_url"],
         result_url=links["result_url"],
-        events_url=events_url,
         **optional,
     )
 

@@ -94,7 +94,7 @@ class TestList:
 
     def test_the_cursor_of_another_token_is_none(self, gateway, token, submitted):
         stranger = gateway.new_token(f"s{os.urandom(4).hex()}")
-        assert gateway.get(f"/v1/requests?cursor={submitted[3]}", token=stranger).status == 400
+        assert gateway.get(f"/v1/requests?cursor={submitted[3]}", token=stranger).status == 404
         assert listed(gateway, stranger)["requests"] == []
         assert call(gateway.url, "GET", "/v1/requests").status == 401
 
@@ -227,6 +227,11 @@ class TestPreviews:
         with gateway.store() as store:
             store.end(running, "cancelled")
         assert {name for name, *_ in plain} == {"status"}
+
+    def test_an_event_has_no_new_link(self, gateway, running):
+        """Who has the link to a stream could renew it for ever."""
+        _, _, data = next(all_events(gateway, f"/v1/requests/{running}/events"))
+        assert set(data) == {"request_id", "status", "status_url", "result_url"}
 
     def test_bad_values_are_400(self, gateway, running):
         assert gateway.get(f"/v1/requests/{running}/events?preview=perhaps").status == 400
