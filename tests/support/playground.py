@@ -2,7 +2,6 @@
 
 import json
 import urllib.request
-from pathlib import Path
 
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO
@@ -71,6 +70,9 @@ class Playground:
             "names => new RegExp(`^(${names})$`).test(document.querySelector('#state').textContent)", arg=names
         )
 
+    def wait_for_text(self, selector, text):
+        self.page.locator(selector).filter(has_text=text).wait_for()
+
     def wait_for_video(self):
         self.wait_for_state("succeeded")
         self.page.wait_for_function(PLAYS)
@@ -106,9 +108,3 @@ class Busy:
         request = urllib.request.Request(self._url + path, json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.loads(response.read() or "null")
-
-
-def screenshot(page, folder, name):
-    """Save the whole page as a picture."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
