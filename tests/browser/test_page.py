@@ -415,4 +415,5 @@ def test_picture_of_the_page(playground, token):
             scrollTo(0, 0);
         })"""
     )
+    page.mouse.move(0, 0)  # nothing is under it
     page.screenshot(path=str(REPO / "docs" / "page.jpg"), type="jpeg", quality=88)
