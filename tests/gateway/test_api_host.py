@@ -58,7 +58,7 @@ def fetch(gateway, url, method="GET", **headers):
 @pytest.mark.smoke
 def test_preview_frames_show_the_video_in_the_making(gateway):
     """Four frames of the clip side by side, as node 57 shows them in the editor; they are gone at the end."""
-    request_id = gateway.submit(SUBMIT_DEMO, **{**FAST, **IMAGES, "57_steps": 8, "57_noise_seed": 8})
+    request_id = gateway.submit(SUBMIT_DEMO, **{**FAST, **IMAGES, "57_steps": 6, "57_noise_seed": 8})
     seen = list(all_events(gateway, f"/v1/requests/{request_id}/events?preview=1"))
     images = [base64.b64decode(data["image"].partition(",")[2]) for name, _, data in seen if name == "preview"]
     assert images and all(image is None for name, image, _ in seen if name == "preview"), "no SSE id"
