@@ -19,11 +19,18 @@ from .errors import ServerAnswerError, ServerUnreachableError, explain_rejection
 
 UPLOAD_FOLDER = "wan_flf2v"  # below ComfyUI's input folder
 _CANCEL_RETRY_S = 0.5
+# What ComfyUI's feature_flags takes as the first message, and the binary messages that it then sends (its protocol.py
+# and server.py): the type, the length of the metadata, the metadata as JSON, the picture. Numbers are big endian.
+_WITH_METADATA = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+_PREVIEW_WITH_METADATA = 4
 
 
 @dataclass(frozen=True)
 class Event:
-    """One websocket message of the server: its type (``progress_state``, ``execution_error``, …) and its data."""
+    """One websocket message of the server: its type (``progress_state``, ``execution_error``, …) and its data.
+
+    The type ``preview`` is a picture of what a node makes: ``data["image"]`` is a JPEG or PNG file.
+    """
 
     type: str
     data: dict[str, Any]
@@ -133,10 +140,13 @@ class ComfyClient(Connection):
         try:
             url = (self._base / "ws").with_query(clientId=client_id)
             async with self._http.ws_connect(url, max_msg_size=0, heartbeat=30.0) as socket:
+                await socket.send_json(_WITH_METADATA)
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         content = json.loads(message.data)
                         yield Event(content["type"], content.get("data") or {})
+                    elif message.type is aiohttp.WSMsgType.BINARY and (preview := _preview(message.data)) is not None:
+                        yield preview
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
 
@@ -254,6 +264,18 @@ class ComfyClient(Connection):
             request = self._request("POST", "queue", json={"delete": [prompt_id]})
         async with request as response:
             self._check_status(response, None)
+
+
+def _preview(message: bytes) -> Event | None:
+    """Return what a binary message shows; ``None`` if it is another one, perhaps of another pack."""
+    if int.from_bytes(message[:4], "big") != _PREVIEW_WITH_METADATA:
+        return None
+    end = 8 + int.from_bytes(message[4:8], "big")
+    try:
+        metadata = json.loads(message[8:end])
+    except ValueError:
+        return None
+    return Event("preview", {**metadata, "image": message[end:]}) if isinstance(metadata, dict) else None
 
 
 def _read(path: Path) -> tuple[bytes, str]:

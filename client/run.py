@@ -100,14 +100,20 @@ async def run_graph(
 
 
 async def follow_graph(
-    client: ComfyClient, graph: Graph, prompt_id: str, *, on_progress: Callable[[Progress], None] | None = None
+    client: ComfyClient,
+    graph: Graph,
+    prompt_id: str,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_preview: Callable[[bytes], None] | None = None,
 ) -> RunResult:
     """Wait for the files of a prompt that ``queue_prompt`` queued with its own id as ``client_id``.
 
-    A caller that stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
+    ``on_preview`` gets pictures of what is being made, JPEG or PNG files, where ComfyUI's previews are on. A caller
+    that stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
     ``ServerLostError`` at the first request that is not answered: the caller knows how to go on.
     """
-    run = _Run(client, graph, prompt_id, on_progress)
+    run = _Run(client, graph, prompt_id, on_progress, on_preview)
     async with run.listening():
         record = await run.wait_record(0.0)
     return run.result(record)
@@ -117,12 +123,18 @@ class _Run:
     """The state of one run."""
 
     def __init__(
-        self, client: ComfyClient, graph: Graph, prompt_id: str, on_progress: Callable[[Progress], None] | None
+        self,
+        client: ComfyClient,
+        graph: Graph,
+        prompt_id: str,
+        on_progress: Callable[[Progress], None] | None,
+        on_preview: Callable[[bytes], None] | None = None,
     ) -> None:
         self.prompt_id = prompt_id
         self._client = client
         self._graph = graph
         self._on_progress = on_progress
+        self._on_preview = on_preview
         self._tracker = ProgressTracker(graph)
         self._shown: Progress | None = None
         self._socket_tried = asyncio.Event()
@@ -208,6 +220,10 @@ class _Run:
 
     def _take(self, event: Event) -> None:
         if event.data.get("prompt_id") != self.prompt_id or event.type == "progress":  # progress_state says the same
+            return
+        if event.type == "preview":
+            if self._on_preview is not None:
+                self._on_preview(event.data["image"])
             return
         self._tracker.apply(event)
         if event.type in _END_EVENTS or (event.type == "executing" and event.data.get("node") is None):

@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if not {"comfy_install", "project_comfyui"} & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
-    unasked = {"sweep"} - set(config.option.markexpr.split())
+    unasked = {"sweep", "pictures"} - set(config.option.markexpr.split())
     left_out = [item for item in items if any(map(item.get_closest_marker, unasked)) or _needs_no_older_comfyui(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -91,9 +91,9 @@ def _install(item):
 
 
 def _needs_no_older_comfyui(item):
-    """Tests of the gateway and of the training run on the newest ComfyUI; those marked as smoke on the others too."""
+    """Tests of the gateway, its page and the training run on the newest; those marked as smoke on the others too."""
     older = _install(item) not in (None, NEWEST)
-    newest_alone = item.path.parent.name == "gateway" or item.path.name == "test_training.py"
+    newest_alone = item.path.parent.name == "gateway" or item.path.name in ("test_page.py", "test_training.py")
     return older and newest_alone and not item.get_closest_marker("smoke")
 
 

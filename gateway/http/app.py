@@ -24,6 +24,7 @@ from .metrics import Metrics
 from .middleware import AccessLog, Authentication, Cors, HiddenTokens, answer_expect, respond_to_errors
 from .models import Availability, ModelRoutes, offered
 from .ops import OpsRoutes
+from .page import PageRoutes
 from .request_body import LargeBodies
 from .requests import RequestRoutes, SubmitRoute
 from .responses import result_response
@@ -56,16 +57,18 @@ def create_app(
 
     sender = WebhookSender(settings, store, fetcher, webhook_body)
     models, metrics, large_bodies = offered(settings), Metrics(), LargeBodies()
-    cors, authentication = Cors(settings.cors_origins), Authentication(settings, store)
-    requests = RequestRoutes(settings, store, results, dispatcher, authentication)
+    cors, authentication = Cors(settings.cors_origins), Authentication(settings, store, results)
+    requests = RequestRoutes(settings, store, results, dispatcher)
     availability = Availability(settings, models)
     ops = OpsRoutes(settings, store, models, metrics, authentication, availability)
+    page = PageRoutes(auth=settings.auth, mounted=mounted)
     groups = (
         requests,
         ModelRoutes(models, availability),
-        SubmitRoute(settings, store, images, fetcher, dispatcher, models, availability, large_bodies),
+        SubmitRoute(settings, store, images, results, fetcher, dispatcher, models, availability, large_bodies),
         FileRoutes(settings, store, images, results, large_bodies),
         ops,
+        page,
     )
 
     middlewares = (cors.answer_preflight, AccessLog(metrics).record, respond_to_errors, authentication.check)
@@ -73,7 +76,7 @@ def create_app(
     prefix = "" if mounted else PREFIX
     routes = [(prefix + route.path, route) for group in groups for route in group.routes()]
     if not mounted:
-        routes += [(route.path, route) for route in ops.root_routes()]
+        routes += [(route.path, route) for group in (ops, page) for route in group.root_routes()]
     options = {"expect_handler": answer_expect}
     app.add_routes([web.RouteDef(route.method, path, route.handler, route.kwargs | options) for path, route in routes])
     app.on_response_prepare.append(cors.allow_origin)

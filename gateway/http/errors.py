@@ -36,6 +36,8 @@ BODY_CUT_OFF = ErrorKind(400001, "The connection ended before the whole body arr
 INVALID_FORM = ErrorKind(400001, "The body is not valid multipart/form-data. Send the image as a form.")
 QUERY_NOT_INTEGER = ErrorKind(400001, "{name} must be an integer from {low} to {high}.")
 QUERY_NOT_BOOLEAN = ErrorKind(400001, "{name} must be true or false.")
+QUERY_NOT_STATUS = ErrorKind(400001, "status must be one of {statuses}.")
+INVALID_CURSOR = ErrorKind(400001, "cursor must be the next_cursor of an earlier list. Leave it out to begin again.")
 
 UNAUTHORIZED = ErrorKind(
     400004, 'The token is missing or unknown. Send "Authorization: Bearer <token>" with a token of this server.'
@@ -52,6 +54,13 @@ OTHER_PAGE = ErrorKind(
 INVALID_LINK = ErrorKind(403001, "The link to this file is incomplete or was changed. Use the link that result gave.")
 EXPIRED_LINK = ErrorKind(403001, "The link to this file has expired. Ask for the request's result to get a new link.")
 REVOKED_LINK = ErrorKind(403001, "The token of this request was revoked, and with it the link to this file.")
+INVALID_EVENTS_URL = ErrorKind(
+    403001, "The link to these events is incomplete or was changed. Use the events_url that submit or status gave."
+)
+EXPIRED_EVENTS_URL = ErrorKind(
+    403001, "The link to these events has expired. Ask for the request's status to get a new events_url."
+)
+REVOKED_EVENTS_URL = ErrorKind(403001, "The token of this request was revoked, and with it the link to these events.")
 
 NO_SUCH_PATH = ErrorKind(404001, "There is nothing at this path. GET /v1/openapi.json lists the paths.")
 NO_SUCH_MODEL = ErrorKind(404001, "There is no such model here. {advice}")

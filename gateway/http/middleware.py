@@ -14,6 +14,7 @@ from aiohttp.http import HttpProcessingError, HttpVersion11
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from ..jobs.records import Token
+from ..jobs.results import ExpiredLinkError, InvalidLinkError, Results
 from ..jobs.store import Store
 from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token
 from ..settings import Settings
@@ -33,12 +34,19 @@ _TOKEN = "wan_flf2v_token"  # noqa: S105 -- where a request keeps its Token; Com
 
 
 _PUBLIC: set[object] = set()
+_LINKED: set[object] = set()
 _Method = TypeVar("_Method", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 
 def public(method: _Method) -> _Method:
     """Mark a method that handles requests as one that needs no token."""
     _PUBLIC.add(method)
+    return method
+
+
+def linked(method: _Method) -> _Method:
+    """Mark the method that handles a request's events: its signed address takes the place of a token."""
+    _LINKED.add(method)
     return method
 
 
@@ -168,9 +176,10 @@ class HiddenTokens(logging.Filter):
 class Authentication:
     """Finds the token of each request and limits the rate of each token."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, results: Results) -> None:
         self._settings = settings
         self._store = store
+        self._results = results
         self._limiter = RateLimiter()
 
     @web.middleware
@@ -182,11 +191,14 @@ class Authentication:
         if not self._settings.auth and not names_loopback(request):
             raise ApiError(errors.ONLY_THIS_MACHINE)
         match = request.match_info
-        if match.http_exception is not None or getattr(match.handler, "__func__", None) in _PUBLIC:
+        method = getattr(match.handler, "__func__", None)
+        if match.http_exception is not None or method in _PUBLIC:
             return await handler(request)
         if not self._settings.auth and is_from_other_page(request, self._settings.cors_origins):
             raise ApiError(errors.OTHER_PAGE)
         token = await self.find(request)
+        if token is None and method in _LINKED and "signature" in request.query:
+            token = await self._find_by_link(request)
         if token is None:
             raise ApiError(errors.UNAUTHORIZED)
         request[_TOKEN] = token
@@ -204,6 +216,21 @@ class Authentication:
         text = text.strip()
         has_token = scheme.lower() == "bearer" and 0 < len(text) <= _MAX_TOKEN_CHARACTERS
         return await find_token(self._store, text) if has_token else None
+
+    async def _find_by_link(self, request: web.Request) -> Token:
+        """Return the token of the request that a signed address is about; ``ApiError`` if the address is no good."""
+        request_id, query = request.match_info["request_id"], request.query
+        try:
+            self._results.verify_events(request_id, query.get("expires", ""), query["signature"])
+        except InvalidLinkError:
+            raise ApiError(errors.INVALID_EVENTS_URL) from None
+        except ExpiredLinkError:
+            raise ApiError(errors.EXPIRED_EVENTS_URL) from None
+        job = await self._store.get(request_id)
+        for token in await self._store.tokens():
+            if job is not None and token.id == job.token:
+                return token
+        raise ApiError(errors.REVOKED_EVENTS_URL)
 
 
 async def answer_expect(request: web.Request) -> web.Response | None:

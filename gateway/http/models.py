@@ -31,7 +31,7 @@ _PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take lon
 _LOOK_S = 5.0
 _CATEGORIES = ("image-to-video",)
 _KIND = "workflow"
-_MAX_LIMIT = 100
+MAX_LIMIT = 100  # of a list
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -111,8 +111,8 @@ class ModelRoutes:
         query = request.query
         found = _search(self._models.values(), *(query.get(name, "") for name in ("search", "category", "kind")))
         schema = boolean_query(request, "include_schema")
-        limit = _integer(request, "limit", default=50, low=1, high=_MAX_LIMIT)
-        offset = _integer(request, "offset", default=0, low=0, high=1_000_000)
+        limit = integer_query(request, "limit", default=50, low=1, high=MAX_LIMIT)
+        offset = integer_query(request, "offset", default=0, low=0, high=1_000_000)
         page = [await self._describe(model, schema=schema) for model in found[offset : offset + limit]]
         return json_response(ModelListResponse(models=page, total=len(found)))
 
@@ -166,7 +166,8 @@ def _search(models: Iterable[ModelContract], text: str, category: str, kind: str
     ]
 
 
-def _integer(request: web.Request, name: str, *, default: int, low: int, high: int) -> int:
+def integer_query(request: web.Request, name: str, *, default: int, low: int, high: int) -> int:
+    """Return an integer query parameter; ``ApiError`` if it is none, or outside ``low`` to ``high``."""
     text = request.query.get(name)
     if text is None:
         return default

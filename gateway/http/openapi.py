@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ...contract.parameters import ModelContract
+from ..jobs.records import Status
 from .errors import SUMMARIES
+from .models import MAX_LIMIT
 from .responses import (
     CancelResponse,
     CategoryListResponse,
     ErrorResponse,
     ModelListResponse,
     ModelResponse,
+    RequestListResponse,
     ResultResponse,
     StatusResponse,
     SubmitResponse,
@@ -26,7 +29,7 @@ from .schemas import json_schema
 API_VERSION = "1.0.0"
 _BODIES: tuple[type[BaseModel], ...] = (
     *(CancelResponse, CategoryListResponse, ErrorResponse, ModelListResponse, ModelResponse),
-    *(ResultResponse, StatusResponse, SubmitResponse, UploadResponse),
+    *(RequestListResponse, ResultResponse, StatusResponse, SubmitResponse, UploadResponse),
 )
 _COMMON = (400, 401, 429, 500, 503, 507)
 _LINKS = {
@@ -53,7 +56,10 @@ def document(models: Iterable[ModelContract]) -> dict[str, Any]:
         "paths": {**paths, **_fixed_paths()},
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "link": {"type": "apiKey", "in": "query", "name": "signature", "description": "As in events_url."},
+            },
         },
     }
 
@@ -89,6 +95,7 @@ def _fixed_paths() -> dict[str, Any]:
     return {
         "/v1/models": {"get": _list_models()},
         "/v1/models/categories": {"get": _list_categories()},
+        "/v1/requests": {"get": _list_requests()},
         f"{root}/status": {"get": _about(request_id, "The status of a request", 200, StatusResponse, "status")},
         f"{root}/result": {"get": _about(request_id, "The result or the present state", 200, ResultResponse, "result")},
         f"{root}/cancel": {"post": _about(request_id, "Cancel a request", 202, CancelResponse, "cancel")},
@@ -114,6 +121,16 @@ def _list_categories() -> dict[str, Any]:
     return _operation("List the categories", responses, (), "list_categories")
 
 
+def _list_requests() -> dict[str, Any]:
+    parameters = [
+        _parameter("status", "query", {"type": "string", "enum": list(get_args(Status))}),
+        _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+        _parameter("cursor", "query", {"type": "string", "format": "uuid"}),
+    ]
+    responses = {200: _json("The token's requests, newest first.", RequestListResponse)}
+    return {**_operation("List your requests", responses, (404,), "list_requests"), "parameters": parameters}
+
+
 def _about(request_id: dict[str, Any], summary: str, status: int, body: type[BaseModel], name: str) -> dict[str, Any]:
     responses = {status: _json(f"The {name}.", body)}
     return {**_operation(summary, responses, (404,), f"{name}_request"), "parameters": [request_id]}
@@ -122,8 +139,14 @@ def _about(request_id: dict[str, Any], summary: str, status: int, body: type[Bas
 def _events(request_id: dict[str, Any]) -> dict[str, Any]:
     stream = {"description": "Events until the request has ended.", "content": {"text/event-stream": {}}}
     responses = {200: stream, 204: {"description": "The request has ended, and the client knows it by Last-Event-ID."}}
-    last = _parameter("Last-Event-ID", "header", {"type": "string"})
-    return {**_operation("Follow a request", responses, (404,), "events_request"), "parameters": [request_id, last]}
+    parameters = [
+        request_id,
+        _parameter("Last-Event-ID", "header", {"type": "string"}),
+        _parameter("preview", "query", {"type": "boolean"}),
+        _parameter("expires", "query", {"type": "string", "description": "With signature, as in events_url."}),
+    ]
+    operation = _operation("Follow a request", responses, (403, 404), "events_request")
+    return {**operation, "parameters": parameters, "security": [*_SECURITY, {"link": []}]}
 
 
 def _upload() -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""The routes of requests: submit (checks, images, idempotency key, queue limit), status, result, cancel, events."""
+"""The routes of requests: submit (checks, images, idempotency key, queue), list, status, result, cancel, events."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import logging
 import re
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from aiohttp import web
 
@@ -21,16 +21,25 @@ from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import REQUEST_ID, Job, Submission
+from ..jobs.records import REQUEST_ID, Job, Status, Submission, new_request_id
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
+from ..jobs.tokens import ANONYMOUS
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
-from .middleware import Authentication, base_url, token_of
-from .models import MODEL_PATH, Availability, boolean_query, find_model
+from .middleware import base_url, linked, token_of
+from .models import MAX_LIMIT, MODEL_PATH, Availability, boolean_query, find_model, integer_query
 from .request_body import LargeBodies, arrived
-from .responses import CancelResponse, json_response, result_response, status_response, status_word, submit_response
+from .responses import (
+    CancelResponse,
+    json_response,
+    list_response,
+    result_response,
+    status_response,
+    status_word,
+    submit_response,
+)
 from .schemas import MAX_PROMPT_CHARACTERS
 from .sending import send
 
@@ -40,6 +49,8 @@ _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query paramete
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
+_PREVIEW_LOOK_S = 0.5
+_STATUSES: tuple[Status, ...] = get_args(Status)
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
 _Source: TypeAlias = str | Path | ImageError  # an image as Images.unpack gave it, or why it did not
@@ -53,6 +64,7 @@ class SubmitRoute:
         settings: Settings,
         store: Store,
         images: Images,
+        results: Results,
         fetcher: Fetcher,
         dispatcher: Dispatcher,
         models: Mapping[str, ModelContract],
@@ -62,6 +74,7 @@ class SubmitRoute:
         self._settings = settings
         self._store = store
         self._images = images
+        self._results = results
         self._fetcher = fetcher
         self._dispatcher = dispatcher
         self._models = models
@@ -87,7 +100,7 @@ class SubmitRoute:
                     )
                 earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
                 if earlier is not None:
-                    return json_response(submit_response(earlier.id, base))
+                    return self._accepted(earlier.id, base)
                 if lacking := await self._availability.lacking(model):  # this and the next before anything is fetched
                     raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
                 if await self._store.count(token.id, "in_queue") >= limit:
@@ -96,7 +109,7 @@ class SubmitRoute:
                     await self._check_webhook(webhook)
                 images = await self._resolve_images(sources, intake)
                 submission = Submission(
-                    id=str(uuid.uuid4()),
+                    id=new_request_id(),
                     token=token.id,
                     model_id=model.model_id,
                     values={**values, **{key: image.name for key, image in images.items()}},
@@ -116,7 +129,10 @@ class SubmitRoute:
             raise validation_error([problem]) from None
         self._dispatcher.poke()
         _LOG.info("request accepted request_id=%s token=%s model=%s", job.id, token.name, model.model_id)
-        return json_response(submit_response(job.id, base))
+        return self._accepted(job.id, base)
+
+    def _accepted(self, job_id: str, base: str) -> web.Response:
+        return json_response(submit_response(job_id, base, self._results.events_url(job_id, base)))
 
     def _read(
         self, request: web.Request, model: ModelContract, body: dict[str, Any], webhook: str | None, intake: Intake
@@ -155,7 +171,7 @@ class SubmitRoute:
 
 
 class RequestRoutes:
-    """``/requests/{request_id}/`` and ``status``, ``result``, ``cancel`` or ``events``."""
+    """``/requests``, and ``/requests/{request_id}/`` with ``status``, ``result``, ``cancel`` or ``events``."""
 
     def __init__(
         self,
@@ -163,29 +179,48 @@ class RequestRoutes:
         store: Store,
         results: Results,
         dispatcher: Dispatcher,
-        authentication: Authentication,
     ) -> None:
         self._settings = settings
         self._store = store
         self._results = results
         self._dispatcher = dispatcher
-        self._authentication = authentication
         self._streams: Counter[str] = Counter()  # token id -> open event streams
         self._stopping = asyncio.Event()
 
     def routes(self) -> list[web.RouteDef]:
         return [
+            web.get("/requests", self.list_requests),
             web.get("/requests/{request_id}/status", self.status),
             web.get("/requests/{request_id}/result", self.result),
             web.post("/requests/{request_id}/cancel", self.cancel),
             web.get("/requests/{request_id}/events", self.events, allow_head=False),
         ]
 
+    async def list_requests(self, request: web.Request) -> web.Response:
+        """List the requests of the token, newest first; ``cursor`` is the last request of the list before."""
+        token, asked = token_of(request), request.query.get("status")
+        status = next((known for known in _STATUSES if known == asked), None)
+        if asked is not None and status is None:
+            raise ApiError(errors.QUERY_NOT_STATUS, statuses=", ".join(_STATUSES))
+        limit = integer_query(request, "limit", default=20, low=1, high=MAX_LIMIT)
+        before = None
+        if (cursor := request.query.get("cursor")) is not None:
+            if not REQUEST_ID.fullmatch(cursor):
+                raise ApiError(errors.INVALID_CURSOR)
+            before = await self._store.get(cursor)
+            if before is None or before.token != token.id:
+                raise ApiError(errors.NO_SUCH_REQUEST, request_id=cursor)
+        found = await self._store.newest(token.id, limit + 1, status=status, before=before)
+        page = found[:limit]
+        kept = await asyncio.to_thread(lambda: [job for job in page if not self._results.lost(job)])
+        return json_response(list_response(kept, page[-1].id if len(found) > limit else None))
+
     async def status(self, request: web.Request) -> web.Response:
         """Return the status of a request."""
         job, base = await self._find_job(request), base_url(request, self._settings)
         position = await self._store.position(job.id) if job.status == "in_queue" else None
-        return json_response(status_response(job, base, position, await self._store.health()))
+        events_url = self._results.events_url(job.id, base)
+        return json_response(status_response(job, base, position, await self._store.health(), events_url=events_url))
 
     async def result(self, request: web.Request) -> web.Response:
         """Return the result, or the present state."""
@@ -206,14 +241,15 @@ class RequestRoutes:
         )
         return json_response(body, status=202)
 
+    @linked
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream a request's status as server-sent events, one for each change, until the request has ended.
 
         An event's id is the job's version. With ``Last-Event-ID``, the present state is sent only if it is newer. If
         the client knows the end already, the response is 204, which tells an EventSource to stop. The stream ends also
-        when the token is revoked.
+        when the token is revoked. With ``preview=1`` it also has pictures of what is being made, without an id.
         """
-        job, token = await self._find_job(request), token_of(request)
+        job, token, preview = await self._find_job(request), token_of(request), boolean_query(request, "preview")
         text = request.headers.get("Last-Event-ID", "")
         last = int(text) if text.isascii() and text.isdigit() and len(text) < 18 else 0
         if last > job.version:  # of another request, or of a store that was put back
@@ -228,7 +264,7 @@ class RequestRoutes:
         self._streams[token.id] += 1
         try:
             await response.prepare(request)
-            await self._stream(request, job.id, base, last, response)
+            await self._stream(request, job.id, base, last, response, preview=preview)
         except ConnectionError:
             pass  # the client left
         except StoreError as error:  # the response has begun, so it can only end; the client asks again
@@ -242,17 +278,19 @@ class RequestRoutes:
         self._stopping.set()
 
     async def _stream(
-        self, request: web.Request, job_id: str, base: str, last: int, response: web.StreamResponse
+        self, request: web.Request, job_id: str, base: str, last: int, response: web.StreamResponse, *, preview: bool
     ) -> None:
-        changes, known_position = self._store.follow(job_id), None
+        token, known_position, known_preview = token_of(request), None, 0
+        changes = self._store.follow(job_id)
         stopping = asyncio.create_task(self._stopping.wait())
         change = asyncio.ensure_future(anext(changes))
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         try:
             while not stopping.done():
-                await asyncio.wait((change, stopping), timeout=_TOKEN_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-                if await self._authentication.find(request) is None:
+                timeout = _PREVIEW_LOOK_S if preview else _TOKEN_LOOK_S
+                await asyncio.wait((change, stopping), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if token is not ANONYMOUS and await self._store.find_token(token.hash) is None:
                     return
                 message = b""
                 if change.done():
@@ -260,6 +298,7 @@ class RequestRoutes:
                     moved = position is not None and known_position is not None and position != known_position
                     known_position = position
                     if job.version > last or moved:
+                        # Without a new events_url: who has the link to this stream could renew it for ever.
                         status = status_response(job, base, position, await self._store.health())
                         body = status.model_dump_json(exclude_unset=True)
                         message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
@@ -267,6 +306,11 @@ class RequestRoutes:
                     change = asyncio.ensure_future(anext(changes))
                 elif clock() - sent_at >= _HEARTBEAT_S:
                     message = b": still here\n\n"
+                # The newest: what came while the client read the last message is never sent.
+                if preview and (found := await self._results.preview(job_id, known_preview)) is not None:
+                    known_preview, image = found
+                    body = json.dumps({"image": f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"})
+                    message += f"event: preview\ndata: {body}\n\n".encode()
                 if message:
                     await send(request, response, message)
                     sent_at = clock()

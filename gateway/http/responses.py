@@ -8,7 +8,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from ...contract.parameters import SEED
+from ...contract.parameters import MODELS, SEED
 from ..jobs.records import Health, Job, Status
 
 StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
@@ -19,6 +19,9 @@ _STATUS_WORDS: dict[Status, StatusWord] = {
     "failed": "completed",
     "cancelled": "cancelled",
 }
+
+
+_EVENTS_URL = "The event stream, signed: it needs no token, so that an EventSource can open it. Keep it secret."
 
 
 class ErrorResponse(BaseModel):
@@ -36,6 +39,7 @@ class SubmitResponse(BaseModel):
     status_url: str
     result_url: str
     cancel_url: str
+    events_url: str = Field(description=_EVENTS_URL)
 
 
 class Progress(BaseModel):
@@ -56,6 +60,7 @@ class StatusResponse(BaseModel):
     queue_position: int | None = Field(default=None, description="Only while in_queue; 0 is the next.")
     status_url: str
     result_url: str
+    events_url: str | None = Field(default=None, description=f"{_EVENTS_URL} Not in the events themselves.")
     progress: Progress | None = None
     waiting_for: str | None = Field(default=None, description="What is down, so that nothing can run.")
 
@@ -82,6 +87,24 @@ class ResultResponse(BaseModel):
     timings: dict[str, Any] | None = None
     warnings: list[Any] | None = None
     host_version: str | None = None
+
+
+class ListedRequest(BaseModel):
+    """A request in a list; `status` is the same as in the result call."""
+
+    request_id: str
+    model_id: str
+    status: Status
+    created_at: str
+    finished_at: str | None
+    input: dict[str, Any] = Field(description="What was asked for, without the images.")
+
+
+class RequestListResponse(BaseModel):
+    """Requests of the token, newest first. There can be fewer than `limit` though more follow."""
+
+    requests: list[ListedRequest]
+    next_cursor: str | None = Field(description="The `cursor` of the next call; null if nothing follows.")
 
 
 class CancelResponse(BaseModel):
@@ -155,15 +178,17 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def submit_response(job_id: str, base: str) -> SubmitResponse:
+def submit_response(job_id: str, base: str, events_url: str) -> SubmitResponse:
     """Return the body of an accepted request."""
-    return SubmitResponse(request_id=job_id, **urls(base, job_id))
+    return SubmitResponse(request_id=job_id, **urls(base, job_id), events_url=events_url)
 
 
-def status_response(job: Job, base: str, position: int | None, health: Health) -> StatusResponse:
+def status_response(
+    job: Job, base: str, position: int | None, health: Health, *, events_url: str | None = None
+) -> StatusResponse:
     """Return the body of the status call; ``position`` is the place in the queue while there is one."""
     links = urls(base, job.id)
-    optional: dict[str, Any] = {}
+    optional: dict[str, Any] = {} if events_url is None else {"events_url": events_url}
     if job.status == "in_queue":
         optional["queue_position"] = position
         if health.dispatcher == "down":
@@ -198,3 +223,23 @@ def result_response(job: Job, output: dict[str, Any] | None) -> ResultResponse:
         finished_at=timestamp(job.finished_at) if job.finished_at is not None else None,
         **optional,
     )
+
+
+def list_response(jobs: list[Job], next_cursor: str | None) -> RequestListResponse:
+    """Return the body of a list of requests."""
+    requests = [
+        ListedRequest(
+            request_id=job.id,
+            model_id=job.model_id,
+            status=job.status,
+            created_at=timestamp(job.created_at),
+            finished_at=timestamp(job.finished_at) if job.finished_at is not None else None,
+            input={key: value for key, value in job.values.items() if not _is_image(job.model_id, key)},
+        )
+        for job in jobs
+    ]
+    return RequestListResponse(requests=requests, next_cursor=next_cursor)
+
+
+def _is_image(model_id: str, key: str) -> bool:
+    return model_id in MODELS and any(item.key == key and item.is_image for item in MODELS[model_id].parameters)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...client.comfy import ComfyClient, OutputFile
 from ...client.errors import (
@@ -30,6 +30,9 @@ FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
 ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI must not take a second prompt with the same id
 _VIDEO_NODE = FRAME_RATE.inputs[0].node_id  # the node that writes the video
 _BAD_GATEWAY = (502, 503, 504)  # a proxy in front of ComfyUI cannot reach it
+# ComfyUI's previews are off by default. This method costs a matrix product a step, and node 57 then shows four frames;
+# TAESD would decode the first frame alone, which is the start image.
+_PREVIEW_METHOD = "latent2rgb"
 # A killed gateway's last POST may still be on its way to ComfyUI, whose event loop can stall while a model loads.
 _LATE_POST_S = 1.0
 # The folders of an absolute path in a node's message; the file's name stays.
@@ -107,7 +110,10 @@ class ComfyBackend:
         graph = request_graph(job, images)
         try:
             node_errors = await self.client.queue_prompt(
-                graph, prompt_id=job.id, client_id=job.id, extra_data={ONCE: True}
+                graph,
+                prompt_id=job.id,
+                client_id=job.id,
+                extra_data={ONCE: True, "preview_method": _PREVIEW_METHOD},
             )
         except PromptRejectedError:
             if await self._knows(job.id):  # a killed gateway's prompt came first
@@ -116,10 +122,13 @@ class ComfyBackend:
         if node_errors:  # ComfyUI queued the graph without the bad nodes; tidy() removes it
             raise explain_rejection(graph, None, node_errors)
 
-    async def follow(self, job: Job, on_progress: Callable[[Progress], None]) -> RunResult:
+    async def follow(
+        self, job: Job, on_progress: Callable[[Progress], None], on_preview: Callable[[bytes], None]
+    ) -> RunResult:
         """Wait until the prompt has ended; raise the error that ended it."""
+        callbacks: Any = {"on_progress": on_progress, "on_preview": on_preview}
         try:
-            return await follow_graph(self.client, request_graph(job), job.id, on_progress=on_progress)
+            return await follow_graph(self.client, request_graph(job), job.id, **callbacks)
         except NoOutputError:
             # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
             if await self.has_result(job.id):

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ _LOOK_S = 0.25  # how often the store is read for new jobs and cancellations of 
 _CHECK_S = 5.0  # how often ComfyUI is asked whether it is there while nothing runs
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _LOCK_RETRY_S = 2.0
+_PREVIEW_EVERY_S = 0.5
 _TIDY_AGAIN_S = 60.0
 _MAX_DEATHS = 2  # of ComfyUI while it ran a job
 _MAX_ATTEMPTS = 10  # also if no death was seen to be the job's: it may end ComfyUI before that can tell that it runs
@@ -202,13 +204,18 @@ class Dispatcher:
     async def _watch(self, backend: ComfyBackend, job: Job) -> RunResult | None:
         """Follow the prompt and report its progress; ``None`` as soon as the job has a cancel request."""
         shown: list[Progress] = []
-        following = asyncio.create_task(backend.follow(job, shown.append))
+        previews: deque[bytes] = deque(maxlen=1)
+        preview_at = 0.0
+        following = asyncio.create_task(backend.follow(job, shown.append, previews.append))
         try:
             while not following.done():
                 await self._wait(following)
                 if shown:
                     await self._store.report(job.id, _progress(shown[-1]))
                     shown.clear()
+                if previews and time.monotonic() - preview_at >= _PREVIEW_EVERY_S:
+                    preview_at = time.monotonic()
+                    await self._results.keep_preview(job.id, previews.pop())
                 current = await self._store.get(job.id)
                 if current is not None and current.cancel_requested and not following.done():
                     return None
@@ -216,6 +223,7 @@ class Dispatcher:
         finally:
             following.cancel()
             await asyncio.wait([following])
+            self._results.drop_preview(job.id)
 
     async def _wait(self, *also: asyncio.Task[Any]) -> None:
         """Wait for a poke, or for a task, but not long."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +15,13 @@ from ...contract.parameters import Value
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def new_request_id() -> str:
+    """Return a UUIDv7 (RFC 9562, section 5.7): milliseconds first, so that later ids are greater, then random bits."""
+    random = secrets.randbits(74)
+    bits = time.time_ns() // 10**6 << 80 | 0x7 << 76 | random >> 62 << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    return str(uuid.UUID(int=bits))
 
 
 @dataclass(frozen=True)

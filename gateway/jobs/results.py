@@ -1,4 +1,4 @@
-"""The result of a job: its files on disk, its signed addresses, and the purge of old results."""
+"""The files of a job on disk (its result, its preview while it runs), signed addresses, and the purge of old files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from ...client.comfy import ComfyClient, OutputFile
-from ..durable import read_secret, sync, sync_folder, write_durably
+from ..durable import partial_file, read_secret, sync, sync_folder, write_durably
 from ..settings import Settings
 from .records import REQUEST_ID, Job
 from .store import Store
@@ -28,6 +28,11 @@ _VIDEO, _FRAME = "video.mp4", "frame0.png"
 CONTENT_TYPES = {_VIDEO: "video/mp4", _FRAME: "image/png"}
 _KEY_BYTES = 32
 _EXPIRES = re.compile(r"[0-9]{1,12}")
+_EVENTS = "events"
+_EVENTS_EXPIRE_AT_FULL_S = 3600  # so that the address, which each status call gives, rarely changes
+MAX_PREVIEW_BYTES = 1 << 15
+_PREVIEW_QUALITIES = (85, 70, 50, 30)
+_JPEG = b"\xff\xd8\xff"
 
 
 class ResultError(Exception):
@@ -39,21 +44,23 @@ class StorageError(Exception):
 
 
 class InvalidLinkError(Exception):
-    """The address of a result is incomplete, or was changed."""
+    """A signed address is incomplete, or was changed."""
 
 
 class ExpiredLinkError(Exception):
-    """The address of a result has expired."""
+    """A signed address has expired."""
 
 
 class Results:
-    """The files of ended jobs, in ``<data>/results/<id>/``."""
+    """The files of ended jobs, in ``<data>/results/<id>/``, and of running ones, ``<data>/previews/<id>.jpg``."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
         self._folder = settings.data / "results"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._previews = settings.data / "previews"
+        self._previews.mkdir(exist_ok=True)
         self._key = read_secret(settings.data / "signing.key", secrets.token_bytes(_KEY_BYTES))
 
     async def collect(self, client: ComfyClient, file: OutputFile, job_id: str) -> dict[str, str]:
@@ -83,8 +90,7 @@ class Results:
         expires = str(int(time.time() + self._settings.url_ttl_s))
         links = {}
         for kind, name in (job.output or {}).items():
-            query = urlencode({"expires": expires, "signature": self._sign(job.id, name, expires)})
-            links[kind] = f"{base_url}/v1/results/{job.id}/{name}?{query}"
+            links[kind] = f"{base_url}/v1/results/{job.id}/{name}?{self._signed(job.id, name, expires)}"
         plural: dict[str, list[str]] = {f"{kind}s": [link] for kind, link in links.items()}
         return {**links, **plural}
 
@@ -93,16 +99,51 @@ class Results:
 
         Raises ``InvalidLinkError`` and ``ExpiredLinkError``.
         """
-        # Checked even if the signature is right: only these shapes may name a file.
-        well_formed = REQUEST_ID.fullmatch(job_id) and name in CONTENT_TYPES and _EXPIRES.fullmatch(expires)
-        given = signature.encode("utf-8", "replace")
-        if not well_formed or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), given):
+        if name not in CONTENT_TYPES:  # the events are no file
             raise InvalidLinkError
-        if int(expires) < time.time():
-            raise ExpiredLinkError
+        self._check(job_id, name, expires, signature)
         path = self._folder / job_id / name
         job = await self._store.get(job_id)
         return path if job is not None and not job.expired and path.is_file() else None
+
+    def events_url(self, job_id: str, base_url: str) -> str:
+        """Return an address of a job's event stream that needs no token; valid for the configured time or longer.
+
+        It can be used any number of times: an EventSource connects again to the same address.
+        """
+        full = int(time.time()) // _EVENTS_EXPIRE_AT_FULL_S * _EVENTS_EXPIRE_AT_FULL_S + _EVENTS_EXPIRE_AT_FULL_S
+        query = self._signed(job_id, _EVENTS, str(int(full + self._settings.url_ttl_s)))
+        return f"{base_url}/v1/requests/{job_id}/{_EVENTS}?{query}"
+
+    def verify_events(self, job_id: str, expires: str, signature: str) -> None:
+        """Check a signed address of a job's event stream; raises ``InvalidLinkError`` and ``ExpiredLinkError``."""
+        self._check(job_id, _EVENTS, expires, signature)
+
+    async def keep_preview(self, job_id: str, image: bytes) -> None:
+        """Put an image in the place of the job's last preview, as a JPEG of ``MAX_PREVIEW_BYTES`` at most.
+
+        A preview is only shown: what is no image is left out, and a full disk stops nothing.
+        """
+
+        def write() -> None:
+            with contextlib.suppress(OSError), partial_file(self._previews, job_id) as partial:
+                partial.write_bytes(_small_jpeg(image))
+                partial.replace(self._previews / f"{job_id}.jpg")
+
+        await asyncio.to_thread(write)
+
+    async def preview(self, job_id: str, known: int) -> tuple[int, bytes] | None:
+        """Return the job's preview and its version; ``None`` if there is none, or it is the ``known`` one."""
+        path = self._previews / f"{job_id}.jpg"
+        with contextlib.suppress(OSError):
+            if (version := path.stat().st_mtime_ns) != known:
+                return version, await asyncio.to_thread(path.read_bytes)
+        return None
+
+    def drop_preview(self, job_id: str) -> None:
+        """Delete the preview of a job that no longer runs."""
+        with contextlib.suppress(OSError):  # on Windows, while it is read; purge() does it then
+            (self._previews / f"{job_id}.jpg").unlink(missing_ok=True)
 
     async def purge(self) -> int:
         """Expire the results that are older, or in all larger, than the settings allow; delete their files.
@@ -122,10 +163,26 @@ class Results:
             job = await self._store.get(job_id)
             if job is not None and job.expired:
                 await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
+        running = {job.id for job in await self._store.queue()}
+        for path in self._previews.glob("*.jpg"):  # of a process that was killed
+            if path.stem not in running:
+                self.drop_preview(path.stem)
         return len(expired)
 
     def _sizes(self) -> dict[str, int]:
         return {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
+
+    def _check(self, job_id: str, name: str, expires: str, signature: str) -> None:
+        # Checked even if the signature is right: only these shapes may name a file.
+        well_formed = REQUEST_ID.fullmatch(job_id) and _EXPIRES.fullmatch(expires)
+        given = signature.encode("utf-8", "replace")
+        if not well_formed or not hmac.compare_digest(self._sign(job_id, name, expires).encode(), given):
+            raise InvalidLinkError
+        if int(expires) < time.time():
+            raise ExpiredLinkError
+
+    def _signed(self, job_id: str, name: str, expires: str) -> str:
+        return urlencode({"expires": expires, "signature": self._sign(job_id, name, expires)})
 
     def _sign(self, job_id: str, name: str, expires: str) -> str:
         return hmac.new(self._key, f"{job_id}/{name}?{expires}".encode(), hashlib.sha256).hexdigest()
@@ -151,6 +208,26 @@ def _first_frame(video: Path) -> Image:
     except (av.error.FFmpegError, IndexError) as error:
         raise ResultError("ComfyUI's video cannot be read. ComfyUI's log may say more.") from error
     raise ResultError("ComfyUI's video has no frames. ComfyUI's log may say more.")
+
+
+def _small_jpeg(image: bytes) -> bytes:
+    """Return a JPEG of ``MAX_PREVIEW_BYTES`` at most; ``OSError`` if ``image`` is none that Pillow reads."""
+    if len(image) <= MAX_PREVIEW_BYTES and image.startswith(_JPEG):
+        return image
+    from PIL import Image  # only where one is too large
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            picture = opened.convert("RGB")
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"no image: {error}") from error
+    while True:
+        for quality in _PREVIEW_QUALITIES:
+            stream = io.BytesIO()
+            picture.save(stream, "JPEG", quality=quality)
+            if stream.tell() <= MAX_PREVIEW_BYTES:
+                return stream.getvalue()
+        picture.thumbnail((picture.width // 2, picture.height // 2))
 
 
 def _size(folder: Path) -> int:

@@ -52,7 +52,8 @@ CREATE TABLE jobs (
     expired INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX jobs_by_status ON jobs (status, number);
-CREATE INDEX jobs_by_token ON jobs (token, status);
+CREATE INDEX jobs_by_token ON jobs (token, status, created_at, id);
+CREATE INDEX jobs_by_age ON jobs (token, created_at, id);
 CREATE INDEX jobs_by_end ON jobs (expired, finished_at);
 CREATE INDEX jobs_dirty ON jobs (dirty, finished_at);
 CREATE TABLE idempotency (
@@ -226,6 +227,28 @@ class SqliteStore(Store):
         if position is None:  # it is new, or has begun to wait again
             position = queue_position(job_id, await self.queue())
         return position
+
+    @_reads
+    def newest(
+        self,
+        database: sqlite3.Connection,
+        token: str,
+        limit: int,
+        *,
+        status: Status | None = None,
+        before: Job | None = None,
+    ) -> list[Job]:
+        given: dict[str, tuple[str | float, ...]] = {"token = ?": (token,)}
+        if status is not None:
+            given["status = ?"] = (status,)
+        if before is not None:
+            given["(created_at, id) < (?, ?)"] = (before.created_at, before.id)
+        query = (
+            f"SELECT * FROM jobs WHERE expired = 0 AND {' AND '.join(given)} "  # noqa: S608
+            "ORDER BY created_at DESC, id DESC LIMIT ?"
+        )
+        values = [value for part in given.values() for value in part]
+        return [_job(row) for row in database.execute(query, (*values, limit))]
 
     async def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
         seen: _State | None = None

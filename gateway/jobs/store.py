@@ -73,6 +73,14 @@ class Store(Protocol):
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
         """Count jobs, of one token and in one status if given; expired ones count."""
 
+    async def newest(
+        self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
+    ) -> list[Job]:
+        """Return up to ``limit`` jobs of a token that have not expired, newest first, by ``created_at`` and id.
+
+        With ``before``, only jobs behind that one in this order: what is submitted meanwhile moves none of them.
+        """
+
     def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
         """Yield a job and its queue position now and after every change of either, until it has ended or expired."""
 

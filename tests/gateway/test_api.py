@@ -24,7 +24,9 @@ def test_submit_answers_the_id_and_three_absolute_urls(gateway):
     assert str(uuid.UUID(request_id)) == request_id
     root = f"{gateway.url}/v1/requests/{request_id}"
     urls = {f"{name}_url": f"{root}/{name}" for name in ("status", "result", "cancel")}
-    assert answer.json == {"request_id": request_id, **urls}
+    events_url = answer.json["events_url"]
+    assert events_url.startswith(f"{root}/events?"), "one of this API's own additions"
+    assert answer.json == {"request_id": request_id, **urls, "events_url": events_url}
 
 
 def test_the_page_example_is_the_bundled_defaults(gateway):
@@ -44,10 +46,11 @@ def test_status_has_the_queue_position_only_while_waiting(gateway):
         root = f"{gateway.url}/v1/requests/{request_id}"
         urls = {"status_url": f"{root}/status", "result_url": f"{root}/result"}
         status.pop("waiting_for", None)
+        assert status.pop("events_url").startswith(f"{root}/events?")
         assert status == {"request_id": request_id, "status": "in_queue", "queue_position": position, **urls}
     gateway.cancel(ids[0])
     assert [gateway.status(request_id)["queue_position"] for request_id in ids[1:]] == [0, 1]
-    assert set(gateway.status(ids[0])) == {"request_id", "status", "status_url", "result_url"}
+    assert set(gateway.status(ids[0])) == {"request_id", "status", "status_url", "result_url", "events_url"}
 
 
 def test_status_says_that_comfyui_is_down(gateway):
@@ -215,7 +218,7 @@ def test_nothing_at_an_address_and_wrong_methods(gateway):
 
 def test_every_error_is_json_with_the_three_members(gateway):
     for answer in (
-        gateway.get("/"),
+        gateway.get("/nothing"),
         gateway.post(SUBMIT, "{"),
         gateway.call("PUT", SUBMIT),
         gateway.get("/v1/requests/1/status"),

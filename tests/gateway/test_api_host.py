@@ -1,5 +1,7 @@
 """The contract end to end: a real gateway in front of a real ComfyUI."""
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -9,8 +11,9 @@ import uuid
 
 import av
 import pytest
+from PIL import Image
 from support.client_runs import finished, queue_as_someone_else, runs, slow_graph, wait_until, with_client
-from support.gateway_process import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, call, events
+from support.gateway_process import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, all_events, call, events
 from support.wan_files import write_sparse
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO, HOSTED
@@ -50,6 +53,19 @@ def listed(gateway, model_id=HOSTED.model_id):
 
 def fetch(gateway, url, method="GET", **headers):
     return call(gateway.url, method, url.removeprefix(gateway.url), headers=headers)
+
+
+@pytest.mark.smoke
+def test_preview_frames_show_the_video_in_the_making(gateway):
+    """Four frames of the clip side by side, as node 57 shows them in the editor; they are gone at the end."""
+    request_id = gateway.submit(SUBMIT_DEMO, **{**FAST, **IMAGES, "57_steps": 6, "57_noise_seed": 8})
+    seen = list(all_events(gateway, f"/v1/requests/{request_id}/events?preview=1"))
+    images = [base64.b64decode(data["image"].partition(",")[2]) for name, _, data in seen if name == "preview"]
+    assert images and all(image is None for name, image, _ in seen if name == "preview"), "no SSE id"
+    picture = Image.open(io.BytesIO(images[-1]))
+    assert picture.format == "JPEG"
+    assert picture.width / picture.height == pytest.approx(4 * 96 / 128, rel=0.02)
+    assert list((gateway.data / "previews").iterdir()) == []
 
 
 @pytest.mark.smoke

@@ -148,6 +148,23 @@ def events(gateway, request_id, last=None, token=None):
         connection.close()
 
 
+def all_events(gateway, path):
+    """Yield (name, id or None, data) of an event stream until the server ends it."""
+    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {gateway.token}"})
+        fields = {}
+        for line in connection.getresponse():
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name:
+                fields[name] = value
+            elif "data" in fields:
+                yield fields["event"], fields.get("id"), json.loads(fields["data"])
+                fields = {}
+    finally:
+        connection.close()
+
+
 def raw(gateway, *pieces, seconds=5.0):
     """Send bytes as they are, with a pause between the pieces; return what comes back until the server is silent."""
     parts = urlsplit(gateway.url)

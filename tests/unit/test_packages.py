@@ -13,6 +13,7 @@ from support.archive import archive_files, copy_files, tracked_files
 from wan_flf2v.bootstrap.paths import REPO
 
 PROJECT = (REPO / "pyproject.toml").read_text(encoding="utf-8")  # Python 3.10 cannot read TOML
+PAGE = (".html", ".css", ".js", ".svg")  # what the API's page is made of
 PACKAGES = re.findall(r'"(wan_flf2v[\w.]*)"', PROJECT[PROJECT.index("packages = [") :].partition("]")[0])
 
 
@@ -66,7 +67,8 @@ def test_the_wheel_has_the_packages_and_nothing_stray(wheel):
     expected = {
         f"wan_flf2v/{path}"
         for path in archive_files()
-        if f"wan_flf2v/{path.rpartition('/')[0]}/".replace("//", "/") in parts and path.endswith((".py", ".json"))
+        if f"wan_flf2v/{path.rpartition('/')[0]}/".replace("//", "/") in parts
+        and path.endswith((".py", ".json", *PAGE))
     }
     assert {name for name in names if name.startswith("wan_flf2v/")} == expected
 

@@ -1,0 +1,419 @@
+"""The API's page: a whole request, what interrupts it, hostile texts, and whether everybody can use it."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from support.gateway_process import NOWHERE, Gateway, call
+from support.playground import IMAGES, Busy, Playground
+from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.contract.parameters import DEMO
+
+EVIL = '<img src=x onerror="window.hacked=1">'
+SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+LOOSE = "script-src 'self' 'unsafe-inline'"
+
+
+@pytest.fixture(scope="module")
+def comfyui(new_comfy_server):
+    """A ComfyUI with --disable-api-nodes whose own API offers the demo's model too."""
+    host = new_comfy_server()
+    folder = host.base_dir / "user" / "wan_flf2v"
+    folder.mkdir(parents=True)
+    (folder / "api.json").write_text(json.dumps({"demo": True}))
+    with host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def gateway(comfyui, tmp_path_factory):
+    with Gateway(tmp_path_factory.mktemp("gateway"), comfyui.url, "--demo") as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def idle_gateway(tmp_path_factory):
+    """A gateway whose ComfyUI is down, so that its requests wait."""
+    with Gateway(tmp_path_factory.mktemp("idle"), NOWHERE, "--demo") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def token(gateway):
+    """A token that has no request yet."""
+    return gateway.new_token(f"t{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def idle_token(idle_gateway):
+    return idle_gateway.new_token(f"t{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def new_playground(browser):
+    """Return a function that makes a page in a browser of its own; at the end nothing may have failed in it."""
+    made = []
+
+    def new(url):
+        made.append(Playground(browser.new_context(viewport=DESK, reduced_motion="reduce").new_page(), url))
+        return made[-1]
+
+    yield new
+    assert [playground.faults for playground in made] == [[]] * len(made)
+    for playground in made:
+        playground.page.context.close()
+
+
+@pytest.fixture
+def playground(new_playground, gateway):
+    return new_playground(gateway.url)
+
+
+@pytest.fixture
+def idle(new_playground, idle_gateway):
+    """The page of the gateway whose ComfyUI is down."""
+    return new_playground(idle_gateway.url)
+
+
+def in_store(gateway, work):
+    """Do something with the gateway's store; in a thread, since Playwright has this one's event loop."""
+
+    def do():
+        with gateway.store() as store:
+            return work(store)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(do).result()
+
+
+def requests_of(gateway, token):
+    return gateway.get("/v1/requests", token=token).json["requests"]
+
+
+def turned_photograph(folder):
+    """Save a photograph that lies on its side, with the EXIF orientation that stands it up."""
+    path = folder / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(IMAGES / "start.jpg").resize((120, 60)).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.smoke
+def test_a_request_from_its_images_to_its_video(playground, gateway, token, tmp_path):
+    page = playground.page
+    playground.open().enter_token("wrong")
+    page.wait_for_function("() => document.querySelector('#token-error').textContent.includes('unknown')")
+    playground.enter_token(token)
+    page.locator("#requests-card").wait_for()
+    playground.fill(start=turned_photograph(tmp_path), **{"57_steps": "8", "57_noise_seed": str(2**64 - 1)})
+    shown = page.locator(".zone img").first
+    shape = shown.evaluate("image => [image.naturalWidth, image.naturalHeight, image.width / image.height]")
+    assert shape[:2] == [60, 120], "as its orientation says"
+    assert shape[2] == pytest.approx(96 / 128, abs=0.02), "cropped to the size that is chosen"
+    playground.run()
+    page.locator("#preview").wait_for()
+    assert page.evaluate("document.querySelector('#preview').src.startsWith('data:image/jpeg')")
+    playground.wait_for_video()
+    assert page.evaluate("document.querySelector('#video').currentSrc").startswith(f"{gateway.url}/v1/results/")
+    page.wait_for_function("() => document.querySelector('#video').currentTime > 0")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    with av.open(str(download.value.path())) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (96, 128)
+    assert str(2**64 - 1) in playground.text("#facts"), "not rounded"
+    (row,) = page.locator("#requests li").all()
+    assert "circle" in row.inner_text() and "succeeded" in row.inner_text()
+    assert not page.evaluate("sessionStorage.length + localStorage.length")
+    assert serious(page) == ([], 0)
+
+
+def test_cancel_ends_a_request_that_waits_in_comfyui(playground, gateway, token, comfyui):
+    playground.open(token).fill_names()
+    with Busy(comfyui.url):
+        playground.run()
+        playground.wait_for_state("running")
+        playground.page.locator("#cancel").click()
+        playground.wait_for_state("cancelled")
+    playground.wait_for_text("#note", "The request was cancelled.")
+    assert [request["status"] for request in requests_of(gateway, token)] == ["cancelled"]
+
+
+def test_a_reload_finds_the_request_again(playground, token, comfyui):
+    """By the address; and without it, as the one that has not ended."""
+    playground.open(token, keep=True).fill_names()
+    with Busy(comfyui.url):
+        playground.run()
+        playground.wait_for_state("running")
+        request_id = playground.request_id
+        playground.page.reload()
+        playground.wait_for_state("running")
+        playground.open()
+        playground.wait_for_state("running")
+        assert playground.request_id == request_id
+        playground.page.locator("#cancel").click()
+        playground.wait_for_state("cancelled")
+
+
+class TestNetwork:
+    """What is cut is tried again, and a request is never sent twice."""
+
+    def one_request_waits(self, idle, idle_gateway, token):
+        idle.wait_for_text("#note", "Waiting for ComfyUI, which does not respond")
+        assert not idle.page.locator("#countdown").is_visible()
+        assert [request["request_id"] for request in requests_of(idle_gateway, token)] == [idle.request_id]
+
+    def test_cut_before_the_submit(self, idle, idle_gateway, idle_token):
+        idle.open(idle_token).fill()
+        context = idle.page.context
+        context.set_offline(True)
+        idle.run()
+        idle.page.locator("#countdown").wait_for()
+        assert "connection" in idle.text("#countdown-reason")
+        context.set_offline(False)
+        self.one_request_waits(idle, idle_gateway, idle_token)
+
+    def test_cut_before_the_answer_to_the_submit(self, idle, idle_gateway, idle_token):
+        lost = []
+
+        def lose_the_answer(route):
+            if route.request.method == "POST" and not lost:
+                lost.append(route.fetch().json())
+                route.abort()
+            else:
+                route.continue_()
+
+        idle.page.route("**/v1/models/**", lose_the_answer)
+        idle.open(idle_token).fill_names()
+        idle.run()
+        self.one_request_waits(idle, idle_gateway, idle_token)
+        assert lost[0]["request_id"] == idle.request_id
+
+    def test_cut_while_it_runs(self, playground, token, comfyui):
+        playground.open(token).fill_names()
+        page = playground.page
+        with Busy(comfyui.url):
+            playground.run()
+            playground.wait_for_state("running")
+            page.context.set_offline(True)
+            page.locator("#countdown").wait_for()
+            page.context.set_offline(False)
+            page.locator("#countdown").wait_for(state="hidden")
+            page.locator("#cancel").click()
+            playground.wait_for_state("cancelled")
+
+    def test_cut_while_the_result_comes(self, playground, gateway, token):
+        cut = {"result": 0, "video.mp4": 0}
+
+        def cut_once(route):
+            name = route.request.url.partition("?")[0].rpartition("/")[2]
+            cut[name] += 1
+            route.abort() if cut[name] == 1 else route.continue_()
+
+        playground.page.route("**/result", cut_once)
+        playground.page.route("**/video.mp4*", cut_once)
+        playground.open(token).fill_names()
+        playground.run()
+        playground.wait_for_video()
+        assert [request["status"] for request in requests_of(gateway, token)] == ["succeeded"]
+        assert not playground.page.locator("#countdown").is_visible()
+        assert min(cut.values()) > 1
+
+    def test_too_many_requests_count_down(self, idle, idle_gateway):
+        page = idle.open(idle_gateway.new_token("full", queue_limit=0)).page
+        idle.fill_names()
+        idle.run()
+        page.locator("#countdown").wait_for()
+        assert "already has 0 requests waiting" in idle.text("#countdown-reason")
+        page.wait_for_function("() => +document.querySelector('#countdown-seconds').textContent < 30")
+        page.get_by_role("button", name="Stop").click()
+        page.locator("#countdown").wait_for(state="hidden")
+        assert "Stopped" in idle.text("#note")
+
+    def test_a_store_that_is_down_is_tried_again(self, idle, idle_gateway, idle_token):
+        body = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
+        answers = [lambda route: route.fulfill(status=503, json=body)]
+        idle.page.route("**/v1/models/demo/**", lambda route: answers.pop()(route) if answers else route.continue_())
+        idle.open(idle_token).fill_names()
+        idle.run()
+        idle.page.locator("#countdown").wait_for()
+        idle.page.get_by_role("button", name="Try now").click()
+        self.one_request_waits(idle, idle_gateway, idle_token)
+
+
+def test_errors_stand_below_their_fields(idle, idle_gateway, tmp_path):
+    page = idle.open(idle_gateway.token).page
+    idle.run()
+    assert "missing" in idle.text("#field-68_image-error")
+    (tmp_path / "no.png").write_text("no image")
+    idle.fill(start=tmp_path / "no.png")
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.startsWith('file: ')")
+    idle.fill_names(**{"57_steps": "99", "57_cfg": "0"})
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-57_steps-error').textContent")
+    assert "from 1 to 20, got 99" in idle.text("#field-57_steps-error")
+    assert "from 0.6 to 4" in idle.text("#field-57_cfg-error")
+    assert page.evaluate("document.activeElement.id") == "field-57_steps"
+
+
+def test_hostile_texts_stay_texts(idle, idle_gateway):
+    """As prompt, name of a file, text of an error, title of a model."""
+
+    def give_title(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace(DEMO.display_name, EVIL.replace('"', '\\"')))
+
+    page, name = idle.page, f"{EVIL}.png"
+    page.route("**/v1/openapi.json", give_title)
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    upload = {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
+    idle.open(idle_gateway.token).fill(prompt=EVIL, start=upload, end=upload)
+    assert idle.text("#model-title") == EVIL
+    assert page.locator("#field-68_image ~ input").input_value() == name
+    for tab in ("curl", "Python", "JavaScript"):
+        page.get_by_role("tab", name=tab).click()
+        assert "onerror" in idle.text("#code")
+    idle.run()
+    idle.wait_for_state("waiting")
+    request_id = idle.request_id
+
+    def fail(store):
+        store.assign(request_id)
+        store.end(request_id, "failed", error=EVIL)
+
+    in_store(idle_gateway, fail)
+    idle.wait_for_state("failed")
+    assert idle.text("#result-error") == EVIL
+    assert idle.text("#requests .prompt >> nth=0") == EVIL
+    page.locator("#field-57_noise_seed").fill(EVIL)
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-57_noise_seed-error').textContent.includes('onerror')")
+    assert page.locator("img[src=x]").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_programs_run(idle, idle_gateway, idle_token, tmp_path):
+    """With a prompt and file names that each language could misread; a thread ends what they submit."""
+    prompt = """it's a "circle" $(touch hacked) `touch hacked` \\n ${x} #{y} \u2028 犬"""
+    start = tmp_path / "it's $(touch hacked).png"
+    Image.open(IMAGES / "start.jpg").resize((64, 64)).save(start)
+    (tmp_path / "end.jpg").write_bytes((IMAGES / "end.jpg").read_bytes())
+    idle.open(idle_token).fill(prompt=prompt, start=start, **{"57_noise_seed": str(2**64 - 2)})
+    environment = {**os.environ, "TOKEN": idle_token}
+    for tab, command in {"curl": ["bash", "-c"], "Python": [sys.executable, "-c"]}.items():
+        if tab == "curl" and not (shutil.which("bash") and shutil.which("curl")):
+            continue
+        idle.page.get_by_role("tab", name=tab).click()
+        program = idle.page.locator("#code").text_content().replace("TOKEN=  #", f"TOKEN={idle_token}  #")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([*command, program], cwd=tmp_path, env=environment, **pipes) as process:
+            while process.poll() is None:
+                in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
+                time.sleep(0.1)
+            output, problems = process.communicate()
+        assert process.returncode == 0, problems
+        assert "/video.mp4?" in output, (program, output, problems)
+        (request, *_) = requests_of(idle_gateway, idle_token)
+        assert (request["input"]["6_text"], request["input"]["57_noise_seed"]) == (prompt, 2**64 - 2), tab
+    assert not (tmp_path / "hacked").exists()
+
+
+def end_all(gateway, store):
+    for job in store.queue():
+        store.assign(job.id)
+        gateway.succeed(store, job.id)
+
+
+def serious(page):
+    """Return what axe-core finds on the page in light and dark, and how far it can be scrolled sideways on a phone."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for violation in Axe().run(page).response["violations"]:
+            found += [(scheme, violation["id"], node["html"]) for node in violation["nodes"]]
+    page.set_viewport_size(PHONE)
+    wider = page.evaluate(SIDEWAYS)
+    page.set_viewport_size(DESK)
+    return found, wider
+
+
+def test_everybody_can_use_it(idle, idle_token):
+    """No finding of axe-core, light and dark; no sideways scrolling on a phone; all by the keyboard."""
+    page = idle.open().page
+    page.locator("#field-6_text").wait_for()
+    assert serious(page) == ([], 0), "it asks for a token"
+    idle.open(idle_token).fill()
+    page.locator("#tab-curl").focus()
+    page.keyboard.press("ArrowRight")
+    assert "import requests" in idle.text("#code")
+    page.get_by_role("button", name="Run", exact=True).focus()
+    page.keyboard.press("Enter")
+    idle.wait_for_state("waiting")
+    assert serious(page) == ([], 0), "it waits"
+    page.goto(f"{idle.url}/v1/docs")
+    page.locator("#calls section").first.wait_for()
+    assert serious(page) == ([], 0), "the reference"
+
+
+def test_the_reference_has_every_call(idle, idle_gateway):
+    idle.page.goto(f"{idle_gateway.url}/v1/docs")
+    idle.page.locator("#calls section").first.wait_for()
+    document = idle_gateway.get("/v1/openapi.json").json
+    titles = [call["summary"] for path in document["paths"].values() for call in path.values()]
+    assert idle.page.locator("#calls h2").all_inner_texts() == titles
+    assert "18446744073709551615" in idle.text("#calls"), "not rounded"
+
+
+def test_mounted_in_comfyui(new_playground, comfyui):
+    """On ComfyUI's own origin, under the looser policy of --disable-api-nodes; the token is kept nowhere."""
+    token = (comfyui.base_dir / "user" / "wan_flf2v" / "token").read_text()
+    assert LOOSE in call(comfyui.url, "GET", "/v1/").headers["Content-Security-Policy"]
+    assert call(comfyui.url, "GET", "/v1/").headers["X-Frame-Options"] == "DENY"
+    playground = new_playground(comfyui.url)
+    page = playground.open(token, path="/v1").page
+    assert not page.get_by_label("Remember it").is_visible()
+    playground.fill(**{"57_steps": "1"})
+    playground.run()
+    playground.wait_for_video()
+    assert not page.evaluate("sessionStorage.length + localStorage.length")
+    request_id = playground.request_id
+    page.reload()
+    page.locator("#token-form").wait_for()
+    playground.enter_token(token)
+    playground.wait_for_video()
+    assert playground.request_id == request_id
+
+
+@pytest.mark.pictures
+def test_picture_of_the_page(playground, token):
+    """Makes docs/page.jpg: what the demo's models make of their two photographs, as far as the middle."""
+    page = playground.open(token).page
+    playground.fill(**{"71_widthx71_height": "128x128 (1:1)", "67_length": "33", "57_steps": "6"})
+    playground.run()
+    playground.wait_for_video()
+    page.evaluate(
+        """() => new Promise((resolve) => {
+            const video = document.querySelector("#video");
+            video.pause();
+            video.controls = false;
+            video.addEventListener("seeked", resolve);
+            video.currentTime = video.duration / 2;
+            document.activeElement.blur();
+            scrollTo(0, 0);
+        })"""
+    )
+    page.mouse.move(0, 0)  # nothing is under it
+    page.screenshot(path=str(REPO / "docs" / "page.jpg"), type="jpeg", quality=88)
