@@ -143,3 +143,23 @@ class Health:
     comfyui: Literal["up", "down", "unknown"] = "unknown"
     dispatcher: Literal["up", "down"] = "up"
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """How one worker is doing; ``name`` is its address.
+
+    ``state``: ``idle``, ``running`` a job of this API, ``busy`` with prompts of others, ``duplicate`` (another address
+    leads to the same ComfyUI), ``lost`` (nothing listens there, or it was silent for too long), ``silent``, or
+    ``unknown`` before the first answer. ``version`` and ``instance`` are those of its latest answer, ``error`` is the
+    latest error. A ``drained`` one gets no more jobs.
+    """
+
+    name: str
+    state: Literal["idle", "running", "busy", "duplicate", "lost", "silent", "unknown"] = "unknown"
+    version: str | None = None
+    instance: str | None = None
+    request_id: str | None = None
+    attempt: int | None = None
+    error: str | None = None
+    drained: bool = False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from .order import QueuedJob, in_order, queue_position
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
 from .store import (
     CancelOutcome,
     IdempotencyConflictError,
@@ -95,7 +95,13 @@ CREATE TABLE files (
 );
 CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health TEXT NOT NULL);
 """
+# Since the schema's last version; an earlier program with this version works without them.
+_ADDED = """
+CREATE INDEX IF NOT EXISTS jobs_by_start ON jobs (token, started_at);
+CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, drained INTEGER NOT NULL DEFAULT 0);
+"""
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
+_ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
 _FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
 _EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit waits for one, not for a whole purge
 _JSON = ("values", "inputs", "output", "progress", "detail")
@@ -155,10 +161,10 @@ def _writes(
 class SqliteStore(Store):
     """``Store`` in the file ``path``. Reads and writes have a thread and a connection each: no read waits for a write.
 
-    The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
+    ``max_wait_s`` is that of ``order.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_wait_s: float = math.inf) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise StoreFileError(f"{path} is a folder, but the API's store must be a file. Move the folder away.")
@@ -173,7 +179,8 @@ class SqliteStore(Store):
                 f"{path} is damaged, or no store of this API ({error}). Put a copy of it there, or move it away, with "
                 f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
             ) from error
-        self._queue: tuple[int, tuple[QueuedJob, ...]] | None = None  # the file's version, and the queue in it
+        self._max_wait_s = max_wait_s
+        self._queue: tuple[int, float, tuple[QueuedJob, ...]] | None = None  # the file's version, when, and the queue
         self._known_states: Mapping[str, _State] = {}
         self._states_at = self._moved_at = -math.inf
         self._look: asyncio.Future[None] | None = None
@@ -212,10 +219,21 @@ class SqliteStore(Store):
     @_reads
     def queue(self, database: sqlite3.Connection) -> tuple[QueuedJob, ...]:
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
-        if self._queue is None or self._queue[0] != version:
-            rows = database.execute("SELECT id, number, status FROM jobs WHERE status IN ('in_queue', 'in_progress')")
-            self._queue = version, in_order(map(QueuedJob._make, rows))
-        return self._queue[1]
+        now = time.time()
+        if self._queue is None or self._queue[0] != version or not 0 <= now - self._queue[1] < _ORDER_S:
+            self._queue = version, now, self._ordered(database, now)
+        return self._queue[2]
+
+    def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[QueuedJob, ...]:
+        query = f"SELECT {', '.join(QueuedJob._fields)} FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
+        jobs = [QueuedJob(*row) for row in database.execute(query)]
+        query = "SELECT started_at FROM jobs WHERE token = ? AND status != 'in_queue' ORDER BY started_at DESC LIMIT 1"
+        served = {}
+        for token in {job.token for job in jobs}:
+            row = database.execute(query, (token,)).fetchone()
+            if row is not None and row[0] is not None:
+                served[token] = row[0]
+        return in_order(jobs, served, now=now, max_wait_s=self._max_wait_s)
 
     @_reads
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
@@ -261,12 +279,12 @@ class SqliteStore(Store):
 
     @_reads
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
-        query = "SELECT id, number, status, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"
-        rows = {row[0]: row for row in database.execute(query)}
-        ordered = in_order(QueuedJob(*row[:3]) for row in rows.values())
+        query = "SELECT id, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"
+        versions = dict(database.execute(query).fetchall())
+        ordered = self._ordered(database, time.time())
         waiting = [job.id for job in ordered if job.status == "in_queue"]
-        states: dict[str, _State] = {job_id: (row[3], None) for job_id, row in rows.items()}
-        return states | {job_id: (rows[job_id][3], position) for position, job_id in enumerate(waiting)}
+        states: dict[str, _State] = {job_id: (version, None) for job_id, version in versions.items()}
+        return states | {job_id: (versions[job_id], position) for position, job_id in enumerate(waiting)}
 
     @functools.partial(_writes, moves_queue=True)
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
@@ -278,16 +296,20 @@ class SqliteStore(Store):
         return assigned
 
     @_writes
-    def mark_sent(self, database: sqlite3.Connection, job_id: str) -> None:
-        _change(database, job_id, ("in_progress",), sent=1)
+    def mark_sent(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
+        _change(database, job_id, ("in_progress",), attempt, sent=1)
 
     @functools.partial(_writes, durable=False)
-    def report(self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any]) -> None:
-        _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
+    def report(
+        self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None
+    ) -> None:
+        _change(database, job_id, ("in_progress",), attempt, progress=json.dumps(dict(progress)))
 
     @functools.partial(_writes, moves_queue=True)
-    def requeue(self, database: sqlite3.Connection, job_id: str) -> None:
+    def requeue(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
         job = _get(database, job_id)
+        if attempt not in (None, job.attempt):
+            return
         if job.cancel_requested:
             _end(database, job_id, "cancelled")
             return
@@ -305,8 +327,11 @@ class SqliteStore(Store):
         error: str | None = None,
         output: Mapping[str, str] | None = None,
         detail: Mapping[str, Any] | None = None,
+        attempt: int | None = None,
     ) -> bool:
         job = _get(database, job_id)
+        if attempt not in (None, job.attempt):
+            return False
         if job.cancel_requested:
             status, error, output = "cancelled", None, None
         result = {"error": error, "output": json.dumps(dict(output)) if output is not None else None}
@@ -444,6 +469,25 @@ class SqliteStore(Store):
         row = database.execute("SELECT health FROM health").fetchone()
         return Health(**json.loads(row[0])) if row is not None else Health()
 
+    @functools.partial(_writes, durable=False)
+    def set_workers(self, database: sqlite3.Connection, workers: Iterable[WorkerState]) -> None:
+        states = {worker.name: json.dumps(asdict(worker)) for worker in workers}
+        for (name,) in database.execute("SELECT name FROM workers").fetchall():
+            if name not in states:
+                database.execute("DELETE FROM workers WHERE name = ?", (name,))
+        query = "INSERT INTO workers (name, state) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state"
+        database.executemany(query, states.items())
+
+    @_reads
+    def workers(self, database: sqlite3.Connection) -> list[WorkerState]:
+        rows = database.execute("SELECT state, drained FROM workers ORDER BY rowid")
+        return [WorkerState(**(json.loads(state) | {"drained": bool(drained)})) for state, drained in rows]
+
+    @_writes
+    def drain(self, database: sqlite3.Connection, worker: str, *, drained: bool = True) -> bool:
+        query = "UPDATE workers SET drained = ? WHERE name = ?"
+        return database.execute(query, (drained, worker)).rowcount == 1
+
 
 class _Worker:
     """One thread with one connection; does work in the order of the calls."""
@@ -503,6 +547,8 @@ def _create(path: Path) -> None:
             for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
                 database.execute(statement)
             database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        for statement in _ADDED.split(";"):
+            database.execute(statement)
         database.execute("COMMIT")
     finally:
         database.close()
@@ -547,12 +593,17 @@ def _count(database: sqlite3.Connection, token: str | None, status: Status | Non
     return int(database.execute(query, tuple(given.values())).fetchone()[0])
 
 
-def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], **columns: Any) -> bool:
-    """Set columns of a job that is in one of ``statuses``; returns whether it was."""
+def _change(
+    database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], of_attempt: int | None = None, **columns: Any
+) -> bool:
+    """Set columns of a job that is in one of ``statuses``, and in attempt ``of_attempt``; returns whether it was."""
     setting = ", ".join(f'"{name}" = ?' for name in columns)
     marks = ", ".join("?" for _ in statuses)
-    query = f"UPDATE jobs SET {setting}, version = version + 1 WHERE id = ? AND status IN ({marks})"  # noqa: S608
-    return database.execute(query, (*columns.values(), job_id, *statuses)).rowcount == 1
+    query = (
+        f"UPDATE jobs SET {setting}, version = version + 1 "  # noqa: S608
+        f"WHERE id = ? AND coalesce(? = attempt, 1) AND status IN ({marks})"
+    )
+    return database.execute(query, (*columns.values(), job_id, of_attempt, *statuses)).rowcount == 1
 
 
 def _end(database: sqlite3.Connection, job_id: str, status: Status, **columns: Any) -> bool:
