@@ -13,6 +13,7 @@ from ...contract.parameters import Value
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ATTEMPT_NAME = re.compile(REQUEST_ID.pattern + r"(-[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,16 @@ class Job:
     expired: bool
 
     @property
+    def attempt_name(self) -> str:
+        """The name of the present attempt's folder and files on ComfyUI; workers may share their folders."""
+        return attempt_name(self.id, self.attempt)
+
+    @property
+    def prompt_id(self) -> str:
+        """The id of the present attempt's prompt: no worker takes one twice."""
+        return prompt_id(self.id, self.attempt)
+
+    @property
     def ran(self) -> bool:
         """Whether ComfyUI was seen at work on the job in the present attempt, not only holding it in its queue."""
         return (self.progress or {}).get("host_queue_position") == 0
@@ -87,6 +98,16 @@ class Job:
     def finished(self) -> bool:
         """Whether the job has ended."""
         return self.status not in ("in_queue", "in_progress")
+
+
+def attempt_name(job_id: str, attempt: int) -> str:
+    """Return ``Job.attempt_name`` of any attempt."""
+    return job_id if attempt <= 1 else f"{job_id}-{attempt}"
+
+
+def prompt_id(job_id: str, attempt: int) -> str:
+    """Return ``Job.prompt_id`` of any attempt: the job's id for the first, a UUID made from both for each later one."""
+    return job_id if attempt <= 1 else str(uuid.uuid5(uuid.UUID(job_id), str(attempt)))
 
 
 @dataclass(frozen=True)

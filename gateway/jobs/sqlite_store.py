@@ -224,6 +224,11 @@ class SqliteStore(Store):
             self._queue = version, now, self._ordered(database, now)
         return self._queue[2]
 
+    @_reads
+    def running(self, database: sqlite3.Connection) -> list[QueuedJob]:
+        query = f"SELECT {', '.join(QueuedJob._fields)} FROM jobs WHERE status = 'in_progress' ORDER BY number"  # noqa: S608
+        return [QueuedJob(*row) for row in database.execute(query)]
+
     def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[QueuedJob, ...]:
         query = f"SELECT {', '.join(QueuedJob._fields)} FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
         jobs = [QueuedJob(*row) for row in database.execute(query)]
@@ -297,18 +302,20 @@ class SqliteStore(Store):
 
     @_writes
     def mark_sent(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
-        _change(database, job_id, ("in_progress",), attempt, sent=1)
+        if not _superseded(database, job_id, attempt):
+            _change(database, job_id, ("in_progress",), sent=1)
 
     @functools.partial(_writes, durable=False)
     def report(
         self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None
     ) -> None:
-        _change(database, job_id, ("in_progress",), attempt, progress=json.dumps(dict(progress)))
+        if not _superseded(database, job_id, attempt):
+            _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
 
     @functools.partial(_writes, moves_queue=True)
     def requeue(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
         job = _get(database, job_id)
-        if attempt not in (None, job.attempt):
+        if _superseded(database, job_id, attempt):
             return
         if job.cancel_requested:
             _end(database, job_id, "cancelled")
@@ -330,7 +337,7 @@ class SqliteStore(Store):
         attempt: int | None = None,
     ) -> bool:
         job = _get(database, job_id)
-        if attempt not in (None, job.attempt):
+        if _superseded(database, job_id, attempt):
             return False
         if job.cancel_requested:
             status, error, output = "cancelled", None, None
@@ -475,7 +482,9 @@ class SqliteStore(Store):
         for (name,) in database.execute("SELECT name FROM workers").fetchall():
             if name not in states:
                 database.execute("DELETE FROM workers WHERE name = ?", (name,))
-        query = "INSERT INTO workers (name, state) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state"
+        query = (
+            "INSERT INTO workers (name, state) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state"
+        )
         database.executemany(query, states.items())
 
     @_reads
@@ -593,17 +602,17 @@ def _count(database: sqlite3.Connection, token: str | None, status: Status | Non
     return int(database.execute(query, tuple(given.values())).fetchone()[0])
 
 
-def _change(
-    database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], of_attempt: int | None = None, **columns: Any
-) -> bool:
-    """Set columns of a job that is in one of ``statuses``, and in attempt ``of_attempt``; returns whether it was."""
+def _superseded(database: sqlite3.Connection, job_id: str, attempt: int | None) -> bool:
+    """Return whether a job's present attempt is another one."""
+    return attempt not in (None, _get(database, job_id).attempt)
+
+
+def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], **columns: Any) -> bool:
+    """Set columns of a job that is in one of ``statuses``; returns whether it was."""
     setting = ", ".join(f'"{name}" = ?' for name in columns)
     marks = ", ".join("?" for _ in statuses)
-    query = (
-        f"UPDATE jobs SET {setting}, version = version + 1 "  # noqa: S608
-        f"WHERE id = ? AND coalesce(? = attempt, 1) AND status IN ({marks})"
-    )
-    return database.execute(query, (*columns.values(), job_id, of_attempt, *statuses)).rowcount == 1
+    query = f"UPDATE jobs SET {setting}, version = version + 1 WHERE id = ? AND status IN ({marks})"  # noqa: S608
+    return database.execute(query, (*columns.values(), job_id, *statuses)).rowcount == 1
 
 
 def _end(database: sqlite3.Connection, job_id: str, status: Status, **columns: Any) -> bool:

@@ -70,6 +70,9 @@ class Store(Protocol):
         not count yet.
         """
 
+    async def running(self) -> list[QueuedJob]:
+        """Return the jobs that are in progress, oldest first."""
+
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
         """Count jobs, of one token and in one status if given; expired ones count."""
 

@@ -63,7 +63,11 @@ def holds(drawn):
 
     # Hand the jobs out one after another, as the dispatcher does: each is the first of the order of that moment.
     left, served, seen = list(queue), dict(served), []
-    while waiting := [job for job in in_order(left, served, now=NOW, max_wait_s=max_wait_s) if job.status == "in_queue"]:
+
+    def order():
+        return in_order(left, served, now=NOW, max_wait_s=max_wait_s)
+
+    while waiting := [job for job in order() if job.status == "in_queue"]:
         job = waiting[0]
         seen.append(job.id)
         left[left.index(job)] = job._replace(status="in_progress")
