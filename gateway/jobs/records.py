@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ...contract.parameters import Value
 
+WorkerWord = Literal["idle", "running", "busy", "duplicate", "lost", "silent", "unknown"]
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -177,7 +178,7 @@ class WorkerState:
     """
 
     name: str
-    state: Literal["idle", "running", "busy", "duplicate", "lost", "silent", "unknown"] = "unknown"
+    state: WorkerWord = "unknown"
     version: str | None = None
     instance: str | None = None
     request_id: str | None = None

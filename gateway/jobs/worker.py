@@ -20,7 +20,7 @@ from ...contract.parameters import SEED
 from ..settings import Settings
 from .comfyui import Address, ComfyBackend, Found, Identity, is_lost, loads, public_text, result_file
 from .order import QueuedJob
-from .records import Job, WorkerState, prompt_id
+from .records import Job, WorkerState, WorkerWord, prompt_id
 from .results import ResultError, Results, StorageError
 from .store import Store, StoreError
 
@@ -116,6 +116,7 @@ class Worker:
 
     def state(self, *, duplicate: bool) -> WorkerState:
         """Return what operators are told."""
+        state: WorkerWord
         if not self.up:
             state = "lost" if self.lost else "silent" if self.asked else "unknown"
         elif duplicate:
@@ -124,7 +125,7 @@ class Worker:
             state = "running" if self._job else "busy" if self.foreign else "idle"
         version, instance = (self.identity.version, self.identity.instance) if self.identity else (None, None)
         job_id, attempt = self._job or (None, None)
-        return WorkerState(self.name, state, version, instance, job_id, attempt, self.trouble or self.error)  # type: ignore[arg-type]
+        return WorkerState(self.name, state, version, instance, job_id, attempt, self.trouble or self.error)
 
     # What the dispatcher tells
 

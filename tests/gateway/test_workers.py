@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import time
+import functools
 import uuid
 
 import pytest
@@ -277,10 +277,10 @@ def test_the_last_models_choose_between_idle_ones(tmp_path):
             for _ in range(4):
                 job = await submit(api.store)
                 await api.until(job)
-                used += [host.url for host in hosts if job.id in ids(host)]
-                await until(lambda: states(api, used[-1], "idle"))
+                warm = next(host for host in hosts if job.id in ids(host))
+                used.append(warm.url)
+                await until(functools.partial(states, api, warm.url, "idle"))
             assert len(set(used)) == 1, "it has the models in memory"
-            warm = next(host for host in hosts if host.url == used[0])
             await warm.kill()
             await warm.start()
             await until(lambda: states(api, warm.url, "idle", warm.instance))
