@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 from aiohttp import WSMsgType, web
@@ -43,6 +43,15 @@ def small_video(frames: int = 2) -> bytes:
     return stream.getvalue()
 
 
+class Run(NamedTuple):
+    """One run: the prompt, when it began and ended (monotonic seconds), and the model files that it loaded."""
+
+    prompt_id: str
+    start: float
+    end: float | None
+    loaded: frozenset[str]
+
+
 @dataclass
 class Prompt:
     """One prompt as it waits, runs, and is remembered."""
@@ -64,7 +73,7 @@ class StandIn:
     """``async with StandIn(…)`` is a ComfyUI that listens at ``url``.
 
     A run takes ``seconds``. ``lacks`` are model files that its loaders do not list. ``files`` are the input and output
-    folders; two with the same ones share a base folder. ``ran`` lists the ids of the prompts that it began to run.
+    folders; two with the same ones share a base folder. ``ran`` lists what it has run, and runs.
     """
 
     def __init__(
@@ -79,7 +88,7 @@ class StandIn:
         self.seconds = seconds
         self.lacks = lacks
         self.files = files if files is not None else {}
-        self.ran: list[tuple[str, float, float | None]] = []  # prompt id, its start, its end
+        self.ran: list[Run] = []
         self.port = 0
         self._video = video or small_video()
         self._version = version
@@ -167,7 +176,10 @@ class StandIn:
                 await self._news.wait()
             prompt = self._current = self._pending.pop(0)
             place, started = len(self.ran), time.monotonic()
-            self.ran.append((prompt.id, started, None))
+            inputs = [
+                value for node in prompt.graph.values() for name, value in node["inputs"].items() if name in _LOADERS
+            ]
+            self.ran.append(Run(prompt.id, started, None, frozenset(inputs)))
             await self._message(prompt, "execution_start")
             await self._tell(prompt, "executing", node=_SAMPLER)
             while (done := time.monotonic() - started) < self.seconds and not prompt.interrupted:
@@ -181,7 +193,7 @@ class StandIn:
                 await self._message(prompt, "execution_success")
             self._history[prompt.id] = prompt
             self._current = None
-            self.ran[place] = (prompt.id, started, time.monotonic())
+            self.ran[place] = self.ran[place]._replace(end=time.monotonic())
             await self._tell(prompt, "executing", node=None)
 
     def _write(self, prompt: Prompt) -> None:

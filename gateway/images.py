@@ -19,7 +19,7 @@ from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
-from .jobs.comfyui import Address, addresses
+from .jobs.comfyui import Address, resolved
 from .jobs.store import Store, StoreError
 from .settings import Settings
 from .shares import Shares
@@ -208,7 +208,7 @@ class Images:
 
     async def _comfyui_has(self, name: str) -> bool:
         """Ask all ComfyUIs for the file. True also if one does not respond soon: a model may be loading."""
-        return any(await asyncio.gather(*(self._has(address, name) for address in addresses(self._settings))))
+        return any(await asyncio.gather(*(self._has(address, name) for address in await resolved(self._settings))))
 
     async def _has(self, address: Address, name: str) -> bool:
         try:

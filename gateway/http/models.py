@@ -16,7 +16,7 @@ from ...client.offers import find_lacking
 from ...contract.parameters import HOSTED, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import graph_for
-from ..jobs.comfyui import Address, addresses
+from ..jobs.comfyui import Address, resolved
 from ..settings import Settings
 from . import errors
 from .errors import ApiError
@@ -87,7 +87,7 @@ class Availability:
 
     async def _find_lacking(self) -> dict[str, list[str]]:
         """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none answers."""
-        looks = [asyncio.wait_for(self._find_lacking_on(each), _LOOK_S) for each in addresses(self._settings)]
+        looks = [asyncio.wait_for(self._find_lacking_on(each), _LOOK_S) for each in await resolved(self._settings)]
         answers = await asyncio.gather(*looks, return_exceptions=True)
         found = [answer for answer in answers if not isinstance(answer, BaseException)]
         if not found and isinstance(answers[0], BaseException):

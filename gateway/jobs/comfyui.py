@@ -29,6 +29,7 @@ from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import FRAME_RATE, MODELS
 from ...contract.workflow import Graph, fill, graph_for
+from ..fetch import system_resolve
 from ..settings import ConfigError, Settings
 from .records import Job, attempt_name, prompt_id
 
@@ -44,6 +45,7 @@ _FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
 
+LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 Found = Literal["known", "file", "worker_ended", "removed", "never_sent"]
 
 
@@ -135,7 +137,7 @@ def addresses(settings: Settings) -> list[Address]:
     return found
 
 
-async def resolve(address: Address, look_up: Callable[[str, int], Awaitable[Sequence[str]]]) -> list[Address]:
+async def resolve(address: Address, look_up: LookUp = system_resolve) -> list[Address]:
     """Return one address for each IP address of a name that has several; otherwise the address as it is.
 
     ``localhost`` is one machine. ``OSError`` if the name cannot be looked up.
@@ -146,6 +148,18 @@ async def resolve(address: Address, look_up: Callable[[str, int], Awaitable[Sequ
         return [address]
     found = sorted(set(await look_up(host, url.port or 80)))
     return [replace(address, ip_address=ip_address) for ip_address in found] if len(found) > 1 else [address]
+
+
+async def resolved(settings: Settings, look_up: LookUp = system_resolve) -> list[Address]:
+    """Return the addresses of all ComfyUIs now; a name that cannot be looked up counts as one."""
+
+    async def one(address: Address) -> list[Address]:
+        try:
+            return await resolve(address, look_up)
+        except (OSError, ValueError):
+            return [address]
+
+    return [each for found in await asyncio.gather(*map(one, addresses(settings))) for each in found]
 
 
 class ComfyBackend:

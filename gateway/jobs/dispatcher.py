@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
-from ..fetch import system_resolve
 from ..settings import Settings
 from .comfyui import Address, addresses, loads, resolve
 from .order import QueuedJob
@@ -50,7 +49,6 @@ class Dispatcher:
         self._drained: set[str] = set()
         self._health = Health()
         self._states: list[WorkerState] | None = None
-        self._since = time.monotonic()  # when this began to dispatch
         self._tidied: dict[str, set[str]] = {}  # job id -> the workers where nothing is left of it
         self._tidy_at: dict[str, float] = {}  # when to try again to remove what a job left on ComfyUI
 
@@ -91,7 +89,6 @@ class Dispatcher:
                 lock.acquire()
             except Timeout:
                 await asyncio.sleep(_LOCK_RETRY_S)
-        self._since = time.monotonic()
         try:
             yield
         finally:
@@ -122,7 +119,7 @@ class Dispatcher:
         wanted: list[Address] = []
         for address in addresses(self._settings):
             try:
-                self._known[address.url] = await resolve(address, system_resolve)
+                self._known[address.url] = await resolve(address)
             except (OSError, ValueError) as error:
                 if address.url in self._known:
                     _LOG.warning("name of ComfyUI not found, it counts as before worker=%s: %s", address.name, error)
@@ -155,9 +152,8 @@ class Dispatcher:
                     seen.add(instance)
                 yield worker
 
-    def _able(self, job: QueuedJob) -> list[Worker]:
+    def _able(self, job: QueuedJob, there: list[Worker]) -> list[Worker]:
         """Return the workers that may be given the job, now or later. If none has all of it, it fails on any."""
-        there = list(self._there())
         able = [worker for worker in there if worker.can_run(job.id, job.model_id)]
         if not able and len(there) == len(self._workers):
             able = there
@@ -191,30 +187,30 @@ class Dispatcher:
             identity = worker.identity
             if identity is not None and identity.instance is not None and identity.instance == job.worker:
                 return worker if worker.free else None
-        silent = any(not worker.up and not worker.lost for worker in self._workers.values())
-        if holder is None and silent and time.monotonic() - self._since < self._settings.worker_lost_after_s:
+        if holder is None and any(not worker.up and not worker.lost for worker in self._workers.values()):
             return None  # it may be on one that has not answered yet
-        return next((worker for worker in self._able(job) if worker.free and worker is not holder), None)
+        able = self._able(job, list(self._there()))
+        return next((worker for worker in able if worker.free and worker is not holder), None)
 
     def _hand_out(self, queue: tuple[QueuedJob, ...]) -> None:
         """Give the waiting jobs, in their order, to the free workers that can run them."""
-        free = [worker for worker in self._there() if worker.free]
+        there = list(self._there())
+        free = [worker for worker in there if worker.free]
         for job in queue:
             if not free:
                 return
-            if job.status == "in_queue" and not any(worker.holds(job.id) for worker in self._workers.values()):
-                worker = self._choose(job, free)
+            if job.status == "in_queue" and not any(worker.holds(job.id) for worker in there):
+                worker = self._choose(job, free, self._able(job, there))
                 if worker is not None:
                     free.remove(worker)
                     worker.start(job)
 
-    def _choose(self, job: QueuedJob, free: list[Worker]) -> Worker | None:
+    def _choose(self, job: QueuedJob, free: list[Worker], able: list[Worker]) -> Worker | None:
         """Return an idle worker: one that has the job's models in memory, else an empty one, else the longest idle.
 
         One whose queue holds prompts of others is taken if no other worker can ever run the job, or if the job has
         waited for too long.
         """
-        able = self._able(job)
         overdue = time.time() - job.created_at > self._settings.max_wait_s
         among = [worker for worker in free if worker in able and (not worker.foreign or len(able) == 1 or overdue)]
         files = loads(job.model_id)

@@ -27,6 +27,11 @@ def often(monkeypatch):
     monkeypatch.setattr(worker, "_BACK_OFF_S", (0.05, 0.1))
 
 
+@pytest.fixture
+def short_timeouts(monkeypatch):
+    monkeypatch.setattr("wan_flf2v.client.connection._READ_TIMEOUT_S", 0.3)
+
+
 def run(test):
     """Run a test that never ends only for a minute."""
     asyncio.run(asyncio.wait_for(test, WAIT_S))
@@ -110,7 +115,7 @@ def test_a_restart_that_nobody_saw_is_a_death_too(tmp_path, monkeypatch):
     run(test())
 
 
-def test_a_short_silence_changes_nothing_and_progress_goes_on(tmp_path):
+def test_a_short_silence_changes_nothing_and_progress_goes_on(tmp_path, short_timeouts):
     async def test():
         async with stand_ins(2, seconds=1.0) as hosts, api_of(tmp_path, hosts) as api:
             job = await submit(api.store)
@@ -125,11 +130,6 @@ def test_a_short_silence_changes_nothing_and_progress_goes_on(tmp_path):
             assert ids(second) == []
 
     run(test())
-
-
-@pytest.fixture
-def short_timeouts(monkeypatch):
-    monkeypatch.setattr("wan_flf2v.client.connection._READ_TIMEOUT_S", 0.3)
 
 
 def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refused(tmp_path, short_timeouts):
