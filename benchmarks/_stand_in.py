@@ -1,8 +1,9 @@
 """A stand-in for ComfyUI: it speaks the HTTP and websocket protocol, and waits in place of running a graph.
 
 For what needs many ComfyUIs, or one that falls silent at the right moment. It runs in the caller's event loop. Node 57
-counts the seconds, node 73 "writes" the same video each time. It can stall (its event loop stands still), die, and come
-back as another process. ``version`` sets which rules it follows: 0.18.2 takes any prompt id and has no cancel by id.
+counts the seconds, node 73 "writes" the same video each time, with the prompt's id at its end. It can stall (its event
+loop stands still), die, and come back as another process. ``version`` sets which rules it follows: 0.18.2 takes any
+prompt id and has no cancel by id.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ _TICK_S = 0.05
 _LOADERS = ("unet_name", "vae_name", "clip_name")
 
 File = tuple[str, str, str]  # folder type, subfolder, name
+
+
+def free_box(content: bytes) -> bytes:
+    """Return an MP4 box that players skip (ISO/IEC 14496-12, 8.1.2)."""
+    return (len(content) + 8).to_bytes(4, "big") + b"free" + content
 
 
 @functools.cache
@@ -118,7 +124,7 @@ class StandIn:
         self._awake.set()
         app = web.Application(client_max_size=1 << 30, middlewares=[self._stall])
         app.add_routes(self._routes())
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
         self.port = self._runner.addresses[0][1]
@@ -201,7 +207,7 @@ class StandIn:
         folder, _, prefix = str(prompt.graph[_VIDEO]["inputs"]["filename_prefix"]).rpartition("/")
         number = sum(1 for kind, where, name in self.files if (kind, where) == ("output", folder) and prefix in name)
         name = f"{prefix}_{number + 1:05}_.mp4"
-        self.files["output", folder, name] = self._video
+        self.files["output", folder, name] = self._video + free_box(prompt.id.encode())
         file = {"filename": name, "subfolder": folder, "type": "output"}
         prompt.outputs[_VIDEO] = {"images": [file], "animated": [True]}
 

@@ -24,7 +24,7 @@ from ..client.hosted_api import HostedApi
 from ..contract.parameters import DEMO, END_IMAGE, HOSTED, PROMPT, SEED, START_IMAGE, Value
 from ._figures import Figure, Figures, Options
 from ._gateway import GatewayProcess
-from ._stand_in import StandIn, small_video, stand_ins
+from ._stand_in import StandIn, free_box, small_video, stand_ins
 
 _SECONDS, _EACH = 5.0, 10
 _VIDEO_BYTES = 2 << 20
@@ -37,7 +37,7 @@ def run(options: Options) -> Figures:
     """Measure once: each figure is over many requests."""
     del options  # no ComfyUI runs here
     video = small_video()
-    video += _free_box(_VIDEO_BYTES - len(video))
+    video += free_box(bytes(_VIDEO_BYTES - len(video)))
     scaling: dict[str, Figure] = {}
     idle: list[float] = []
     for count in (4, 16):
@@ -115,8 +115,3 @@ def _picture(seed: int) -> str:
     stream = io.BytesIO()
     Image.effect_noise((512, 512), 20.0 * seed).convert("RGB").save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _free_box(size: int) -> bytes:
-    """Return an MP4 box that players skip (ISO/IEC 14496-12, 8.1.2)."""
-    return size.to_bytes(4, "big") + b"free" + bytes(size - 8)

@@ -178,7 +178,8 @@ class Dispatcher:
             return
         if holder is not None:
             _LOG.warning("worker is lost request_id=%s worker=%s: %s", job.id, holder.name, holder.error)
-            await holder.drop(job.id, given_up=True)
+            elsewhere = heir.identity is None or heir.identity.instance != job.worker
+            await holder.drop(job.id, given_up=elsewhere)
         heir.start(job)
 
     def _heir(self, job: QueuedJob, holder: Worker | None) -> Worker | None:

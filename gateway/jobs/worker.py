@@ -87,8 +87,8 @@ class Worker:
 
     @property
     def up(self) -> bool:
-        """Whether ComfyUI answered the last request."""
-        return self._up.is_set()
+        """Whether ComfyUI answered the last request, or may still do so."""
+        return self._up.is_set() and not self.lost
 
     @property
     def free(self) -> bool:
@@ -98,8 +98,7 @@ class Worker:
     @property
     def lost(self) -> bool:
         """Whether ComfyUI is gone, or was silent for so long that it counts as gone."""
-        silent_s = time.monotonic() - self._heard
-        return not self.up and (self._gone or silent_s > self._settings.worker_lost_after_s)
+        return self._gone or time.monotonic() - self._heard > self._settings.worker_lost_after_s
 
     @property
     def asked(self) -> bool:
@@ -168,6 +167,7 @@ class Worker:
                     try:
                         await self._look()
                         pause, wait_s = _BACK_OFF_S[0], _BUSY_CHECK_S if self.foreign else _CHECK_S
+                        wait_s = min(wait_s, self._settings.worker_lost_after_s / 4)
                     except ComfyError as error:
                         self._not_there(error)
                         wait_s, pause = pause, min(pause * 2, _BACK_OFF_S[1])
@@ -231,7 +231,7 @@ class Worker:
         return identity
 
     def _not_there(self, error: ComfyError) -> None:
-        if self.up or self.error is None:
+        if self._up.is_set() or self.error is None:
             _LOG.warning("ComfyUI is down worker=%s: %s", self.name, error)
         self.error, self._gone = str(error), isinstance(error, ServerRefusedError)
         self._up.clear()

@@ -53,7 +53,11 @@ def dispatcher(api):
 
 async def running(api, job):
     async with ComfyClient(api.settings.comfyui_url) as client:
-        await wait_until(runs(client, job.id))
+
+        async def runs_there():  # each attempt has a prompt of its own
+            return (await client.queue()).position((await api.store.get(job.id)).prompt_id) == 0
+
+        await wait_until(runs_there)
     while not (await api.store.get(job.id)).ran:  # it was seen that it runs
         await asyncio.sleep(0.02)
 

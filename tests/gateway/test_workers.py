@@ -16,7 +16,7 @@ from wan_flf2v.gateway.jobs.comfyui import addresses, resolve
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.settings import ConfigError, Settings
 
-WAIT_S = 60.0
+WAIT_S = 25.0
 
 
 @pytest.fixture(autouse=True)
