@@ -1,9 +1,9 @@
 """A stand-in for ComfyUI: it speaks the HTTP and websocket protocol, and waits in place of running a graph.
 
-For what needs many ComfyUIs, or one that falls silent at the right moment. It runs in the caller's event loop. Node 57
-counts the seconds, node 73 "writes" the same video each time, with the prompt's id at its end. It can stall (its event
-loop stands still), die, and come back as another process. ``version`` sets which rules it follows: 0.18.2 takes any
-prompt id and has no cancel by id.
+For what needs many ComfyUIs, or one that falls silent at the right moment. It runs in the caller's event loop. The node
+with ``steps`` counts them, the one with ``filename_prefix`` "writes" the same video each time, with the prompt's id at
+its end. It can stall (its event loop stands still), die, and come back as another process. ``version`` sets which rules
+it follows: 0.18.2 takes any prompt id and has no cancel by id.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from aiohttp import WSMsgType, web
 from ..contract.parameters import MODELS
 from ..contract.workflow import Graph, graph_for
 
-_SAMPLER, _VIDEO = "57", "73"
 _TICK_S = 0.05
 _LOADERS = ("unet_name", "vae_name", "clip_name")
 
@@ -70,9 +69,19 @@ class Prompt:
     outputs: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
 
+    @property
+    def counting(self) -> str:
+        """The id of the node that counts steps."""
+        return next(node_id for node_id, node in self.graph.items() if "steps" in node["inputs"])
+
+    @property
+    def saving(self) -> str:
+        """The id of the node that writes a file."""
+        return next(node_id for node_id, node in self.graph.items() if "filename_prefix" in node["inputs"])
+
     def item(self) -> list[Any]:
         """Return the prompt as ``/queue`` lists it."""
-        return [self.number, self.id, self.graph, {"client_id": self.client}, [_VIDEO]]
+        return [self.number, self.id, self.graph, {"client_id": self.client}, [self.saving]]
 
 
 class StandIn:
@@ -97,7 +106,7 @@ class StandIn:
         self.ran: list[Run] = []
         self.port = 0
         self._video = video or small_video()
-        self._version = version
+        self.version = version
         self._runner: web.AppRunner | None = None
         self._awake, self._files_free = asyncio.Event(), asyncio.Event()
         self._files_free.set()
@@ -187,13 +196,17 @@ class StandIn:
             ]
             self.ran.append(Run(prompt.id, started, None, frozenset(inputs)))
             await self._message(prompt, "execution_start")
-            await self._tell(prompt, "executing", node=_SAMPLER)
-            while (done := time.monotonic() - started) < self.seconds and not prompt.interrupted:
-                await self._progress(prompt, done / self.seconds)
-                await asyncio.sleep(min(_TICK_S, self.seconds - done))
+            inputs = prompt.graph[prompt.counting]["inputs"]
+            await self._tell(prompt, "executing", node=prompt.counting)
+            while not prompt.interrupted:
+                seconds = inputs["seconds"] * inputs["steps"] if "seconds" in inputs else self.seconds
+                if (done := time.monotonic() - started) >= seconds:
+                    break
+                await self._progress(prompt, done / seconds)
+                await asyncio.sleep(min(_TICK_S, seconds - done))
                 await self._awake.wait()
             if prompt.interrupted:
-                await self._message(prompt, "execution_interrupted", node_id=_SAMPLER)
+                await self._message(prompt, "execution_interrupted", node_id=prompt.counting)
             else:
                 self._write(prompt)
                 await self._message(prompt, "execution_success")
@@ -204,16 +217,18 @@ class StandIn:
 
     def _write(self, prompt: Prompt) -> None:
         """Write the video under its prefix; ComfyUI numbers the files of a prefix from 1."""
-        folder, _, prefix = str(prompt.graph[_VIDEO]["inputs"]["filename_prefix"]).rpartition("/")
+        folder, _, prefix = str(prompt.graph[prompt.saving]["inputs"]["filename_prefix"]).rpartition("/")
         number = sum(1 for kind, where, name in self.files if (kind, where) == ("output", folder) and prefix in name)
         name = f"{prefix}_{number + 1:05}_.mp4"
         self.files["output", folder, name] = self._video + free_box(prompt.id.encode())
         file = {"filename": name, "subfolder": folder, "type": "output"}
-        prompt.outputs[_VIDEO] = {"images": [file], "animated": [True]}
+        prompt.outputs[prompt.saving] = {"images": [file], "animated": [True]}
 
     async def _progress(self, prompt: Prompt, share: float) -> None:
-        state = {"value": share * 20, "max": 20, "state": "running", "node_id": _SAMPLER, "prompt_id": prompt.id}
-        await self._tell(prompt, "progress_state", nodes={_SAMPLER: state})
+        node_id = prompt.counting
+        steps = prompt.graph[node_id]["inputs"]["steps"]
+        state = {"value": int(share * steps), "max": steps, "state": "running", "node_id": node_id}
+        await self._tell(prompt, "progress_state", nodes={node_id: {**state, "prompt_id": prompt.id}})
 
     async def _message(self, prompt: Prompt, kind: str, **data: Any) -> None:
         """Send a message that the history keeps."""
@@ -258,10 +273,10 @@ class StandIn:
         return routes if self._is_old() else [*routes, web.post("/api/jobs/{id}/cancel", self._cancel)]
 
     def _is_old(self) -> bool:
-        return self._version == "0.18.2"
+        return self.version == "0.18.2"
 
     async def _system_stats(self, _: web.Request) -> web.Response:
-        return web.json_response({"system": {"comfyui_version": self._version}, "devices": []})
+        return web.json_response({"system": {"comfyui_version": self.version}, "devices": []})
 
     async def _get_instance(self, _: web.Request) -> web.Response:
         return web.json_response({"instance": self.instance})
