@@ -221,7 +221,7 @@ class SqliteStore(Store):
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
         now = time.time()
         if self._queue is None or self._queue[0] != version or not 0 <= now - self._queue[1] < _ORDER_S:
-            self._queue = version, now, self._ordered(database, now)
+            self._queue = version, now, self._ordered(database, now)[0]
         return self._queue[2]
 
     @_reads
@@ -229,16 +229,20 @@ class SqliteStore(Store):
         query = f"SELECT {', '.join(QueuedJob._fields)} FROM jobs WHERE status = 'in_progress' ORDER BY number"  # noqa: S608
         return [QueuedJob(*row) for row in database.execute(query)]
 
-    def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[QueuedJob, ...]:
-        query = f"SELECT {', '.join(QueuedJob._fields)} FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
-        jobs = [QueuedJob(*row) for row in database.execute(query)]
+    def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
+        """Return all unfinished jobs in order, and the version of each."""
+        columns = ", ".join(QueuedJob._fields)
+        query = f"SELECT {columns}, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
+        rows = database.execute(query).fetchall()
+        jobs = [QueuedJob(*row[:-1]) for row in rows]
         query = "SELECT started_at FROM jobs WHERE token = ? AND status != 'in_queue' ORDER BY started_at DESC LIMIT 1"
         served = {}
         for token in {job.token for job in jobs}:
             row = database.execute(query, (token,)).fetchone()
             if row is not None and row[0] is not None:
                 served[token] = row[0]
-        return in_order(jobs, served, now=now, max_wait_s=self._max_wait_s)
+        ordered = in_order(jobs, served, now=now, max_wait_s=self._max_wait_s)
+        return ordered, {row["id"]: row["version"] for row in rows}
 
     @_reads
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
@@ -284,9 +288,7 @@ class SqliteStore(Store):
 
     @_reads
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
-        query = "SELECT id, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"
-        versions = dict(database.execute(query).fetchall())
-        ordered = self._ordered(database, time.time())
+        ordered, versions = self._ordered(database, time.time())
         waiting = [job.id for job in ordered if job.status == "in_queue"]
         states: dict[str, _State] = {job_id: (version, None) for job_id, version in versions.items()}
         return states | {job_id: (versions[job_id], position) for position, job_id in enumerate(waiting)}
