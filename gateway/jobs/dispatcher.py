@@ -45,7 +45,8 @@ class Dispatcher:
         self._workers: dict[Address, Worker] = {}
         self._tasks: dict[Address, asyncio.Task[None]] = {}
         self._known: dict[str, list[Address]] = {}  # URL -> what it led to when it was looked up last
-        self._resolve_at = 0.0
+        self._look_up: asyncio.Task[list[Address]] | None = None
+        self._look_up_at = 0.0
         self._drained: set[str] = set()
         self._health = Health()
         self._states: list[WorkerState] | None = None
@@ -113,17 +114,15 @@ class Dispatcher:
     async def _watch_all(self) -> None:
         """Watch every ComfyUI of the settings, and no other. A name may lead to more or fewer of them than before."""
         now = time.monotonic()
-        if now < self._resolve_at:
+        if self._look_up is None:
+            if now < self._look_up_at:
+                return
+            self._look_up_at = now + _RESOLVE_S
+            self._look_up = asyncio.create_task(self._find_addresses())
+        if self._workers and not self._look_up.done():  # a name server can be slow
             return
-        self._resolve_at = now + _RESOLVE_S
-        wanted: list[Address] = []
-        for address in addresses(self._settings):
-            try:
-                self._known[address.url] = await resolve(address)
-            except (OSError, ValueError) as error:
-                if address.url in self._known:
-                    _LOG.warning("name of ComfyUI not found, it counts as before worker=%s: %s", address.name, error)
-            wanted += self._known.get(address.url, [address])
+        looking, self._look_up = self._look_up, None
+        wanted = await looking
         await self._stop([address for address in self._workers if address not in wanted])
         workers = {}
         for address in wanted:
@@ -134,6 +133,17 @@ class Dispatcher:
             if address not in self._tasks:
                 self._tasks[address] = asyncio.create_task(workers[address].run())
         self._workers = workers
+
+    async def _find_addresses(self) -> list[Address]:
+        wanted: list[Address] = []
+        for address in addresses(self._settings):
+            try:
+                self._known[address.url] = await resolve(address)
+            except (OSError, ValueError) as error:
+                if address.url in self._known:
+                    _LOG.warning("name of ComfyUI not found, it counts as before worker=%s: %s", address.name, error)
+            wanted += self._known.get(address.url, [address])
+        return wanted
 
     async def _stop(self, no_longer: list[Address]) -> None:
         tasks = [self._tasks.pop(address) for address in no_longer]
@@ -225,17 +235,17 @@ class Dispatcher:
 
     async def _tidy(self) -> None:
         """Remove what ended jobs left on workers, before these get another job."""
-        now = time.monotonic()
-        for job in await self._store.leftovers():
+        now, leftovers = time.monotonic(), await self._store.leftovers()
+        self._tidied = {job.id: self._tidied.get(job.id, set()) for job in leftovers}
+        for job in leftovers:
             held = any(worker.holds(job.id) for worker in self._workers.values())
             if held or self._tidy_at.get(job.id, 0.0) > now:
                 continue
-            places, done = self._places(job), self._tidied.setdefault(job.id, set())
+            places, done = self._places(job), self._tidied[job.id]
             for worker in places:
                 if worker.name not in done and worker.free:
                     worker.tidy(job, functools.partial(self._tidied_on, worker, job))
             if places and all(worker.name in done for worker in places):
-                del self._tidied[job.id]
                 await self._store.mark_clean(job.id)
 
     def _places(self, job: Job) -> list[Worker]:

@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from ...client.comfy import OutputFile
-from ...client.errors import ComfyError, PreflightError, ServerAnswerError, ServerLostError, ServerRefusedError
+from ...client.errors import (
+    ComfyError,
+    PreflightError,
+    ServerAnswerError,
+    ServerLostError,
+    ServerRefusedError,
+    ServerUnreachableError,
+)
 from ...client.progress import Progress
 from ...client.run import RunResult
 from ...contract.parameters import SEED
@@ -30,6 +37,7 @@ _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _REPORT_S = 0.25  # how often progress is written
 _OFFERS_S = 60.0  # how long what a ComfyUI lacks counts as known
 _REFUSED_S = 30.0  # how long a job whose images a worker lacks is not offered to it again
+_ANSWER_WAIT_S = 5.0  # for a ComfyUI that is given a waiting job
 _SUBMIT_WAIT_S = 5.0  # for a prompt that is on its way when its job is dropped
 _MAX_DEATHS = 2  # of ComfyUI while it ran a job
 _MAX_ATTEMPTS = 10  # also if no death was seen to be the job's: it may end ComfyUI before that can tell that it runs
@@ -261,9 +269,17 @@ class Worker:
     async def _assign(self, job_id: str) -> bool:
         """Start a waiting job's next attempt here; ``False`` if it goes on waiting, or was cancelled."""
         try:
-            identity, job = await self._identify(), await self._store.get(job_id)
-            if job is None or not await self._suits(job) or not await self._store.assign(job_id, identity.instance):
+            job = await self._store.get(job_id)
+            if job is None:
                 return False
+            # With others there, a waiting job need not wait for a ComfyUI that stalls.
+            identity = await asyncio.wait_for(self._ready_for(job), None if self.alone else _ANSWER_WAIT_S)
+            if identity is None or not await self._store.assign(job_id, identity.instance):
+                return False
+        except asyncio.TimeoutError:
+            text = f"ComfyUI at {self.name} did not answer within {_ANSWER_WAIT_S:g} s. It may be loading a model."
+            self._not_there(ServerUnreachableError(text))
+            return False
         except ComfyError as error:
             self._not_there(error)
             return False
@@ -321,15 +337,20 @@ class Worker:
         else:
             await self._store.requeue(job.id, attempt=job.attempt)
 
-    async def _suits(self, job: Job) -> bool:
-        """Return whether ComfyUI has what a waiting job needs; with another ComfyUI there, also whether it is idle."""
-        if self.alone:
-            return True
+    async def _ready_for(self, job: Job) -> Identity | None:
+        """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs.
+
+        The dispatcher gives it a job that it is known to lack something for only if all others do too: then the job
+        shall fail here, with the reason.
+        """
+        identity = await self._identify()
+        if self.alone or not self.can_run(job.id, job.model_id):
+            return identity
         if job.model_id not in self._lacking_at:
             await self.learn(job.model_id)
         if not await self._backend.has_inputs(job):
             self._refused[job.id] = time.monotonic() + _REFUSED_S
-        return self.can_run(job.id, job.model_id)
+        return identity if self.can_run(job.id, job.model_id) else None
 
     async def _run_prompt(self, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running job to the end of its prompt from where it was found; its result is copied meanwhile."""

@@ -270,6 +270,32 @@ def test_jobs_go_only_where_their_models_and_images_are(tmp_path):
     run(test())
 
 
+def test_a_job_whose_images_are_nowhere_is_not_offered_for_ever(tmp_path):
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            job = await submit(api.store, **{"62_image": "gone.jpg"})
+            end = await api.until(job)  # a real ComfyUI refuses it then, with the reason
+            assert end.attempt == 1
+            assert sum(len(host.ran) for host in hosts) == 1
+
+    run(test())
+
+
+def test_a_waiting_job_does_not_wait_for_one_that_stalls(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_ANSWER_WAIT_S", 0.3)
+    monkeypatch.setattr(worker, "_CHECK_S", 30.0)  # nobody notices it before
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            await until(lambda: all(states(api, host.url, "idle") for host in hosts))
+            hosts[0].stall()
+            jobs = [await submit(api.store) for _ in range(3)]
+            assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 3
+            assert ids(hosts[0]) == []
+
+    run(test())
+
+
 def test_the_last_models_choose_between_idle_ones(tmp_path):
     async def test():
         async with stand_ins(3, seconds=0.2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
