@@ -86,7 +86,7 @@ class Worker:
         self._gone = False  # nothing listens there
         self._lacking_at: dict[str, float] = {}
         self._refused: dict[str, float] = {}  # job id -> until when it is not offered again
-        self._given_up: dict[str, tuple[str, int]] = {}  # prompt id -> job id and attempt that runs elsewhere
+        self._given_up: set[str] = set()  # the ids of prompts whose job runs elsewhere
         self._task: asyncio.Task[None] | None = None
         self._job: tuple[str, int] | None = None  # id and attempt of the job that has ComfyUI
         self._copies: dict[str, asyncio.Task[None]] = {}  # job id -> the task that brings its result
@@ -154,7 +154,7 @@ class Worker:
         if task is None and self._job is not None and self._job[0] == job_id:
             task = self._task
         if given_up and (job := await self._store.get(job_id)) is not None:
-            self._given_up[job.prompt_id] = (job.id, job.attempt)
+            self._given_up.add(job.prompt_id)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
@@ -192,34 +192,34 @@ class Worker:
                 await asyncio.wait(tasks)
 
     async def _look(self) -> None:
-        identity = await self._identify()
-        if self.alone and self._task is not None:
-            return  # follow() asks for the queue
+        await self._identify()
+        if self.alone:
+            return  # a job is given to it whatever it does
+        await self._look_at_queue()
+        for model_id, known_at in list(self._lacking_at.items()):
+            if time.monotonic() - known_at > _OFFERS_S:
+                await self._learn(model_id)
+
+    async def _look_at_queue(self) -> None:
+        """See whether prompts of others are there, and remove those that run elsewhere as another attempt."""
         own = self._own_prompts()
         queue = await self._backend.client.queue()
         own |= self._own_prompts()
         there = {*queue.running, *queue.pending}
-        for stale in there & self._given_up.keys():
-            await self._backend.client.cancel(stale)
+        for stale in list(self._given_up):
+            if stale not in there or await self._backend.client.cancel(stale):
+                self._given_up.discard(stale)
         foreign = bool(there - own)
         if foreign != self.foreign:
             self.foreign = foreign
             self._changed()
         if foreign:
             self.warm = frozenset()
-        if not self.alone:
-            await self._look_for_models(identity)
 
     def _own_prompts(self) -> set[str]:
         return set() if self._job is None else {prompt_id(*self._job)}
 
-    async def _look_for_models(self, identity: Identity) -> None:
-        now = time.monotonic()
-        for model_id in list(self._lacking_at):
-            if now - self._lacking_at[model_id] > _OFFERS_S:
-                await self.learn(model_id)
-
-    async def learn(self, model_id: str) -> None:
+    async def _learn(self, model_id: str) -> None:
         """Ask ComfyUI what a model lacks there."""
         self._lacking_at[model_id] = time.monotonic()
         self.lacking[model_id] = await self._backend.lacking(model_id)
@@ -338,7 +338,7 @@ class Worker:
             await self._store.requeue(job.id, attempt=job.attempt)
 
     async def _ready_for(self, job: Job) -> Identity | None:
-        """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs.
+        """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.
 
         The dispatcher gives it a job that it is known to lack something for only if all others do too: then the job
         shall fail here, with the reason.
@@ -347,10 +347,13 @@ class Worker:
         if self.alone or not self.can_run(job.id, job.model_id):
             return identity
         if job.model_id not in self._lacking_at:
-            await self.learn(job.model_id)
+            await self._learn(job.model_id)
         if not await self._backend.has_inputs(job):
             self._refused[job.id] = time.monotonic() + _REFUSED_S
-        return identity if self.can_run(job.id, job.model_id) else None
+        was_busy = self.foreign  # then the dispatcher has chosen it all the same
+        await self._look_at_queue()
+        ready = self.can_run(job.id, job.model_id) and (was_busy or not self.foreign)
+        return identity if ready else None
 
     async def _run_prompt(self, identity: Identity, job: Job, found: Found) -> None:
         """Bring a running job to the end of its prompt from where it was found; its result is copied meanwhile."""

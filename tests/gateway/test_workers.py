@@ -231,6 +231,22 @@ def test_one_that_is_busy_with_prompts_of_others_gets_no_job(tmp_path):
     run(test())
 
 
+def test_prompts_of_others_are_seen_before_a_job_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_CHECK_S", 30.0)
+
+    async def test():
+        async with stand_ins(2, seconds=0.1) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            await until(lambda: all(states(api, host.url, "idle") for host in hosts))
+            hosts[0].seconds = 60.0
+            async with ComfyClient(hosts[0].url) as client:
+                await client.queue_prompt(graph_for(DEMO), prompt_id=str(uuid.uuid4()), client_id="someone else")
+            jobs = [await submit(api.store) for _ in range(3)]
+            assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 3
+            assert len(hosts[0].ran) == 1
+
+    run(test())
+
+
 async def worker_states(api):
     return {state.name: state for state in await api.store.workers()}
 
