@@ -62,24 +62,25 @@ class Dispatcher:
 
         When cancelled, running jobs are left to their ComfyUIs; the next dispatcher finds them there.
         """
-        pause = _BACK_OFF_S[0]
-        async with self._lock():
-            try:
-                while True:
-                    try:
-                        await self._round()
-                        pause = _BACK_OFF_S[0]
-                    except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
-                        _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
-                        with contextlib.suppress(StoreError):
-                            await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
-                        await asyncio.sleep(pause)
-                        pause = min(pause * 2, _BACK_OFF_S[1])
-                    await asyncio.sleep(_SHORTEST_ROUND_S)
-                    await wait_for(self._poked, _LOOK_S)
-                    self._poked.clear()
-            finally:
-                await self._stop(list(self._workers))
+        pause, locked = _BACK_OFF_S[0], False
+        async with contextlib.AsyncExitStack() as stack:
+            while True:
+                try:
+                    if not locked:
+                        await stack.enter_async_context(self._lock())
+                        stack.push_async_callback(self._stop_all)
+                        locked = True
+                    await self._round()
+                    pause = _BACK_OFF_S[0]
+                except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
+                    _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
+                    with contextlib.suppress(StoreError):
+                        await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _BACK_OFF_S[1])
+                await asyncio.sleep(_SHORTEST_ROUND_S)
+                await wait_for(self._poked, _LOOK_S)
+                self._poked.clear()
 
     @contextlib.asynccontextmanager
     async def _lock(self) -> AsyncIterator[None]:
@@ -151,6 +152,9 @@ class Dispatcher:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    async def _stop_all(self) -> None:
+        await self._stop(list(self._workers))
 
     def _there(self) -> Iterator[Worker]:
         """Yield the ComfyUIs that are up, each once, whatever number of addresses lead to it."""
