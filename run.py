@@ -28,6 +28,8 @@ def main() -> int:
     """Read the command line and run the command; return the exit code."""
     parser = _parser()
     arguments, rest = parser.parse_known_args()
+    if arguments.command == "serve" and arguments.workers and not arguments.demo:
+        parser.error("--workers goes with --demo: in front of ComfyUIs of your own, use wan-flf2v serve")
     if rest and arguments.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
@@ -48,9 +50,9 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
         words = [word for name, value in given.items() if value for word in ("--" + name, value)]
         return commands.demo([*words, "--gallery"] if arguments.gallery else words)
     if arguments.command == "serve":
-        return commands.serve(arguments.port, arguments.demo)
+        return commands.serve(arguments.port, arguments.demo, arguments.workers)
     if arguments.command == "bench":
-        return commands.bench(arguments.name, arguments.json, arguments.rounds)
+        return commands.bench(arguments.name, arguments.json, arguments.rounds, arguments.workers)
     if arguments.command == "train":
         return commands.train(arguments.stage, arguments.minutes, arguments.start_from)
     return commands.test(arguments.hosts, arguments.newest, rest)
@@ -81,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = add("serve", help="run ComfyUI with the pack in the foreground", allow_abbrev=False)
     serve.add_argument("--port", type=_port, default=8188, metavar="N", help="default 8188")
     serve.add_argument("--demo", action="store_true", help="with the demo's tiny models, on the CPU")
+    serve.add_argument(
+        "--workers", type=_count, default=0, metavar="N", help="with --demo: N ComfyUIs, and a gateway in front of them"
+    )
 
     test = add("test", help="run all checks and tests; further arguments go to pytest", allow_abbrev=False)
     where = test.add_mutually_exclusive_group()
@@ -101,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="write the figures here too")
     bench.add_argument("--rounds", type=int, metavar="N", help="how often to repeat (default: the bench's own number)")
 
+    bench.add_argument("--store", choices=["sqlite"], default="sqlite", help="of the gateway")
+    bench.add_argument("--workers", type=_count, metavar="N", help="how many ComfyUIs, where a bench can have several")
+
     train = add("train", help="make the demo's models from scratch; goes on where it stopped", allow_abbrev=False)
     train.add_argument("--stage", metavar="STAGE", help="one stage alone (default: all, in their order)")
     train.add_argument("--minutes", type=_minutes, metavar="N", help="stop after this time; the next run goes on")
@@ -113,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
 def _port(text: str) -> int:
     if not (text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65535 is expected")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 64):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
     return int(text)
 
 

@@ -22,7 +22,7 @@ def main() -> int:
     """Run one bench or all; returns 1 if a figure is beyond its limit."""
     names = sorted(path.stem for path in _FOLDER.glob("*.py") if not path.name.startswith("_"))
     args = _parse_arguments(names)
-    options = Options(args.comfyui, rounds=args.rounds, json=args.json)
+    options = Options(args.comfyui, rounds=args.rounds, json=args.json, workers=args.workers)
     records: list[dict[str, Any]] = []
     good = True
     for name in names if args.name == "all" else [args.name]:
@@ -46,9 +46,13 @@ def _parse_arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: the bench's own number")
+    parser.add_argument("--store", choices=["sqlite"], default="sqlite", help="of the gateway")
+    parser.add_argument("--workers", type=int, metavar="N", help="how many ComfyUIs, where a bench can have several")
     args = parser.parse_args()
     if args.rounds is not None and args.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if args.workers is not None and args.workers < 1:
+        parser.error("--workers must be 1 or more")
     return args
 
 

@@ -20,7 +20,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Where ComfyUI lies, the Python that runs it, and how many rounds (``None``: the bench's own number).
+    """Where ComfyUI lies, the Python that runs it, and how many rounds or ComfyUIs (``None``: the bench's own number).
 
     ``json`` is the result file, if one is asked for: a bench may write a picture or a table beside it.
     """
@@ -29,6 +29,7 @@ class Options:
     python: Path = Path(sys.executable)
     rounds: int | None = None
     json: Path | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class GatewayProcess:
     def __init__(
         self,
         data: Path,
-        comfyui_url: str,
+        comfyui_url: str | Sequence[str],
         *arguments: str,
         config: Mapping[str, Any] | None = None,
         program: Sequence[str] = ("-m", "wan_flf2v"),
@@ -41,7 +41,9 @@ class GatewayProcess:
         self._program = program
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = data / "gateway.log"
-        self._arguments = ["--data", str(data), "--comfyui", comfyui_url, *arguments]
+        urls = [comfyui_url] if isinstance(comfyui_url, str) else comfyui_url
+        self._arguments = ["--data", str(data), *arguments]
+        self._arguments += [word for url in urls for word in ("--comfyui", url)]
         if config is not None:
             (data / "api.json").write_text(json.dumps(config))
             self._arguments += ["--config", str(data / "api.json")]

@@ -1,5 +1,6 @@
 """The commands of run.py (setup, demo, serve, test, bench, train). Each returns its exit code."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from .environment import ensure_comfyui_env, ensure_newest_env, ensure_project_e
 from .lock import setup_lock
 from .managed import ensure_managed
 from .paths import REPO, cache_dir
-from .server import comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
+from .server import ComfyServer, ServerError, comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # Three workers, also on two cores, since many tests wait; each has its own ComfyUI. tests/conftest.py says how tests
@@ -37,19 +38,20 @@ def demo(arguments: Sequence[str]) -> int:
     return _become([*_demo_command(comfyui, python), *arguments])
 
 
-def serve(port: int, with_demo: bool) -> int:
-    """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``."""
+def serve(port: int, with_demo: bool, workers: int = 0) -> int:
+    """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``.
+
+    ``workers``: run so many with the demo's models, from that port on, and a gateway in front of them.
+    """
     comfyui, python = _prepare("demo")
     env = comfy_env()
-    if port_is_taken(port):
-        raise SetupError(f"port {port} is taken by another program: stop it, or choose another with --port")
+    for each in range(port, port + max(workers, 1)):
+        if port_is_taken(each):
+            raise SetupError(f"port {each} is taken by another program: stop it, or choose another with --port")
+    if workers:
+        return _serve_several(comfyui, python, range(port, port + workers))
     if with_demo:
-        prepared = subprocess.run(
-            [*_demo_command(comfyui, python), "--prepare-only"], stdout=subprocess.PIPE, text=True, check=False
-        )
-        if prepared.returncode:
-            return prepared.returncode
-        base_dir = Path(prepared.stdout.splitlines()[-1])
+        base_dir = _prepare_demo(comfyui, python, cache_dir())
         arguments = [*server_args(base_dir, port), "--cpu"]
         env["WAN_FLF2V_DEMO"] = "true"  # the hosted API offers the demo's model too
     else:
@@ -83,7 +85,7 @@ def test(versions: Sequence[str] | None, newest: bool, pytest_arguments: Sequenc
     return failed or code
 
 
-def bench(name: str, json_file: str | None, rounds: int | None) -> int:
+def bench(name: str, json_file: str | None, rounds: int | None, workers: int | None = None) -> int:
     """Run one benchmark or all; SetupError for a name that is not in ``benchmarks/``."""
     names = sorted(path.stem for path in (REPO / "benchmarks").glob("*.py") if not path.name.startswith("_"))
     if not names:
@@ -93,6 +95,7 @@ def bench(name: str, json_file: str | None, rounds: int | None) -> int:
     comfyui, python = _prepare("test")
     result = ["--json", json_file] if json_file else []
     result += ["--rounds", str(rounds)] if rounds is not None else []
+    result += ["--workers", str(workers)] if workers is not None else []
     return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(comfyui.path), *result])
 
 
@@ -117,9 +120,37 @@ def _own_or_managed() -> ComfyUI:
     return find_own_comfyui() or ensure_managed(pin_for(DEFAULT_VERSION), cache_dir())
 
 
-def _demo_command(comfyui: ComfyUI, python: Path) -> list[str]:
-    paths = ["--comfyui", str(comfyui.path), "--cache", str(cache_dir())]
+def _demo_command(comfyui: ComfyUI, python: Path, cache: Path | None = None) -> list[str]:
+    paths = ["--comfyui", str(comfyui.path), "--cache", str(cache or cache_dir())]
     return [str(python), "-I", "-m", "wan_flf2v.demo", *paths]
+
+
+def _prepare_demo(comfyui: ComfyUI, python: Path, cache: Path) -> Path:
+    """Return a base directory in ``cache`` with the demo's models."""
+    command = [*_demo_command(comfyui, python, cache), "--prepare-only"]
+    prepared = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if prepared.returncode:
+        raise SetupError(f"the demo could not be prepared (exit code {prepared.returncode}); the lines above say why")
+    return Path(prepared.stdout.splitlines()[-1])
+
+
+def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int]) -> int:
+    """Run a ComfyUI at each port, with a folder of its own, and a gateway in front of them in the foreground."""
+    command = [str(python), "-I", "-m", "wan_flf2v", "serve", "--demo", "--no-auth"]
+    command += ["--data", str(cache_dir() / "serve-gateway")]
+    env = {"WAN_FLF2V_MOUNT": "false"}  # the gateway has the API
+    with contextlib.ExitStack() as stack:
+        for number, port in enumerate(ports, 1):
+            base_dir = _prepare_demo(comfyui, python, cache_dir() / f"serve-{number}")
+            server = ComfyServer(comfyui.path, python, base_dir, port=port, extra_args=["--cpu"], env=env)
+            say(f"starting ComfyUI {comfyui.version} at http://127.0.0.1:{port}")
+            try:
+                stack.enter_context(server)
+            except ServerError as error:
+                raise SetupError(str(error)) from error
+            command += ["--comfyui", server.url]
+        say("starting the gateway; Ctrl-C stops all")
+        return _run(command)
 
 
 def _serve_for_real(comfyui: ComfyUI, port: int) -> tuple[Path, list[str]]:

@@ -1,4 +1,4 @@
-"""``wan-flf2v serve`` starts the API; ``wan-flf2v token`` creates, lists and revokes tokens."""
+"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _NEEDS = ("av", "filelock", "pydantic_settings")  # what the extra [serve] has and [client] has not
 _T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
+_workers = typer.Typer(help="The ComfyUIs that the API runs requests on.", no_args_is_help=True)
 
 _Data = Annotated[
     Path | None, typer.Option("--data", envvar="WAN_FLF2V_DATA", help="Where requests, results and tokens are kept.")
@@ -29,13 +30,17 @@ _Data = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``serve`` and ``token`` to the command line."""
+    """Add ``serve``, ``token`` and ``workers`` to the command line."""
     app.command()(serve)
     app.add_typer(_tokens, name="token")
+    app.add_typer(_workers, name="workers")
 
 
 def serve(
-    comfyui: Annotated[str | None, typer.Option(help="ComfyUI's address (default http://127.0.0.1:8188).")] = None,
+    comfyui: Annotated[
+        list[str] | None,
+        typer.Option(help="ComfyUI's address (default http://127.0.0.1:8188). Give it once for each of several."),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to listen at; 0 takes a free one.")
@@ -52,7 +57,7 @@ def serve(
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no token; on the loopback address only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every response.")] = False,
 ) -> None:
-    """Serve the hosted API in front of a ComfyUI. Requests that were accepted outlive every restart."""
+    """Serve the hosted API in front of one ComfyUI, or several. Requests that were accepted outlive every restart."""
     check_extra()
     from ..gateway.jobs.store import StoreFileError
     from ..gateway.serve import ServeError, default_data
@@ -64,7 +69,11 @@ def serve(
     logging.getLogger("wan_flf2v").setLevel(level)
     # aiohttp logs the content of every malformed request. This API's middleware logs its errors.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    given: dict[str, object] = {"comfyui_url": comfyui, "base_url": base_url, "trusted_proxies": trusted_proxy or None}
+    given: dict[str, object] = {
+        "comfyui_url": comfyui or None,
+        "base_url": base_url,
+        "trusted_proxies": trusted_proxy or None,
+    }
     given |= {"demo": demo or None, "auth": False if no_auth else None}
     try:
         changes = {name: value for name, value in given.items() if value is not None}
@@ -79,6 +88,7 @@ def serve(
         fail("Stopped.", EXIT_INTERRUPTED)
 
 
+@_workers.callback()
 @_tokens.callback()
 def check_extra() -> None:
     """Refuse to go on without what the gateway needs; otherwise a lack would show after a whole run."""
@@ -135,6 +145,36 @@ def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data:
     if not _has_store(folder) or not _with_store(data, lambda store: store.revoke_token(name)):
         fail(f'There is no token "{name}" in {folder}. `wan-flf2v token list` shows those there are.', EXIT_USAGE)
     say(f"Token {name} is revoked.")
+
+
+@_workers.command("list")
+def list_workers(data: _Data = None) -> None:
+    """List the ComfyUIs, and what the gateway last said of each."""
+    folder = _folder(data)
+    workers = _with_store(data, lambda store: store.workers()) if _has_store(folder) else []
+    if not workers:
+        say(f"No gateway has run with {folder} yet. `wan-flf2v serve --comfyui URL --data {folder}` starts one.")
+        return
+    table = Table("Worker", "State", "ComfyUI", "Instance", "Request", "Attempt", "Last error")
+    for each in workers:
+        state = f"{each.state}, drained" if each.drained else each.state
+        instance = (each.instance or "")[:8]
+        row = (each.version, instance, each.request_id, each.attempt, each.error)
+        table.add_row(each.name, state, *(str(value) if value else "" for value in row))
+    out.print(table)
+
+
+@_workers.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="Its address, as `workers list` shows it.")],
+    data: _Data = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it get requests again.")] = False,
+) -> None:
+    """Give a ComfyUI no more requests; the one that it runs goes on. Then it can be stopped."""
+    folder = _folder(data)
+    if not _has_store(folder) or not _with_store(data, lambda store: store.drain(worker, drained=not undo)):
+        fail(f'There is no worker "{worker}" in {folder}. `wan-flf2v workers list` shows those there are.', EXIT_USAGE)
+    say(f"{worker} gets requests again." if undo else f"{worker} gets no more requests.")
 
 
 def _folder(data: Path | None) -> Path:

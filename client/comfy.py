@@ -76,8 +76,10 @@ class ComfyClient(Connection):
     ``ServerAnswerError`` if it responds with an HTTP error.
     """
 
-    def __init__(self, url: str, *, verify_tls: bool = True) -> None:
-        super().__init__(url)
+    def __init__(
+        self, url: str, *, verify_tls: bool = True, token: str | None = None, ip_address: str | None = None
+    ) -> None:
+        super().__init__(url, token=token, ip_address=ip_address)
         self._check_certificate = verify_tls and not _is_loopback(self._base.host)
 
     async def system_stats(self) -> dict[str, Any]:
@@ -229,12 +231,12 @@ class ComfyClient(Connection):
         shown: dict[str, Any] = record.get("outputs", {}).get(node_id, {})
         return shown
 
-    async def remove_leftovers(self, request_id: str) -> None:
-        """Remove what a request of the hosted API left, but its result, through a route of this pack.
+    async def remove_leftovers(self, name: str) -> None:
+        """Remove what an attempt at a request of the hosted API left, but its result, through a route of this pack.
 
         That is its uploaded images, and the empty file that a ComfyUI that ended had reserved for its video.
         """
-        async with self._request("DELETE", f"wan_flf2v/inputs/{request_id}") as response:
+        async with self._request("DELETE", f"wan_flf2v/inputs/{name}") as response:
             self._check_status(response, None)
 
     def _check(self, response: aiohttp.ClientResponse, content: Any) -> None:

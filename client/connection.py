@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,14 +13,32 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from .errors import ServerAddressError, ServerUnreachableError
+from .errors import ServerAddressError, ServerRefusedError, ServerUnreachableError
 
 _CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 60.0  # ComfyUI's event loop can stall for many seconds while a model loads
 _CHUNK_BYTES = 1 << 20
 _Self = TypeVar("_Self", bound="Connection")
+
+
+class _OneAddress(AbstractResolver):
+    """Resolves every name to one IP address; the name stays in the Host header and in the TLS check."""
+
+    def __init__(self, ip_address: str) -> None:
+        self._ip_address = ip_address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        family = socket.AF_INET6 if ":" in self._ip_address else socket.AF_INET
+        flags = socket.AI_NUMERICHOST
+        return [ResolveResult(hostname=host, host=self._ip_address, port=port, family=family, proto=0, flags=flags)]
+
+    async def close(self) -> None:
+        pass
 
 
 class Connection:
@@ -29,8 +48,13 @@ class Connection:
     kind = "a server"
     example = "http://127.0.0.1:8188"
 
-    def __init__(self, url: str, *, check_certificate: bool = True) -> None:
+    def __init__(
+        self, url: str, *, check_certificate: bool = True, token: str | None = None, ip_address: str | None = None
+    ) -> None:
+        """``token`` is sent as a bearer token; ``ip_address`` is used in place of what the host's name resolves to."""
         self._check_certificate = check_certificate
+        self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        self._ip_address = ip_address
         try:
             self._base = URL(url.rstrip("/"))
         except ValueError:
@@ -40,7 +64,9 @@ class Connection:
 
     async def __aenter__(self: _Self) -> _Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
-        self._http = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=self._check_certificate))
+        resolver = _OneAddress(self._ip_address) if self._ip_address is not None else None
+        connector = aiohttp.TCPConnector(ssl=self._check_certificate, resolver=resolver)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, headers=self._headers)
         return self
 
     async def __aexit__(
@@ -101,8 +127,9 @@ class Connection:
             )
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         reason = str(cause) or type(cause).__name__
+        kind = ServerUnreachableError
         if isinstance(cause, ConnectionRefusedError):
-            reason = "connection refused"
-        return ServerUnreachableError(
+            reason, kind = "connection refused", ServerRefusedError
+        return kind(
             f"Cannot reach {self.name} at {self.url} ({reason}). Start {self.name}, or give the address where it runs."
         )

@@ -33,6 +33,10 @@ class ServerUnreachableError(ComfyError):
     """The server cannot be reached, or does not respond in time."""
 
 
+class ServerRefusedError(ServerUnreachableError):
+    """Nothing listens at the server's address: its machine says so."""
+
+
 class ServerAnswerError(ComfyError):
     """The server responded with an HTTP error; ``status`` is its code."""
 

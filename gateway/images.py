@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..client.comfy import ComfyClient, OutputFile
+from ..client.comfy import OutputFile
 from ..client.errors import ServerAnswerError, ServerUnreachableError
 from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
+from .jobs.comfyui import Address, resolved
 from .jobs.store import Store, StoreError
 from .settings import Settings
 from .shares import Shares
@@ -206,10 +207,13 @@ class Images:
         return ImageInput(name, False)
 
     async def _comfyui_has(self, name: str) -> bool:
-        """Ask ComfyUI for the file. True also if it does not respond soon: a model may be loading."""
-        file = OutputFile(name, "", "input", "")
+        """Ask all ComfyUIs for the file. True also if one does not respond soon: a model may be loading."""
+        return any(await asyncio.gather(*(self._has(address, name) for address in await resolved(self._settings))))
+
+    async def _has(self, address: Address, name: str) -> bool:
         try:
-            async with ComfyClient(self._settings.comfyui_url, verify_tls=self._settings.comfyui_verify_tls) as client:
+            async with address.client() as client:
+                file = OutputFile(name, "", "input", "")
                 return await asyncio.wait_for(client.has_file(file), _COMFYUI_TIMEOUT_S)
         except ServerAnswerError as error:
             return error.status not in _NOT_THERE

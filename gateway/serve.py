@@ -15,11 +15,10 @@ from typing import Any
 
 from aiohttp import web
 
-from ..client.comfy import ComfyClient
-from ..client.errors import ServerAddressError
 from .http.app import create_app
 from .http.middleware import RequestHandler, is_loopback
 from .http.sending import READ_WAIT_S, drop
+from .jobs.comfyui import addresses
 from .settings import Settings
 
 _SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
@@ -56,13 +55,10 @@ def check_address(host: str, auth: bool) -> None:
 def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; ``on_start`` gets the address.
 
-    Raises ``ServeError``, ``StoreFileError`` and ``OSError``.
+    Raises ``ServeError``, ``ConfigError``, ``StoreFileError`` and ``OSError``.
     """
     check_address(host, settings.auth)
-    try:
-        ComfyClient(settings.comfyui_url)
-    except ServerAddressError as error:
-        raise ServeError(f"ComfyUI's address: {error}") from error
+    addresses(settings)
     asyncio.run(_serve(settings, host, port, on_start))
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
@@ -23,10 +23,16 @@ class Settings(BaseSettings):
 
     data: Path
     """The folder of store.sqlite3, results/, inputs/, signing.key and dispatcher.lock. Comes from ``--data`` only."""
-    comfyui_url: str = "http://127.0.0.1:8188"
-    """The address of ComfyUI."""
+    comfyui_url: str | tuple[str, ...] = "http://127.0.0.1:8188"
+    """The address of ComfyUI, or of several. A name with several IP addresses is several."""
     comfyui_verify_tls: bool = True
     """Whether ComfyUI's certificate is checked. On the loopback address it never is."""
+    comfyui_tokens: tuple[SecretStr, ...] = ()
+    """Bearer tokens for reverse proxies in front of ComfyUI: one for all addresses, or one for each in their order."""
+    worker_lost_after_s: float = 120.0
+    """How long a ComfyUI may be silent, with others there, until its request runs on another one."""
+    max_wait_s: float = 3600.0
+    """How long a token's requests may wait, while others are served, until they come before all others."""
     base_url: str | None = None
     """The API's address as clients see it, without /v1. By default it is taken from each request."""
     trusted_proxies: tuple[str, ...] = ()
@@ -63,6 +69,12 @@ class Settings(BaseSettings):
     """How long a webhook is tried again."""
     cors_origins: tuple[str, ...] = ()
     """The origins whose pages may call the API (CORS)."""
+
+    @property
+    def comfyui_urls(self) -> tuple[str, ...]:
+        """The addresses of all ComfyUIs, each once."""
+        given = (self.comfyui_url,) if isinstance(self.comfyui_url, str) else self.comfyui_url
+        return tuple(dict.fromkeys(given))
 
     @classmethod
     def settings_customise_sources(

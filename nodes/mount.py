@@ -65,16 +65,16 @@ async def _mount_api(server: PromptServer) -> None:
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
     from ..gateway.http.app import PREFIX, create_app
     from ..gateway.jobs.comfyui import FOLDER, ONCE
-    from ..gateway.jobs.records import REQUEST_ID
+    from ..gateway.jobs.records import ATTEMPT_NAME
     from ..gateway.jobs.tokens import first_token
     from ..gateway.serve import check_address
     from ..gateway.settings import read_settings
 
-    _add_gateway_routes(server.routes, FOLDER, REQUEST_ID.fullmatch)
+    _add_gateway_routes(server.routes, FOLDER, ATTEMPT_NAME.fullmatch)
     server.add_on_prompt_handler(_refuse_repeats(ONCE))
     data = Path(folder_paths.get_user_directory()) / "wan_flf2v"
     file = data / "api.json"
-    own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False}  # it is this process
+    own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False, "comfyui_tokens": ()}  # it is this process
     settings = read_settings(data, file if file.exists() else None, **own)
     if not settings.mount:
         _LOG.info('hosted API of wan-flf2v is off path=%s: the setting "mount" is false', PREFIX)
@@ -141,7 +141,7 @@ def _refuse_repeats(once: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return handler
 
 
-def _add_gateway_routes(routes: web.RouteTableDef, folder: str, is_request_id: Callable[[str], object]) -> None:
+def _add_gateway_routes(routes: web.RouteTableDef, folder: str, is_attempt_name: Callable[[str], object]) -> None:
     """Add what the API, mounted here or in a gateway, asks ComfyUI for."""
     instance = uuid.uuid4().hex
 
@@ -150,15 +150,18 @@ def _add_gateway_routes(routes: web.RouteTableDef, folder: str, is_request_id: C
         """Return a text that differs for each start of this ComfyUI."""
         return web.json_response({"instance": instance})
 
-    @routes.delete("/wan_flf2v/inputs/{request_id}")
+    @routes.delete("/wan_flf2v/inputs/{name}")
     async def delete_inputs(request: web.Request) -> web.Response:
-        """Remove the images that the API uploaded for a request, and an empty file that holds its video's name."""
-        request_id = request.match_info["request_id"]
-        if not is_request_id(request_id):
+        """Remove the images that the API uploaded for a request, and an empty file that holds its video's name.
+
+        The name is the request's id; those of its second attempt and later end in ``-2`` and so on.
+        """
+        name = request.match_info["name"]
+        if not is_attempt_name(name):
             return web.json_response({"error": "a request id is expected"}, status=400)
-        videos = (Path(folder_paths.get_output_directory()) / folder).glob(f"{request_id}_*.mp4")
+        videos = (Path(folder_paths.get_output_directory()) / folder).glob(f"{name}_*.mp4")
         await asyncio.to_thread(_delete_empty, videos)
-        images = Path(folder_paths.get_input_directory()) / folder / request_id
+        images = Path(folder_paths.get_input_directory()) / folder / name
         await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
         if os.path.lexists(images):  # on Windows, while a program has an image open
             return web.json_response({"error": "the images cannot be removed yet"}, status=500)

@@ -45,7 +45,7 @@ def create_app(
     dispatched before ``ready`` returns.
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store, fetcher = SqliteStore(settings.data / "store.sqlite3"), Fetcher(settings)
+    store, fetcher = SqliteStore(settings.data / "store.sqlite3", max_wait_s=settings.max_wait_s), Fetcher(settings)
     decoders = Decoders()
     results, images = Results(settings, store), Images(settings, store, fetcher, decoders)
     dispatcher = Dispatcher(store, settings, results)

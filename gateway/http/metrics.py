@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
+
+from ..jobs.records import WorkerState, WorkerWord
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -24,9 +27,20 @@ class Metrics:
         self._seconds += seconds
         self._buckets[next((limit for limit in _BUCKETS_S if seconds <= limit), float("inf"))] += 1
 
-    def render(self, jobs: Mapping[str, int], *, comfyui_up: bool) -> str:
+    def render(self, jobs: Mapping[str, int], *, comfyui_up: bool, workers: Sequence[WorkerState] = ()) -> str:
         """Return everything as text; ``jobs`` is the number of requests in each status."""
-        return "\n".join([*self._jobs(jobs, comfyui_up), *self._http(), ""])
+        return "\n".join([*self._jobs(jobs, comfyui_up), *self._workers(workers), *self._http(), ""])
+
+    def _workers(self, workers: Sequence[WorkerState]) -> Iterator[str]:
+        yield "# HELP wan_flf2v_worker_state What each ComfyUI does: 1 for its state, 0 for the others."
+        yield "# TYPE wan_flf2v_worker_state gauge"
+        for worker in workers:
+            for state in get_args(WorkerWord):
+                labels = f'worker="{worker.name}",state="{state}"'
+                yield f"wan_flf2v_worker_state{{{labels}}} {int(worker.state == state)}"
+        yield "# HELP wan_flf2v_worker_drained Whether each ComfyUI gets no more requests."
+        yield "# TYPE wan_flf2v_worker_drained gauge"
+        yield from (f'wan_flf2v_worker_drained{{worker="{each.name}"}} {int(each.drained)}' for each in workers)
 
     def _jobs(self, jobs: Mapping[str, int], comfyui_up: bool) -> Iterator[str]:
         yield "# HELP wan_flf2v_requests Accepted requests by status."

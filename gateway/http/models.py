@@ -11,12 +11,12 @@ from typing import Any
 
 from aiohttp import web
 
-from ...client.comfy import ComfyClient
 from ...client.errors import ComfyError
 from ...client.offers import find_lacking
 from ...contract.parameters import HOSTED, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import graph_for
+from ..jobs.comfyui import Address, resolved
 from ..settings import Settings
 from . import errors
 from .errors import ApiError
@@ -75,7 +75,7 @@ class Availability:
         lacking: dict[str, list[str]] = {model_id: [] for model_id in self._graphs}
         problem = None
         try:
-            lacking = await asyncio.wait_for(self._find_lacking(), _LOOK_S)
+            lacking = await self._find_lacking()
         except asyncio.TimeoutError:
             problem = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
         except ComfyError as error:
@@ -86,8 +86,16 @@ class Availability:
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
     async def _find_lacking(self) -> dict[str, list[str]]:
-        url, verify_tls = self._settings.comfyui_url, self._settings.comfyui_verify_tls
-        async with ComfyClient(url, verify_tls=verify_tls) as client:
+        """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none answers."""
+        looks = [asyncio.wait_for(self._find_lacking_on(each), _LOOK_S) for each in await resolved(self._settings)]
+        answers = await asyncio.gather(*looks, return_exceptions=True)
+        found = [answer for answer in answers if not isinstance(answer, BaseException)]
+        if not found and isinstance(answers[0], BaseException):
+            raise answers[0]
+        return {model_id: min((each[model_id] for each in found), key=len) for model_id in self._graphs}
+
+    async def _find_lacking_on(self, address: Address) -> dict[str, list[str]]:
+        async with address.client() as client:
             await client.system_stats()
             return {model_id: await find_lacking(client, graph) for model_id, graph in self._graphs.items()}
 

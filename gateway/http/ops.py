@@ -1,4 +1,4 @@
-"""The routes for operators: ``/healthz``, ``/readyz`` (can a request run), ``/metrics``, ``/openapi.json``."""
+"""The routes for operators: ``/healthz``, ``/readyz`` (can a request run), ``/metrics``, ``/workers``, OpenAPI."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -27,7 +28,7 @@ _STATUSES: tuple[Status, ...] = ("in_queue", "in_progress", "succeeded", "failed
 
 
 class OpsRoutes:
-    """Health, readiness, metrics and the OpenAPI document."""
+    """Health, readiness, metrics, workers and the OpenAPI document."""
 
     def __init__(
         self,
@@ -57,7 +58,11 @@ class OpsRoutes:
         ]
 
     def routes(self) -> list[web.RouteDef]:
-        return [*self.root_routes(), web.get("/openapi.json", self.openapi)]
+        return [
+            *self.root_routes(),
+            web.get("/workers", self.workers),
+            web.get("/openapi.json", self.openapi),
+        ]
 
     @public
     async def healthz(self, _: web.Request) -> web.Response:
@@ -82,8 +87,14 @@ class OpsRoutes:
     async def metrics(self, _: web.Request) -> web.Response:
         """Return the metrics in Prometheus' text format."""
         jobs: dict[str, int] = {status: await self._store.count(None, status) for status in _STATUSES}
-        text = self._metrics.render(jobs, comfyui_up=(await self._store.health()).comfyui == "up")
+        up = (await self._store.health()).comfyui == "up"
+        text = self._metrics.render(jobs, comfyui_up=up, workers=await self._store.workers())
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def workers(self, _: web.Request) -> web.Response:
+        """Return how each ComfyUI is doing: the fields of ``WorkerState``."""
+        workers = [asdict(worker) for worker in await self._store.workers()]
+        return web.json_response({"workers": workers}, headers={"Cache-Control": "no-store"})
 
     @public
     async def openapi(self, _: web.Request) -> web.Response:

@@ -1,30 +1,37 @@
-"""ComfyBackend, the client of one ComfyUI: checks, queues, follows and finds again a job's prompt there."""
+"""The addresses of ComfyUIs; ComfyBackend, the client of one: checks, queues, follows and finds again a job there."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from yarl import URL
 
 from ...client.comfy import ComfyClient, OutputFile
 from ...client.errors import (
     ComfyError,
     NoOutputError,
     PromptRejectedError,
+    ServerAddressError,
     ServerAnswerError,
     ServerLostError,
     ServerUnreachableError,
     explain_rejection,
 )
+from ...client.offers import find_lacking, is_model_file
 from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import FRAME_RATE, MODELS
 from ...contract.workflow import Graph, fill, graph_for
-from .records import Job
+from ..fetch import system_resolve
+from ..settings import ConfigError, Settings
+from .records import Job, attempt_name, prompt_id
 
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
 ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI must not take a second prompt with the same id
@@ -41,6 +48,7 @@ _FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
 
+LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 Found = Literal["known", "file", "worker_ended", "removed", "never_sent"]
 
 
@@ -70,13 +78,91 @@ def request_graph(job: Job, images: Mapping[str, str] | None = None) -> Graph:
     """Return the bundled graph with the job's values; ``images`` maps parameters to the names of uploaded images."""
     model = MODELS[job.model_id]
     graph = fill(graph_for(model), model, {**job.values, **(images or {})})
-    graph[_VIDEO_NODE]["inputs"]["filename_prefix"] = f"{FOLDER}/{job.id}"
+    graph[_VIDEO_NODE]["inputs"]["filename_prefix"] = f"{FOLDER}/{job.attempt_name}"
     return graph
 
 
-def result_file(job_id: str) -> OutputFile:
+def result_file(job: Job) -> OutputFile:
     """Return the file that a finished prompt has written; ComfyUI numbers the files of a prefix from 1."""
-    return OutputFile(f"{job_id}_00001_.mp4", FOLDER, "output", _VIDEO_NODE)
+    return OutputFile(f"{job.attempt_name}_00001_.mp4", FOLDER, "output", _VIDEO_NODE)
+
+
+@functools.cache
+def loads(model_id: str) -> frozenset[str]:
+    """Return the names of the model files that a model's graph loads; they stay in ComfyUI's memory."""
+    nodes = graph_for(MODELS[model_id]).values()
+    return frozenset(
+        value for node in nodes for value in node["inputs"].values() if isinstance(value, str) and is_model_file(value)
+    )
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where one ComfyUI is: its URL, and of a name with several IP addresses one of these."""
+
+    url: str
+    token: str | None
+    verify_tls: bool
+    ip_address: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The URL without a password, and the IP address."""
+        shown = str(URL(self.url).with_user(None)).rstrip("/")
+        return shown if self.ip_address is None else f"{shown} ({self.ip_address})"
+
+    def client(self) -> ComfyClient:
+        """Return a client; ``ServerAddressError`` if the URL is none."""
+        return ComfyClient(self.url, verify_tls=self.verify_tls, token=self.token, ip_address=self.ip_address)
+
+
+def addresses(settings: Settings) -> list[Address]:
+    """Return the addresses of the settings; ``ConfigError`` if they, or their tokens, cannot be used."""
+    urls, tokens = settings.comfyui_urls, settings.comfyui_tokens
+    if len(tokens) not in (0, 1, len(urls)):
+        raise ConfigError(
+            f"comfyui_tokens has {len(tokens)} tokens for {len(urls)} addresses of ComfyUI. Give one token for all, "
+            "or one for each address, in their order."
+        )
+    spread = tokens * len(urls) if len(tokens) == 1 else tokens or (None,) * len(urls)
+    found = []
+    for url, token in zip(urls, spread, strict=True):
+        text = token.get_secret_value() if token is not None else None
+        try:
+            ComfyClient(url)
+        except ServerAddressError as error:
+            raise ConfigError(f"ComfyUI's address: {error}") from error
+        if text is not None and URL(url).user is not None:
+            raise ConfigError(f"{URL(url).with_user(None)} has a user name in it and a bearer token. Give one of both.")
+        found.append(Address(url, text, settings.comfyui_verify_tls))
+    if not found:
+        raise ConfigError("comfyui_url is empty. Give the address of a ComfyUI, such as http://127.0.0.1:8188.")
+    return found
+
+
+async def resolve(address: Address, look_up: LookUp = system_resolve) -> list[Address]:
+    """Return one address for each IP address of a name that has several; otherwise the address as it is.
+
+    ``localhost`` is one machine. ``OSError`` if the name cannot be looked up.
+    """
+    url = URL(address.url)
+    host = url.raw_host or ""
+    if host == "localhost" or ":" in host or host.replace(".", "").isdigit():
+        return [address]
+    found = sorted(set(await look_up(host, url.port or 80)))
+    return [replace(address, ip_address=ip_address) for ip_address in found] if len(found) > 1 else [address]
+
+
+async def resolved(settings: Settings, look_up: LookUp = system_resolve) -> list[Address]:
+    """Return the addresses of all ComfyUIs now; a name that cannot be looked up counts as one."""
+
+    async def one(address: Address) -> list[Address]:
+        try:
+            return await resolve(address, look_up)
+        except (OSError, ValueError):
+            return [address]
+
+    return [each for found in await asyncio.gather(*map(one, addresses(settings))) for each in found]
 
 
 class ComfyBackend:
@@ -91,9 +177,29 @@ class ComfyBackend:
         stats = await self.client.system_stats()
         return Identity(str(stats["system"]["comfyui_version"]), await self.client.pack_instance())
 
-    async def has_result(self, job_id: str) -> bool:
+    async def has_result(self, job: Job) -> bool:
         """Whether the prompt's file is there. Until it is whole, an empty file holds its name."""
-        return await self.client.has_file(result_file(job_id))
+        return await self.client.has_file(result_file(job))
+
+    async def has_inputs(self, job: Job) -> bool:
+        """Whether the images that the job names, and does not bring, are in ComfyUI's input folder."""
+        parameters = MODELS[job.model_id].parameters
+        names = [
+            str(job.values[parameter.key])
+            for parameter in parameters
+            if parameter.is_image and parameter.key not in job.inputs
+        ]
+        files = [OutputFile(name, "", "input", "") for name in names]
+        try:
+            return all(await asyncio.gather(*map(self.client.has_file, files)))
+        except ServerAnswerError as error:  # ComfyUI does not show such a file
+            if is_lost(error):
+                raise
+            return False
+
+    async def lacking(self, model_id: str) -> list[str]:
+        """Return what a model lacks on this ComfyUI."""
+        return await find_lacking(self.client, graph_for(MODELS[model_id]))
 
     async def check(self, job: Job) -> list[str]:
         """Run preflight on the job's graph; return the warnings. Raises ``PreflightError`` if it cannot run."""
@@ -101,22 +207,21 @@ class ComfyBackend:
 
     async def submit(self, job: Job) -> None:
         """Upload the job's images and queue its graph."""
-        if job.attempt > 1:  # a ComfyUI that ended while it decoded left an empty file under the video's name
-            await self._remove_leftovers(job)
+        await self._remove_leftovers(job, range(1, job.attempt))
         images = {
-            key: await self.client.upload_image(self._inputs / name, f"{FOLDER}/{job.id}")
+            key: await self.client.upload_image(self._inputs / name, f"{FOLDER}/{job.attempt_name}")
             for key, name in job.inputs.items()
         }
         graph = request_graph(job, images)
         try:
             node_errors = await self.client.queue_prompt(
                 graph,
-                prompt_id=job.id,
-                client_id=job.id,
+                prompt_id=job.prompt_id,
+                client_id=job.prompt_id,
                 extra_data={ONCE: True, "preview_method": _PREVIEW_METHOD},
             )
         except PromptRejectedError:
-            if await self._knows(job.id):  # a killed gateway's prompt came first
+            if await self._knows(job):  # a killed gateway's prompt came first
                 return
             raise
         if node_errors:  # ComfyUI queued the graph without the bad nodes; tidy() removes it
@@ -128,11 +233,11 @@ class ComfyBackend:
         """Wait until the prompt has ended; raise the error that ended it."""
         callbacks: Any = {"on_progress": on_progress, "on_preview": on_preview}
         try:
-            return await follow_graph(self.client, request_graph(job), job.id, **callbacks)
+            return await follow_graph(self.client, request_graph(job), job.prompt_id, **callbacks)
         except NoOutputError:
             # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
-            if await self.has_result(job.id):
-                return RunResult(job.id, (result_file(job.id),), 0.0, cached=True)
+            if await self.has_result(job):
+                return RunResult(job.prompt_id, (result_file(job),), 0.0, cached=True)
             raise
 
     async def find(self, identity: Identity, job: Job) -> Found:
@@ -144,10 +249,10 @@ class ComfyBackend:
         """
         named = job.worker is not None and identity.instance is not None
         worker_ended = job.worker != identity.instance if named else job.sent  # without names, assume that it has
-        found = await self._look(job.id)
+        found = await self._look(job)
         if found is None and not worker_ended and not job.sent:
             await asyncio.sleep(_LATE_POST_S)
-            found = await self._look(job.id)
+            found = await self._look(job)
         if found is not None:
             return found
         if worker_ended:
@@ -155,37 +260,39 @@ class ComfyBackend:
         return "removed" if job.sent else "never_sent"
 
     async def tidy(self, job: Job) -> bool:
-        """Remove the prompt from queue and execution, and the job's images; other prompts stay.
+        """Remove the prompts of all attempts from queue and execution, and their images; other prompts stay.
 
         Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerAnswerError`` with
         status 500 means: try again later.
         """
         try:
-            if not await self.client.cancel(job.id):
-                return False
+            for attempt in range(1, max(job.attempt, 1) + 1):
+                if not await self.client.cancel(prompt_id(job.id, attempt)):
+                    return False
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:
                 raise
             _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
             return True
-        await self._remove_leftovers(job)
+        await self._remove_leftovers(job, range(1, max(job.attempt, 1) + 1))
         return True
 
-    async def _remove_leftovers(self, job: Job) -> None:
+    async def _remove_leftovers(self, job: Job, attempts: Iterable[int]) -> None:
         try:
-            await self.client.remove_leftovers(job.id)
+            for attempt in attempts:
+                await self.client.remove_leftovers(attempt_name(job.id, attempt))
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:  # a file cannot be removed yet
                 raise
             _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
 
-    async def _look(self, job_id: str) -> Found | None:
-        if await self._knows(job_id):
+    async def _look(self, job: Job) -> Found | None:
+        if await self._knows(job):
             return "known"
-        return "file" if await self.has_result(job_id) else None
+        return "file" if await self.has_result(job) else None
 
-    async def _knows(self, job_id: str) -> bool:
+    async def _knows(self, job: Job) -> bool:
         """Whether the prompt waits, runs or has ended. The queue is read first: prompts move on to the history."""
-        if (await self.client.queue()).position(job_id) is not None:
+        if (await self.client.queue()).position(job.prompt_id) is not None:
             return True
-        return await self.client.history(job_id) is not None
+        return await self.client.history(job.prompt_id) is not None

@@ -1,66 +1,56 @@
-"""The dispatcher takes jobs to ComfyUI, one at a time in the queue's order, and brings their results back.
+"""The dispatcher hands jobs to ComfyUIs in the queue's order: which one gets which, and what if one is lost.
 
-All state is in the store and on ComfyUI. Every round of the loop asks both, so that it does not matter which of the
-processes ended in between.
+All state is in the store and on the ComfyUIs. Every round of the loop asks the store, so that it does not matter which
+of the processes ended in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ...client.comfy import ComfyClient
-from ...client.errors import ComfyError, PreflightError, ServerAnswerError, ServerLostError
-from ...client.progress import Progress
-from ...client.run import RunResult
-from ...contract.parameters import SEED
 from ..settings import Settings
-from .comfyui import ComfyBackend, Found, Identity, is_lost, public_text, result_file
-from .records import Health, Job
-from .results import ResultError, Results, StorageError
+from .comfyui import Address, addresses, loads, resolve
+from .order import QueuedJob
+from .records import Health, Job, WorkerState
+from .results import Results
 from .store import Store, StoreError
+from .worker import Worker, wait_for
 
 _LOOK_S = 0.25  # how often the store is read for new jobs and cancellations of other processes
-_CHECK_S = 5.0  # how often ComfyUI is asked whether it is there while nothing runs
+_SHORTEST_ROUND_S = 0.02  # many requests may come at once
+_RESOLVE_S = 30.0  # how often names are looked up again
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _LOCK_RETRY_S = 2.0
-_PREVIEW_EVERY_S = 0.5
 _TIDY_AGAIN_S = 60.0
-_MAX_DEATHS = 2  # of ComfyUI while it ran a job
-_MAX_ATTEMPTS = 10  # also if no death was seen to be the job's: it may end ComfyUI before that can tell that it runs
-
-_WORKER_ENDED = (
-    "ComfyUI ended twice while it ran this request. Its log says why. If it was restarted, submit the request again; "
-    "often it ran out of memory: choose a smaller size or fewer frames."
-)
-_NEVER_RAN = (
-    f"ComfyUI ended {_MAX_ATTEMPTS} times before it ran this request to its end. Its log says why. Submit it again "
-    "when ComfyUI stays up."
-)
-_REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
-_INTERNAL = "The API failed on this request. Its log says more, under the request's id."
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
 
 class Dispatcher:
-    """Runs the jobs of a store on one ComfyUI; of all processes that share the store, one dispatches at a time."""
+    """Runs the jobs of a store on ComfyUIs; of all processes that share the store, one dispatches at a time."""
 
     def __init__(self, store: Store, settings: Settings, results: Results) -> None:
         self._store = store
         self._settings = settings
         self._results = results
         self._poked = asyncio.Event()
-        self._checked = 0.0
+        self._workers: dict[Address, Worker] = {}
+        self._tasks: dict[Address, asyncio.Task[None]] = {}
+        self._known: dict[str, list[Address]] = {}  # URL -> what it led to when it was looked up last
+        self._look_up: asyncio.Task[list[Address]] | None = None
+        self._look_up_at = 0.0
+        self._drained: set[str] = set()
         self._health = Health()
+        self._states: list[WorkerState] | None = None
+        self._tidied: dict[str, set[str]] = {}  # job id -> the workers where nothing is left of it
         self._tidy_at: dict[str, float] = {}  # when to try again to remove what a job left on ComfyUI
 
     def poke(self) -> None:
@@ -70,173 +60,226 @@ class Dispatcher:
     async def run(self) -> None:
         """Run jobs until cancelled; go on after every error, and share what is down as the store's health.
 
-        When cancelled, a running job is left to ComfyUI; the next dispatcher finds it there.
+        When cancelled, running jobs are left to their ComfyUIs; the next dispatcher finds them there.
         """
-        pause = _BACK_OFF_S[0]
+        pause, locked = _BACK_OFF_S[0], False
         async with contextlib.AsyncExitStack() as stack:
-            backend: ComfyBackend | None = None
             while True:
                 try:
-                    if backend is None:
-                        backend = await stack.enter_async_context(self._open())
-                    await self._round(backend)
+                    if not locked:
+                        await stack.enter_async_context(self._lock())
+                        stack.push_async_callback(self._stop_all)
+                        locked = True
+                    await self._round()
                     pause = _BACK_OFF_S[0]
-                    continue
-                except ServerLostError as error:
-                    _LOG.warning("connection to ComfyUI lost: %s", error)
-                    continue  # the next round asks whether ComfyUI is there, and what became of the prompt
-                except ComfyError as error:
-                    health = Health("down", reason=str(error))
-                except Exception as error:  # noqa: BLE001 -- often a full disk; accepted jobs wait until it is over
+                except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
                     _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
-                    health = replace(self._health, dispatcher="down", reason=str(error))
-                with contextlib.suppress(StoreError):
-                    await self._set_health(health)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _BACK_OFF_S[1])
+                    with contextlib.suppress(StoreError):
+                        await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _BACK_OFF_S[1])
+                await asyncio.sleep(_SHORTEST_ROUND_S)
+                await wait_for(self._poked, _LOOK_S)
+                self._poked.clear()
 
     @contextlib.asynccontextmanager
-    async def _open(self) -> AsyncIterator[ComfyBackend]:
-        """Connect to ComfyUI once no other process dispatches; its lock is free however that process ends."""
-        settings = self._settings
-        lock = FileLock(settings.data / "dispatcher.lock", timeout=0, mode=0o600)
+    async def _lock(self) -> AsyncIterator[None]:
+        """Wait until no other process dispatches; its lock is free however that process ends."""
+        lock = FileLock(self._settings.data / "dispatcher.lock", timeout=0, mode=0o600)
         while not lock.is_locked:
             try:
                 lock.acquire()
             except Timeout:
                 await asyncio.sleep(_LOCK_RETRY_S)
         try:
-            async with ComfyClient(settings.comfyui_url, verify_tls=settings.comfyui_verify_tls) as client:
-                yield ComfyBackend(client, settings.data / "inputs")
+            yield
         finally:
             lock.release()
 
-    async def _round(self, backend: ComfyBackend) -> None:
-        """Do one thing, or wait a moment if there is nothing to do."""
-        queue, now = await self._store.queue(), time.monotonic()
-        job = await self._store.get(queue[0].id) if queue else None
-        if job is not None and job.status == "in_progress" and job.cancel_requested:
-            await self._end(job, "cancelled")
-        elif left := [job for job in await self._store.leftovers() if self._tidy_at.get(job.id, 0.0) <= now]:
-            await self._tidy(backend, left[0])
-        elif job is not None:
-            identity = await self._identify(backend)
-            await self._serve(backend, identity, job)
-        else:
-            if now - self._checked >= _CHECK_S:
-                await self._identify(backend)
-            await self._wait()
+    async def _round(self) -> None:
+        """Look at everything once."""
+        await self._watch_all()
+        self._drained = {worker.name for worker in await self._store.workers() if worker.drained}
+        for job in await self._store.running():
+            if job.cancel_requested:
+                await self._cancel(job)
+            else:
+                await self._find_again(job)
+        await self._tidy()
+        if any(worker.free for worker in self._workers.values()):
+            self._hand_out(await self._store.queue())
+        await self._tell()
 
-    async def _tidy(self, backend: ComfyBackend, job: Job) -> None:
-        try:
-            tidied = await backend.tidy(job)
-        except ServerAnswerError as error:
-            if is_lost(error):
-                raise
-            _LOG.warning("clean-up on ComfyUI failed request_id=%s again_in_s=%.0f: %s", job.id, _TIDY_AGAIN_S, error)
-            self._tidy_at[job.id] = time.monotonic() + _TIDY_AGAIN_S
+    # Workers
+
+    async def _watch_all(self) -> None:
+        """Watch every ComfyUI of the settings, and no other. A name may lead to more or fewer of them than before."""
+        now = time.monotonic()
+        if self._look_up is None:
+            if now < self._look_up_at:
+                return
+            self._look_up_at = now + _RESOLVE_S
+            self._look_up = asyncio.create_task(self._find_addresses())
+        if self._workers and not self._look_up.done():  # a name server can be slow
             return
-        if tidied:
-            self._tidy_at.pop(job.id, None)
-            await self._store.mark_clean(job.id)
+        looking, self._look_up = self._look_up, None
+        wanted = await looking
+        await self._stop([address for address in self._workers if address not in wanted])
+        workers = {}
+        for address in wanted:
+            workers[address] = self._workers.get(address) or Worker(
+                address, self._store, self._settings, self._results, self.poke
+            )
+            workers[address].alone = len(wanted) == 1
+            if address not in self._tasks:
+                self._tasks[address] = asyncio.create_task(workers[address].run())
+        self._workers = workers
 
-    async def _identify(self, backend: ComfyBackend) -> Identity:
-        identity = await backend.identify()
-        await self._set_health(Health("up"))
-        self._checked = time.monotonic()
-        return identity
-
-    async def _serve(self, backend: ComfyBackend, identity: Identity, job: Job) -> None:
-        """Start a waiting job, or find a running one again; bring it to its end."""
-        found: Found = "never_sent"
-        if job.status == "in_queue":
-            if not await self._store.assign(job.id, identity.instance):
-                return  # cancelled meanwhile
-            _LOG.info("job started request_id=%s attempt=%d", job.id, job.attempt + 1)
-        else:
-            found = await backend.find(identity, job)
-            _LOG.info("job recovered request_id=%s found=%s", job.id, found)
-        if found == "removed":
-            await self._end(job, "failed", error=_REMOVED)
-        elif found != "worker_ended":
-            await self._complete(backend, identity, await self._store.get(job.id) or job, found)
-        elif job.deaths + job.ran >= _MAX_DEATHS:
-            await self._end(job, "failed", error=_WORKER_ENDED)
-        elif job.attempt >= _MAX_ATTEMPTS:
-            await self._end(job, "failed", error=_NEVER_RAN)
-        else:
-            await self._store.requeue(job.id)
-
-    async def _complete(self, backend: ComfyBackend, identity: Identity, job: Job, found: Found) -> None:
-        """Bring a running job to its end from where it was found."""
-        try:
-            # Warnings are not stored: a gateway that finds a running job asks for them again.
+    async def _find_addresses(self) -> list[Address]:
+        wanted: list[Address] = []
+        for address in addresses(self._settings):
             try:
-                warnings = await backend.check(job)
-            except PreflightError:
-                if found == "never_sent":
-                    raise
-                warnings = []
-            if found == "never_sent":
-                await backend.submit(job)
-                await self._store.mark_sent(job.id)
-            run = await self._watch(backend, job) if found != "file" else None
-            if run is None and found != "file":
-                return  # cancelled: the next round ends it
-            file = run.files[0] if run is not None else result_file(job.id)
-            output = await self._results.collect(backend.client, file, job.id)
-        except ComfyError as error:
-            if is_lost(error):
-                raise
-            _LOG.warning("job failed request_id=%s: %s", job.id, error)
-            await self._end(job, "failed", error=public_text(error))
-        except (StoreError, StorageError):
-            raise  # the job waits; the next rounds find what it left on ComfyUI
-        except ResultError as error:
-            _LOG.warning("job failed request_id=%s: %s Cause: %s", job.id, error, error.__cause__)
-            await self._end(job, "failed", error=str(error))
-        except Exception:  # noqa: BLE001 -- the jobs behind this one must not wait for ever
-            _LOG.exception("job failed on an error of the API request_id=%s", job.id)
-            await self._end(job, "failed", error=_INTERNAL)
-        else:
-            await self._end(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
+                self._known[address.url] = await resolve(address)
+            except (OSError, ValueError) as error:
+                if address.url in self._known:
+                    _LOG.warning("name of ComfyUI not found, it counts as before worker=%s: %s", address.name, error)
+            wanted += self._known.get(address.url, [address])
+        return wanted
 
-    async def _watch(self, backend: ComfyBackend, job: Job) -> RunResult | None:
-        """Follow the prompt and report its progress; ``None`` as soon as the job has a cancel request."""
-        shown: list[Progress] = []
-        previews: deque[bytes] = deque(maxlen=1)
-        preview_at = 0.0
-        following = asyncio.create_task(backend.follow(job, shown.append, previews.append))
-        try:
-            while not following.done():
-                await self._wait(following)
-                if shown:
-                    await self._store.report(job.id, _progress(shown[-1]))
-                    shown.clear()
-                if previews and time.monotonic() - preview_at >= _PREVIEW_EVERY_S:
-                    preview_at = time.monotonic()
-                    await self._results.keep_preview(job.id, previews.pop())
-                current = await self._store.get(job.id)
-                if current is not None and current.cancel_requested and not following.done():
-                    return None
-            return following.result()
-        finally:
-            following.cancel()
-            await asyncio.wait([following])
-            self._results.drop_preview(job.id)
+    async def _stop(self, no_longer: list[Address]) -> None:
+        tasks = [self._tasks.pop(address) for address in no_longer]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _wait(self, *also: asyncio.Task[Any]) -> None:
-        """Wait for a poke, or for a task, but not long."""
-        poked = asyncio.create_task(self._poked.wait())
-        try:
-            await asyncio.wait([poked, *also], timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            poked.cancel()
-            self._poked.clear()
+    async def _stop_all(self) -> None:
+        await self._stop(list(self._workers))
 
-    async def _end(self, job: Job, status: Any, **end: Any) -> None:
-        if await self._store.end(job.id, status, **end):
-            _LOG.info("job ended request_id=%s status=%s", job.id, status)
+    def _there(self) -> Iterator[Worker]:
+        """Yield the ComfyUIs that are up, each once, whatever number of addresses lead to it."""
+        seen = set()
+        for worker in self._workers.values():
+            instance = worker.identity.instance if worker.identity is not None else None
+            if worker.up and instance not in seen:
+                if instance is not None:
+                    seen.add(instance)
+                yield worker
+
+    def _able(self, job: QueuedJob, there: list[Worker]) -> list[Worker]:
+        """Return the workers that may be given the job, now or later. If none has all of it, it fails on any."""
+        able = [worker for worker in there if worker.can_run(job.id, job.model_id)]
+        if not able and len(there) == len(self._workers):
+            able = there
+        return [worker for worker in able if worker.name not in self._drained]
+
+    # Jobs
+
+    async def _cancel(self, job: QueuedJob) -> None:
+        for worker in self._workers.values():
+            if worker.holds(job.id):
+                await worker.drop(job.id)
+        if await self._store.end(job.id, "cancelled"):
+            _LOG.info("job ended request_id=%s status=cancelled", job.id)
+
+    async def _find_again(self, job: QueuedJob) -> None:
+        """Let a running job that no worker has, or a lost one, go on where it is, or else on another worker."""
+        holder = next((worker for worker in self._workers.values() if worker.holds(job.id)), None)
+        if holder is not None and not holder.lost:
+            return
+        heir = self._heir(job, holder)
+        if heir is None:
+            return
+        if holder is not None:
+            _LOG.warning("worker is lost request_id=%s worker=%s: %s", job.id, holder.name, holder.error)
+            elsewhere = heir.identity is None or heir.identity.instance != job.worker
+            await holder.drop(job.id, given_up=elsewhere)
+        heir.start(job)
+
+    def _heir(self, job: QueuedJob, holder: Worker | None) -> Worker | None:
+        """Return the free worker that goes on with a running job; ``None`` if there is none yet."""
+        for worker in self._there():
+            identity = worker.identity
+            if identity is not None and identity.instance is not None and identity.instance == job.worker:
+                return worker if worker.free else None
+        if holder is None and any(not worker.up and not worker.lost for worker in self._workers.values()):
+            return None  # it may be on one that has not answered yet
+        able = self._able(job, list(self._there()))
+        return next((worker for worker in able if worker.free and worker is not holder), None)
+
+    def _hand_out(self, queue: tuple[QueuedJob, ...]) -> None:
+        """Give the waiting jobs, in their order, to the free workers that can run them."""
+        there = list(self._there())
+        free = [worker for worker in there if worker.free]
+        for job in queue:
+            if not free:
+                return
+            if job.status == "in_queue" and not any(worker.holds(job.id) for worker in there):
+                worker = self._choose(job, free, self._able(job, there))
+                if worker is not None:
+                    free.remove(worker)
+                    worker.start(job)
+
+    def _choose(self, job: QueuedJob, free: list[Worker], able: list[Worker]) -> Worker | None:
+        """Return an idle worker: one that has the job's models in memory, else an empty one, else the longest idle.
+
+        One whose queue holds prompts of others is taken if no other worker can ever run the job, or if the job has
+        waited for too long.
+        """
+        overdue = time.time() - job.created_at > self._settings.max_wait_s
+        among = [worker for worker in free if worker in able and (not worker.foreign or len(able) == 1 or overdue)]
+        files = loads(job.model_id)
+        return min(
+            among,
+            key=lambda worker: (worker.foreign, worker.warm != files, bool(worker.warm), worker.idle_since),
+            default=None,
+        )
+
+    # Tidying
+
+    async def _tidy(self) -> None:
+        """Remove what ended jobs left on workers, before these get another job."""
+        now, leftovers = time.monotonic(), await self._store.leftovers()
+        self._tidied = {job.id: self._tidied.get(job.id, set()) for job in leftovers}
+        for job in leftovers:
+            held = any(worker.holds(job.id) for worker in self._workers.values())
+            if held or self._tidy_at.get(job.id, 0.0) > now:
+                continue
+            places, done = self._places(job), self._tidied[job.id]
+            for worker in places:
+                if worker.name not in done and worker.free:
+                    worker.tidy(job, functools.partial(self._tidied_on, worker, job))
+            if places and all(worker.name in done for worker in places):
+                await self._store.mark_clean(job.id)
+
+    def _places(self, job: Job) -> list[Worker]:
+        """Return the workers that may have something of an ended job: its own, or after several attempts all."""
+        there = list(self._there())
+        own = [w for w in there if w.identity is not None and w.identity.instance == job.worker is not None]
+        return own if own and job.attempt <= 1 else there
+
+    async def _tidied_on(self, worker: Worker, job: Job, clean: bool | None) -> None:
+        if clean:
+            self._tidied.setdefault(job.id, set()).add(worker.name)
+            self._tidy_at.pop(job.id, None)
+        elif clean is None:
+            self._tidy_at[job.id] = time.monotonic() + _TIDY_AGAIN_S
+
+    # What others are told
+
+    async def _tell(self) -> None:
+        workers, there = list(self._workers.values()), set(self._there())
+        trouble = next((worker.trouble for worker in workers if worker.trouble), None)
+        if trouble is not None:
+            await self._set_health(replace(self._health, dispatcher="down", reason=trouble))
+        elif there:
+            await self._set_health(Health("up"))
+        elif all(worker.asked for worker in workers):
+            await self._set_health(Health("down", reason=" ".join(str(worker.error) for worker in workers)))
+        states = [worker.state(duplicate=worker.up and worker not in there) for worker in workers]
+        if states != self._states:
+            await self._store.set_workers(states)
+            self._states = states
 
     async def _set_health(self, health: Health) -> None:
         if health != self._health:
@@ -246,35 +289,3 @@ class Dispatcher:
             self._health = health
         if health != await self._store.health():
             await self._store.set_health(health)
-
-
-def _progress(progress: Progress) -> dict[str, Any]:
-    return {
-        "fraction": round(progress.fraction, 4),
-        "step": progress.step,
-        "steps": progress.steps,
-        "node": progress.title,
-        "eta_seconds": None if progress.eta_s is None else round(progress.eta_s, 1),
-        "host_queue_position": progress.queue_position,
-    }
-
-
-def _detail(job: Job, identity: Identity, run: RunResult | None, found: list[str]) -> dict[str, Any]:
-    """Return what the result tells besides the files; times are seconds, ``running`` is ComfyUI's own measure.
-
-    The clock may have been set meanwhile: no time is below 0, and the total not below its parts.
-    """
-    queued = max((job.started_at or job.created_at) - job.created_at, 0.0)
-    running = run.seconds if run is not None else None
-    total = max(time.time() - job.created_at, queued + (running or 0.0))
-    warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.deaths else []
-    return {
-        "seed": job.values[SEED.key],
-        "timings": {
-            "queued": round(queued, 3),
-            "running": round(running, 3) if running is not None else None,
-            "total": round(total, 3),
-        },
-        "warnings": [*warnings, *found],
-        "host_version": identity.version,
-    }

@@ -2,26 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .records import Status
 
+_NEVER = -math.inf
+_NOBODY: Mapping[str, float] = MappingProxyType({})
+
 
 class QueuedJob(NamedTuple):
-    """What the order of an unfinished job depends on; ``number`` counts accepted jobs."""
+    """What the order and the dispatcher need of an unfinished job; ``number`` counts accepted jobs.
+
+    The other fields are those of ``Job``.
+    """
 
     id: str
     number: int
     status: Status
+    token: str = ""
+    created_at: float = 0.0
+    model_id: str = ""
+    worker: str | None = None
+    cancel_requested: bool = False
 
 
-def in_order(jobs: Iterable[QueuedJob]) -> tuple[QueuedJob, ...]:
-    """Return the jobs in the order in which they run: the running one, then those that wait, first come first served.
+def in_order(
+    jobs: Iterable[QueuedJob],
+    served: Mapping[str, float] = _NOBODY,
+    *,
+    now: float = 0.0,
+    max_wait_s: float = math.inf,
+) -> tuple[QueuedJob, ...]:
+    """Return the jobs in the order in which they run: the running ones, then those that wait, as if none ended.
 
-    A job that waits again because its ComfyUI ended keeps its number, and with it its place.
+    Next is the token with the fewest running jobs; of several, the one that was served the longest ago (``served``:
+    when the latest job of each token started). But a token that was not served for ``max_wait_s`` although it had a
+    job waiting comes before all others: nobody starves beside tokens that come and go. Of one token, first come first
+    served: a job that waits again because its ComfyUI ended keeps its number, and with it its place.
     """
-    return tuple(sorted(jobs, key=lambda job: (job.status != "in_progress", job.number)))
+    ordered = sorted(jobs, key=lambda job: (job.status != "in_progress", job.number))
+    running = Counter(job.token for job in ordered if job.status == "in_progress")
+    count = running.total()
+    waiting: dict[str, deque[QueuedJob]] = {}
+    for job in ordered[count:]:
+        waiting.setdefault(job.token, deque()).append(job)
+    if len(waiting) <= 1:
+        return tuple(ordered)
+
+    def rank(token: str) -> tuple[bool, float, tuple[bool, float], int]:
+        last, first = served.get(token, _NEVER), waiting[token][0]
+        since = max(last, first.created_at)
+        if now - since > max_wait_s:
+            return False, since, (False, 0.0), first.number
+        return True, running[token], (False, last), first.number
+
+    result = ordered[:count]
+    heap = [(rank(token), token) for token in waiting]
+    heapq.heapify(heap)
+    while heap:
+        _, token = heap[0]
+        result.append(waiting[token].popleft())
+        running[token] += 1
+        if waiting[token]:  # it was served now, after all others
+            turn = True, running[token], (True, float(len(result))), waiting[token][0].number
+            heapq.heapreplace(heap, (turn, token))
+        else:
+            heapq.heappop(heap)
+    return tuple(result)
 
 
 def queue_position(job_id: str, queue: Sequence[QueuedJob]) -> int | None:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from ...contract.parameters import Value
 
+WorkerWord = Literal["idle", "running", "busy", "duplicate", "lost", "silent", "unknown"]
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ATTEMPT_NAME = re.compile(REQUEST_ID.pattern + r"(-[0-9]{1,4})?")
 
 
 def new_request_id() -> str:
@@ -83,6 +85,16 @@ class Job:
     expired: bool
 
     @property
+    def attempt_name(self) -> str:
+        """The name of the present attempt's folder and files on ComfyUI; workers may share their folders."""
+        return attempt_name(self.id, self.attempt)
+
+    @property
+    def prompt_id(self) -> str:
+        """The id of the present attempt's prompt: no worker takes one twice."""
+        return prompt_id(self.id, self.attempt)
+
+    @property
     def ran(self) -> bool:
         """Whether ComfyUI was seen at work on the job in the present attempt, not only holding it in its queue."""
         return (self.progress or {}).get("host_queue_position") == 0
@@ -96,6 +108,16 @@ class Job:
     def finished(self) -> bool:
         """Whether the job has ended."""
         return self.status not in ("in_queue", "in_progress")
+
+
+def attempt_name(job_id: str, attempt: int) -> str:
+    """Return ``Job.attempt_name`` of any attempt."""
+    return job_id if attempt <= 1 else f"{job_id}-{attempt}"
+
+
+def prompt_id(job_id: str, attempt: int) -> str:
+    """Return ``Job.prompt_id`` of any attempt: the job's id for the first, a UUID made from both for each later one."""
+    return job_id if attempt <= 1 else str(uuid.uuid5(uuid.UUID(job_id), str(attempt)))
 
 
 @dataclass(frozen=True)
@@ -152,3 +174,23 @@ class Health:
     comfyui: Literal["up", "down", "unknown"] = "unknown"
     dispatcher: Literal["up", "down"] = "up"
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """How one worker is doing; ``name`` is its address.
+
+    ``state``: ``idle``, ``running`` a job of this API, ``busy`` with prompts of others, ``duplicate`` (another address
+    leads to the same ComfyUI), ``lost`` (nothing listens there, or it was silent for too long), ``silent``, or
+    ``unknown`` before the first answer. ``version`` and ``instance`` are those of its latest answer, ``error`` is the
+    latest error. A ``drained`` one gets no more jobs.
+    """
+
+    name: str
+    state: WorkerWord = "unknown"
+    version: str | None = None
+    instance: str | None = None
+    request_id: str | None = None
+    attempt: int | None = None
+    error: str | None = None
+    drained: bool = False

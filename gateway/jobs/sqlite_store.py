@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from .order import QueuedJob, in_order, queue_position
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
 from .store import (
     CancelOutcome,
     IdempotencyConflictError,
@@ -96,7 +96,13 @@ CREATE TABLE files (
 );
 CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health TEXT NOT NULL);
 """
+# Since the schema's last version; an earlier program with this version works without them.
+_ADDED = """
+CREATE INDEX IF NOT EXISTS jobs_by_start ON jobs (token, started_at);
+CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, drained INTEGER NOT NULL DEFAULT 0);
+"""
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
+_ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
 _FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
 _EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit waits for one, not for a whole purge
 _JSON = ("values", "inputs", "output", "progress", "detail")
@@ -156,10 +162,10 @@ def _writes(
 class SqliteStore(Store):
     """``Store`` in the file ``path``. Reads and writes have a thread and a connection each: no read waits for a write.
 
-    The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
+    ``max_wait_s`` is that of ``order.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_wait_s: float = math.inf) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise StoreFileError(f"{path} is a folder, but the API's store must be a file. Move the folder away.")
@@ -174,7 +180,8 @@ class SqliteStore(Store):
                 f"{path} is damaged, or no store of this API ({error}). Put a copy of it there, or move it away, with "
                 f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
             ) from error
-        self._queue: tuple[int, tuple[QueuedJob, ...]] | None = None  # the file's version, and the queue in it
+        self._max_wait_s = max_wait_s
+        self._queue: tuple[int, float, tuple[QueuedJob, ...]] | None = None  # the file's version, when, and the queue
         self._known_states: Mapping[str, _State] = {}
         self._states_at = self._moved_at = -math.inf
         self._look: asyncio.Future[None] | None = None
@@ -213,10 +220,30 @@ class SqliteStore(Store):
     @_reads
     def queue(self, database: sqlite3.Connection) -> tuple[QueuedJob, ...]:
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
-        if self._queue is None or self._queue[0] != version:
-            rows = database.execute("SELECT id, number, status FROM jobs WHERE status IN ('in_queue', 'in_progress')")
-            self._queue = version, in_order(map(QueuedJob._make, rows))
-        return self._queue[1]
+        now = time.time()
+        if self._queue is None or self._queue[0] != version or not 0 <= now - self._queue[1] < _ORDER_S:
+            self._queue = version, now, self._ordered(database, now)[0]
+        return self._queue[2]
+
+    @_reads
+    def running(self, database: sqlite3.Connection) -> list[QueuedJob]:
+        query = f"SELECT {', '.join(QueuedJob._fields)} FROM jobs WHERE status = 'in_progress' ORDER BY number"  # noqa: S608
+        return [QueuedJob(*row) for row in database.execute(query)]
+
+    def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
+        """Return all unfinished jobs in order, and the version of each."""
+        columns = ", ".join(QueuedJob._fields)
+        query = f"SELECT {columns}, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
+        rows = database.execute(query).fetchall()
+        jobs = [QueuedJob(*row[:-1]) for row in rows]
+        query = "SELECT started_at FROM jobs WHERE token = ? AND status != 'in_queue' ORDER BY started_at DESC LIMIT 1"
+        served = {}
+        for token in {job.token for job in jobs}:
+            row = database.execute(query, (token,)).fetchone()
+            if row is not None and row[0] is not None:
+                served[token] = row[0]
+        ordered = in_order(jobs, served, now=now, max_wait_s=self._max_wait_s)
+        return ordered, {row["id"]: row["version"] for row in rows}
 
     @_reads
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
@@ -284,12 +311,10 @@ class SqliteStore(Store):
 
     @_reads
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
-        query = "SELECT id, number, status, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"
-        rows = {row[0]: row for row in database.execute(query)}
-        ordered = in_order(QueuedJob(*row[:3]) for row in rows.values())
+        ordered, versions = self._ordered(database, time.time())
         waiting = [job.id for job in ordered if job.status == "in_queue"]
-        states: dict[str, _State] = {job_id: (row[3], None) for job_id, row in rows.items()}
-        return states | {job_id: (rows[job_id][3], position) for position, job_id in enumerate(waiting)}
+        states: dict[str, _State] = {job_id: (version, None) for job_id, version in versions.items()}
+        return states | {job_id: (versions[job_id], position) for position, job_id in enumerate(waiting)}
 
     @functools.partial(_writes, moves_queue=True)
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
@@ -301,16 +326,22 @@ class SqliteStore(Store):
         return assigned
 
     @_writes
-    def mark_sent(self, database: sqlite3.Connection, job_id: str) -> None:
-        _change(database, job_id, ("in_progress",), sent=1)
+    def mark_sent(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
+        if not _superseded(database, job_id, attempt):
+            _change(database, job_id, ("in_progress",), sent=1)
 
     @functools.partial(_writes, durable=False)
-    def report(self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any]) -> None:
-        _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
+    def report(
+        self, database: sqlite3.Connection, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None
+    ) -> None:
+        if not _superseded(database, job_id, attempt):
+            _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
 
     @functools.partial(_writes, moves_queue=True)
-    def requeue(self, database: sqlite3.Connection, job_id: str) -> None:
+    def requeue(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
         job = _get(database, job_id)
+        if _superseded(database, job_id, attempt):
+            return
         if job.cancel_requested:
             _end(database, job_id, "cancelled")
             return
@@ -328,8 +359,11 @@ class SqliteStore(Store):
         error: str | None = None,
         output: Mapping[str, str] | None = None,
         detail: Mapping[str, Any] | None = None,
+        attempt: int | None = None,
     ) -> bool:
         job = _get(database, job_id)
+        if _superseded(database, job_id, attempt):
+            return False
         if job.cancel_requested:
             status, error, output = "cancelled", None, None
         result = {"error": error, "output": json.dumps(dict(output)) if output is not None else None}
@@ -467,6 +501,27 @@ class SqliteStore(Store):
         row = database.execute("SELECT health FROM health").fetchone()
         return Health(**json.loads(row[0])) if row is not None else Health()
 
+    @functools.partial(_writes, durable=False)
+    def set_workers(self, database: sqlite3.Connection, workers: Iterable[WorkerState]) -> None:
+        states = {worker.name: json.dumps(asdict(worker)) for worker in workers}
+        for (name,) in database.execute("SELECT name FROM workers").fetchall():
+            if name not in states:
+                database.execute("DELETE FROM workers WHERE name = ?", (name,))
+        query = (
+            "INSERT INTO workers (name, state) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state"
+        )
+        database.executemany(query, states.items())
+
+    @_reads
+    def workers(self, database: sqlite3.Connection) -> list[WorkerState]:
+        rows = database.execute("SELECT state, drained FROM workers ORDER BY rowid")
+        return [WorkerState(**(json.loads(state) | {"drained": bool(drained)})) for state, drained in rows]
+
+    @_writes
+    def drain(self, database: sqlite3.Connection, worker: str, *, drained: bool = True) -> bool:
+        query = "UPDATE workers SET drained = ? WHERE name = ?"
+        return database.execute(query, (drained, worker)).rowcount == 1
+
 
 class _Worker:
     """One thread with one connection; does work in the order of the calls."""
@@ -526,6 +581,8 @@ def _create(path: Path) -> None:
             for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
                 database.execute(statement)
             database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        for statement in _ADDED.split(";"):
+            database.execute(statement)
         database.execute("COMMIT")
     finally:
         database.close()
@@ -568,6 +625,11 @@ def _count(database: sqlite3.Connection, token: str | None, status: Status | Non
     condition = " AND ".join(f"{name} = ?" for name in given) or "1"
     query = f"SELECT count(*) FROM jobs WHERE {condition}"  # noqa: S608
     return int(database.execute(query, tuple(given.values())).fetchone()[0])
+
+
+def _superseded(database: sqlite3.Connection, job_id: str, attempt: int | None) -> bool:
+    """Return whether a job's present attempt is another one."""
+    return attempt not in (None, _get(database, job_id).attempt)
 
 
 def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...], **columns: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 from .order import QueuedJob
-from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook
+from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 
@@ -70,6 +70,9 @@ class Store(Protocol):
         not count yet.
         """
 
+    async def running(self) -> list[QueuedJob]:
+        """Return the jobs that are in progress, oldest first."""
+
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
         """Count jobs, of one token and in one status if given; expired ones count."""
 
@@ -87,13 +90,15 @@ class Store(Protocol):
     async def assign(self, job_id: str, worker: str | None = None) -> bool:
         """Start the next attempt of a waiting job on the ComfyUI process ``worker``; ``False`` if it does not wait."""
 
-    async def mark_sent(self, job_id: str) -> None:
+    # What is said of an earlier ``attempt`` than the job's present one changes nothing: its worker was given up.
+
+    async def mark_sent(self, job_id: str, *, attempt: int | None = None) -> None:
         """Note that the worker took the running job's prompt."""
 
-    async def report(self, job_id: str, progress: Mapping[str, Any]) -> None:
+    async def report(self, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None) -> None:
         """Note how far the running job is."""
 
-    async def requeue(self, job_id: str) -> None:
+    async def requeue(self, job_id: str, *, attempt: int | None = None) -> None:
         """Let a job whose worker ended wait again at its old place; count that as a death if the worker ran it.
 
         One with a cancel request ends as cancelled.
@@ -107,8 +112,12 @@ class Store(Protocol):
         error: str | None = None,
         output: Mapping[str, str] | None = None,
         detail: Mapping[str, Any] | None = None,
+        attempt: int | None = None,
     ) -> bool:
-        """End a job; its webhook is due. ``False`` if it had ended. One with a cancel request ends as cancelled."""
+        """End a job; its webhook is due. One with a cancel request ends as cancelled.
+
+        ``False`` if it had ended, or if another attempt than ``attempt`` is the present one.
+        """
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """End a waiting job as cancelled, or note that a running one must end as cancelled (``"cancelling"``).
@@ -195,3 +204,14 @@ class Store(Protocol):
 
     async def health(self) -> Health:
         """Return what the dispatching process last said."""
+
+    # Workers
+
+    async def set_workers(self, workers: Iterable[WorkerState]) -> None:
+        """Share how each worker is doing, in place of what was shared before; ``drained`` is left as it is."""
+
+    async def workers(self) -> list[WorkerState]:
+        """Return what the dispatching process last said of each worker."""
+
+    async def drain(self, worker: str, *, drained: bool = True) -> bool:
+        """Let the worker of this name get no more jobs, or jobs again; ``False`` if there is none."""

@@ -300,6 +300,8 @@ def test_health_readiness_and_metrics(gateway):
         "wan_flf2v_requests": "gauge",
         "wan_flf2v_comfyui_up": "gauge",
         "wan_flf2v_start_time_seconds": "gauge",
+        "wan_flf2v_worker_state": "gauge",
+        "wan_flf2v_worker_drained": "gauge",
         "wan_flf2v_http_requests": "counter",
         "wan_flf2v_http_seconds": "histogram",
     }

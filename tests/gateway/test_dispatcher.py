@@ -13,16 +13,22 @@ from wan_flf2v.client.run import follow_graph
 from wan_flf2v.gateway.jobs.records import Health
 
 
+async def span(client, job):
+    """Return when ComfyUI began and ended a job's prompt: its next one starts while the result is copied."""
+    times = [data["timestamp"] for _, data in (await client.history(job.id))["status"]["messages"]]
+    return min(times), max(times)
+
+
 def test_requests_run_in_order_and_their_results_are_kept(api, comfy_server):
     jobs = [accepted(api.store), accepted(api.store, **{"73_frame_rate": 12})]
 
     async def use(client, dispatcher):
         ends = [await api.until(job) for job in jobs]
-        return ends, await api.store.health()
+        return ends, await api.store.health(), [await span(client, job) for job in jobs]
 
-    ends, health = api.run(use)
+    ends, health, spans = api.run(use)
     assert [end.status for end in ends] == ["succeeded", "succeeded"], [end.error for end in ends]
-    assert ends[0].finished_at <= ends[1].started_at
+    assert spans[0][1] <= spans[1][0]
     assert health == Health("up")
     for job, end in zip(jobs, ends, strict=True):
         assert api.files(job, comfy_server.base_dir) == [f"{job.id}_00001_.mp4"]
@@ -195,13 +201,12 @@ def test_two_dispatchers_on_one_store_run_each_request_once(api, comfy_server):
     jobs = [accepted(api.store) for _ in range(4)]
 
     async def go():
-        async with api.dispatching(), api.dispatching():
-            return [await api.until(job) for job in jobs]
+        async with ComfyClient(comfy_server.url) as client, api.dispatching(), api.dispatching():
+            return [await api.until(job) for job in jobs], [await span(client, job) for job in jobs]
 
-    ends = asyncio.run(go())
+    ends, spans = asyncio.run(go())
     assert [end.status for end in ends] == ["succeeded"] * 4
     assert all(len(api.files(job, comfy_server.base_dir)) == 1 for job in jobs)
-    spans = [(end.started_at, end.finished_at) for end in ends]
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 

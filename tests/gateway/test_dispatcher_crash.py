@@ -53,7 +53,11 @@ def dispatcher(api):
 
 async def running(api, job):
     async with ComfyClient(api.settings.comfyui_url) as client:
-        await wait_until(runs(client, job.id))
+
+        async def runs_there():  # each attempt has a prompt of its own
+            return (await client.queue()).position((await api.store.get(job.id)).prompt_id) == 0
+
+        await wait_until(runs_there)
     while not (await api.store.get(job.id)).ran:  # it was seen that it runs
         await asyncio.sleep(0.02)
 
@@ -80,7 +84,7 @@ def test_comfyui_dies_once_and_the_request_runs_again(api, server):
         "ComfyUI",
         *MIDDLING_WARNINGS,
     ]
-    assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
+    assert api.files(job, server.base_dir) == [f"{job.id}-2_00001_.mp4"]
     waiting_end = end_of(api, waiting)
     assert (waiting_end.status, waiting_end.attempt) == ("succeeded", 1)
 
@@ -152,7 +156,7 @@ def test_both_die_and_the_request_runs_again(api, server, dispatcher):
     server.start()
     end = end_of(api, job)
     assert (end.status, end.attempt) == ("succeeded", 2), end.error
-    assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
+    assert api.files(job, server.base_dir) == [f"{job.id}-2_00001_.mp4"]
 
 
 def test_a_finished_file_is_found_by_its_name_and_nothing_runs_again(api, server, tmp_path):
@@ -183,8 +187,8 @@ def test_an_empty_file_that_a_dead_comfyui_left_is_no_result(api, server):
     (folder / f"{job.id}_00001_.mp4").touch()
     end = end_of(api, job)
     assert (end.status, end.attempt) == ("succeeded", 2), end.error
-    assert api.files(job, server.base_dir) == [f"{job.id}_00001_.mp4"]
-    assert (folder / f"{job.id}_00001_.mp4").stat().st_size > 1000
+    assert api.files(job, server.base_dir) == [f"{job.id}-2_00001_.mp4"]
+    assert (folder / f"{job.id}-2_00001_.mp4").stat().st_size > 1000
 
 
 async def history(server, job):

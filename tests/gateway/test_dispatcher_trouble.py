@@ -50,7 +50,7 @@ def test_images_that_cannot_be_removed_yet_are_removed_later(api, comfy_server, 
 
 
 def test_the_state_is_written_only_when_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr("wan_flf2v.gateway.jobs.dispatcher._BACK_OFF_S", (0.01, 0.01))
+    monkeypatch.setattr("wan_flf2v.gateway.jobs.worker._BACK_OFF_S", (0.01, 0.01))
     api = Api(tmp_path, "http://127.0.0.1:9")
 
     async def use(client, dispatcher):

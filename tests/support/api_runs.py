@@ -30,10 +30,10 @@ def demo_values(**changes):
     return validate(DEMO, {"6_text": "a test", **images, **seed, **SMALL, **changes})
 
 
-async def submit(store, *, inputs=None, webhook=None, **changes):
+async def submit(store, *, token="test", inputs=None, webhook=None, **changes):
     """Accept a demo request."""
     values = demo_values(**changes)
-    submission = Submission(str(uuid.uuid4()), "test", DEMO.model_id, values, inputs or {}, webhook=webhook)
+    submission = Submission(str(uuid.uuid4()), token, DEMO.model_id, values, inputs or {}, webhook=webhook)
     return await store.submit(submission)
 
 
@@ -54,8 +54,8 @@ def put_inputs(data):
 class Api:
     """The store and the settings of one API on a ComfyUI, without its HTTP side."""
 
-    def __init__(self, data, url):
-        self.settings = Settings(data=data, comfyui_url=url, demo=True)
+    def __init__(self, data, url, **settings):
+        self.settings = Settings(data=data, comfyui_url=url, demo=True, **settings)
         self.store = STORES["sqlite"](data)
 
     def dispatcher(self):

@@ -1,0 +1,123 @@
+"""How well one gateway keeps many ComfyUIs busy, each a stand-in that takes five seconds for a request.
+
+First 4, then 16 of them get ten requests each, with two PNGs of 512x512 inside and a video of 2 MB as the result. The
+throughput is compared with the ideal, one request in five seconds each; how long each is idle between two of its
+requests is measured at the ComfyUIs. Then four of them get requests for two models in turn, two at a time: how many go
+where the model was used last?
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import itertools
+import os
+import statistics
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..client.hosted_api import HostedApi
+from ..contract.parameters import DEMO, END_IMAGE, HOSTED, PROMPT, SEED, START_IMAGE, Value
+from ._figures import Figure, Figures, Options
+from ._gateway import GatewayProcess
+from ._stand_in import StandIn, free_box, small_video, stand_ins
+
+_SECONDS, _EACH = 5.0, 10
+_VIDEO_BYTES = 2 << 20
+_CORES = 4  # on fewer, the speed of the gateway is not measured
+_WARM_SECONDS, _WARM_REQUESTS, _WARM_WORKERS = 0.5, 40, 4
+_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "demo": True}
+_CALLS_PER_S = 40  # of all clients that wait for their results
+
+
+def run(options: Options) -> Figures:
+    """Measure once: each figure is over many requests."""
+    del options  # no ComfyUI runs here
+    video = small_video()
+    video += free_box(bytes(_VIDEO_BYTES - len(video)))
+    scaling: dict[str, Figure] = {}
+    idle: list[float] = []
+    for count in (4, 16):
+        hosts = asyncio.run(_fill(count, video))
+        runs = [each for host in hosts for each in host.ran]
+        elapsed = max(each.end or 0.0 for each in runs) - min(each.start for each in runs)
+        share = len(runs) / elapsed / (count / _SECONDS)
+        scaling[f"scaling_{count}"] = Figure(share, "of the ideal", 1, share, share, _limit(">=", 0.95))
+        idle += [gap for host in hosts for gap in _gaps(host)]
+        print(f"fleet: {count} workers, {len(runs)} requests in {elapsed:.1f} s", flush=True)
+    hits = asyncio.run(_warm())
+    p50, p99 = statistics.median(idle), statistics.quantiles(idle, n=100)[98]
+    return {
+        **scaling,
+        "idle_worker_p50_s": Figure(p50, "s", len(idle), min(idle), max(idle), _limit("<=", 0.2)),
+        "idle_worker_p99_s": Figure(p99, "s", len(idle), min(idle), max(idle), _limit("<=", 0.5)),
+        "warm_hits": Figure(hits, "of the requests", _WARM_REQUESTS, hits, hits, (">=", 0.9)),
+    }
+
+
+def _limit(compare: str, value: float) -> tuple[str, float] | None:
+    """Return a limit of speed; there is none where the stand-ins, the gateway and the clients share a few cores."""
+    return (compare, value) if (os.cpu_count() or 1) >= _CORES else None
+
+
+def _gaps(host: StandIn) -> list[float]:
+    """Return the pauses of a stand-in between its runs, in seconds."""
+    return [after.start - (before.end or after.start) for before, after in itertools.pairwise(host.ran)]
+
+
+async def _fill(count: int, video: bytes) -> list[StandIn]:
+    """Give ``count`` stand-ins ten requests each, all at once; return them when all have ended."""
+    async with stand_ins(count, seconds=_SECONDS, video=video) as hosts:
+        values: dict[str, Value] = {PROMPT.key: "circle", START_IMAGE.key: _picture(1), END_IMAGE.key: _picture(2)}
+        await _with_gateway(hosts, [(DEMO.model_id, values)] * (count * _EACH), at_once=count * _EACH)
+        return hosts
+
+
+async def _warm() -> float:
+    """Return the share of requests that ran where their model was used last, of those that could have."""
+    async with stand_ins(_WARM_WORKERS, seconds=_WARM_SECONDS) as hosts:
+        values: dict[str, Value] = {PROMPT.key: "circle", START_IMAGE.key: _picture(1), END_IMAGE.key: _picture(2)}
+        models = [(model.model_id, values) for model in (DEMO, HOSTED)] * (_WARM_REQUESTS // 2)
+        await _with_gateway(hosts, models, at_once=2)
+        pairs = [pair for host in hosts for pair in itertools.pairwise(host.ran)]
+        return sum(before.loaded == after.loaded for before, after in pairs) / len(pairs)
+
+
+async def _with_gateway(
+    hosts: Sequence[StandIn], requests: Sequence[tuple[str, dict[str, Value]]], *, at_once: int
+) -> None:
+    """Submit the requests through a new gateway, so many at a time, and wait until all have succeeded."""
+    with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
+        gateway = GatewayProcess(Path(folder), [host.url for host in hosts], config=_SETTINGS)
+        await asyncio.to_thread(gateway.start)
+        try:
+            async with HostedApi(gateway.api, gateway.token) as api:
+                turns = asyncio.Semaphore(at_once)
+                wait_s = at_once / _CALLS_PER_S
+                await asyncio.gather(*(_request(api, turns, wait_s, *request) for request in requests))
+        finally:
+            await asyncio.to_thread(gateway.stop)
+
+
+async def _request(
+    api: HostedApi, turns: asyncio.Semaphore, wait_s: float, model_id: str, values: dict[str, Value]
+) -> None:
+    async with turns:
+        seed = uuid.uuid4().int % 2**32
+        request = await api.submit(model_id, {**values, SEED.key: seed})
+        while (result := await api.result(str(request["request_id"])))["status"] in ("in_queue", "in_progress"):
+            await asyncio.sleep(wait_s)
+        if result["status"] != "succeeded":
+            raise RuntimeError(f"a request failed: {result}")
+
+
+def _picture(seed: int) -> str:
+    """Return a picture of 512x512 as a data URI."""
+    stream = io.BytesIO()
+    Image.effect_noise((512, 512), 20.0 * seed).convert("RGB").save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

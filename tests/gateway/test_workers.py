@@ -1,0 +1,512 @@
+"""Several ComfyUIs, as stand-ins: which gets a job, and what becomes of a job whose ComfyUI is lost."""
+
+import asyncio
+import contextlib
+import functools
+import uuid
+
+import pytest
+from support.api_runs import Api, put_inputs, submit
+from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
+from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.contract.workflow import graph_for
+from wan_flf2v.gateway.jobs import worker
+from wan_flf2v.gateway.jobs.comfyui import addresses, resolve
+from wan_flf2v.gateway.jobs.records import prompt_id
+from wan_flf2v.gateway.settings import ConfigError, Settings
+
+WAIT_S = 25.0
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """Workers are looked at so often that a test need not wait for it."""
+    monkeypatch.setattr(worker, "_CHECK_S", 0.1)
+    monkeypatch.setattr(worker, "_BUSY_CHECK_S", 0.1)
+    monkeypatch.setattr(worker, "_BACK_OFF_S", (0.05, 0.1))
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch):
+    monkeypatch.setattr("wan_flf2v.client.connection._READ_TIMEOUT_S", 0.3)
+
+
+def run(test):
+    """Run a test that never ends only for a minute."""
+    asyncio.run(asyncio.wait_for(test, WAIT_S))
+
+
+@contextlib.asynccontextmanager
+async def api_of(data, hosts, **settings):
+    """Yield an API in front of these stand-ins, which have the two photographs, and its dispatcher."""
+    for host in hosts:
+        for name in ("start.jpg", "end.jpg"):
+            host.files.setdefault(("input", "", name), b"a photograph")
+    api = Api(data, tuple(host.url for host in hosts), **settings)
+    try:
+        yield api
+    finally:
+        await api.store.close()
+
+
+async def until(condition):
+    while not (await condition() if asyncio.iscoroutinefunction(condition) else condition()):
+        await asyncio.sleep(0.02)
+
+
+def ids(host):
+    return [prompt for prompt, *_ in host.ran]
+
+
+async def on(job, hosts):
+    """Wait until the job's first attempt runs on one of them; return that one first, then the others."""
+    await until(lambda: any(job.id in ids(host) for host in hosts))
+    return sorted(hosts, key=lambda host: job.id not in ids(host))
+
+
+def test_jobs_run_on_all_of_them_at_once_and_each_once(tmp_path):
+    async def test():
+        async with stand_ins(3, seconds=1.0) as hosts, api_of(tmp_path, hosts) as api:
+            jobs = [await submit(api.store) for _ in range(6)]
+            async with api.dispatching():
+                ends = [await api.until(job) for job in jobs]
+            assert [end.status for end in ends] == ["succeeded"] * 6, [end.error for end in ends]
+            assert sorted(prompt for host in hosts for prompt in ids(host)) == sorted(job.id for job in jobs)
+            assert all(len(host.ran) == 2 for host in hosts)
+            assert not any(kind == "input" and folder for host in hosts for kind, folder, _ in host.files)
+
+    run(test())
+
+
+def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
+            job = await submit(api.store, inputs=put_inputs(tmp_path))
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                await first.kill()
+                end = await api.until(job)
+                assert (end.status, end.attempt) == ("succeeded", 2), end.error
+                assert ids(second) == [prompt_id(job.id, 2)] == [str(uuid.uuid5(uuid.UUID(job.id), "2"))]
+                files = [name for kind, folder, name in second.files if kind == "output"]
+                assert files == [f"{job.id}-2_00001_.mp4"]
+                states = await api.store.workers()
+                assert {state.name: state.state for state in states}[first.url] == "lost"
+                await until(lambda: not any(folder for kind, folder, _ in second.files if kind == "input"))
+
+    run(test())
+
+
+def test_a_restart_that_nobody_saw_is_a_death_too(tmp_path, monkeypatch):
+    """The port answers all the time, but it is another process: the instance tells."""
+
+    async def test():
+        async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, _ = await on(job, hosts)
+                await first.kill()
+                await first.start()
+                end = await api.until(job)
+            assert (end.status, end.attempt) == ("succeeded", 2), end.error
+            assert sum(prompt == job.id for host in hosts for prompt in ids(host)) == 1
+
+    run(test())
+
+
+def test_a_short_silence_changes_nothing_and_progress_goes_on(tmp_path, short_timeouts):
+    async def test():
+        async with stand_ins(2, seconds=1.0) as hosts, api_of(tmp_path, hosts) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                first.stall()
+                await asyncio.sleep(1.5)
+                assert (await api.store.get(job.id)).status == "in_progress"
+                first.go_on()
+                end = await api.until(job)
+            assert (end.status, end.attempt) == ("succeeded", 1), end.error
+            assert ids(second) == []
+
+    run(test())
+
+
+def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refused(tmp_path, short_timeouts):
+    async def test():
+        hosts = [StandIn(seconds=1.0), StandIn(seconds=1.0)]
+        async with hosts[0], hosts[1], api_of(tmp_path, hosts, worker_lost_after_s=1.0) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                second.seconds = 3.0
+                first.stall()
+                await until(lambda: ids(second))
+                assert (await api.store.get(job.id)).attempt == 2
+                first.go_on()  # it writes its file and says that it has succeeded
+                await until(lambda: first.ran[0][2] is not None)
+                end = await api.until(job)
+                assert (end.status, end.attempt, end.worker) == ("succeeded", 2, second.instance), end.error
+                assert ids(second) == [prompt_id(job.id, 2)]
+                assert ids(first) == [job.id]
+                await until(lambda: not hosts[0]._pending)
+
+    run(test())
+
+
+def test_a_prompt_that_was_given_up_is_removed_when_its_comfyui_comes_back(tmp_path, short_timeouts):
+    async def test():
+        async with stand_ins(2, seconds=30.0) as hosts, api_of(tmp_path, hosts, worker_lost_after_s=0.5) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                first.stall()
+                await until(lambda: ids(second))
+                first.go_on()
+                await until(lambda: first.ran[0][2] is not None)
+                assert first._history[job.id].interrupted
+                await api.store.cancel(job.id)
+                await api.until(job)
+
+    run(test())
+
+
+def test_with_one_comfyui_a_silent_one_keeps_its_job_however_long_it_takes(tmp_path, short_timeouts):
+    async def test():
+        async with stand_ins(1, seconds=1.0) as hosts, api_of(tmp_path, hosts, worker_lost_after_s=0.2) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                await on(job, hosts)
+                hosts[0].stall()
+                await asyncio.sleep(2)
+                hosts[0].go_on()
+                end = await api.until(job)
+            assert (end.status, end.attempt) == ("succeeded", 1), end.error
+
+    run(test())
+
+
+def test_what_an_attempt_says_that_was_given_up_changes_nothing(tmp_path):
+    async def test():
+        async with api_of(tmp_path, []) as api:
+            job = await submit(api.store)
+            await api.store.assign(job.id, "one")
+            await api.store.requeue(job.id, attempt=1)
+            await api.store.assign(job.id, "another")
+            before = await api.store.get(job.id)
+            await api.store.mark_sent(job.id, attempt=1)
+            await api.store.report(job.id, {"host_queue_position": 0}, attempt=1)
+            await api.store.requeue(job.id, attempt=1)
+            assert not await api.store.end(job.id, "failed", error="late", attempt=1)
+            assert await api.store.get(job.id) == before
+            assert await api.store.end(job.id, "succeeded", output={}, attempt=2)
+
+    run(test())
+
+
+def test_a_late_result_counts_while_no_other_attempt_was_handed_out(tmp_path):
+    async def test():
+        async with api_of(tmp_path, []) as api:
+            job = await submit(api.store)
+            await api.store.assign(job.id, "one")
+            await api.store.requeue(job.id, attempt=1)
+            assert await api.store.end(job.id, "succeeded", output={}, attempt=1)
+
+    run(test())
+
+
+def test_one_that_is_busy_with_prompts_of_others_gets_no_job(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=0.3) as hosts, api_of(tmp_path, hosts) as api:
+            hosts[0].seconds = 60.0
+            async with ComfyClient(hosts[0].url) as client:
+                await client.queue_prompt(graph_for(DEMO), prompt_id=str(uuid.uuid4()), client_id="someone else")
+            async with api.dispatching():
+                await until(lambda: states(api, hosts[0].url, "busy"))
+                jobs = [await submit(api.store) for _ in range(3)]
+                ends = [await api.until(job) for job in jobs]
+            assert [end.status for end in ends] == ["succeeded"] * 3
+            assert ids(hosts[1]) == [job.id for job in jobs]
+
+    run(test())
+
+
+def test_prompts_of_others_are_seen_before_a_job_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_CHECK_S", 30.0)
+
+    async def test():
+        async with stand_ins(2, seconds=0.1) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            await until(lambda: all(states(api, host.url, "idle") for host in hosts))
+            hosts[0].seconds = 60.0
+            async with ComfyClient(hosts[0].url) as client:
+                await client.queue_prompt(graph_for(DEMO), prompt_id=str(uuid.uuid4()), client_id="someone else")
+            jobs = [await submit(api.store) for _ in range(3)]
+            assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 3
+            assert len(hosts[0].ran) == 1
+
+    run(test())
+
+
+async def worker_states(api):
+    return {state.name: state for state in await api.store.workers()}
+
+
+def test_a_job_that_waited_too_long_is_queued_behind_others(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=60.0) as hosts, api_of(tmp_path, hosts, max_wait_s=1.0) as api:
+            for host in hosts:
+                async with ComfyClient(host.url) as client:
+                    await client.queue_prompt(graph_for(DEMO), prompt_id=str(uuid.uuid4()), client_id="someone else")
+            async with api.dispatching():
+                job = await submit(api.store)
+                await until(lambda: any(each.id == job.id for host in hosts for each in host._pending))
+
+    run(test())
+
+
+def test_jobs_go_only_where_their_models_and_images_are(tmp_path):
+    low = graph_for(DEMO)["56"]["inputs"]["unet_name"]
+
+    async def test():
+        async with (
+            StandIn(lacks=(low,)) as one,
+            StandIn() as two,
+            StandIn() as three,
+            api_of(tmp_path, [one, two]) as api,
+        ):
+            three.files["input", "", "start.jpg"] = b"a photograph"  # but not the other one
+            urls = (one.url, three.url, two.url)
+            api.settings = api.settings.model_copy(update={"comfyui_url": urls})
+            async with api.dispatching():
+                jobs = [await submit(api.store) for _ in range(4)]
+                ends = [await api.until(job) for job in jobs]
+            assert [end.status for end in ends] == ["succeeded"] * 4, [end.error for end in ends]
+            assert (ids(one), ids(three), len(ids(two))) == ([], [], 4)
+
+    run(test())
+
+
+def test_a_job_whose_images_are_nowhere_is_not_offered_for_ever(tmp_path):
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            job = await submit(api.store, **{"62_image": "gone.jpg"})
+            end = await api.until(job)  # a real ComfyUI refuses it then, with the reason
+            assert end.attempt == 1
+            assert sum(len(host.ran) for host in hosts) == 1
+
+    run(test())
+
+
+def test_a_waiting_job_does_not_wait_for_one_that_stalls(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_ANSWER_WAIT_S", 0.3)
+    monkeypatch.setattr(worker, "_CHECK_S", 30.0)  # nobody notices it before
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            await until(lambda: all(states(api, host.url, "idle") for host in hosts))
+            hosts[0].stall()
+            jobs = [await submit(api.store) for _ in range(3)]
+            assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 3
+            assert ids(hosts[0]) == []
+
+    run(test())
+
+
+def test_the_last_models_choose_between_idle_ones(tmp_path):
+    async def test():
+        async with stand_ins(3, seconds=0.2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            used = []
+            for _ in range(4):
+                job = await submit(api.store)
+                await api.until(job)
+                warm = next(host for host in hosts if job.id in ids(host))
+                used.append(warm.url)
+                await until(functools.partial(states, api, warm.url, "idle"))
+            assert len(set(used)) == 1, "it has the models in memory"
+            await warm.kill()
+            await warm.start()
+            await until(lambda: states(api, warm.url, "idle", warm.instance))
+            await api.until(job := await submit(api.store))
+            first = [host for host in hosts if job.id in ids(host)]
+            await api.until(job := await submit(api.store))
+            assert first == [host for host in hosts if job.id in ids(host)]
+
+    run(test())
+
+
+def states(api, url, state, instance=None):
+    """Whether a worker is in a state; asked beside the loop, as the command line does."""
+    rows = api.store._reader._database.execute("SELECT state FROM workers WHERE name = ?", (url,)).fetchall()
+    return any(f'"state": "{state}"' in row[0] and (instance or "") in row[0] for row in rows)
+
+
+def test_a_running_job_is_cancelled_wherever_it_runs_and_the_next_one_starts(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=30.0) as hosts, api_of(tmp_path, hosts) as api, api.dispatching() as dispatcher:
+            jobs = [await submit(api.store) for _ in range(3)]
+            await until(lambda: all(host.ran for host in hosts))
+            second = next(job for job in jobs if job.id in ids(hosts[1]))
+            assert await api.store.cancel(second.id) == "cancelling"
+            dispatcher.poke()
+            assert (await api.until(second)).status == "cancelled"
+            await until(lambda: jobs[2].id in ids(hosts[1]))
+            assert hosts[1]._history[second.id].interrupted
+            assert hosts[0].ran[0][2] is None, "the other one goes on"
+
+    run(test())
+
+
+def test_the_next_dispatcher_finds_each_job_where_it_is(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
+            jobs = [await submit(api.store) for _ in range(2)]
+            async with api.dispatching():
+                await until(lambda: all(host.ran for host in hosts))
+            async with api.dispatching():
+                ends = [await api.until(job) for job in jobs]
+            assert [(end.status, end.attempt) for end in ends] == [("succeeded", 1)] * 2
+            assert [len(host.ran) for host in hosts] == [1, 1]
+
+    run(test())
+
+
+@pytest.mark.parametrize("gone_too", [False, True])
+def test_the_job_of_one_that_is_no_longer_listed_is_run_again(tmp_path, gone_too):
+    async def test():
+        async with stand_ins(3, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, *others = await on(job, hosts)
+            if gone_too:
+                await first.kill()
+            api.settings = api.settings.model_copy(update={"comfyui_url": tuple(host.url for host in others)})
+            async with api.dispatching():
+                end = await api.until(job)
+            assert (end.status, end.attempt) == ("succeeded", 2), end.error
+
+    run(test())
+
+
+def test_a_comfyui_is_told_by_its_instance_not_by_its_address(tmp_path):
+    async def test():
+        async with stand_ins(1, seconds=1.0) as hosts, api_of(tmp_path, hosts) as api:
+            other = hosts[0].url.replace("127.0.0.1", "localhost")
+            jobs = [await submit(api.store) for _ in range(2)]
+            async with api.dispatching():
+                await on(jobs[0], hosts)
+            api.settings = api.settings.model_copy(update={"comfyui_url": (other, hosts[0].url)})
+            async with api.dispatching():
+                ends = [await api.until(job) for job in jobs]
+                found = await worker_states(api)
+            assert [(end.status, end.attempt) for end in ends] == [("succeeded", 1)] * 2
+            assert ids(hosts[0]) == [job.id for job in jobs], "one after the other, and none twice"
+            assert found[hosts[0].url].state == "duplicate"
+
+    run(test())
+
+
+def test_a_drained_one_ends_its_job_and_gets_no_more(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=1.0) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            jobs = [await submit(api.store) for _ in range(4)]
+            await until(lambda: all(host.ran for host in hosts))
+            assert await api.store.drain(hosts[0].url)
+            assert not await api.store.drain("http://127.0.0.1:9")
+            ends = [await api.until(job) for job in jobs]
+            assert [end.status for end in ends] == ["succeeded"] * 4
+            assert (len(hosts[0].ran), len(hosts[1].ran)) == (1, 3)
+            assert await api.store.drain(hosts[0].url, drained=False)
+            more = [await submit(api.store) for _ in range(2)]
+            await until(lambda: len(hosts[0].ran) == 2)
+            assert [(await api.until(job)).status for job in more] == ["succeeded"] * 2
+
+    run(test())
+
+
+def test_the_next_job_starts_while_the_last_result_is_copied(tmp_path):
+    async def test():
+        async with stand_ins(1, seconds=0.2) as hosts, api_of(tmp_path, hosts) as api:
+            jobs = [await submit(api.store) for _ in range(2)]
+            hosts[0].hold_files()
+            async with api.dispatching():
+                await until(lambda: len(hosts[0].ran) == 2 and hosts[0].ran[1][2] is not None)
+                assert (await api.store.get(jobs[0].id)).status == "in_progress"
+                hosts[0].release_files()
+                assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 2
+
+    run(test())
+
+
+def test_two_that_share_their_folders_do_not_disturb_each_other(tmp_path):
+    async def test():
+        shared = {}
+        async with stand_ins(2, seconds=1.0, files=shared) as hosts, api_of(tmp_path, hosts) as api:
+            jobs = [await submit(api.store, inputs=put_inputs(tmp_path)) for _ in range(4)]
+            async with api.dispatching():
+                first, _ = await on(jobs[0], hosts)
+                await first.kill()
+                await first.start()
+                ends = [await api.until(job) for job in jobs]
+            assert [end.status for end in ends] == ["succeeded"] * 4, [end.error for end in ends]
+            names = [name for kind, _, name in shared if kind == "output"]
+            assert len(names) == len(set(names)) == 4
+            assert all(name.endswith("_00001_.mp4") for name in names)
+
+    run(test())
+
+
+def test_a_single_job_behind_many_of_another_token_starts_on_the_first_one_that_is_free(tmp_path):
+    async def test():
+        async with stand_ins(2, seconds=0.5) as hosts, api_of(tmp_path, hosts) as api:
+            for _ in range(50):
+                await submit(api.store, token="many")
+            async with api.dispatching():
+                await until(lambda: all(host.ran for host in hosts))
+                single = await submit(api.store, token="single")
+                await api.until(single)
+            started = sum(len(host.ran) for host in hosts)
+            assert started <= 6, "two ran, then it, and beside and after it a few more at most"
+
+    run(test())
+
+
+# Addresses
+
+
+def test_a_name_with_several_addresses_is_several_and_keeps_its_name(tmp_path):
+    async def look_up(host, port):
+        return {"two.test": ["127.0.0.2", "127.0.0.1"], "one.test": ["127.0.0.1"]}[host]
+
+    async def test():
+        settings = Settings(data=tmp_path, comfyui_url=("http://two.test:1", "http://one.test:2", "http://127.0.0.1:3"))
+        found = [each for address in addresses(settings) for each in await resolve(address, look_up)]
+        assert [each.name for each in found] == [
+            "http://two.test:1 (127.0.0.1)",
+            "http://two.test:1 (127.0.0.2)",
+            "http://one.test:2",
+            "http://127.0.0.1:3",
+        ]
+        async with StandIn() as host:
+            url = f"http://two.test:{host.port}"
+            settings = Settings(data=tmp_path, comfyui_url=url, comfyui_tokens=["a secret"])
+            first = (await resolve(addresses(settings)[0], look_up))[0]
+            async with first.client() as client:
+                assert await client.pack_instance() == host.instance
+            assert host.headers["Host"] == f"two.test:{host.port}"
+            assert host.headers["Authorization"] == "Bearer a secret"
+
+    run(test())
+
+
+def test_tokens_fit_the_addresses_and_are_never_shown(tmp_path):
+    both = ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    settings = Settings(data=tmp_path, comfyui_url=both, comfyui_tokens=["first secret", "second secret"])
+    assert [address.token for address in addresses(settings)] == ["first secret", "second secret"]
+    assert "secret" not in repr(settings)
+    with pytest.raises(ConfigError, match="3 tokens for 2 addresses") as error:
+        addresses(Settings(data=tmp_path, comfyui_url=both, comfyui_tokens=["secret"] * 3))
+    assert "secret" not in str(error.value)
+    with pytest.raises(ConfigError, match="Give one of both"):
+        addresses(Settings(data=tmp_path, comfyui_url="http://me:pass@127.0.0.1:1", comfyui_tokens=["x"]))
+    with pytest.raises(ConfigError, match="is not the address of a server"):
+        addresses(Settings(data=tmp_path, comfyui_url=("http://127.0.0.1:1", "nonsense")))

@@ -1,0 +1,123 @@
+"""What operators see of several ComfyUIs behind a gateway process: /v1/workers, metrics, the command line, the log."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+
+from support.api_runs import SMALL
+from support.gateway_process import SUBMIT_DEMO, Gateway
+from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
+from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.contract.workflow import graph_for
+
+IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
+NAMES = ("start.jpg", "end.jpg")
+SECRET = "the secret of a proxy"
+
+
+def beside(hosts, work, folder, **config):
+    """Run ``work(gateway)``, which blocks, with a gateway process in front of stand-ins."""
+
+    async def go():
+        for host in hosts:
+            host.files.update({("input", "", name): b"a photograph" for name in NAMES})
+
+        def use():
+            with Gateway(folder, [host.url for host in hosts], "--demo", config=config) as gateway:
+                return work(gateway)
+
+        return await asyncio.to_thread(use)
+
+    return go()
+
+
+def test_operators_see_each_worker_and_can_drain_one(tmp_path):
+    def cli(*arguments):
+        command = [sys.executable, "-I", "-m", "wan_flf2v", "workers", *arguments, "--data", str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "400"})
+
+    def workers(gateway):
+        response = gateway.get("/v1/workers")
+        assert response.status == 200
+        return {each["name"]: each for each in response.json["workers"]}
+
+    def until(gateway, url, **wanted):
+        while True:
+            found = workers(gateway).get(url, {})
+            if wanted.items() <= found.items():
+                return found
+
+    async def test():
+        async with stand_ins(2) as hosts:
+            one, two = (host.url for host in hosts)
+
+            def use(gateway):
+                until(gateway, two, state="idle", version="0.30.0", instance=hosts[1].instance)
+                assert gateway.get("/v1/workers", token=None).status == 401
+                assert cli("drain", "http://nowhere").returncode == 2
+                drained = cli("drain", one)
+                assert drained.returncode == 0, drained.stderr
+                assert until(gateway, one, drained=True)["state"] == "idle"
+                for _ in range(3):
+                    gateway.wait(gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL))
+                listed = cli("list").stdout
+                assert re.search(rf"{one}\W+idle, drained", listed), listed
+                metrics = gateway.get("/metrics").content.decode()
+                assert f'wan_flf2v_worker_state{{worker="{one}",state="idle"}} 1' in metrics
+                assert f'wan_flf2v_worker_drained{{worker="{one}"}} 1' in metrics
+                assert cli("drain", one, "--undo").returncode == 0
+                until(gateway, one, drained=False)
+                log = gateway.log_text()
+                ids = re.findall(r"job started request_id=(\S+) attempt=1 worker=(\S+)", log)
+                assert {worker for _, worker in ids} == {two}
+                for request_id, _ in ids:
+                    assert f"job ended request_id={request_id} attempt=1 worker={two} status=succeeded" in log
+
+            await beside(hosts, use, tmp_path)
+            assert (len(hosts[0].ran), len(hosts[1].ran)) == (0, 3)
+
+    asyncio.run(test())
+
+
+def test_a_model_is_refused_only_if_no_comfyui_that_answers_has_it(tmp_path):
+    low = graph_for(DEMO)["56"]["inputs"]["unet_name"]
+
+    async def test():
+        async with StandIn(lacks=(low,)) as without, StandIn() as complete:
+
+            def use(gateway):
+                request_id = gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL)
+                assert gateway.wait(request_id)["status"] == "completed"
+                assert gateway.result(request_id)["status"] == "succeeded"
+                nowhere = gateway.post(SUBMIT_DEMO, {"6_text": "x", **IMAGES, "68_image": "nowhere.png", **SMALL})
+                assert nowhere.status == 422
+                assert 'There is no file "nowhere.png"' in nowhere.json["error_message"]
+
+            await beside([without, complete], use, tmp_path / "both")
+
+            def refused(gateway):
+                response = gateway.post(SUBMIT_DEMO, {"6_text": "x", **IMAGES, **SMALL})
+                assert (response.status, response.code) == (503, 503002)
+                assert low in response.json["error_message"]
+
+            await complete.kill()
+            await beside([without, complete], refused, tmp_path / "one")
+
+    asyncio.run(test())
+
+
+def test_a_proxys_token_is_sent_and_never_logged(tmp_path):
+    async def test():
+        async with stand_ins(1) as hosts:
+
+            def use(gateway):
+                gateway.wait(gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL))
+                shown = gateway.log_text() + json.dumps(gateway.get("/v1/workers").json)
+                assert SECRET not in shown
+
+            await beside(hosts, use, tmp_path, comfyui_tokens=[SECRET])
+            assert hosts[0].headers["Authorization"] == f"Bearer {SECRET}"
+
+    asyncio.run(test())
