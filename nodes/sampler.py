@@ -75,7 +75,7 @@ class WanFLF2VSampler(io.ComfyNode):
         show_notice(node_id, summary, warnings=warnings)
 
         def say(text: str) -> None:
-            show_text(node_id, "\n".join([summary, text, *warnings]))
+            show_text(node_id, "\n".join([text, summary, *warnings]))  # the node has room for little but the first line
 
         progress = RunProgress(guider.model_patcher, phases, seed_count, guider.position, say)
         sampler = comfy.samplers.sampler_object(run.sampler_name)

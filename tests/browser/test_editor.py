@@ -1,6 +1,7 @@
 """The first minute in the editor: templates, what is missing, widgets that help, a video that plays."""
 
 import json
+import re
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +13,9 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINT = WORKFLOWS.parent / "subgraphs" / "First-Last Frame to Video (Wan 2.2).json"
 IMAGES = ("62", "68")
 ROW_IS_GONE = """() => !document.querySelector('[data-node-id="57"]').innerText.includes("handover_step")"""
+PLAYS = """() => [...document.querySelectorAll("video")].some(
+    video => video.readyState >= 2 && video.videoWidth === 64 && video.muted && video.loop && !video.paused
+)"""
 COPY = """() => {
     const widget = (node, name) => node.widgets.find(widget => widget.name === name)
     const [sampler, conditioning] = [57, 67].map(id => app.graph.add(app.graph.getNodeById(id).clone()))
@@ -21,6 +25,13 @@ COPY = """() => {
         seconds: widget(conditioning, "seconds").element.textContent,
     }
 }"""
+BOX = "app.graph.getNodeById(57).widgets.find(widget => widget.name === 'schedule').element"
+STEPS = f"() => [...{BOX}.querySelectorAll('[data-expert]')].map(step => step.dataset.expert)"
+STEPS_SHOWN = f"count => {BOX}.querySelectorAll('[data-expert]').length === count"
+SHOW_FIRST = f"""() => {{
+    {BOX}.querySelector("button").click()
+    return Object.values(app.canvas.selected_nodes).map(node => String(node.id))
+}}"""
 MODELS = ("wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", "umt5_xxl", "wan_2.1_vae")
 
 
@@ -106,6 +117,30 @@ class TestWidgets:
             editor.set(57, "handover", "half")
             editor.page.wait_for_function(ROW_IS_GONE, timeout=30_000)
 
+    def test_the_schedule_and_what_is_wrong_stand_in_node_57(self, editor):
+        """As ComfyUI computes them, with the shift of node 54 and nothing queued."""
+
+        def shown(steps):
+            editor.page.wait_for_function(STEPS_SHOWN, arg=steps, timeout=30_000)
+            text = editor.widget(57, "schedule")["text"]
+            return editor.page.evaluate(STEPS), text
+
+        experts, text = shown(20)
+        assert experts == ["high"] * 10 + ["low"] * 10
+        assert text.startswith("10 high noise, 10 low noise; hand-over at sigma 0.889")
+        assert text.count("needs the model file") == 4
+        editor.set(57, "steps", 6)
+        editor.set(54, "shift", 5)
+        editor.touch()
+        experts, text = shown(6)
+        assert experts == ["high"] * 3 + ["low"] * 3
+        assert "hand-over at sigma 0.833" in text
+
+    def test_a_finding_leads_to_its_node(self, editor):
+        editor.page.wait_for_function(STEPS_SHOWN, arg=20, timeout=30_000)
+        selected = editor.page.evaluate(SHOW_FIRST)
+        assert selected == ["37"]
+
     def test_a_copy_shows_its_own_values(self, editor):
         """A copied node gets its values after it was made, and without a callback."""
         editor.set(57, "handover", "step")
@@ -134,10 +169,9 @@ def test_run_plays_the_video_in_the_node(editor):
     editor.page.evaluate("app.queuePrompt(0)")
     video = editor.page.locator("video").first
     video.wait_for(state="attached", timeout=180_000)
-    editor.page.wait_for_function(
-        "() => [...document.querySelectorAll('video')].some(video => video.readyState >= 2 && video.videoWidth === 64)",
-        timeout=60_000,
-    )
+    editor.page.wait_for_function(PLAYS, timeout=60_000)
+    facts = editor.widget(73, "facts")["text"]
+    assert re.fullmatch(r"64x64, 9 frames, 0.5 s at 16 fps, \d+ KiB", facts)
 
 
 def test_nothing_of_the_pack_failed_in_the_browser(editor):
