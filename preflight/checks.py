@@ -301,14 +301,14 @@ def check_latent(latent: dict, positive: list) -> None:
     if samples.ndim != 5:
         raise ValueError(
             f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan FLF2V "
-            "First/Last Frame."
+            "First Last Frame."
         )
     for _, options in positive:
         images = options.get("concat_latent_image")
         if images is not None and images.shape[2] != samples.shape[2]:
             raise ValueError(
                 f"latent_image has {samples.shape[2]} latent frames, but the first/last-frame conditioning has "
-                f"{images.shape[2]}. Connect the latent of the same Wan FLF2V First/Last Frame node."
+                f"{images.shape[2]}. Connect the latent of the same Wan First Last Frame (FLF2V) node."
             )
 
 

@@ -17,9 +17,9 @@ _TEXTS = ("sampler_name", "scheduler", "handover")
 def view_samplers(prompt: Prompt) -> dict[str, Any]:
     """Return what each node 57 of an API prompt shows, by node id.
 
-    ``steps`` are the run's steps, each with its ``sigma`` and ``expert`` (``"high"`` or ``"low"``). There are none where
-    the prompt does not tell them, since sigmas or a setting come from another node. ``findings`` are preflight's, errors
-    first: ``error`` (bool), ``text``, and ``node``, the id of the node that it is about or null.
+    ``steps`` are the run's steps, each with its ``sigma`` and ``expert`` (``"high"`` or ``"low"``). There are none
+    where the prompt does not tell them, since sigmas or a setting come from another node. ``findings`` are preflight's,
+    errors first: ``error`` (bool), ``text``, and ``node``, the id of the node that it is about or null.
     """
     return {node_id: _view(prompt, node_id) for node_id in prompt if class_type(prompt, node_id) == "WanFLF2VSampler"}
 

@@ -23,7 +23,7 @@ from ...client.errors import (
 from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import FRAME_RATE, MODELS
-from ...contract.workflow import Graph, fill, graph_for
+from ...contract.workflow import Graph, fill, graph_for, ui_form
 from .records import Job
 
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
@@ -105,9 +105,11 @@ class ComfyBackend:
             for key, name in job.inputs.items()
         }
         graph = request_graph(job, images)
+        form = ui_form(MODELS[job.model_id].workflow, graph)
+        extra_data = {ONCE: True, "extra_pnginfo": {"workflow": form}}
         try:
             node_errors = await self.client.queue_prompt(
-                graph, prompt_id=job.id, client_id=job.id, extra_data={ONCE: True}
+                graph, prompt_id=job.id, client_id=job.id, extra_data=extra_data
             )
         except PromptRejectedError:
             if await self._knows(job.id):  # a killed gateway's prompt came first

@@ -26,6 +26,8 @@ COPY = """() => {
     }
 }"""
 BOX = "app.graph.getNodeById(57).widgets.find(widget => widget.name === 'schedule').element"
+SEARCH = """query => document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s
+    .get("nodeDef").nodeSearchService.searchNode(query, [], {limit: 20}).map(node => [node.name, node.python_module])"""
 STEPS = f"() => [...{BOX}.querySelectorAll('[data-expert]')].map(step => step.dataset.expert)"
 STEPS_SHOWN = f"count => {BOX}.querySelectorAll('[data-expert]').length === count"
 SHOW_FIRST = f"""() => {{
@@ -84,6 +86,16 @@ def test_the_subgraph_blueprint_is_the_workflow_without_its_images(editor, comfy
             from_inside = {n: v for n, v in inputs.items() if not (isinstance(v, list) and v[0] in IMAGES)}
             expected[f"{root['id']}:{node_id}"] = {name: inside(value) for name, value in from_inside.items()}
     assert editor.prompt() == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "best"), [("wan first last frame", 1), ("flf2v", 1), ("wan 2.2 sampler", 1), ("first last frame", 3)]
+)
+def test_the_node_search_finds_the_pack(editor, query, best):
+    """By the search of the editor itself, partner nodes not counted."""
+    found = [name for name, module in editor.page.evaluate(SEARCH, query) if not module.startswith("comfy_api_nodes")]
+    ours = [name for name in found if name.startswith("WanFLF2V") and "Test" not in name]
+    assert ours and found.index(ours[0]) < best, found[:5]
 
 
 class TestWidgets:
