@@ -292,6 +292,7 @@ app.registerExtension({
     api.addEventListener("graphChanged", askSoon);
   },
   afterConfigureGraph() {
+    for (const node of nodesIn(rootGraph())) if (node.comfyClass === "WanFLF2VResolution") showSize(node);
     lastAsked = ""; // its nodes are new and show nothing yet
     askSoon();
   },

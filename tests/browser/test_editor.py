@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.demo_graphs import demo_graph
-from wan_flf2v.contract.workflow import load_graph
+from support.editor import FINISHED
+from wan_flf2v.contract.workflow import load_graph, ui_form
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINT = WORKFLOWS.parent / "subgraphs" / "First-Last Frame to Video (Wan 2.2).json"
@@ -28,6 +29,35 @@ COPY = """() => {
 BOX = "app.graph.getNodeById(57).widgets.find(widget => widget.name === 'schedule').element"
 SEARCH = """query => document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s
     .get("nodeDef").nodeSearchService.searchNode(query, [], {limit: 20}).map(node => [node.name, node.python_module])"""
+IN_SUBGRAPH = """app.rootGraph._nodes.find(node => node.subgraph)
+    .subgraph._nodes.find(node => node.type === "WanFLF2VSampler")
+    .widgets.find(widget => widget.name === "schedule").element"""
+SHOW_FROM_SUBGRAPH = f"""() => {{
+    app.canvas.setGraph(app.rootGraph._nodes.find(node => node.subgraph).subgraph);
+    ({IN_SUBGRAPH}).querySelector("button").click()
+    return app.canvas.graph === app.rootGraph && Object.values(app.canvas.selected_nodes).map(node => String(node.id))
+}}"""
+INTO_SUBGRAPH = """() => {
+    const nodes = new Set([54, 57].map(id => app.graph.getNodeById(id)))
+    return app.graph.convertToSubgraph(nodes).node.id
+}"""
+SELECT = """() => {
+    app.canvas.ds.offset[1] = 300  // there is room above the node for its buttons
+    app.canvas.deselectAll()
+    app.canvas.selectNode(app.graph.getNodeById(57))
+}"""
+COPY_AND_PASTE = """() => {
+    const samplers = () => app.graph._nodes.filter(node => node.type === "WanFLF2VSampler")
+    app.canvas.deselectAll()
+    app.canvas.selectNode(app.graph.getNodeById(57))
+    app.canvas.copyToClipboard()
+    app.canvas.pasteFromClipboard()
+    return String(samplers().at(-1).id)
+}"""
+PICTURES = """count => [...document.querySelectorAll("[role=dialog] img")].filter(
+    picture => picture.naturalWidth > 0).length >= count"""
+HELP_PICTURE = """() => [...document.querySelectorAll("img")].some(
+    picture => picture.src.includes("WanFLF2VSampler.jpg") && picture.naturalWidth > 0)"""
 STEPS = f"() => [...{BOX}.querySelectorAll('[data-expert]')].map(step => step.dataset.expert)"
 STEPS_SHOWN = f"count => {BOX}.querySelectorAll('[data-expert]').length === count"
 SHOW_FIRST = f"""() => {{
@@ -167,23 +197,83 @@ class TestWidgets:
         assert {node["id"]: node["widgets_values"] for node in saved["nodes"]} == values
 
 
-def test_run_plays_the_video_in_the_node(editor):
-    """The workflow as it is, with tiny models in the place of its own."""
-    workflow, graph = json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")), demo_graph()
-    for node in workflow["nodes"]:
-        if str(node["id"]) in ("37", "38", "39", "56"):
-            node["type"] = graph[str(node["id"])]["class_type"]
-            node["widgets_values"] = list(graph[str(node["id"])]["inputs"].values())
-            del node["properties"]["models"]
-    editor.load(workflow)
-    for node_id, name, value in ((71, "width", 64), (71, "height", 64), (67, "length", 9), (57, "steps", 2)):
-        editor.set(node_id, name, value)
-    editor.page.evaluate("app.queuePrompt(0)")
-    video = editor.page.locator("video").first
-    video.wait_for(state="attached", timeout=180_000)
+class TestWhatUsersDo:
+    @pytest.fixture(autouse=True)
+    def bundled(self, editor):
+        editor.load(json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")))
+
+    def test_copy_and_paste(self, editor):
+        editor.set(57, "steps", 7)
+        pasted = editor.page.evaluate(COPY_AND_PASTE)
+        prompt = editor.prompt()
+        values = {name: value for name, value in prompt["57"].items() if not isinstance(value, list)}
+        assert prompt[pasted] == values
+
+    def test_a_bypassed_node_is_passed_over(self, editor):
+        """Without node 54 the shift is the model's own, which is the same."""
+        editor.page.evaluate("() => { app.graph.getNodeById(54).mode = 4 }")
+        assert editor.prompt()["57"]["model_high_noise"] == ["37", 0]
+        editor.touch()
+        editor.page.wait_for_function(STEPS_SHOWN, arg=20, timeout=30_000)
+
+    def test_in_a_subgraph_node_57_shows_the_same_and_leads_out_of_it(self, editor):
+        root, before = editor.page.evaluate(INTO_SUBGRAPH), inputs_of(load_graph("wan22_flf2v"))["57"]
+        assert editor.prompt()[f"{root}:57"] == {**before, "model_high_noise": [f"{root}:54", 0]}
+        editor.touch()
+        editor.page.wait_for_function(f"() => ({IN_SUBGRAPH}).querySelectorAll('[data-expert]').length === 20")
+        assert editor.page.evaluate(SHOW_FROM_SUBGRAPH) == ["37"]
+
+
+def test_the_cards_of_the_template_browser(editor, comfy_install):
+    """Each has its picture; the card of the hosted workflow opens it, and no node of it is unknown."""
+    page = editor.page
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text("wan-flf2v", exact=True).first.click(timeout=60_000)
+    for path in WORKFLOWS.glob("*.json"):
+        page.get_by_text(path.stem, exact=True).last.scroll_into_view_if_needed(timeout=60_000)
+    page.wait_for_function(PICTURES, arg=len(list(WORKFLOWS.glob("*.json"))), timeout=60_000)
+    page.evaluate("app.graph.clear()")
+    page.get_by_text("wan22_flf2v", exact=True).last.click()
+    page.wait_for_function("() => app.graph._nodes.length === 17", timeout=60_000)
+    if comfy_install["version"] == "0.18.2":
+        page.get_by_text("This workflow is missing models").wait_for(timeout=60_000)
+        page.keyboard.press("Escape")
+    assert page.evaluate("app.graph._nodes.filter(node => !LiteGraph.registered_node_types[node.type])") == []
+    assert editor.prompt() == inputs_of(load_graph("wan22_flf2v"))
+
+
+def small_workflow(seed):
+    """Return the bundled workflow on tiny models."""
+    return ui_form("wan22_flf2v", demo_graph(n57_steps=2, n57_noise_seed=seed))
+
+
+def test_run_plays_the_video_in_the_node(editor, comfy_server):
+    editor.load(small_workflow(seed=50 + editor.nodes_2))
+    editor.run(comfy_server)
     editor.page.wait_for_function(PLAYS, timeout=60_000)
     facts = editor.widget(73, "facts")["text"]
     assert re.fullmatch(r"64x64, 9 frames, 0.5 s at 16 fps, \d+ KiB", facts)
+
+
+def test_app_mode_runs(editor):
+    """A form of the inputs that matter, one click away."""
+    page = editor.page
+    editor.load(small_workflow(seed=60 + editor.nodes_2))
+    page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
+    page.get_by_test_id("linear-run-button").get_by_role("button", name="Run", exact=True).click(timeout=60_000)
+    page.wait_for_function(FINISHED, timeout=180_000)
+    page.locator("video").first.wait_for(timeout=60_000)
+    page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
+
+
+def test_help_is_reached_by_the_i_button(editor):
+    page = editor.page
+    editor.load(json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")))
+    page.keyboard.press("Escape")
+    page.evaluate(SELECT)
+    page.get_by_test_id("info-button").click(timeout=60_000)
+    page.get_by_text("LoRAs, caches and other patches").wait_for(timeout=60_000)
+    page.wait_for_function(HELP_PICTURE, timeout=60_000)
 
 
 def test_nothing_of_the_pack_failed_in_the_browser(editor):

@@ -80,6 +80,9 @@ class Editor:
     def _note(self, message):
         # The frontend itself logs what an extension's hook raises, and names the extension.
         source = str(message.location.get("url"))
-        of_the_pack = "extension 'wan-flf2v" in message.text or "/extensions/wan-flf2v/" in source
+        # Where there is no page in the user's language, the editor takes the one without a language.
+        of_the_pack = "extension 'wan-flf2v" in message.text or (
+            "/extensions/wan-flf2v/" in source and not source.endswith("/en.md")
+        )
         if message.type == "error" and of_the_pack:
             self.faults.append(message.text)
