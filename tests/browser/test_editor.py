@@ -91,7 +91,9 @@ def test_missing_models_are_offered_for_download(editor, comfy_install):
         assert page.get_by_text("Download", exact=True).count() == 4
 
 
-@pytest.mark.parametrize("name", ["wan22_flf2v_4_steps_lora", "wan22_flf2v_start_image_only", "wan22_flf2v_plan"])
+@pytest.mark.parametrize(
+    "name", ["wan22_flf2v_4_steps_lora", "wan22_flf2v_start_image_only", "wan22_flf2v_plan", "wan22_flf2v_upscale"]
+)
 def test_other_templates_open_as_their_api_form(editor, name):
     editor.load(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")))
     assert editor.prompt() == inputs_of(load_graph(name))

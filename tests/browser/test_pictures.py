@@ -10,7 +10,9 @@ pytestmark = pytest.mark.pictures
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS, HELP = REPO / "docs", REPO / "web" / "docs"
-NODES = ("Resolution", "Conditioning", "Sampler", "Guider", "ColorMatch", "VideoCombine", "Plan", "Report")
+NODES = (
+    "Resolution", "Keyframes", "Conditioning", "Sampler", "Guider", "ColorMatch", "VideoCombine", "Plan", "Report",
+)  # fmt: skip
 ALONE = """([type, id]) => {
     app.graph.clear()
     const node = LiteGraph.createNode(type)
