@@ -25,7 +25,9 @@ ALONE = """([type, id]) => {
     return node.id
 }"""
 WHOLE = """() => {
-    app.extensionManager.setting.set("Comfy.Minimap.Visible", false)
+    for (const name of ["Comfy.Minimap.Visible", "Comfy.RightSidePanel.IsOpen"]) {
+        app.extensionManager.setting.set(name, false)
+    }
     Object.assign(app.canvas.ds, {scale: 0.72, offset: [110, 80]})
     app.canvas.setDirty(true, true)
 }"""
@@ -37,9 +39,9 @@ def newest_only(comfy_install):
         pytest.skip("the pictures are of the newest editor")
 
 
-def save(page, path, **options):
+def save(page, path):
     page.wait_for_timeout(1500)  # widgets, previews and the strip come one after the other
-    page.screenshot(path=path, type="jpeg", quality=82, **options)
+    page.screenshot(path=path, type="jpeg", quality=82)
 
 
 @pytest.fixture(scope="module")
