@@ -153,7 +153,6 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         clips = _clips(latent, vae, images, decode, floats, alpha, beside)
         size = _size(chosen, clips[0], latent, width, height, notices)
         match = None if color_match is None or color_match.strength == 0 else color_match.for_size(*size)
-<<<<<<< HEAD
         temp = Path(folder_paths.get_temp_directory())
         temp.mkdir(parents=True, exist_ok=True)
         recipe = Recipe(match, edit, settings.looks_twice, floats and not settings.takes_floats, temp)
@@ -179,22 +178,6 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 notices.say(f"{path.name}: colour: {match}")
             shown.add(path, subfolder, size, frames, rate, preview)
         return io.NodeOutput(shown.videos, ui=shown.as_dict())
-=======
-        progress = comfy.utils.ProgressBar(sum(clip.steps(match) for clip in clips))
-        saved, videos, facts = [], [], []
-        for clip in clips:
-            folder, name, counter, subfolder = _place(filename_prefix, *size)
-            with names.reserved(folder, name, counter, _SUFFIX) as path:
-                write_clip(partial(Mp4Writer, path, *size, frame_rate, crf, cls._metadata()), progress, clip, match)
-            if match is not None:
-                notices.append(f"{path.name}: colour: {match}")
-                show_notice(cls.hidden.unique_id, "\n".join(notices))
-            saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
-            videos.append(InputImpl.VideoFromFile(str(path)))
-            facts.append(_facts(path, size, frame_rate, clip.frames))
-        # A tuple: of what stands in lists, ComfyUI takes each entry for a result of its own.
-        return io.NodeOutput(videos, ui={**ui.PreviewVideo(saved).as_dict(), "facts": tuple(facts)})
->>>>>>> 0dc3b1e (Node 57 shows its schedule and what preflight finds, node 73 plays and says what is in the file)
 
     @classmethod
     def _metadata(cls, size: tuple[int, int], frames: int, rate: Fraction, number: int) -> dict[str, Any]:
@@ -422,14 +405,6 @@ def _clips(
     if 0 in samples.shape:
         raise ValueError(f"latent has the shape {list(samples.shape)}, so no frame. Connect one with frames in it.")
     return vae_decode.decode(vae, samples, decode, floats, beside=beside)
-
-
-def _facts(path: Path, size: tuple[int, int], frame_rate: float, frames: int) -> str:
-    """Say what is in a file, in the words of the line under node 67."""
-    length = path.stat().st_size
-    weight = f"{length / (1 << 20):.1f} MiB" if length >= 1 << 20 else f"{length / (1 << 10):.0f} KiB"
-    seconds = round((frames - 1) / frame_rate, 2)
-    return f"{size[0]}x{size[1]}, {frames} frames, {seconds:g} s at {round(frame_rate, 3):g} fps, {weight}"
 
 
 def _check_range(name: str, value: float, least: float, most: float) -> None:

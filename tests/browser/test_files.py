@@ -19,7 +19,10 @@ def test_a_saved_workflow_opens_as_it_was(editor, plain_editor, path, extension)
     page = editor if extension == "with" else plain_editor
     page.load(json.loads(path.read_text("utf-8")))
     expected = json.loads(path.with_suffix(".api.json").read_text("utf-8"))
-    assert page.prompt() == {node_id: node["inputs"] for node_id, node in expected.items()}
+    prompt = page.prompt()
+    assert prompt.keys() == expected.keys()
+    for node_id, node in expected.items():  # an input that is newer than the file has its default
+        assert {name: prompt[node_id][name] for name in node["inputs"]} == node["inputs"]
 
 
 def test_without_the_extension_nothing_of_it_is_there(plain_editor):
