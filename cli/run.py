@@ -18,7 +18,7 @@ from ..client.run import check_graph, run_graph
 from ..contract.downloads import FILES, variant_with
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput, Parameter
 from ..contract.validation import allowed
-from ..contract.workflow import node_title
+from ..contract.workflow import node_title, ui_form
 from .progress_bar import ProgressRenderer
 from .shared import (
     DEFAULT_SERVER,
@@ -219,7 +219,8 @@ async def _make_video(
                 name = await client.upload_image(image, shown=path)
             graph[given.target.node_id]["inputs"][given.target.name] = name
         with ProgressRenderer(err) as show:
-            result = await run_graph(client, graph, on_progress=show)
+            form = ui_form(workflow.name, graph) if workflow.bundled else None
+            result = await run_graph(client, graph, on_progress=show, workflow=form)
         file = next((file for file in result.files if file.type == "output"), result.files[0])
         saved = await client.download(file, output or _free_path(file))
     return saved, result.seconds

@@ -12,7 +12,8 @@ from .parameters import ModelContract, Parameter, Value, parse_size
 
 Graph: TypeAlias = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
 
-_API_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "api"
+_FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+_SEED = "noise_seed"  # in the editor's list of a node's values, its "control after generate" follows
 
 
 class WorkflowError(ValueError):
@@ -21,13 +22,13 @@ class WorkflowError(ValueError):
 
 def load_graph(name: str) -> Graph:
     """Read the bundled API workflow ``name`` (``"wan22_flf2v"``). ``FileNotFoundError`` if there is none."""
-    graph: Graph = json.loads((_API_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    graph: Graph = json.loads((_FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     return graph
 
 
 def graph_names() -> list[str]:
     """Return the names of the bundled workflows."""
-    return sorted(path.stem for path in _API_FOLDER.glob("*.json"))
+    return sorted(path.stem for path in (_FOLDER / "api").glob("*.json"))
 
 
 def graph_for(model: ModelContract) -> Graph:
@@ -63,6 +64,32 @@ def fill(graph: Graph, model: ModelContract, values: Mapping[str, Value]) -> Gra
                 raise WorkflowError(f'{key}: node {target.node_id} "{title}" has no input "{target.name}".')
             node["inputs"][target.name] = part
     return filled
+
+
+def ui_form(name: str, graph: Graph) -> dict[str, Any]:
+    """Return the bundled workflow ``name`` as the editor saves it (UI form), with the values and loaders of ``graph``.
+
+    ``graph`` was made from the same workflow's API form. A video's file with the result inside restores groups, notes
+    and sizes when it is dropped on the editor; from a graph alone the editor makes nodes in a heap.
+    """
+    form: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    for node in form["nodes"]:
+        made = graph.get(str(node["id"]))
+        if made is None:  # a note
+            continue
+        inputs = made["inputs"]
+        if made["class_type"] != node["type"]:  # another loader: its values are all that it has
+            node.update(type=made["class_type"], widgets_values=list(inputs.values()), properties={})
+            continue
+        with_widgets = {slot["name"] for slot in node["inputs"] if "widget" in slot}
+        position = 0
+        for key, value in inputs.items():
+            if not isinstance(value, list):
+                node["widgets_values"][position] = value
+                position += 2 if key == _SEED else 1
+            elif key in with_widgets:  # a widget that a link stands in for has a place too
+                position += 1
+    return form
 
 
 def _parts(parameter: Parameter, value: Value) -> list[Value]:

@@ -17,7 +17,7 @@ from ..client.images import ImageError, check_image
 from ..client.run import run_graph
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, START_IMAGE
 from ..contract.validation import ContractError, validate
-from ..contract.workflow import fill, graph_for
+from ..contract.workflow import fill, graph_for, ui_form
 from .base import IMAGES, prepare_demo
 from .contact_sheet import contact_sheet
 from .gallery import gallery
@@ -92,7 +92,8 @@ async def _make_video(url: str, values: dict, start: Path, end: Path, target: Pa
         images = {START_IMAGE.key: await client.upload_image(start), END_IMAGE.key: await client.upload_image(end)}
         graph = fill(graph_for(DEMO), DEMO, {**values, **images})
         with ProgressRenderer(out) as show:
-            result = await run_graph(client, graph, on_progress=show)
+            form = ui_form(DEMO.workflow, graph)
+            result = await run_graph(client, graph, on_progress=show, workflow=form)
         await client.download(result.files[0], target)
     return result.seconds
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..bootstrap.paths import REPO
 from ..bootstrap.server import comfy_env, prepare_base_dir
-from ..contract.parameters import CFG, DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, START_IMAGE, STEPS, parse_size
+from ..contract.parameters import DEMO, END_IMAGE, START_IMAGE
+from ..contract.workflow import fill, graph_for, ui_form
 
 IMAGES = REPO / "demo" / "images"
 MODELS = REPO / "demo" / "models"
@@ -39,18 +40,8 @@ def prepare_demo(base_dir: Path, comfyui: Path) -> None:
 
 def demo_workflow() -> dict[str, Any]:
     """Return the bundled workflow in UI form on the demo's models and at its size, for ``serve --demo``."""
-    workflow: dict[str, Any] = json.loads((REPO / "workflows" / "wan22_flf2v.json").read_text("utf-8"))
-    nodes = {str(node["id"]): node for node in workflow["nodes"]}
-    for node_id, loader in DEMO.loaders.items():
-        nodes[node_id]["type"] = loader.get("class_type", nodes[node_id]["type"])
-        nodes[node_id]["widgets_values"] = list(loader["inputs"].values())
-    # Widget order: 71 is preset, width, height; 67 is width, height, length, …; 57 is noise_seed, control, steps, cfg.
-    size = parse_size(str(DEMO.parameter(RESOLUTION.key).default))
-    nodes[RESOLUTION.inputs[0].node_id]["widgets_values"][1:3] = size
-    positions = ((START_IMAGE, 0), (END_IMAGE, 0), (PROMPT, 0), (LENGTH, 2), (STEPS, 2), (CFG, 3))
-    for parameter, position in positions:
-        nodes[parameter.inputs[0].node_id]["widgets_values"][position] = DEMO.parameter(parameter.key).default
-    return workflow
+    values = {parameter.key: parameter.default for parameter in DEMO.parameters}
+    return ui_form(DEMO.workflow, fill(graph_for(DEMO), DEMO, values))
 
 
 def copy_trained_models(models: Path) -> None:

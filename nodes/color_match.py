@@ -156,12 +156,12 @@ def _settings() -> list[io.Input]:
             "fit",
             options=list(FITS),
             default="crop",
-            tooltip="As in Wan FLF2V First/Last Frame, so that the images are compared as the model saw them.",
+            tooltip="As in Wan First Last Frame (FLF2V), so that the images are compared as the model saw them.",
         ),
         io.String.Input(
             "background",
             default="#000000",
-            tooltip="As in Wan FLF2V First/Last Frame: the colour behind transparent images and around padded ones.",
+            tooltip="As in Wan First Last Frame (FLF2V): the colour behind transparent images and around padded ones.",
         ),
     ]
 

@@ -29,7 +29,7 @@ class WanFLF2VConditioning(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="WanFLF2VConditioning",
-            display_name="Wan FLF2V First/Last Frame",
+            display_name="Wan First Last Frame (FLF2V)",
             category="video/wan flf2v",
             description=(
                 "The start and end image of the video, as conditioning for Wan 2.2 image-to-video (and Wan 2.1 "

@@ -29,7 +29,7 @@ class WanFLF2VKeyframes(io.ComfyNode):
             category="video/wan flf2v",
             description=(
                 "Images that the video passes through on its way from the start to the end image. Connect it to "
-                "keyframes of Wan FLF2V First/Last Frame. A frame becomes the nearest multiple of 4, since Wan keeps "
+                "keyframes of Wan First Last Frame (FLF2V). A frame becomes the nearest multiple of 4, since Wan keeps "
                 "every fourth frame apart, and the node says so."
             ),
             search_aliases=["wan keyframes", "middle frame", "in-between image", "FLF2V keyframe", "multi image"],
@@ -64,7 +64,7 @@ class WanFLF2VKeyframes(io.ComfyNode):
                 ),
                 KEYFRAMES.Input("keyframes", optional=True, tooltip="Further keyframes, of another node like this."),
             ],
-            outputs=[KEYFRAMES.Output(display_name="keyframes", tooltip="For Wan FLF2V First/Last Frame.")],
+            outputs=[KEYFRAMES.Output(display_name="keyframes", tooltip="For Wan First Last Frame (FLF2V).")],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from comfy.cli_args import args
 from server import PromptServer
 
 from ..preflight.checks import check_graph
+from ..preflight.editor import view_samplers
 
 _LOG = logging.getLogger("wan_flf2v.nodes")
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- an address that listens everywhere, and how to reach it
@@ -31,33 +33,38 @@ async def mount() -> None:
     server = getattr(PromptServer, "instance", None)
     if server is None:  # ComfyUI is used as a library
         return
-    _add_preflight_route(server.routes)
+    _add_preflight_routes(server.routes)
     try:
         await _mount_api(server)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the nodes must load
         _LOG.exception("hosted API of wan-flf2v is off path=/v1: %s", error)
 
 
-def _add_preflight_route(routes: web.RouteTableDef) -> None:
-    """Add ``POST /wan_flf2v/preflight``: is anything wrong with a prompt, before it is queued?
+def _add_preflight_routes(routes: web.RouteTableDef) -> None:
+    """Add the routes that look at a prompt before it is queued.
 
-    The request is ``{"prompt": API prompt}``, the response ``{"errors": […], "warnings": […]}`` whose texts need no
-    context; without a prompt it is 400 and ``{"error": …}``. Only files in ComfyUI's model folders are looked at.
+    ``POST /wan_flf2v/preflight``: is anything wrong with it? The response is ``{"errors": […], "warnings": […]}`` whose
+    texts need no context. ``POST /wan_flf2v/samplers`` is for the editor: what node 57 shows, see ``view_samplers``.
+    The request is ``{"prompt": API prompt}``; without a prompt the response is 400 and ``{"error": …}``. Only files in
+    ComfyUI's model folders are looked at.
     """
 
-    @routes.post("/wan_flf2v/preflight")
-    async def post_preflight(request: web.Request) -> web.Response:
-        try:
-            body = json.loads(await request.read())
-        except (ValueError, RecursionError):
-            body = None
-        prompt = body.get("prompt") if isinstance(body, Mapping) else None
-        if not isinstance(prompt, Mapping):
-            return web.json_response(
-                {"error": 'a JSON object with "prompt", a graph in API form, is expected'}, status=400
-            )
-        report = await asyncio.to_thread(check_graph, prompt)  # it reads files
-        return web.json_response({"errors": report.errors, "warnings": report.warnings})
+    def add(path: str, look: Callable[[Mapping[str, Any]], Any]) -> None:
+        @routes.post(path)
+        async def post(request: web.Request) -> web.Response:
+            try:
+                body = json.loads(await request.read())
+            except (ValueError, RecursionError):
+                body = None
+            prompt = body.get("prompt") if isinstance(body, Mapping) else None
+            if not isinstance(prompt, Mapping):
+                return web.json_response(
+                    {"error": 'a JSON object with "prompt", a graph in API form, is expected'}, status=400
+                )
+            return web.json_response(await asyncio.to_thread(look, prompt))  # it reads files
+
+    add("/wan_flf2v/preflight", lambda prompt: asdict(check_graph(prompt)))
+    add("/wan_flf2v/samplers", view_samplers)
 
 
 async def _mount_api(server: PromptServer) -> None:

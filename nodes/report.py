@@ -180,9 +180,9 @@ def _settings() -> list[io.Input]:
             "fit",
             options=list(FITS),
             default="crop",
-            tooltip="How images of another shape fit, as in First/Last Frame.",
+            tooltip="How images of another shape fit, as in First Last Frame.",
         ),
-        io.String.Input("background", default="#000000", tooltip="As in First/Last Frame, #rrggbb."),
+        io.String.Input("background", default="#000000", tooltip="As in First Last Frame, #rrggbb."),
         *(_threshold(one.name, one.default, one.metadata) for one in numbers()),
     ]
 

@@ -39,7 +39,7 @@ class WanFLF2VSampler(io.ComfyNode):
             search_aliases=["wan moe", "dual model sampler", "high low noise", "KSampler wan 2.2", "two experts"],
             inputs=[
                 *expert_inputs(),
-                io.Latent.Input("latent_image", tooltip="From Wan FLF2V First/Last Frame."),
+                io.Latent.Input("latent_image", tooltip="From Wan First Last Frame (FLF2V)."),
                 *_schedule_inputs(),
                 *handover_inputs(),
                 *advanced_inputs(),
@@ -75,7 +75,7 @@ class WanFLF2VSampler(io.ComfyNode):
         show_notice(node_id, summary, warnings=warnings)
 
         def say(text: str) -> None:
-            show_text(node_id, "\n".join([summary, text, *warnings]))
+            show_text(node_id, "\n".join([text, summary, *warnings]))  # the node has room for little but the first line
 
         progress = RunProgress(guider.model_patcher, phases, seed_count, guider.position, say)
         sampler = comfy.samplers.sampler_object(run.sampler_name)
@@ -186,8 +186,8 @@ def expert_inputs() -> list[io.Input]:
             "model_low_noise",
             tooltip="The low-noise expert and its own LoRAs. It follows the high-noise expert's shift.",
         ),
-        io.Conditioning.Input("positive", tooltip="From Wan FLF2V First/Last Frame."),
-        io.Conditioning.Input("negative", tooltip="From Wan FLF2V First/Last Frame."),
+        io.Conditioning.Input("positive", tooltip="From Wan First Last Frame (FLF2V)."),
+        io.Conditioning.Input("negative", tooltip="From Wan First Last Frame (FLF2V)."),
     ]
 
 

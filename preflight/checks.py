@@ -30,7 +30,7 @@ from .prompts import (
     number,
     output_folder,
     title,
-    video_frames,
+    video_length,
 )
 
 SLOTS = {"high": "model_high_noise", "low": "model_low_noise"}
@@ -44,12 +44,27 @@ _FULL_DISK, _LOW_DISK = 64 * _MIB, 1 * _GIB  # a finished video has tens of MiB
 _SAMPLERS = ("WanFLF2VSampler", "WanFLF2VGuider")
 
 
+class Finding(str):
+    """What was found, in a text that can be read alone.
+
+    ``node_id`` is the node of the prompt that it is about; ``None`` if it is about the run as a whole.
+    """
+
+    node_id: str | None
+
+    def __new__(cls, text: str, node_id: str | None = None) -> Finding:
+        """Return the text with its node."""
+        finding = super().__new__(cls, text)
+        finding.node_id = node_id
+        return finding
+
+
 @dataclass
 class Report:
-    """What was found: ``errors`` stop the run, ``warnings`` do not. Every text can be read alone."""
+    """What was found: ``errors`` stop the run, ``warnings`` do not."""
 
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    errors: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
 
     def merge(self, other: Report) -> None:
         """Add what ``other`` has and this one has not."""
@@ -75,6 +90,11 @@ class Expert(NamedTuple):
         return self.files.loader.path if self.files.loader else None
 
     @property
+    def node_id(self) -> str | None:
+        """The loader of the checkpoint, if it is known."""
+        return self.files.loader.node_id if self.files.loader else None
+
+    @property
     def label(self) -> str:
         """The input with its file: ``model_high_noise (wan2.2….safetensors)``."""
         return SLOTS[self.slot] + (f" ({self.file})" if self.file else "")
@@ -86,6 +106,7 @@ def check_settings(
     *,
     images: bool,
     frames: int | None,
+    length_node: str | None = None,
     loras_known: bool = True,
     same_model: bool = False,
 ) -> Report:
@@ -96,6 +117,7 @@ def check_settings(
         run: its ``steps`` and cfgs are checked where they are known.
         images: whether a first or last image is connected.
         frames: of the video, ``None`` where they are not known.
+        length_node: the node that they are set in, if it is known.
         loras_known: whether the experts' LoRAs are all there are.
         same_model: whether both are one object in memory, whatever their files are called.
     """
@@ -105,25 +127,34 @@ def check_settings(
     wrong = [expert for expert in experts if expert.files.loader and _is_other(expert, expert.files.loader)]
     if len(wrong) == 2:
         errors.append(
-            f"The experts are swapped: model_high_noise has {high.file}, model_low_noise has {low.file}. Exchange the "
-            "two files."
+            Finding(
+                f"The experts are swapped: model_high_noise has {high.file}, model_low_noise has {low.file}. Exchange "
+                "the two files.",
+                high.node_id,
+            )
         )
     else:
-        warnings += [_other_expert(expert, expert.file or "") for expert in wrong]
+        warnings += [_other_expert(expert, expert.files.loader) for expert in wrong if expert.files.loader]
     for expert in experts:
         loras = [lora for lora in expert.files.loras if _is_other(expert, lora)]
-        warnings += [_other_expert(expert, lora.name) for lora in loras]
+        warnings += [_other_expert(expert, lora) for lora in loras]
     if same_model or (high.path is not None and high.path == low.path):
         warnings.append(
-            f"model_high_noise and model_low_noise are the same{f' ({high.file})' if high.file else ''}. That is right "
-            "for Wan 2.1, which has one model; of Wan 2.2, load the high-noise file in one and the low-noise file in "
-            "the other."
+            Finding(
+                f"model_high_noise and model_low_noise are the same{f' ({high.file})' if high.file else ''}. That is "
+                "right for Wan 2.1, which has one model; of Wan 2.2, load the high-noise file in one and the low-noise "
+                "file in the other.",
+                low.node_id,
+            )
         )
     warnings += _distilled(experts, run, loras_known)
     if frames is not None and frames > TRAINED_FRAMES:
         warnings.append(
-            f"The video has {frames} frames, but Wan 2.2 was trained on up to {TRAINED_FRAMES}: longer ones "
-            f"tend to loop or to burn out. Set length to {TRAINED_FRAMES}, or join several videos."
+            Finding(
+                f"The video has {frames} frames, but Wan 2.2 was trained on up to {TRAINED_FRAMES}: longer ones "
+                f"tend to loop or to burn out. Set length to {TRAINED_FRAMES}, or join several videos.",
+                length_node,
+            )
         )
     return Report(errors, warnings)
 
@@ -134,28 +165,33 @@ def check_machine(ram_needed: int, folder: Path) -> Report:
     ram = available_ram()
     if ram < ram_needed:
         report.warnings.append(
-            f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB are "
-            "available: the run may become very slow or end ComfyUI. Close other programs, or use smaller files: fp8 "
-            "has half the size of fp16, GGUF Q4 half of fp8."
+            Finding(
+                f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB "
+                "are available: the run may become very slow or end ComfyUI. Close other programs, or use smaller "
+                "files: fp8 has half the size of fp16, GGUF Q4 half of fp8."
+            )
         )
     free = free_disk(folder)
     if free is not None and free < _LOW_DISK:
         text = f"The output folder {folder} has {free / _MIB:.0f} MiB of free disk space"
         if free < _FULL_DISK:
             report.errors.append(
-                f"{text}; a video needs at least {_FULL_DISK // _MIB} MiB. Delete something there, or start ComfyUI "
-                "with another --output-directory."
+                Finding(
+                    f"{text}; a video needs at least {_FULL_DISK // _MIB} MiB. Delete something there, or start "
+                    "ComfyUI with another --output-directory."
+                )
             )
         else:
-            report.warnings.append(f"{text}, less than 1 GiB: it may fill up. Delete something there.")
+            report.warnings.append(Finding(f"{text}, less than 1 GiB: it may fill up. Delete something there."))
     return report
 
 
-def _text_to_video(expert: Expert) -> str:
-    return (
+def _text_to_video(expert: Expert) -> Finding:
+    return Finding(
         f"{expert.label} is a text-to-video checkpoint: it has no input channels for images, so it would ignore both "
         f"of them. Load an image-to-video checkpoint, for example wan2.2_i2v_{expert.slot}_noise_14B_fp8_scaled"
-        ".safetensors."
+        ".safetensors.",
+        expert.node_id,
     )
 
 
@@ -163,20 +199,21 @@ def _is_other(expert: Expert, file: LoaderFile) -> bool:
     return expert_of(file.name, file.titles) == _OTHER[expert.slot]
 
 
-def _other_expert(expert: Expert, name: str) -> str:
+def _other_expert(expert: Expert, file: LoaderFile) -> Finding:
     other = _OTHER[expert.slot]
-    return (
-        f"{SLOTS[expert.slot]} has {name}, whose name or metadata says that it is for the {other}-noise expert. Load "
-        f"the {expert.slot}-noise one there."
+    return Finding(
+        f"{SLOTS[expert.slot]} has {file.name}, whose name or metadata says that it is for the {other}-noise expert. "
+        f"Load the {expert.slot}-noise one there.",
+        file.node_id,
     )
 
 
-def _distilled(experts: Sequence[Expert], run: RunSettings, loras_known: bool) -> Iterator[str]:
+def _distilled(experts: Sequence[Expert], run: RunSettings, loras_known: bool) -> Iterator[Finding]:
     """Warn if steps or cfg do not fit: files made for few steps, or no such files."""
     high, low = experts
     for expert, cfg, name in ((high, run.cfg, "cfg"), (low, run.cfg_low, "cfg of the low-noise expert")):
         if expert.files.distilled and cfg is not None and cfg > 1:
-            yield (
+            yield Finding(
                 f"{name} is {cfg:g}, but {expert.files.distilled} ({SLOTS[expert.slot]}) looks made for few steps "
                 "without guidance: the video will be too harsh and take twice as long. Set cfg to 1, or remove that "
                 "file."
@@ -185,13 +222,13 @@ def _distilled(experts: Sequence[Expert], run: RunSettings, loras_known: bool) -
     if steps is None:
         return
     if high.files.distilled and low.files.distilled and steps > _FEW_STEPS:
-        yield (
+        yield Finding(
             f"steps is {steps}, but {high.files.distilled} and {low.files.distilled} look made for 4 to {_FEW_STEPS} "
             "steps. Set steps to 4, or remove those files."
         )
     known = loras_known and high.files.loader and low.files.loader
     if known and not high.files.distilled and not low.files.distilled and steps <= _FEW_STEPS:
-        yield (
+        yield Finding(
             f"steps is {steps}, but no file's name says that it is made for few steps (Lightning, lightx2v, 4steps): "
             "the video will be blurred. Set steps to 20, or load a 4-step LoRA for each expert and set cfg to 1."
         )
@@ -205,7 +242,7 @@ def check_graph(prompt: Prompt) -> Report:
     report = Report()
     for node_id in prompt:
         if class_type(prompt, node_id) in _SAMPLERS:
-            report.merge(_check_sampler(prompt, node_id))
+            report.merge(check_sampler(prompt, node_id))
     return report
 
 
@@ -217,7 +254,7 @@ def check_run(
     prompt: dict | None,
     node_id: str | None,
     run: RunSettings,
-) -> list[str]:
+) -> list[Finding]:
     """Check a run before any weight goes to the device, and return the warnings.
 
     Args:
@@ -264,14 +301,14 @@ def check_latent(latent: dict, positive: list) -> None:
     if samples.ndim != 5:
         raise ValueError(
             f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan FLF2V "
-            "First/Last Frame."
+            "First Last Frame."
         )
     for _, options in positive:
         images = options.get("concat_latent_image")
         if images is not None and images.shape[2] != samples.shape[2]:
             raise ValueError(
                 f"latent_image has {samples.shape[2]} latent frames, but the first/last-frame conditioning has "
-                f"{images.shape[2]}. Connect the latent of the same Wan FLF2V First/Last Frame node."
+                f"{images.shape[2]}. Connect the latent of the same Wan First Last Frame (FLF2V) node."
             )
 
 
@@ -283,27 +320,32 @@ def image_channels(model: Any) -> int | None:
     return patch_embedding.weight.shape[1] - model.get_model_object("latent_format").latent_channels
 
 
-def _check_sampler(prompt: Prompt, node_id: str) -> Report:
+def check_sampler(prompt: Prompt, node_id: str) -> Report:
+    """Check one of them, as ``check_graph`` does."""
     report = Report()
     for file in missing_files(prompt, node_id):
         report.errors.append(
-            f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not in '
-            f"this ComfyUI's {' or '.join(file.folders)} folders ({file.folder_list}). Put it there, or choose another "
-            f"in {file.input}; the table of models in the README says where to get it."
+            Finding(
+                f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not '
+                f"in this ComfyUI's {' or '.join(file.folders)} folders ({file.folder_list}). Put it there, or choose "
+                f"another in {file.input}; the table of models in the README says where to get it.",
+                file.node_id,
+            )
         )
     read: dict[Path, ModelFile] = {}
-    for path in dict.fromkeys(file.path for file in loaded_files(prompt, node_id) if file.path is not None):
+    for path, loader in {file.path: file.node_id for file in loaded_files(prompt, node_id) if file.path}.items():
         try:
             read[path] = read_file(path)
         except (OSError, ValueError) as error:
-            report.errors.append(str(error))
+            report.errors.append(Finding(str(error), loader))
     experts = [_expert(prompt, node_id, slot, read) for slot in SLOTS]
     steps = number(prompt, node_id, "steps")
     run = RunSettings(
         None if steps is None else int(steps), number(prompt, node_id, "cfg"), number(prompt, node_id, "cfg_low_noise")
     )
-    images, frames = images_connected(prompt, node_id), video_frames(prompt, node_id)
-    report.merge(check_settings(experts, run, images=images, frames=frames))
+    length_node, frames = video_length(prompt, node_id) or (None, None)
+    images = images_connected(prompt, node_id)
+    report.merge(check_settings(experts, run, images=images, frames=frames, length_node=length_node))
     copied = sum(file.size for path, file in read.items() if not is_mapped(path))
     report.merge(check_machine(copied, output_folder(prompt)))
     return report

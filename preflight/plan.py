@@ -159,7 +159,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     Raises:
         ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
     """
-    steps, final_sigma = _steps(sampling)
+    steps, final_sigma = plan_steps(sampling)
     first_low = sum(step.expert == "high" for step in steps)
     files, errors = _read(names)
     experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in checks.SLOTS)
@@ -200,8 +200,12 @@ def _latents_per_call(sampling: RunSettings) -> int:
     return 2 if sampling.cfg == 1 else 3
 
 
-def _steps(sampling: RunSettings) -> tuple[tuple[Step, ...], float]:
-    """Return the steps, and the sigma at which the last one ends."""
+def plan_steps(sampling: RunSettings) -> tuple[tuple[Step, ...], float]:
+    """Return the steps, and the sigma at which the last one ends; ``shift`` must be known.
+
+    Raises:
+        ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
+    """
     model = _ScheduleOnly(sampling.shift)
     sigmas = sampling.sigmas(model)
     model_sampling = model.get_model_object("model_sampling")

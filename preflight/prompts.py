@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comfy.supported_models
 import folder_paths
 
 from .host_nodes import offered, output_type
@@ -202,13 +203,31 @@ def images_connected(prompt: Prompt, node_id: str) -> bool:
     )
 
 
-def video_frames(prompt: Prompt, node_id: str) -> int | None:
-    """Return the ``length`` of the node that makes the sampler's latent."""
+def video_length(prompt: Prompt, node_id: str) -> tuple[str, int] | None:
+    """Return the node that makes the sampler's latent, and its ``length``; ``None`` if it is not known."""
     for node in upstream(prompt, node_inputs(prompt, node_id).get("latent_image")):
         length = number(prompt, node, "length")
         if length is not None:
-            return int(length)
+            return node, int(length)
     return None
+
+
+def schedule_shift(prompt: Prompt, node_id: str) -> float | None:
+    """Return the shift that the sampler's high-noise model gets from a ModelSamplingSD3, the model's own without one.
+
+    ``None`` if another node than that one sets the schedule, or the value is not known.
+    """
+    link = linked(node_inputs(prompt, node_id).get("model_high_noise"))
+    for _ in prompt:  # a link may lead in a circle
+        if link is None:
+            break
+        kind = class_type(prompt, link)
+        if kind == "ModelSamplingSD3":
+            return number(prompt, link, "shift")
+        if kind.startswith("ModelSampling"):
+            return None
+        link = linked(node_inputs(prompt, link).get("model"))
+    return float(comfy.supported_models.WAN21_T2V.sampling_settings["shift"])
 
 
 def output_folder(prompt: Prompt) -> Path:

@@ -3,10 +3,15 @@
  *
  * Nothing that is added here is saved, and a hidden widget keeps its value.
  */
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const CUSTOM = "custom";
 const WAN_FRAME_RATE = 16;
+const SHOWN_WITHIN_MS = 30_000;
+const ASK_AFTER_MS = 300; // a slider changes the graph many times
+// As in the plot of Wan FLF2V Plan.
+const COLOURS = { high: "rgb(0, 114, 178)", low: "rgb(230, 159, 0)" };
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.widget?.name === name && input.link != null);
@@ -72,14 +77,31 @@ function lengthText(length, frameRate) {
   return `${frames} frames${snapped}, ${seconds} s at ${Number(frameRate.toFixed(3))} fps`;
 }
 
+/** Add an element to the node that is shown in both renderers and saved in neither. */
+function addElement(node, name, style, heights) {
+  const element = document.createElement("div");
+  element.style.cssText = style;
+  node.addDOMWidget(name, `wan_flf2v_${name}`, element, { serialize: false, ...heights }).serialize = false;
+  return element;
+}
+
+/** Add a line of small text. */
+function addLine(node, name) {
+  const style = "padding: 2px 8px; font-size: 12px; text-align: right; opacity: 0.8; white-space: pre;";
+  let lines = 1;
+  const height = () => 6 + 16 * lines;
+  const element = addElement(node, name, style, { getMinHeight: height, getMaxHeight: height });
+  return (...texts) => {
+    element.textContent = texts.join("\n");
+    lines = Math.max(texts.length, 1);
+  };
+}
+
 function extendConditioning(node) {
-  const line = document.createElement("div");
-  line.style.cssText = "padding: 2px 8px; font-size: 12px; text-align: right; opacity: 0.8;";
-  const size = { getMinHeight: () => 22, getMaxHeight: () => 22 };
-  node.addDOMWidget("seconds", "wan_flf2v_seconds", line, { serialize: false, ...size }).serialize = false;
+  const say = addLine(node, "seconds");
   node.wanShowSeconds = () => {
     const length = widgetOf(node, "length").value;
-    line.textContent = isLinked(node, "length") ? "" : lengthText(length, frameRateOf(node.graph));
+    say(isLinked(node, "length") ? "" : lengthText(length, frameRateOf(node.graph)));
   };
   keepShowing(node, ["length"], node.wanShowSeconds);
 }
@@ -90,6 +112,29 @@ function extendVideoCombine(node) {
   keepShowing(node, ["frame_rate"], () => {
     for (const other of node.graph?._nodes ?? []) other.wanShowSeconds?.();
   });
+  const say = addLine(node, "facts");
+  const own = node.onExecuted;
+  node.onExecuted = function (output) {
+    own?.call(this, output);
+    say(...(output?.facts ?? []));
+    for (const file of output?.images ?? []) playWhenShown(file.filename);
+  };
+}
+
+/** Play a file muted, for ever, as soon as the editor's own element for it is there; the editor's is stopped. */
+function playWhenShown(filename) {
+  const play = () => {
+    const videos = [...document.querySelectorAll("video")].filter((video) => video.src.includes(encodeURIComponent(filename)));
+    for (const video of videos) {
+      Object.assign(video, { muted: true, loop: true, autoplay: true });
+      video.play().catch(() => {}); // a browser may refuse it: then there is its button
+    }
+    if (videos.length) observer.disconnect();
+  };
+  const observer = new MutationObserver(play);
+  observer.observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["src"] });
+  setTimeout(() => observer.disconnect(), SHOWN_WITHIN_MS);
+  play();
 }
 
 /** Show handover_step and boundary only where the hand-over uses them. */
@@ -107,10 +152,132 @@ function extendHandover(node) {
   });
 }
 
+/** The schedule as a strip, a step a block in its expert's colour, and below it what preflight finds. */
+function extendSampler(node) {
+  extendHandover(node);
+  let height = 0;
+  // Nodes 2.0 would make the node as high as a long list; "contain" takes only what min-height asks for.
+  const style = "display: flex; flex-direction: column; gap: 4px; padding: 4px 8px; font-size: 12px; contain: size;";
+  const box = addElement(node, "schedule", style, { getMinHeight: () => height });
+  node.wanShowSampler = ({ steps, findings }) => {
+    box.replaceChildren(...(steps.length ? [stripOf(steps), element("div", splitText(steps))] : []));
+    if (findings.length) box.append(listOf(findings));
+    height = (steps.length ? 56 : 0) + 48 * Math.min(findings.length, 3);
+    box.style.minHeight = `${height}px`;
+    if (node.size[1] < node.computeSize()[1]) node.setSize([node.size[0], node.computeSize()[1]]);
+    node.setDirtyCanvas?.(true, true);
+  };
+}
+
+/** An element with this text, as text. */
+function element(tag, text, style = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  made.style.cssText = style;
+  return made;
+}
+
+function stripOf(steps) {
+  const strip = element("div", "", "display: flex; gap: 1px; height: 16px; flex: none;");
+  strip.append(
+    ...steps.map(({ expert, sigma }, index) => {
+      const handover = index > 0 && expert !== steps[index - 1].expert;
+      const mark = handover ? "border-left: 3px solid var(--input-text, white);" : "";
+      const step = element("span", "", `flex: 1 1 0; min-width: 0; background: ${COLOURS[expert]}; ${mark}`);
+      step.dataset.expert = expert;
+      step.title = `step ${index + 1}: ${expert} noise from sigma ${sigma.toFixed(4)}`;
+      return step;
+    }),
+  );
+  return strip;
+}
+
+/** "10 high noise, 10 low noise; hand-over at sigma 0.889": as the node says it when it runs. */
+function splitText(steps) {
+  const high = steps.filter(({ expert }) => expert === "high").length;
+  const text = `${high} high noise, ${steps.length - high} low noise`;
+  const both = high > 0 && high < steps.length;
+  return both ? `${text}; hand-over at sigma ${steps[high].sigma.toFixed(3)}` : text;
+}
+
+const LINK_STYLE = "all: unset; text-decoration: underline; cursor: pointer; outline: revert;";
+
+function listOf(findings) {
+  const list = element("ul", "", "margin: 0; padding: 0; list-style: none; overflow-y: auto; min-height: 0;");
+  list.append(
+    ...findings.map(({ error, text, node }) => {
+      const item = element("li", `${error ? "Error" : "Warning"}: ${text} `, "margin-bottom: 4px;");
+      item.style.color = error ? "var(--error-text, #ff4444)" : "";
+      if (node) {
+        const link = element("button", "Show node", LINK_STYLE);
+        link.addEventListener("click", (event) => {
+          event.stopPropagation(); // it would select this node
+          showNode(node);
+        });
+        item.append(link);
+      }
+      return item;
+    }),
+  );
+  return list;
+}
+
+/** Go to a node by its id in the prompt; "105:37" is node 37 in the subgraph of node 105. */
+function showNode(id) {
+  let graph = rootGraph();
+  let node;
+  for (const part of id.split(":")) {
+    graph = node?.subgraph ?? graph;
+    node = graph.getNodeById(part);
+  }
+  if (!node) return;
+  if (app.canvas.graph !== graph) app.canvas.setGraph(graph);
+  app.canvas.centerOnNode(node);
+  app.canvas.selectNode(node);
+}
+
+const rootGraph = () => app.rootGraph ?? app.graph;
+
+/** All nodes of a graph and of the subgraphs in it. */
+function* nodesIn(graph) {
+  for (const node of graph?._nodes ?? []) {
+    yield node;
+    if (node.subgraph) yield* nodesIn(node.subgraph);
+  }
+}
+
+let lastAsked = "";
+let asking; // the timer
+
+/** Ask ComfyUI what each node 57 shows, soon, and once for many changes. */
+function askSoon() {
+  clearTimeout(asking);
+  asking = setTimeout(() => ask().catch(() => {}), ASK_AFTER_MS); // what is shown stays as it was
+}
+
+async function ask() {
+  const nodes = [...nodesIn(rootGraph())];
+  const samplers = nodes.filter((node) => node.wanShowSampler);
+  // Some nodes do their work when the graph is read to be queued, such as to take a picture with a camera.
+  const works = (widget) => widget.serializeValue?.constructor.name === "AsyncFunction";
+  if (!samplers.length || nodes.some((node) => node.widgets?.some(works))) return;
+  const { output } = await app.graphToPrompt();
+  const body = JSON.stringify({ prompt: output });
+  if (body === lastAsked) return;
+  lastAsked = body;
+  const headers = { "Content-Type": "application/json" };
+  const response = await api.fetchApi("/wan_flf2v/samplers", { method: "POST", headers, body });
+  if (!response.ok || body !== lastAsked) return;
+  for (const [id, view] of Object.entries(await response.json())) {
+    const own = id.split(":").at(-1);
+    for (const node of samplers) if (String(node.id) === own) node.wanShowSampler(view);
+  }
+}
+
 const EXTENDERS = {
   WanFLF2VResolution: extendResolution,
   WanFLF2VConditioning: extendConditioning,
-  WanFLF2VSampler: extendHandover,
+  WanFLF2VSampler: extendSampler,
   WanFLF2VGuider: extendHandover,
   WanFLF2VPlan: extendHandover,
   WanFLF2VVideoCombine: extendVideoCombine,
@@ -120,5 +287,17 @@ app.registerExtension({
   name: "wan-flf2v.editor",
   nodeCreated(node) {
     EXTENDERS[node.comfyClass]?.(node);
+  },
+  setup() {
+    api.addEventListener("graphChanged", askSoon);
+  },
+  afterConfigureGraph() {
+    for (const node of nodesIn(rootGraph())) if (node.comfyClass === "WanFLF2VResolution") showSize(node);
+    lastAsked = ""; // its nodes are new and show nothing yet
+    askSoon();
+  },
+  refreshComboInNodes() {
+    lastAsked = ""; // there may be new files
+    askSoon();
   },
 });

@@ -28,7 +28,7 @@ from ...client.offers import find_lacking, is_model_file
 from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import FRAME_RATE, MODELS
-from ...contract.workflow import Graph, fill, graph_for
+from ...contract.workflow import Graph, fill, graph_for, ui_form
 from ..fetch import system_resolve
 from ..settings import ConfigError, Settings
 from .records import Job, attempt_name, prompt_id
@@ -213,12 +213,11 @@ class ComfyBackend:
             for key, name in job.inputs.items()
         }
         graph = request_graph(job, images)
+        form = ui_form(MODELS[job.model_id].workflow, graph)
+        extra_data = {ONCE: True, "preview_method": _PREVIEW_METHOD, "extra_pnginfo": {"workflow": form}}
         try:
             node_errors = await self.client.queue_prompt(
-                graph,
-                prompt_id=job.prompt_id,
-                client_id=job.prompt_id,
-                extra_data={ONCE: True, "preview_method": _PREVIEW_METHOD},
+                graph, prompt_id=job.prompt_id, client_id=job.prompt_id, extra_data=extra_data
             )
         except PromptRejectedError:
             if await self._knows(job):  # a killed gateway's prompt came first

@@ -33,11 +33,26 @@ def browser():
 
 
 @pytest.fixture(scope="module", params=["classic", "nodes 2.0"])
-def editor(request, browser, comfy_install, comfy_server):
-    """The bundled workflow, opened from the template browser, in one of the editor's two renderers."""
+def renderer(request):
+    """Which of the editor's two renderers draws the nodes."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def editor(renderer, browser, comfy_install, comfy_server):
+    """The bundled workflow, opened from the template browser."""
     picture = comfy_server.base_dir / "input" / "example.png"  # every ComfyUI has it in its own input folder
     if not picture.exists():
         shutil.copy(Path(comfy_install["path"]) / "input" / "example.png", picture)
     page = browser.new_page(viewport={"width": 1600, "height": 900})
-    yield Editor(page, comfy_server.url, nodes_2=request.param == "nodes 2.0")
+    yield Editor(page, comfy_server.url, nodes_2=renderer == "nodes 2.0")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def plain_editor(editor, browser, comfy_server):
+    """The same without the pack's own JavaScript."""
+    page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.route("**/extensions/wan-flf2v/*.js", lambda route: route.abort())
+    yield Editor(page, comfy_server.url, nodes_2=editor.nodes_2)
     page.close()

@@ -1,17 +1,22 @@
 """The first minute in the editor: templates, what is missing, widgets that help, a video that plays."""
 
 import json
+import re
 import urllib.request
 from pathlib import Path
 
 import pytest
 from support.demo_graphs import demo_graph
-from wan_flf2v.contract.workflow import load_graph
+from support.editor import FINISHED
+from wan_flf2v.contract.workflow import load_graph, ui_form
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINT = WORKFLOWS.parent / "subgraphs" / "First-Last Frame to Video (Wan 2.2).json"
 IMAGES = ("62", "68")
 ROW_IS_GONE = """() => !document.querySelector('[data-node-id="57"]').innerText.includes("handover_step")"""
+PLAYS = """() => [...document.querySelectorAll("video")].some(
+    video => video.readyState >= 2 && video.videoWidth === 64 && video.muted && video.loop && !video.paused
+)"""
 COPY = """() => {
     const widget = (node, name) => node.widgets.find(widget => widget.name === name)
     const [sampler, conditioning] = [57, 67].map(id => app.graph.add(app.graph.getNodeById(id).clone()))
@@ -21,6 +26,48 @@ COPY = """() => {
         seconds: widget(conditioning, "seconds").element.textContent,
     }
 }"""
+BOX = "app.graph.getNodeById(57).widgets.find(widget => widget.name === 'schedule').element"
+SEARCH = """query => document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s
+    .get("nodeDef").nodeSearchService.searchNode(query, [], {limit: 20}).map(node => [node.name, node.python_module])"""
+IN_SUBGRAPH = """app.rootGraph._nodes.find(node => node.subgraph)
+    .subgraph._nodes.find(node => node.type === "WanFLF2VSampler")
+    .widgets.find(widget => widget.name === "schedule").element"""
+SHOW_FROM_SUBGRAPH = f"""() => {{
+    app.canvas.setGraph(app.rootGraph._nodes.find(node => node.subgraph).subgraph);
+    ({IN_SUBGRAPH}).querySelector("button").click()
+    return app.canvas.graph === app.rootGraph && Object.values(app.canvas.selected_nodes).map(node => String(node.id))
+}}"""
+INTO_SUBGRAPH = """() => {
+    const nodes = new Set([54, 57].map(id => app.graph.getNodeById(id)))
+    return app.graph.convertToSubgraph(nodes).node.id
+}"""
+SELECT = """() => {
+    app.canvas.ds.offset[1] = 300  // there is room above the node for its buttons
+    app.canvas.deselectAll()
+    app.canvas.selectNode(app.graph.getNodeById(57))
+}"""
+COPY_AND_PASTE = """() => {
+    const samplers = () => app.graph._nodes.filter(node => node.type === "WanFLF2VSampler")
+    app.canvas.deselectAll()
+    app.canvas.selectNode(app.graph.getNodeById(57))
+    app.canvas.copyToClipboard()
+    app.canvas.pasteFromClipboard()
+    return String(samplers().at(-1).id)
+}"""
+CARD = """name => {
+    const texts = [...document.querySelectorAll("[role=dialog] *")].filter(one => !one.childElementCount)
+    let card = texts.find(one => one.textContent.trim() === name)
+    while (card && !card.querySelector("img")) card = card.parentElement
+    return card?.querySelector("img").naturalWidth > 0
+}"""
+HELP_PICTURE = """() => [...document.querySelectorAll("img")].some(
+    picture => picture.src.includes("WanFLF2VSampler.jpg") && picture.naturalWidth > 0)"""
+STEPS = f"() => [...{BOX}.querySelectorAll('[data-expert]')].map(step => step.dataset.expert)"
+STEPS_SHOWN = f"count => {BOX}.querySelectorAll('[data-expert]').length === count"
+SHOW_FIRST = f"""() => {{
+    {BOX}.querySelector("button").click()
+    return Object.values(app.canvas.selected_nodes).map(node => String(node.id))
+}}"""
 MODELS = ("wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", "umt5_xxl", "wan_2.1_vae")
 
 
@@ -48,7 +95,9 @@ def test_missing_models_are_offered_for_download(editor, comfy_install):
         assert page.get_by_text("Download", exact=True).count() == 4
 
 
-@pytest.mark.parametrize("name", ["wan22_flf2v_4_steps_lora", "wan22_flf2v_start_image_only", "wan22_flf2v_plan"])
+@pytest.mark.parametrize(
+    "name", ["wan22_flf2v_4_steps_lora", "wan22_flf2v_start_image_only", "wan22_flf2v_plan", "wan22_flf2v_upscale"]
+)
 def test_other_templates_open_as_their_api_form(editor, name):
     editor.load(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")))
     assert editor.prompt() == inputs_of(load_graph(name))
@@ -73,6 +122,16 @@ def test_the_subgraph_blueprint_is_the_workflow_without_its_images(editor, comfy
             from_inside = {n: v for n, v in inputs.items() if not (isinstance(v, list) and v[0] in IMAGES)}
             expected[f"{root['id']}:{node_id}"] = {name: inside(value) for name, value in from_inside.items()}
     assert editor.prompt() == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "best"), [("wan first last frame", 1), ("flf2v", 1), ("wan 2.2 sampler", 1), ("first last frame", 3)]
+)
+def test_the_node_search_finds_the_pack(editor, query, best):
+    """By the search of the editor itself, partner nodes not counted."""
+    found = [name for name, module in editor.page.evaluate(SEARCH, query) if not module.startswith("comfy_api_nodes")]
+    ours = [name for name in found if name.startswith("WanFLF2V") and "Test" not in name]
+    assert ours and found.index(ours[0]) < best, found[:5]
 
 
 class TestWidgets:
@@ -106,6 +165,30 @@ class TestWidgets:
             editor.set(57, "handover", "half")
             editor.page.wait_for_function(ROW_IS_GONE, timeout=30_000)
 
+    def test_the_schedule_and_what_is_wrong_stand_in_node_57(self, editor):
+        """As ComfyUI computes them, with the shift of node 54 and nothing queued."""
+
+        def shown(steps):
+            editor.page.wait_for_function(STEPS_SHOWN, arg=steps, timeout=30_000)
+            text = editor.widget(57, "schedule")["text"]
+            return editor.page.evaluate(STEPS), text
+
+        experts, text = shown(20)
+        assert experts == ["high"] * 10 + ["low"] * 10
+        assert text.startswith("10 high noise, 10 low noise; hand-over at sigma 0.889")
+        assert text.count("needs the model file") == 4
+        editor.set(57, "steps", 6)
+        editor.set(54, "shift", 5)
+        editor.touch()
+        experts, text = shown(6)
+        assert experts == ["high"] * 3 + ["low"] * 3
+        assert "hand-over at sigma 0.833" in text
+
+    def test_a_finding_leads_to_its_node(self, editor):
+        editor.page.wait_for_function(STEPS_SHOWN, arg=20, timeout=30_000)
+        selected = editor.page.evaluate(SHOW_FIRST)
+        assert selected == ["37"]
+
     def test_a_copy_shows_its_own_values(self, editor):
         """A copied node gets its values after it was made, and without a callback."""
         editor.set(57, "handover", "step")
@@ -120,24 +203,84 @@ class TestWidgets:
         assert {node["id"]: node["widgets_values"] for node in saved["nodes"]} == values
 
 
-def test_run_plays_the_video_in_the_node(editor):
-    """The workflow as it is, with tiny models in the place of its own."""
-    workflow, graph = json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")), demo_graph()
-    for node in workflow["nodes"]:
-        if str(node["id"]) in ("37", "38", "39", "56"):
-            node["type"] = graph[str(node["id"])]["class_type"]
-            node["widgets_values"] = list(graph[str(node["id"])]["inputs"].values())
-            del node["properties"]["models"]
-    editor.load(workflow)
-    for node_id, name, value in ((71, "width", 64), (71, "height", 64), (67, "length", 9), (57, "steps", 2)):
-        editor.set(node_id, name, value)
-    editor.page.evaluate("app.queuePrompt(0)")
-    video = editor.page.locator("video").first
-    video.wait_for(state="attached", timeout=180_000)
-    editor.page.wait_for_function(
-        "() => [...document.querySelectorAll('video')].some(video => video.readyState >= 2 && video.videoWidth === 64)",
-        timeout=60_000,
-    )
+class TestWhatUsersDo:
+    @pytest.fixture(autouse=True)
+    def bundled(self, editor):
+        editor.load(json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")))
+
+    def test_copy_and_paste(self, editor):
+        editor.set(57, "steps", 7)
+        pasted = editor.page.evaluate(COPY_AND_PASTE)
+        prompt = editor.prompt()
+        values = {name: value for name, value in prompt["57"].items() if not isinstance(value, list)}
+        assert prompt[pasted] == values
+
+    def test_a_bypassed_node_is_passed_over(self, editor):
+        """Without node 54 the shift is the model's own, which is the same."""
+        editor.page.evaluate("() => { app.graph.getNodeById(54).mode = 4 }")
+        assert editor.prompt()["57"]["model_high_noise"] == ["37", 0]
+        editor.touch()
+        editor.page.wait_for_function(STEPS_SHOWN, arg=20, timeout=30_000)
+
+    def test_in_a_subgraph_node_57_shows_the_same_and_leads_out_of_it(self, editor):
+        root, before = editor.page.evaluate(INTO_SUBGRAPH), inputs_of(load_graph("wan22_flf2v"))["57"]
+        assert editor.prompt()[f"{root}:57"] == {**before, "model_high_noise": [f"{root}:54", 0]}
+        editor.touch()
+        editor.page.wait_for_function(f"() => ({IN_SUBGRAPH}).querySelectorAll('[data-expert]').length === 20")
+        assert editor.page.evaluate(SHOW_FROM_SUBGRAPH) == ["37"]
+
+
+def test_the_cards_of_the_template_browser(editor):
+    """Each has its picture; the card of the hosted workflow opens it, and no node of it is unknown."""
+    page = editor.page
+    page.evaluate("app.extensionManager.setting.set('Comfy.Workflow.ShowMissingModelsWarning', false)")
+    for _ in range(3):  # the dialogs that earlier tests have opened on 0.18.2
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(500)
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text("wan-flf2v", exact=True).first.click(timeout=60_000)
+    for path in WORKFLOWS.glob("*.json"):
+        page.get_by_text(path.stem, exact=True).last.scroll_into_view_if_needed(timeout=60_000)
+        page.wait_for_function(CARD, arg=path.stem, timeout=60_000)  # a card out of view has no picture
+    page.evaluate("app.graph.clear()")
+    page.get_by_text("wan22_flf2v", exact=True).last.click()
+    page.wait_for_function("() => app.graph._nodes.length === 17", timeout=60_000)
+    assert page.evaluate("app.graph._nodes.filter(node => !LiteGraph.registered_node_types[node.type])") == []
+    assert editor.prompt() == inputs_of(load_graph("wan22_flf2v"))
+
+
+def small_workflow(seed):
+    """Return the bundled workflow on tiny models."""
+    return ui_form("wan22_flf2v", demo_graph(n57_steps=2, n57_noise_seed=seed))
+
+
+def test_run_plays_the_video_in_the_node(editor, comfy_server):
+    editor.load(small_workflow(seed=50 + editor.nodes_2))
+    editor.run(comfy_server)
+    editor.page.wait_for_function(PLAYS, timeout=60_000)
+    facts = editor.widget(73, "facts")["text"]
+    assert re.fullmatch(r"64x64, 9 frames, 0.5 s at 16 fps, \d+ KiB", facts)
+
+
+def test_app_mode_runs(editor):
+    """A form of the inputs that matter, one click away."""
+    page = editor.page
+    editor.load(small_workflow(seed=60 + editor.nodes_2))
+    page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
+    page.get_by_test_id("linear-run-button").get_by_role("button", name="Run", exact=True).click(timeout=60_000)
+    page.wait_for_function(FINISHED, timeout=180_000)
+    page.locator("video").first.wait_for(timeout=60_000)
+    page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
+
+
+def test_help_is_reached_by_the_i_button(editor):
+    page = editor.page
+    editor.load(json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")))
+    page.keyboard.press("Escape")
+    page.evaluate(SELECT)
+    page.get_by_test_id("info-button").click(timeout=60_000)
+    page.get_by_text("LoRAs, caches and other patches").wait_for(timeout=60_000)
+    page.wait_for_function(HELP_PICTURE, timeout=60_000)
 
 
 def test_nothing_of_the_pack_failed_in_the_browser(editor):

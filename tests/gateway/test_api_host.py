@@ -17,7 +17,7 @@ from support.gateway_process import CURL_BODY, SUBMIT, SUBMIT_DEMO, Gateway, all
 from support.wan_files import write_sparse
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO, HOSTED
-from wan_flf2v.contract.workflow import load_graph
+from wan_flf2v.contract.workflow import load_graph, ui_form
 
 FAST = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 2}
 GUIDED = {**FAST, "57_cfg": 2}  # more than the demo's models were made for: preflight warns
@@ -98,6 +98,8 @@ def test_the_files_are_what_they_say_and_need_no_token(gateway, done, tmp_path):
     (tmp_path / "v.mp4").write_bytes(video.content)
     with av.open(str(tmp_path / "v.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        prompt, form = (json.loads(container.metadata[name]) for name in ("prompt", "workflow"))
+    assert form == ui_form("wan22_flf2v", prompt), "dropped on the editor, it restores the whole workflow"
     assert len(frames) == 17
     assert frames[0].shape == (128, 96, 3)
     image = fetch(gateway, output["image"])

@@ -277,3 +277,38 @@ def test_the_client_gives_what_the_route_finds(comfy_server, models):
     prompt = graph(n37_unet_name=LOW, n56_unet_name=HIGH, n67_length=85)
     findings = with_client(comfy_server, lambda client: client.preflight(prompt))
     assert (findings.errors, findings.warnings) == ((SWAPPED,), (FRAMES.format(85),))
+
+
+def samplers(server, prompt):
+    request = urllib.request.Request(f"{server.url}/wan_flf2v/samplers", json.dumps({"prompt": prompt}).encode())
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "experts"),
+    [
+        ({"n54_shift": 8}, "high " * 10 + "low " * 10),
+        ({"n54_shift": 5}, "high " * 8 + "low " * 12),
+        ({"n57_handover": "step", "n57_handover_step": 3, "n57_steps": 5}, "high " * 3 + "low " * 2),
+        ({"n57_handover": "half", "n57_steps": 5}, "high " * 2 + "low " * 3),
+        ({"n57_sampler_name": ["1", 0]}, ""),
+    ],
+)
+def test_the_editor_is_told_the_schedule(comfy_server, models, inputs, experts):
+    (view,) = samplers(comfy_server, graph(**inputs)).values()
+    assert [step["expert"] for step in view["steps"]] == experts.split()
+
+
+def test_without_a_node_for_the_shift_it_is_the_model_s_own(comfy_server, models):
+    prompt = graph(n54_shift=8)
+    with_node = samplers(comfy_server, prompt)
+    prompt["57"]["inputs"]["model_high_noise"] = ["37", 0]
+    assert samplers(comfy_server, prompt) == with_node
+
+
+def test_the_editor_is_told_which_node_a_finding_is_about(comfy_server, models):
+    prompt = graph(n37_unet_name="missing.safetensors", n67_length=141, n57_handover="step", n57_handover_step=21)
+    findings = samplers(comfy_server, prompt)["57"]["findings"]
+    about = {finding["text"].split()[0]: (finding["error"], finding["node"]) for finding in findings}
+    assert about == {"Node": (True, "37"), "handover_step": (True, None), "The": (False, "67")}

@@ -136,7 +136,7 @@ def test_latent_of_another_length_is_refused(comfy_server):
         comfy_server.run(graph)
     assert (
         "latent_image has 5 latent frames, but the first/last-frame conditioning has 3. Connect the latent of the same "
-        "Wan FLF2V First/Last Frame node."
+        "Wan First Last Frame (FLF2V) node."
     ) in str(error.value)
 
 

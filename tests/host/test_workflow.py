@@ -5,7 +5,9 @@ import json
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.demo_graphs import demo_graph, set_inputs
 from support.expert_graphs import write_lora
 from support.shown import Shown
@@ -301,6 +303,7 @@ def test_names_of_templates_are_frozen():
         "wan22_flf2v_gguf",
         "wan22_flf2v_plan",
         "wan22_flf2v_start_image_only",
+        "wan22_flf2v_upscale",
     }
 
 
@@ -316,10 +319,27 @@ def test_templates_run_on_small_models(comfy_server, name):
     for node in graph.values():
         if node["class_type"] == "LoraLoaderModelOnly":
             node["inputs"]["lora_name"] = write_lora(comfy_server)
+        if node["class_type"] == "UpscaleModelLoader":
+            node["inputs"]["model_name"] = write_upscaler(comfy_server)
     steps = graph["57"]["inputs"]["steps"] = min(graph["57"]["inputs"]["steps"], 4)
     (file,) = comfy_server.run(graph).files
-    frames, _ = read_planes(comfy_server.path(file))
+    frames, info = read_planes(comfy_server.path(file))
     assert (steps, len(frames)) == (4, 9)
+    assert info["size"] == ((128, 128) if name == "wan22_flf2v_upscale" else (64, 64))
+
+
+def write_upscaler(host):
+    """Make a tiny upscale model of random weights, twice the size (Real-ESRGAN's SRVGGNetCompact); return its name."""
+    path = host.base_dir / "models" / "upscale_models" / "tiny_x2.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    random, tensors = np.random.default_rng(7), {}
+    for number, (rows, columns) in {0: (8, 3), 2: (8, 8), 4: (12, 8)}.items():
+        tensors[f"body.{number}.weight"] = random.normal(0, 0.1, (rows, columns, 3, 3)).astype(np.float32)
+        tensors[f"body.{number}.bias"] = np.zeros(rows, np.float32)
+    for number in (1, 3):
+        tensors[f"body.{number}.weight"] = np.full(8, 0.2, np.float32)
+    save_file(tensors, path)
+    return path.name
 
 
 def test_the_plan_template_runs(comfy_server):

@@ -1,13 +1,16 @@
 """Values in the bundled workflow's nodes."""
 
 import copy
+import json
 import re
+from pathlib import Path
 
 import pytest
-from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.contract.parameters import DEMO, HOSTED
 from wan_flf2v.contract.validation import validate
-from wan_flf2v.contract.workflow import WorkflowError, fill, load_graph, node_title
+from wan_flf2v.contract.workflow import WorkflowError, fill, graph_for, load_graph, node_title, ui_form
 
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 VALUES = {
     "6_text": "a cat",
     "68_image": "first.png",
@@ -76,3 +79,35 @@ def test_a_node_is_called_by_its_title_else_its_type_else_its_id():
 def test_an_unknown_workflow_is_an_error():
     with pytest.raises(FileNotFoundError):
         load_graph("nothing")
+
+
+def read_ui(name):
+    return json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
+def test_the_ui_form_of_an_unchanged_graph_is_the_bundled_file(name):
+    assert ui_form(name, load_graph(name)) == read_ui(name)
+
+
+def test_the_ui_form_has_a_run_s_values_and_loaders():
+    filled = ui_form(HOSTED.workflow, fill(graph_for(DEMO), HOSTED, VALUES))
+    changed = {}
+    for node, stock in zip(filled["nodes"], read_ui(HOSTED.workflow)["nodes"], strict=True):
+        if node["widgets_values"] != stock["widgets_values"]:
+            changed[node["id"]] = node["widgets_values"]
+    assert changed == {
+        37: ["demo_wan22_high_noise.safetensors", "default"],
+        56: ["demo_wan22_low_noise.safetensors", "default"],
+        38: ["tiny_umt5.safetensors"],
+        39: ["demo_wan_vae.safetensors"],
+        68: ["first.png", "image"],
+        62: ["last.png", "image"],
+        71: ["custom", 540, 960],
+        54: [3.0],
+        6: ["a cat"],
+        67: [720, 720, 141, 1, "crop", "#000000", "cached"],
+        57: [2**64 - 1, "fixed", 7, 1.5, "euler", "simple", "boundary", 10, 0.9, 0.0, 1.0, 1.0, 1],
+        73: [24, "video/wan_flf2v", 19, 0, 0, "streamed", *read_ui(HOSTED.workflow)["nodes"][12]["widgets_values"][6:]],
+    }
+    assert {node["id"]: node["type"] for node in filled["nodes"]}[38] == "WanFLF2VDemoCLIPLoader"
