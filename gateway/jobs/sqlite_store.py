@@ -233,9 +233,11 @@ class SqliteStore(Store):
     def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
         """Return all unfinished jobs in order, and the version of each."""
         columns = ", ".join(QueuedJob._fields)
-        query = f"SELECT {columns}, version FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
-        rows = database.execute(query).fetchall()
-        jobs = [QueuedJob(*row[:-1]) for row in rows]
+        query = f"SELECT version, {columns} FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
+        cursor = database.cursor()
+        cursor.row_factory = None  # plain tuples: there can be thousands of them
+        rows = cursor.execute(query).fetchall()
+        jobs = [QueuedJob._make(row[1:]) for row in rows]
         query = "SELECT started_at FROM jobs WHERE token = ? AND status != 'in_queue' ORDER BY started_at DESC LIMIT 1"
         served = {}
         for token in {job.token for job in jobs}:
@@ -243,7 +245,7 @@ class SqliteStore(Store):
             if row is not None and row[0] is not None:
                 served[token] = row[0]
         ordered = in_order(jobs, served, now=now, max_wait_s=self._max_wait_s)
-        return ordered, {row["id"]: row["version"] for row in rows}
+        return ordered, {job.id: row[0] for job, row in zip(jobs, rows, strict=True)}
 
     @_reads
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
@@ -313,8 +315,8 @@ class SqliteStore(Store):
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
         ordered, versions = self._ordered(database, time.time())
         waiting = [job.id for job in ordered if job.status == "in_queue"]
-        states: dict[str, _State] = {job_id: (version, None) for job_id, version in versions.items()}
-        return states | {job_id: (versions[job_id], position) for position, job_id in enumerate(waiting)}
+        positions = {job_id: position for position, job_id in enumerate(waiting)}
+        return {job_id: (version, positions.get(job_id)) for job_id, version in versions.items()}
 
     @functools.partial(_writes, moves_queue=True)
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
