@@ -510,7 +510,7 @@ def _file_settings() -> list[io.Input]:
             options=formats.listed(),
             default=formats.DEFAULT.name,
             optional=True,
-            tooltip="The file's format. Listed is what this machine can write. mp4 H.264 plays everywhere; 10-bit, "
+            tooltip="The file's format; the list has what this machine can write. mp4 H.264 plays everywhere; 10-bit, "
             "ProRes and FFV1 are for editing; webm VP9, ProRes 4444, FFV1, webp and png keep transparency.",
         ),
         io.Int.Input(
@@ -520,7 +520,7 @@ def _file_settings() -> list[io.Input]:
             max=100,
             optional=True,
             advanced=True,
-            tooltip="Quality of formats other than H.264, whose is crf, in the encoder's own terms; -1 is its default. "
+            tooltip="Quality of formats that do not use the crf input, in the encoder's own terms; -1 is its default. "
             f"For crf lower is better, for webp higher. {terms}.",
         ),
         io.Combo.Input(
@@ -537,8 +537,8 @@ def _file_settings() -> list[io.Input]:
             default="auto",
             optional=True,
             advanced=True,
-            tooltip="For formats of 8 bits: ordered hides bands in smooth gradients by a fine pattern. auto dithers a "
-            "gif by the spread of errors, and nothing else.",
+            tooltip="For formats of 8 bits: ordered hides bands in smooth gradients by a fine pattern. auto uses error "
+            "diffusion for a gif and dithers nothing else.",
         ),
         io.Boolean.Input(
             "save_output",
