@@ -18,7 +18,7 @@ from ..jobs.store import Store, StoreError
 from ..settings import Settings
 from .errors import ApiError, ErrorKind, kind_of
 from .metrics import Metrics
-from .middleware import Authentication, public
+from .middleware import Authentication, public, token_of
 from .models import Availability
 from .openapi import document
 
@@ -91,9 +91,14 @@ class OpsRoutes:
         text = self._metrics.render(jobs, comfyui_up=up, workers=await self._store.workers())
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def workers(self, _: web.Request) -> web.Response:
-        """Return how each ComfyUI is doing: the fields of ``WorkerState``."""
-        workers = [asdict(worker) for worker in await self._store.workers()]
+    async def workers(self, request: web.Request) -> web.Response:
+        """Return how each ComfyUI is doing: the fields of ``WorkerState``, which request only if it is the token's."""
+        workers = []
+        for worker in await self._store.workers():
+            job = None if worker.request_id is None else await self._store.get(worker.request_id)
+            foreign = job is not None and job.token != token_of(request).id
+            hidden = {"request_id": None, "attempt": None} if foreign else {}
+            workers.append(asdict(worker) | hidden)
         return web.json_response({"workers": workers}, headers={"Cache-Control": "no-store"})
 
     @public

@@ -219,6 +219,8 @@ class RequestRoutes:
         """Return the status of a request."""
         job, base = await self._find_job(request), base_url(request, self._settings)
         position = await self._store.position(job.id) if job.status == "in_queue" else None
+        if position is None and job.status == "in_queue":  # it was started meanwhile
+            job = await self._find_job(request)
         events_url = self._results.events_url(job.id, base)
         return json_response(status_response(job, base, position, await self._store.health(), events_url=events_url))
 

@@ -147,14 +147,14 @@ class Dispatcher:
         return wanted
 
     async def _stop(self, no_longer: list[Address]) -> None:
-        tasks = [self._tasks.pop(address) for address in no_longer]
+        tasks = [task for address in no_longer if (task := self._tasks.pop(address, None)) is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
     async def _stop_all(self) -> None:
-        await self._stop(list(self._workers))
+        await self._stop(list(self._tasks))
 
     def _there(self) -> Iterator[Worker]:
         """Yield the ComfyUIs that are up, each once, whatever number of addresses lead to it."""
@@ -169,7 +169,7 @@ class Dispatcher:
     def _able(self, job: QueuedJob, there: list[Worker]) -> list[Worker]:
         """Return the workers that may be given the job, now or later. If none has all of it, it fails on any."""
         able = [worker for worker in there if worker.can_run(job.id, job.model_id)]
-        if not able and len(there) == len(self._workers):
+        if not able and all(worker.up for worker in self._workers.values()):
             able = there
         return [worker for worker in able if worker.name not in self._drained]
 
@@ -253,10 +253,15 @@ class Dispatcher:
                 await self._store.mark_clean(job.id)
 
     def _places(self, job: Job) -> list[Worker]:
-        """Return the workers that may have something of an ended job: its own, or after several attempts all."""
-        there = list(self._there())
-        own = [w for w in there if w.identity is not None and w.identity.instance == job.worker is not None]
-        return own if own and job.attempt <= 1 else there
+        """Return the workers that may have something of an ended job: its own, or after several attempts all.
+
+        None while one that may have it is silent: its prompt may still run.
+        """
+        workers = list(self._workers.values())
+        own = [w for w in workers if w.identity is not None and w.identity.instance == job.worker is not None]
+        if own and job.attempt <= 1:
+            return [worker for worker in own if worker.up][:1]
+        return [] if any(not worker.up and not worker.lost for worker in workers) else list(self._there())
 
     async def _tidied_on(self, worker: Worker, job: Job, clean: bool | None) -> None:
         if clean:

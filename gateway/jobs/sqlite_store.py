@@ -52,8 +52,7 @@ CREATE TABLE jobs (
     expired INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX jobs_by_status ON jobs (status, number);
-CREATE INDEX jobs_by_token ON jobs (token, status, created_at, id);
-CREATE INDEX jobs_by_age ON jobs (token, created_at, id);
+CREATE INDEX jobs_by_token ON jobs (token, status);
 CREATE INDEX jobs_by_end ON jobs (expired, finished_at);
 CREATE INDEX jobs_dirty ON jobs (dirty, finished_at);
 CREATE TABLE idempotency (
@@ -99,6 +98,8 @@ CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health T
 # Since the schema's last version; an earlier program with this version works without them.
 _ADDED = """
 CREATE INDEX IF NOT EXISTS jobs_by_start ON jobs (token, started_at);
+CREATE INDEX IF NOT EXISTS jobs_by_age ON jobs (token, created_at, id);
+CREATE INDEX IF NOT EXISTS jobs_by_status_and_age ON jobs (token, status, created_at, id);
 CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, drained INTEGER NOT NULL DEFAULT 0);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -160,6 +161,7 @@ class Worker:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            self.trouble = None  # it was that of this job
 
     def look(self) -> None:
         """Ask ComfyUI soon whether it is there."""
@@ -222,9 +224,10 @@ class Worker:
         return set() if self._job is None else {prompt_id(*self._job)}
 
     async def _learn(self, model_id: str) -> None:
-        """Ask ComfyUI what a model lacks there."""
-        self._lacking_at[model_id] = time.monotonic()
+        """Ask ComfyUI what a model lacks there; if it does not answer, the next look asks again and takes its time."""
+        self._lacking_at[model_id] = -math.inf
         self.lacking[model_id] = await self._backend.lacking(model_id)
+        self._lacking_at[model_id] = time.monotonic()
 
     async def _identify(self) -> Identity:
         """Ask ComfyUI who it is; after a restart its memory is empty."""
@@ -348,7 +351,7 @@ class Worker:
         identity = await self._identify()
         if self.alone or not self.can_run(job.id, job.model_id):
             return identity
-        if job.model_id not in self._lacking_at:
+        if job.model_id not in self.lacking:
             await self._learn(job.model_id)
         if not await self._backend.has_inputs(job):
             self._refused[job.id] = time.monotonic() + _REFUSED_S
@@ -458,7 +461,9 @@ class Worker:
     async def _tidy_after(self, job: Job) -> None:
         """Remove the images of a job that has ended; if that fails, the dispatcher asks for it again."""
         try:
-            if await self._backend.tidy(job):
+            if (
+                await self._backend.tidy(job) and job.attempt <= 1
+            ):  # of earlier attempts the dispatcher looks everywhere
                 await self._store.mark_clean(job.id)
         except (ComfyError, StoreError) as error:
             _LOG.warning("clean-up on ComfyUI failed request_id=%s worker=%s: %s", job.id, self.name, error)

@@ -29,6 +29,7 @@ let language = "curl";
 let view = new AbortController(); // ends whatever follows the request in view
 let uploads = new WeakMap(); // File -> id
 let cursor = null; // where the list of requests goes on
+let videoAskedAgain = ""; // id of the request whose video did not play at first
 const known = new Map(); // request id -> what the list says of it, and its badge there
 
 // The form
@@ -175,6 +176,7 @@ function countdown(signal) {
 }
 
 async function submit() {
+  if ($("state").dataset.state === "sending") return; // a second press of Run would be a second request
   const missing = Object.fromEntries(form.missing().map((key) => [key, `${models[model].properties[key].title} is missing.`]));
   form.showErrors(missing);
   $("form-error").textContent = "";
@@ -412,15 +414,18 @@ function listen() {
   on("token-form", "submit", sent(() => {
     const text = $("token").value.trim();
     if (mayKeepToken && $("keep-token").checked) sessionStorage.setItem(KEPT, text);
+    else if (mayKeepToken) sessionStorage.removeItem(KEPT);
     $("token").value = "";
     takeToken(text);
   }));
   addEventListener("hashchange", () => idInView() && open(idInView()));
 }
 
-/** The network broke while the video came, or its link has expired: ask for the result again. */
+/** The network broke while the video came, or its link has expired: ask for the result again, once. */
 async function loadVideoAgain() {
   const signal = view.signal;
+  if (videoAskedAgain === idInView()) return showError("The video cannot be played here. Download it, or reload the page.");
+  videoAskedAgain = idInView();
   try {
     await countdown(signal)(2, new ConnectionLost());
     open(idInView());

@@ -47,7 +47,7 @@ def test_a_video_of_the_command_line_or_the_api_brings_its_workflow_back(editor,
     assert [group["title"] for group in shown["groups"]] == [group["title"] for group in form["groups"]]
     assert len([node for node in shown["nodes"] if node["type"] == "MarkdownNote"]) == 4
     places = {node["id"]: node["pos"] for node in form["nodes"]}
-    assert {int(node["id"]): list(node["pos"]) for node in shown["nodes"]} == places
+    assert {int(node["id"]): [round(value) for value in node["pos"]] for node in shown["nodes"]} == places
 
 
 def test_a_video_of_the_editor_brings_its_workflow_back(editor, video, comfy_server):

@@ -11,7 +11,7 @@ from support.client_runs import slow_graph
 IMAGES = REPO / "demo" / "images"
 QUICK = {"71_widthx71_height": "96x128 (3:4)", "67_length": "17", "57_steps": "4"}
 PLAYS = "() => { const it = document.querySelector('#video'); return it.readyState >= 2 && it.videoWidth > 0 }"
-WAIT_MS = 120_000
+WAIT_MS = 600_000
 
 
 class Playground:
