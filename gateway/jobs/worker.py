@@ -141,7 +141,8 @@ class Worker:
 
     def start(self, job: QueuedJob) -> None:
         """Bring a job to its end: a waiting one from its start, a running one from where it is found."""
-        self._occupy((job.id, 0), self._serve(job.id, waiting=job.status == "in_queue"))
+        lacks = not self.can_run(job.id, job.model_id)  # known now: the dispatcher gives it the job all the same
+        self._occupy((job.id, 0), self._serve(job.id, waiting=job.status == "in_queue", lacks=lacks))
 
     def tidy(self, job: Job, told: Callable[[bool | None], Awaitable[None]]) -> None:
         """Remove what an ended job left, before the next one starts.
@@ -265,20 +266,20 @@ class Worker:
 
         task.add_done_callback(free)
 
-    async def _serve(self, job_id: str, *, waiting: bool) -> None:
-        if waiting and not await self._assign(job_id):
+    async def _serve(self, job_id: str, *, waiting: bool, lacks: bool) -> None:
+        if waiting and not await self._assign(job_id, lacks=lacks):
             return
         found: list[Found] = ["never_sent"] if waiting else []  # later it may be anywhere
         await self._again_and_again(job_id, lambda: self._bring_to_end(job_id, found.pop() if found else None))
 
-    async def _assign(self, job_id: str) -> bool:
+    async def _assign(self, job_id: str, *, lacks: bool) -> bool:
         """Start a waiting job's next attempt here; ``False`` if it goes on waiting, or was cancelled."""
         try:
             job = await self._store.get(job_id)
             if job is None:
                 return False
             # With others there, a waiting job need not wait for a ComfyUI that stalls.
-            identity = await asyncio.wait_for(self._ready_for(job), None if self.alone else _ANSWER_WAIT_S)
+            identity = await asyncio.wait_for(self._ready_for(job, lacks=lacks), None if self.alone else _ANSWER_WAIT_S)
             if identity is None or not await self._store.assign(job_id, identity.instance):
                 return False
         except asyncio.TimeoutError:
@@ -342,14 +343,14 @@ class Worker:
         else:
             await self._store.requeue(job.id, attempt=job.attempt)
 
-    async def _ready_for(self, job: Job) -> Identity | None:
+    async def _ready_for(self, job: Job, *, lacks: bool) -> Identity | None:
         """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.
 
         The dispatcher gives it a job that it is known to lack something for only if all others do too: then the job
         shall fail here, with the reason.
         """
         identity = await self._identify()
-        if self.alone or not self.can_run(job.id, job.model_id):
+        if self.alone or lacks:
             return identity
         if job.model_id not in self.lacking:
             await self._learn(job.model_id)

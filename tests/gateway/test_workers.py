@@ -9,11 +9,13 @@ import pytest
 from support.api_runs import Api, put_inputs, submit
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import worker
-from wan_flf2v.gateway.jobs.comfyui import addresses, resolve
+from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses, resolve
 from wan_flf2v.gateway.jobs.records import prompt_id
+from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
 
 WAIT_S = 25.0
@@ -51,7 +53,10 @@ async def api_of(data, hosts, **settings):
 
 
 async def until(condition):
-    while not (await condition() if asyncio.iscoroutinefunction(condition) else condition()):
+    while True:
+        found = condition()
+        if await found if asyncio.iscoroutine(found) else found:
+            return
         await asyncio.sleep(0.02)
 
 
@@ -510,3 +515,77 @@ def test_tokens_fit_the_addresses_and_are_never_shown(tmp_path):
         addresses(Settings(data=tmp_path, comfyui_url="http://me:pass@127.0.0.1:1", comfyui_tokens=["x"]))
     with pytest.raises(ConfigError, match="is not the address of a server"):
         addresses(Settings(data=tmp_path, comfyui_url=("http://127.0.0.1:1", "nonsense")))
+
+
+def test_what_a_cancelled_job_left_on_a_silent_one_is_removed_once_it_answers(tmp_path, short_timeouts):
+    async def test():
+        async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
+            job = await submit(api.store, inputs=put_inputs(tmp_path))
+            async with api.dispatching():
+                first, _ = await on(job, hosts)
+                first.stall()
+                await until(lambda: api_is_silent(api, first))
+                await api.store.cancel(job.id)
+                assert (await api.until(job)).status == "cancelled"
+                await asyncio.sleep(1.0)
+                assert (await api.store.get(job.id)).dirty, "nobody has looked there"
+                first.go_on()
+                await until(lambda: is_clean(api, job))
+                assert not any(folder for kind, folder, _ in first.files if kind == "input")
+
+    run(test())
+
+
+def test_trouble_with_a_job_ends_with_the_job(tmp_path, monkeypatch):
+    """As on a full disk: the API is ready again once the job that could not be kept is cancelled."""
+
+    async def full(*_):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Results, "collect", full)
+
+    async def test():
+        async with stand_ins(2, seconds=0.2) as hosts, api_of(tmp_path, hosts) as api:
+            job = await submit(api.store)
+            async with api.dispatching():
+                await until(lambda: dispatcher_is(api, "down"))
+                await api.store.cancel(job.id)
+                assert (await api.until(job)).status == "cancelled"
+                await until(lambda: dispatcher_is(api, "up"))
+
+    run(test())
+
+
+def test_a_question_that_failed_is_asked_again_before_a_job_is_given(tmp_path, monkeypatch):
+    failed, ask = set(), ComfyBackend.lacking
+
+    async def lacking(self, model_id):
+        if self.client.url not in failed:
+            failed.add(self.client.url)
+            raise ServerUnreachableError("too slow")
+        return await ask(self, model_id)
+
+    monkeypatch.setattr(ComfyBackend, "lacking", lacking)
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api:
+            lacks = graph_for(DEMO)["39"]["inputs"]["vae_name"]
+            hosts[0].lacks = {lacks}
+            async with api.dispatching():
+                ends = [await api.until(await submit(api.store)) for _ in range(3)]
+            assert [end.status for end in ends] == ["succeeded"] * 3, [end.error for end in ends]
+            assert len(failed) == 2 and ids(hosts[0]) == []
+
+    run(test())
+
+
+async def api_is_silent(api, host):
+    return {state.name: state.state for state in await api.store.workers()}[host.url] == "silent"
+
+
+async def is_clean(api, job):
+    return not (await api.store.get(job.id)).dirty
+
+
+async def dispatcher_is(api, word):
+    return (await api.store.health()).dispatcher == word
