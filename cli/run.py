@@ -18,7 +18,7 @@ from ..client.run import check_graph, run_graph
 from ..contract.downloads import FILES, variant_with
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput, Parameter
 from ..contract.validation import allowed
-from ..contract.workflow import node_title, ui_form
+from ..contract.workflow import Graph, load_graph, node_title, ui_form
 from .progress_bar import ProgressRenderer
 from .shared import (
     DEFAULT_SERVER,
@@ -175,6 +175,8 @@ def _read_options(
             errors += [f"{option} ({_REQUIRED[option].title}) is missing."] if needed else []
         elif place is None:
             errors.append(no_place(workflow, option))
+        elif option == "--negative" and place == workflow.place("--prompt"):
+            errors.append("--negative has no text here: the workflow makes the negative prompt from the prompt's own text.")
         else:
             (images if isinstance(given, Path) else values).append(Assignment(option, place, str(given)))
     if errors:
@@ -219,11 +221,18 @@ async def _make_video(
                 name = await client.upload_image(image, shown=path)
             graph[given.target.node_id]["inputs"][given.target.name] = name
         with ProgressRenderer(err) as show:
-            form = ui_form(workflow.name, graph) if workflow.bundled else None
+            form = ui_form(workflow.name, graph) if workflow.bundled and not _has_more(workflow, graph) else None
             result = await run_graph(client, graph, on_progress=show, workflow=form)
-        file = next((file for file in result.files if file.type == "output"), result.files[0])
-        saved = await client.download(file, output or _free_path(file))
+        files = [file for file in result.files if file.type == "output"] or result.files
+        saved = await client.download(files[0], output or _free_path(files[0]))
+        if len(files) > 1:
+            say(f"This run made {len(files)} files. Only the first was downloaded: all are in ComfyUI's output folder.")
     return saved, result.seconds
+
+
+def _has_more(workflow: Workflow, graph: Graph) -> bool:
+    """Return whether a graph has nodes that its template has not, such as LoRAs: its UI form would lack them."""
+    return not graph.keys() <= load_graph(workflow.name).keys()
 
 
 def _free_path(file: OutputFile) -> Path:

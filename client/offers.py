@@ -90,7 +90,7 @@ def _number(kind: str, config: Mapping[str, Any], text: str) -> int | float:
             value = float(text)
         except ValueError:
             raise ValueError(f'{takes}, got "{text}".') from None
-    if not math.isfinite(value) or (kind == "INT" and value != int(value)):
+    if (isinstance(value, float) and not math.isfinite(value)) or (kind == "INT" and value != int(value)):
         raise ValueError(f'{takes}, got "{text}".')
     if not low <= value <= high:
         raise ValueError(f"{takes}, got {text}. The nearest that it takes is {low if value < low else high}.")

@@ -86,6 +86,9 @@ class WanFLF2VKeyframes(io.ComfyNode):
         strength_low_noise: float,
         keyframes: tuple[Keyframe, ...] = (),
     ) -> io.NodeOutput:
+        for name, value in (("strength", strength), ("strength_low_noise", strength_low_noise)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, but must be from 0 to 1. Connect another value.")
         asked = parse_frames(frames)
         if len(asked) != images.shape[0]:
             raise ValueError(

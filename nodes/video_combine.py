@@ -306,7 +306,8 @@ def _edit(
     _check_range("skip_first_frames", skip_first, 0, _SKIP_MAX)
     _check_range("skip_last_frames", skip_last, 0, _SKIP_MAX)
     _check_range("loop_count", loop_count, 0, _LOOPS_MAX)
-    _check_range("hold_fps", hold_fps, 0, FRAME_RATE_MAX)
+    if hold_fps:
+        _check_range("hold_fps", hold_fps, FRAME_RATE_MIN, FRAME_RATE_MAX)
     rate *= factor
     file_rate = exact_rate(hold_fps) if hold_fps else rate
     if chosen.most_fps and file_rate > chosen.most_fps:
@@ -346,6 +347,11 @@ def _size(
         )
     wide, high = chosen.block
     possible = width - width % wide, height - height % high
+    if min(possible) < chosen.least and 0 not in possible:
+        raise ValueError(
+            f"width x height is {width}x{height}, but {chosen.codec} takes at least {chosen.least}x{chosen.least} "
+            "pixels. Use a larger size or another format."
+        )
     if 0 in possible:
         raise ValueError(
             f"width x height is {width}x{height}, but a video has at least {wide}x{high} pixels ({chosen.codec} stores "

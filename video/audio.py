@@ -71,7 +71,8 @@ class SoundStream:
         end = min(round(seconds * self._rate), self._samples.shape[1])
         while self._done < end:
             chunk = self._samples[:, self._done : min(self._done + _CHUNK, end)]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), "fltp", self._layout)
+            packed = np.ascontiguousarray(chunk.T).reshape(1, -1)  # PyAV takes no 8 planes
+            frame = av.AudioFrame.from_ndarray(packed, "flt", self._layout)
             frame.sample_rate, frame.pts, frame.time_base = self._rate, self._done, Fraction(1, self._rate)
             self._encode(frame)
             self._done += chunk.shape[1]

@@ -90,7 +90,7 @@ class Edit:
         yield previous
         while chunk := list(itertools.islice(frames, at_once)):
             source = torch.stack([previous, *chunk])
-            made = self.interpolate(source[:, :3].movedim(1, -1).float()).movedim(-1, 1).cpu()
+            made = self.interpolate(source[:, :3].movedim(1, -1).float()).movedim(-1, 1).cpu().float()
             if source.shape[1] > 3:
                 steps = [k / self.factor for k in range(self.factor)]
                 alpha = [torch.lerp(a, b, k) for a, b in itertools.pairwise(source[:, 3:]) for k in steps]

@@ -48,6 +48,7 @@ class Format:
         plays: whether browsers play it.
         clock: how many ticks a second has in which the file counts time; 0 is the frame rate's own.
         most_fps: the highest frame rate that players show; 0 is any.
+        least: the smallest width and height.
         hardware: whether the encoder is a piece of hardware that may be missing.
         instead: the format to use where this one does not work.
     """
@@ -69,6 +70,7 @@ class Format:
     plays: bool = False
     clock: int = 0
     most_fps: int = 0
+    least: int = 1
     hardware: bool = False
     instead: str = "mp4 H.264"
 
@@ -111,6 +113,7 @@ _X265 = {
 # SVT-AV1's presets go from 0 (slow) to 13. Ten bits cost its decoders nothing (they are in AV1's main profile), and the
 # same size holds more.
 _AV1 = {
+    "least": 64,  # SVT-AV1 never ends a clip of 720x16 pixels
     "pixels": "yuv420p10le",
     "bits": 10,
     "quality": Quality("crf", 23, 1, 63),

@@ -133,4 +133,4 @@ class KnownVideo:
 
 def _latent_frame(frame: int) -> int:
     """Return the latent frame that holds a video frame: the first holds one, the others four."""
-    return latent_frames(frame + 1) - 1
+    return -(-frame // FRAMES_PER_LATENT)

@@ -11,13 +11,17 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+_LOG = logging.getLogger("wan_flf2v.video")
 
 
 @contextlib.contextmanager
@@ -76,14 +80,19 @@ def remove_leftovers(notes: Path) -> list[Path]:
             known = json.loads(note.read_text(encoding="utf-8"))
             path, owner, started = Path(known["path"]), int(known["process"]), float(known["started"])
         except (OSError, ValueError, KeyError, TypeError):
-            note.unlink(missing_ok=True)  # cut short when its writer was killed, before there was a file
+            with contextlib.suppress(OSError):
+                note.unlink(missing_ok=True)  # cut short when its writer was killed, before there was a file
             continue
-        if not _runs(owner, started):
+        if known.get("machine") != platform.node() or _runs(owner, started):
+            continue
+        try:
             for left in (temporary(path), path):
                 if _is_leftover(left, path):
                     _remove(left)
                     removed.append(left)
             note.unlink(missing_ok=True)
+        except OSError as error:  # another program holds it: the next start tries again
+            _LOG.warning("what a killed process left cannot be removed: %s", error)
     return removed
 
 
@@ -93,6 +102,7 @@ def _noted(notes: Path, path: Path) -> Iterator[None]:
     note = notes / f"{secrets.token_hex(8)}.json"
     me = psutil.Process()
     known = {"path": str(path.absolute()), "process": me.pid, "started": me.create_time()}
+    known["machine"] = platform.node()  # another one, or a container, has processes of its own with these numbers
     with contextlib.suppress(OSError):
         notes.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(known), encoding="utf-8")
@@ -107,8 +117,10 @@ def _runs(process: int, started: float) -> bool:
     """Return whether the process runs that had this number and began then; numbers are used again."""
     try:
         return abs(psutil.Process(process).create_time() - started) < 1
-    except psutil.Error:
+    except psutil.NoSuchProcess:
         return False
+    except psutil.Error:  # another user's
+        return True
 
 
 def _is_leftover(left: Path, path: Path) -> bool:

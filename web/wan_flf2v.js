@@ -117,14 +117,18 @@ function extendVideoCombine(node) {
   node.onExecuted = function (output) {
     own?.call(this, output);
     say(...(output?.facts ?? []));
-    for (const file of output?.images ?? []) playWhenShown(file.filename);
+    if (output?.animated?.[0]) for (const file of output.images) playWhenShown(file);
   };
 }
 
 /** Play a file muted, for ever, as soon as the editor's own element for it is there; the editor's is stopped. */
-function playWhenShown(filename) {
+function playWhenShown({ filename, subfolder, type }) {
+  const isIt = (video) => {
+    const asked = new URL(video.src || "about:blank", location.href).searchParams;
+    return asked.get("filename") === filename && (asked.get("subfolder") ?? "") === subfolder && asked.get("type") === type;
+  };
   const play = () => {
-    const videos = [...document.querySelectorAll("video")].filter((video) => video.src.includes(encodeURIComponent(filename)));
+    const videos = [...document.querySelectorAll("video")].filter(isIt);
     for (const video of videos) {
       Object.assign(video, { muted: true, loop: true, autoplay: true });
       video.play().catch(() => {}); // a browser may refuse it: then there is its button

@@ -127,8 +127,9 @@ def test_a_keyframe_is_channel_3_of_its_latent_frame():
         (1, 1, [20], "frame 20, but its frames are 0 to 16"),
         (1, 1, [0], "frame 0, which is in latent frame 0, and so is start_image"),
         (5, 1, [4], "frame 4, which is in latent frame 1, and so is start_image"),
+        (2, 1, [4], "frame 4, which is in latent frame 1, and so is start_image"),
         (1, 1, [16], "frame 16, which is in latent frame 4, and so is end_image"),
-        (1, 6, [12], "frame 12, which is in latent frame 3, and so is end_image"),
+        (1, 5, [12], "frame 12, which is in latent frame 3, and so is end_image"),
         (1, 1, [8, 8], "frame 8, which is in latent frame 2, and so is another keyframe"),
     ],
 )
@@ -140,6 +141,7 @@ def test_keyframes_that_the_video_cannot_have(start, end, frames, says):
 
 def test_keyframes_take_the_place_of_the_ends():
     KnownVideo(None, None, SIZE, 17, (key(0), key(16))).check_keyframes()
+    KnownVideo(images(1), images(4), SIZE, 17, (key(4), key(12))).check_keyframes()
     ends, keys = (
         KnownVideo(images(1), images(1, 1), SIZE, 17),
         KnownVideo(None, None, SIZE, 17, (key(0, 0), key(16, 1))),
