@@ -176,7 +176,9 @@ def _read_options(
         elif place is None:
             errors.append(no_place(workflow, option))
         elif option == "--negative" and place == workflow.place("--prompt"):
-            errors.append("--negative has no text here: the workflow makes the negative prompt from the prompt's own text.")
+            errors.append(
+                "--negative has no text here: the workflow makes the negative prompt from the prompt's own text."
+            )
         else:
             (images if isinstance(given, Path) else values).append(Assignment(option, place, str(given)))
     if errors:

@@ -238,7 +238,8 @@ def test_the_cards_of_the_template_browser(editor):
         page.keyboard.press("Escape")
         page.wait_for_timeout(500)
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("wan-flf2v", exact=True).first.click(timeout=600_000)
+    # In the dialog: in Nodes 2.0, each node of the pack has a badge with its name.
+    page.get_by_role("dialog").last.get_by_text("wan-flf2v", exact=True).first.click(timeout=600_000)
     for path in WORKFLOWS.glob("*.json"):
         page.get_by_text(path.stem, exact=True).last.scroll_into_view_if_needed(timeout=600_000)
         page.wait_for_function(CARD, arg=path.stem, timeout=600_000)  # a card out of view has no picture

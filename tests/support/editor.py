@@ -35,6 +35,9 @@ class Editor:
         page.on("console", self._note)
         page.on("pageerror", lambda error: self.faults.append(str(error)) if "wan" in str(error.stack) else None)
         settings = {"Comfy.VueNodes.Enabled": nodes_2, "Comfy.TutorialCompleted": True}
+        settings["Comfy.Workflow.ShowMissingModelsWarning"] = (
+            True  # a test switches it off, for its server's whole life
+        )
         page.request.post(f"{url}/api/settings", data=settings)
         self.open("wan22_flf2v")
 
