@@ -53,7 +53,7 @@ def test_each_format_that_the_frontend_reads(editor, files):
         address = f"/view?filename={file.filename}&subfolder={file.subfolder}&type=output"
         editor.page.evaluate(DROP, [address, file.filename])
         try:
-            editor.page.wait_for_function(IS_TITLED, arg=f"made as {name}, größer", timeout=600_000)
+            editor.page.wait_for_function(IS_TITLED, arg=f"made as {name}, größer", timeout=240_000)
         except Error:  # all formats are tried, then named
             not_restored.append(name)
     assert not_restored == []

@@ -79,7 +79,7 @@ def test_a_node_of_the_help(editor, made, name):
         return
     number = editor.page.evaluate(ALONE, [f"WanFLF2V{name}", 1000 + NODES.index(name)])
     node = editor.page.locator(f'[data-node-id="{number}"]')
-    node.wait_for(timeout=600_000)
+    node.wait_for(timeout=240_000)
     editor.touch()
     editor.page.wait_for_timeout(1500)
     node.screenshot(path=HELP / f"WanFLF2V{name}.jpg", type="jpeg", quality=82)

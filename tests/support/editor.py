@@ -43,24 +43,24 @@ class Editor:
 
     def open(self, template):
         """Open a template by the address that the template browser's cards lead to."""
-        self.page.goto(f"{self.url}/?template={template}&source=wan-flf2v", timeout=600_000)
-        self.page.wait_for_function(LOADED, timeout=600_000)
+        self.page.goto(f"{self.url}/?template={template}&source=wan-flf2v", timeout=240_000)
+        self.page.wait_for_function(LOADED, timeout=240_000)
 
     def load(self, workflow):
         """Load a workflow as a file that is dropped on the canvas."""
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
-        self.page.wait_for_function(LOADED, timeout=600_000)
+        self.page.wait_for_function(LOADED, timeout=240_000)
 
     def drop(self, video):
         """Drop an MP4 on the canvas, and wait until a graph stands there; the canvas is emptied before."""
         self.page.evaluate("app.graph.clear()")
         self.page.evaluate(DROP, [video.name, "video/mp4", base64.b64encode(video.read_bytes()).decode()])
-        self.page.wait_for_function(LOADED, timeout=600_000)
+        self.page.wait_for_function(LOADED, timeout=240_000)
 
     def run(self, server):
         """Press Run, and return the video's file."""
         self.page.evaluate("app.queuePrompt(0)")
-        self.page.wait_for_function(FINISHED, timeout=600_000)
+        self.page.wait_for_function(FINISHED, timeout=240_000)
         file = self.page.evaluate("app.nodeOutputs[73].images[0]")
         return server.base_dir / "output" / file["subfolder"] / file["filename"]
 
