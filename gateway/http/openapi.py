@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ...contract.parameters import ModelContract
-from ..jobs.records import Status
+from ..jobs.records import STATUSES
 from .errors import SUMMARIES
 from .models import MAX_LIMIT
 from .responses import (
@@ -123,7 +123,7 @@ def _list_categories() -> dict[str, Any]:
 
 def _list_requests() -> dict[str, Any]:
     parameters = [
-        _parameter("status", "query", {"type": "string", "enum": list(get_args(Status))}),
+        _parameter("status", "query", {"type": "string", "enum": list(STATUSES)}),
         _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
         _parameter("cursor", "query", {"type": "string", "format": "uuid"}),
     ]

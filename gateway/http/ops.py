@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ...contract.parameters import ModelContract
 from ..durable import check_room
-from ..jobs.records import Status
+from ..jobs.records import STATUSES
 from ..jobs.store import Store, StoreError
 from ..settings import Settings
 from .errors import ApiError, ErrorKind, kind_of
@@ -24,7 +24,6 @@ from .openapi import document
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _DISK_KNOWN_S = 3.0
-_STATUSES: tuple[Status, ...] = ("in_queue", "in_progress", "succeeded", "failed", "cancelled")
 
 
 class OpsRoutes:
@@ -86,7 +85,7 @@ class OpsRoutes:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return the metrics in Prometheus' text format."""
-        jobs: dict[str, int] = {status: await self._store.count(None, status) for status in _STATUSES}
+        jobs: dict[str, int] = {status: await self._store.count(None, status) for status in STATUSES}
         up = (await self._store.health()).comfyui == "up"
         text = self._metrics.render(jobs, comfyui_up=up, workers=await self._store.workers())
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

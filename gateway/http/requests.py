@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
@@ -21,7 +21,7 @@ from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import REQUEST_ID, Job, Status, Submission, new_request_id
+from ..jobs.records import REQUEST_ID, STATUSES, Job, Submission, new_request_id
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
 from ..jobs.tokens import ANONYMOUS
@@ -50,7 +50,6 @@ _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
 _PREVIEW_LOOK_S = 0.5
-_STATUSES: tuple[Status, ...] = get_args(Status)
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
 _Source: TypeAlias = str | Path | ImageError  # an image as Images.unpack gave it, or why it did not
@@ -199,9 +198,9 @@ class RequestRoutes:
     async def list_requests(self, request: web.Request) -> web.Response:
         """List the requests of the token, newest first; ``cursor`` is the last request of the list before."""
         token, asked = token_of(request), request.query.get("status")
-        status = next((known for known in _STATUSES if known == asked), None)
+        status = next((known for known in STATUSES if known == asked), None)
         if asked is not None and status is None:
-            raise ApiError(errors.QUERY_NOT_STATUS, statuses=", ".join(_STATUSES))
+            raise ApiError(errors.QUERY_NOT_STATUS, statuses=", ".join(STATUSES))
         limit = integer_query(request, "limit", default=20, low=1, high=MAX_LIMIT)
         before = None
         if (cursor := request.query.get("cursor")) is not None:

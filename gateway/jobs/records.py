@@ -8,12 +8,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ...contract.parameters import Value
 
 WorkerWord = Literal["idle", "running", "busy", "duplicate", "lost", "silent", "unknown"]
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ATTEMPT_NAME = re.compile(REQUEST_ID.pattern + r"(-[0-9]{1,4})?")

@@ -288,7 +288,7 @@ class SqliteStore(Store):
                 job = await self.get(job_id)
                 if job is None or job.expired:
                     return
-                position = queue_position(job_id, await self.queue()) if job.status == "in_queue" else None
+                position = await self.position(job_id) if job.status == "in_queue" else None
                 if seen != (job.version, position):
                     seen = job.version, position
                     yield job, position

@@ -93,9 +93,14 @@ async def find_token(store: Store, text: str) -> Token | None:
     return await store.find_token(hash_token(text))
 
 
+async def find_token_by_id(store: Store, token_id: str) -> Token | None:
+    """Return the record of the token with this id; ``None`` if it was revoked."""
+    return next((token for token in await store.tokens() if token.id == token_id), None)
+
+
 async def is_valid(store: Store, token_id: str) -> bool:
     """Return whether the token with this id was not revoked; an API without tokens has one that never is."""
-    return token_id == ANONYMOUS.id or any(token.id == token_id for token in await store.tokens())
+    return token_id == ANONYMOUS.id or await find_token_by_id(store, token_id) is not None
 
 
 class RateLimiter:
