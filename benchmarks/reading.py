@@ -20,7 +20,7 @@ from ._figures import Figures, Options, summed
 from ._gateway import GatewayProcess
 from ._stage import comfyui_alone, run_graph
 
-_NODE_LIMIT, _REQUEST_LIMIT = 9, 27
+_NODE_LIMIT, _REQUEST_LIMIT = 9, 26
 _WRITE_S = 30.0
 _INPUTS = ("model_high_noise", "model_low_noise", "positive", "negative", "latent_image")
 

@@ -19,7 +19,7 @@ from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
-from .jobs.comfyui import Address, resolved
+from .jobs.comfyui import Address, addresses_of, resolved
 from .jobs.store import Store, StoreError
 from .settings import Settings
 from .shares import Shares
@@ -74,6 +74,7 @@ class Images:
 
     def __init__(self, settings: Settings, store: Store, fetcher: Fetcher, decoders: Decoders) -> None:
         self._settings = settings
+        self._addresses = addresses_of(settings)
         self._store = store
         self._fetcher = fetcher
         self._decoders = decoders
@@ -208,7 +209,7 @@ class Images:
 
     async def _comfyui_has(self, name: str) -> bool:
         """Ask all ComfyUIs for the file. True also if one does not respond soon: a model may be loading."""
-        return any(await asyncio.gather(*(self._has(address, name) for address in await resolved(self._settings))))
+        return any(await asyncio.gather(*(self._has(address, name) for address in await resolved(self._addresses))))
 
     async def _has(self, address: Address, name: str) -> bool:
         try:

@@ -18,7 +18,7 @@ from aiohttp import web
 from .http.app import create_app
 from .http.middleware import RequestHandler, is_loopback
 from .http.sending import READ_WAIT_S, drop
-from .jobs.comfyui import addresses
+from .jobs.comfyui import addresses_of
 from .settings import Settings
 
 _SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
@@ -58,7 +58,7 @@ def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], No
     Raises ``ServeError``, ``ConfigError``, ``StoreFileError`` and ``OSError``.
     """
     check_address(host, settings.auth)
-    addresses(settings)
+    addresses_of(settings)
     asyncio.run(_serve(settings, host, port, on_start))
 
 

@@ -83,16 +83,11 @@ def create_app(
     app.on_shutdown.append(requests.stop_streams)
     logging.getLogger("aiohttp.server").addFilter(_HIDDEN_TOKENS)
 
-    async def dispatch() -> None:
-        if ready is not None:
-            await ready()
-        await dispatcher.run()
-
     async def run_background(_: web.Application) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
-                ("dispatcher", dispatch()),
+                ("dispatcher", dispatcher.run(ready)),
                 ("webhooks", sender.run()),
                 ("purge", _purge(results, images)),
             )

@@ -16,7 +16,7 @@ from ...client.offers import find_lacking
 from ...contract.parameters import HOSTED, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import graph_for
-from ..jobs.comfyui import Address, resolved
+from ..jobs.comfyui import Address, addresses_of, resolved
 from ..settings import Settings
 from . import errors
 from .errors import ApiError
@@ -39,7 +39,7 @@ class Availability:
     """Which models can run: what ComfyUI said last. Calls at the same time share one look."""
 
     def __init__(self, settings: Settings, models: Mapping[str, ModelContract]) -> None:
-        self._settings = settings
+        self._addresses = addresses_of(settings)
         self._graphs = {model_id: graph_for(model) for model_id, model in models.items()}
         self._lacking: dict[str, list[str]] = {model_id: [] for model_id in models}
         self._problem: str | None = None
@@ -87,7 +87,7 @@ class Availability:
 
     async def _find_lacking(self) -> dict[str, list[str]]:
         """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none answers."""
-        looks = [asyncio.wait_for(self._find_lacking_on(each), _LOOK_S) for each in await resolved(self._settings)]
+        looks = [asyncio.wait_for(self._find_lacking_on(each), _LOOK_S) for each in await resolved(self._addresses)]
         answers = await asyncio.gather(*looks, return_exceptions=True)
         found = [answer for answer in answers if not isinstance(answer, BaseException)]
         if not found and isinstance(answers[0], BaseException):

@@ -34,13 +34,14 @@ class PageRoutes:
 
     def __init__(self, *, auth: bool, mounted: bool) -> None:
         told = {"{auth}": str(auth).lower(), "{keep_token}": str(auth and not mounted).lower()}
-        self._files: dict[str, bytes] = {}
+        self._files: dict[str, tuple[bytes, str]] = {}  # name -> content, ETag
         for path in sorted(_FOLDER.iterdir()):
             if path.suffix in _TYPES:
                 text = path.read_text("utf-8")
                 for mark, value in told.items() if path.name == "index.html" else ():
                     text = text.replace(mark, value)
-                self._files[path.name] = text.encode()
+                content = text.encode()
+                self._files[path.name] = content, hashlib.sha256(content).hexdigest()[:32]
 
     def root_routes(self) -> list[web.RouteDef]:
         """Return the route that a gateway also has without ``/v1``."""
@@ -75,10 +76,9 @@ class PageRoutes:
         return self._send(request, request.match_info["name"])
 
     def _send(self, request: web.Request, name: str) -> web.Response:
-        content = self._files.get(name)
-        if content is None:
+        if name not in self._files:
             raise web.HTTPNotFound
-        tag = hashlib.sha256(content).hexdigest()[:32]
+        content, tag = self._files[name]
         headers = {**_HEADERS, "ETag": f'"{tag}"'}
         if any(known.value in (tag, "*") for known in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)

@@ -116,7 +116,7 @@ class Address:
         return ComfyClient(self.url, verify_tls=self.verify_tls, token=self.token, ip_address=self.ip_address)
 
 
-def addresses(settings: Settings) -> list[Address]:
+def addresses_of(settings: Settings) -> list[Address]:
     """Return the addresses of the settings; ``ConfigError`` if they, or their tokens, cannot be used."""
     urls, tokens = settings.comfyui_urls, settings.comfyui_tokens
     if len(tokens) not in (0, 1, len(urls)):
@@ -153,8 +153,8 @@ async def resolve(address: Address, look_up: LookUp = system_resolve) -> list[Ad
     return [replace(address, ip_address=ip_address) for ip_address in found] if len(found) > 1 else [address]
 
 
-async def resolved(settings: Settings, look_up: LookUp = system_resolve) -> list[Address]:
-    """Return the addresses of all ComfyUIs now; a name that cannot be looked up counts as one."""
+async def resolved(addresses: Iterable[Address], look_up: LookUp = system_resolve) -> list[Address]:
+    """Return where these ComfyUIs are now; a name that cannot be looked up counts as one address."""
 
     async def one(address: Address) -> list[Address]:
         try:
@@ -162,7 +162,7 @@ async def resolved(settings: Settings, look_up: LookUp = system_resolve) -> list
         except (OSError, ValueError):
             return [address]
 
-    return [each for found in await asyncio.gather(*map(one, addresses(settings))) for each in found]
+    return [each for found in await asyncio.gather(*map(one, addresses)) for each in found]
 
 
 class ComfyBackend:

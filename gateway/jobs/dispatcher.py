@@ -11,13 +11,13 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
 from ..settings import Settings
-from .comfyui import Address, addresses, loads, resolve
+from .comfyui import Address, addresses_of, loads, resolve
 from .order import QueuedJob
 from .records import Health, Job, WorkerState
 from .results import Results
@@ -40,6 +40,7 @@ class Dispatcher:
     def __init__(self, store: Store, settings: Settings, results: Results) -> None:
         self._store = store
         self._settings = settings
+        self._addresses = addresses_of(settings)
         self._results = results
         self._poked = asyncio.Event()
         self._workers: dict[Address, Worker] = {}
@@ -57,11 +58,15 @@ class Dispatcher:
         """Tell the dispatcher that the store has a new job or cancellation."""
         self._poked.set()
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run jobs until cancelled; go on after every error, and share what is down as the store's health.
+
+        Nothing is dispatched before ``ready`` returns.
 
         When cancelled, running jobs are left to their ComfyUIs; the next dispatcher finds them there.
         """
+        if ready is not None:
+            await ready()
         pause, locked = _BACK_OFF_S[0], False
         async with contextlib.AsyncExitStack() as stack:
             while True:
@@ -137,7 +142,7 @@ class Dispatcher:
 
     async def _find_addresses(self) -> list[Address]:
         wanted: list[Address] = []
-        for address in addresses(self._settings):
+        for address in self._addresses:
             try:
                 self._known[address.url] = await resolve(address)
             except (OSError, ValueError) as error:

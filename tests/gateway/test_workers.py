@@ -13,7 +13,7 @@ from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import worker
-from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses, resolve
+from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses_of, resolve
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
@@ -484,7 +484,7 @@ def test_a_name_with_several_addresses_is_several_and_keeps_its_name(tmp_path):
 
     async def test():
         settings = Settings(data=tmp_path, comfyui_url=("http://two.test:1", "http://one.test:2", "http://127.0.0.1:3"))
-        found = [each for address in addresses(settings) for each in await resolve(address, look_up)]
+        found = [each for address in addresses_of(settings) for each in await resolve(address, look_up)]
         assert [each.name for each in found] == [
             "http://two.test:1 (127.0.0.1)",
             "http://two.test:1 (127.0.0.2)",
@@ -494,7 +494,7 @@ def test_a_name_with_several_addresses_is_several_and_keeps_its_name(tmp_path):
         async with StandIn() as host:
             url = f"http://two.test:{host.port}"
             settings = Settings(data=tmp_path, comfyui_url=url, comfyui_tokens=["a secret"])
-            first = (await resolve(addresses(settings)[0], look_up))[0]
+            first = (await resolve(addresses_of(settings)[0], look_up))[0]
             async with first.client() as client:
                 assert await client.pack_instance() == host.instance
             assert host.headers["Host"] == f"two.test:{host.port}"
@@ -506,15 +506,15 @@ def test_a_name_with_several_addresses_is_several_and_keeps_its_name(tmp_path):
 def test_tokens_fit_the_addresses_and_are_never_shown(tmp_path):
     both = ("http://127.0.0.1:1", "http://127.0.0.1:2")
     settings = Settings(data=tmp_path, comfyui_url=both, comfyui_tokens=["first secret", "second secret"])
-    assert [address.token for address in addresses(settings)] == ["first secret", "second secret"]
+    assert [address.token for address in addresses_of(settings)] == ["first secret", "second secret"]
     assert "secret" not in repr(settings)
     with pytest.raises(ConfigError, match="3 tokens for 2 addresses") as error:
-        addresses(Settings(data=tmp_path, comfyui_url=both, comfyui_tokens=["secret"] * 3))
+        addresses_of(Settings(data=tmp_path, comfyui_url=both, comfyui_tokens=["secret"] * 3))
     assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="Give one of both"):
-        addresses(Settings(data=tmp_path, comfyui_url="http://me:pass@127.0.0.1:1", comfyui_tokens=["x"]))
+        addresses_of(Settings(data=tmp_path, comfyui_url="http://me:pass@127.0.0.1:1", comfyui_tokens=["x"]))
     with pytest.raises(ConfigError, match="is not the address of a server"):
-        addresses(Settings(data=tmp_path, comfyui_url=("http://127.0.0.1:1", "nonsense")))
+        addresses_of(Settings(data=tmp_path, comfyui_url=("http://127.0.0.1:1", "nonsense")))
 
 
 def test_what_a_cancelled_job_left_on_a_silent_one_is_removed_once_it_answers(tmp_path, short_timeouts):

@@ -3,6 +3,8 @@
 import base64
 
 LOADED = "() => window.app?.graph?._nodes?.some(node => node.type.startsWith('WanFLF2V'))"
+# The editor takes the template out of its address when it has opened it. Until then it may show the last workflow.
+OPENED = "() => !new URLSearchParams(location.search).has('template')"
 # A typed or chosen value: the widget's own callback runs, as after a click.
 SET = """([id, name, value]) => {
     const node = app.graph.getNodeById(id), widget = node.widgets.find(widget => widget.name === name)
@@ -44,6 +46,7 @@ class Editor:
     def open(self, template):
         """Open a template by the address that the template browser's cards lead to."""
         self.page.goto(f"{self.url}/?template={template}&source=wan-flf2v", timeout=240_000)
+        self.page.wait_for_function(OPENED, timeout=240_000)
         self.page.wait_for_function(LOADED, timeout=240_000)
 
     def load(self, workflow):
