@@ -14,7 +14,6 @@ import random
 import sqlite3
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ from typing import Any
 import av
 
 from ..bootstrap.server import ComfyServer
-from ..client.errors import HostedApiError, ServerUnreachableError
 from ..client.hosted_api import HostedApi
-from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, SEED, START_IMAGE, STEPS, Value
+from ..contract.parameters import LENGTH, RESOLUTION, STEPS, Value
 from ..gateway.jobs.comfyui import FOLDER
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
+from ._requests import submit, wait_for_end
 from ._stage import stage
 
 REQUESTS = 10
@@ -38,7 +37,6 @@ _FAST: dict[str, Value] = {RESOLUTION.key: "96x128 (3:4)", LENGTH.key: _FRAMES, 
 _SUBMITTING_S = 0.3  # one kill in four falls into the first moments, while requests are accepted
 _FIRST_WINDOW_S = 10.0
 _END_S = 600.0  # a request that has not ended by then is lost
-_RETRY_S = 0.25
 _SEED = 20260101
 
 
@@ -125,48 +123,13 @@ async def _kill(
 async def _round(comfyui: ComfyServer, gateway: GatewayProcess) -> Round:
     async with HostedApi(gateway.api, gateway.token) as api:
         deadline = time.monotonic() + _END_S
-        ids = await asyncio.gather(*(_submit(api, deadline) for _ in range(REQUESTS)))
+        ids = await asyncio.gather(*(submit(api, _FAST, deadline) for _ in range(REQUESTS)))
         accepted = [request_id for request_id in ids if request_id is not None]
-        ends = await asyncio.gather(*(_end(api, request_id, deadline) for request_id in accepted))
+        ends = await asyncio.gather(*(wait_for_end(api, request_id, deadline) for request_id in accepted))
         round_ = Round(accepted=len(set(accepted)))
         for request_id, end in zip(accepted, ends, strict=True):
             await _judge(round_, api, comfyui, request_id, end)
         return round_
-
-
-async def _submit(api: HostedApi, deadline: float) -> str | None:
-    """Submit one request, again and again under one key until it is accepted."""
-    seed = uuid.uuid4().int % 2**32  # nothing comes from ComfyUI's cache
-    example = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
-    values = {**example, **_FAST, SEED.key: seed}
-    key = str(uuid.uuid4())
-    while time.monotonic() < deadline:
-        try:
-            return str((await api.submit(DEMO.model_id, values, idempotency_key=key))["request_id"])
-        except ServerUnreachableError:
-            pass
-        except HostedApiError as error:
-            if 400 <= error.status < 500:
-                raise
-        await asyncio.sleep(_RETRY_S)
-    return None
-
-
-async def _end(api: HostedApi, request_id: str, deadline: float) -> dict[str, Any] | None:
-    """Return the result once the request has ended; ``None`` if it is unknown or never ends."""
-    while time.monotonic() < deadline:
-        try:
-            result = await api.result(request_id)
-        except ServerUnreachableError:
-            pass
-        except HostedApiError as error:
-            if error.status == 404:
-                return None
-        else:
-            if result["status"] in ("succeeded", "failed", "cancelled"):
-                return result
-        await asyncio.sleep(_RETRY_S)
-    return None
 
 
 async def _judge(

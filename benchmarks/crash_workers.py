@@ -18,13 +18,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..client.errors import HostedApiError, ServerUnreachableError
 from ..client.hosted_api import HostedApi
-from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, Value
+from ..contract.parameters import END_IMAGE, START_IMAGE
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
+from ._requests import ENDS, submit, wait_for_end
 from ._stand_in import StandIn, stand_ins
 
 REQUESTS = 10
@@ -33,7 +32,6 @@ _SECONDS = 1.0  # of a run
 _LOST_AFTER_S = 3.0
 _WINDOW_S = 5.0  # the longest life of a round's first jobs
 _END_S = 240.0  # a request that has not ended by then is lost
-_RETRY_S = 0.25
 _SEED = 20261101
 _SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "worker_lost_after_s": _LOST_AFTER_S}
 _AUDIT = """
@@ -48,9 +46,8 @@ _LEGAL = {
     ("in_queue", "in_progress"),
     ("in_progress", "in_progress"),
     ("in_progress", "in_queue"),
-    *((before, end) for before in ("in_queue", "in_progress") for end in ("succeeded", "failed", "cancelled")),
+    *((before, end) for before in ("in_queue", "in_progress") for end in ENDS),
 }
-_ENDS = ("succeeded", "failed", "cancelled")
 
 
 def run(options: Options) -> Figures:
@@ -152,32 +149,10 @@ async def _round(gateway: GatewayProcess) -> list[str]:
 
 
 async def _request(api: HostedApi, deadline: float) -> str:
-    """Submit one request, under one key until it is accepted; wait for its end and fetch the video."""
-    images: dict[str, Value] = {each.key: each.default for each in (START_IMAGE, END_IMAGE)}
-    values = {PROMPT.key: "circle", **images, SEED.key: uuid.uuid4().int % 2**32}
-    key = str(uuid.uuid4())
-
-    async def until_answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any] | None:
-        while time.monotonic() < deadline:
-            try:
-                return await call()
-            except ServerUnreachableError:
-                pass
-            except HostedApiError as error:
-                if 400 <= error.status < 500:
-                    raise
-            await asyncio.sleep(_RETRY_S)
-        return None
-
-    accepted = await until_answered(lambda: api.submit(DEMO.model_id, values, idempotency_key=key))
-    while accepted is not None:
-        result = await until_answered(lambda: api.result(str(accepted["request_id"])))
-        if result is None:
-            break
-        if result["status"] in _ENDS:
-            return str(result["status"])
-        await asyncio.sleep(_RETRY_S)
-    return "lost"
+    """Submit one request, wait for its end and return how it ended."""
+    request_id = await submit(api, {}, deadline)
+    result = None if request_id is None else await wait_for_end(api, request_id, deadline)
+    return "lost" if result is None else str(result["status"])
 
 
 def _audit(folder: Path) -> list[str]:
@@ -195,7 +170,7 @@ def _audit(folder: Path) -> list[str]:
             if status != "in_queue":
                 found.append(f"{job_id} began as {status}")
             continue
-        if before in _ENDS and before == status:  # only what was left on ComfyUI changes, or it expires
+        if before in ENDS and before == status:  # only what was left on ComfyUI changes, or it expires
             continue
         if (before, status) not in _LEGAL:
             found.append(f"{job_id} went from {before} to {status}")
@@ -207,5 +182,5 @@ def _audit(folder: Path) -> list[str]:
             name = job_id if attempt <= 1 else str(uuid.uuid5(uuid.UUID(job_id), str(attempt)))
             if not video.read_bytes().endswith(name.encode()):
                 found.append(f"{job_id} has the video of another attempt than {attempt}")
-    found += [f"{job_id} never ended: {status}" for job_id, (status, _) in last.items() if status not in _ENDS]
+    found += [f"{job_id} never ended: {status}" for job_id, (status, _) in last.items() if status not in ENDS]
     return found

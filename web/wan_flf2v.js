@@ -117,6 +117,7 @@ function extendVideoCombine(node) {
   node.onExecuted = function (output) {
     own?.call(this, output);
     say(...(output?.facts ?? []));
+    if (output?.previews?.length) output.images = output.previews; // no browser plays the files themselves
     if (output?.animated?.[0]) for (const file of output.images) playWhenShown(file);
   };
 }

@@ -263,6 +263,14 @@ def test_run_plays_the_video_in_the_node(editor, comfy_server):
     assert re.fullmatch(r"64x64, 9 frames, 0.5 s at 16 fps, \d+ KiB", facts)
 
 
+def test_a_format_that_no_browser_plays_is_shown_by_its_copy(editor, comfy_server):
+    editor.load(small_workflow(seed=55 + editor.nodes_2))
+    editor.set(73, "format", "mkv FFV1")
+    editor.run(comfy_server)
+    editor.page.wait_for_function(PLAYS, timeout=240_000)
+    assert editor.page.evaluate("app.nodeOutputs[73].images[0].type") == "temp"
+
+
 def test_app_mode_runs(editor):
     """A form of the inputs that matter, one click away."""
     page = editor.page
