@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -264,6 +265,19 @@ def test_a_revoked_token_takes_its_streams_and_links_with_it(gateway):
         assert list(stream) == [], "it ends although the request has not"
         store.assign(own)
     assert next(own_stream)[1]["status"] == "in_progress", "another token's goes on"
+
+
+def test_a_stream_ends_when_the_store_cannot_be_read(tmp_path):
+    """Its response has begun, so it can say nothing more: the client asks again, and gets the error."""
+    with Gateway(tmp_path) as gateway:
+        request_id = gateway.submit()
+        stream = events(gateway, request_id)
+        next(stream)
+        with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite3")) as database:
+            database.execute("ALTER TABLE jobs RENAME TO elsewhere")
+        assert list(stream) == []
+        assert gateway.get(f"/v1/requests/{request_id}/status").status == 503
+        assert f"event stream ended request_id={request_id}" in gateway.log_text()
 
 
 def test_an_accepted_request_outlives_kill_9(tmp_path):

@@ -1,14 +1,18 @@
 """Hostile bodies and names, on a real gateway: nothing is a server error, and others are still served."""
 
+import contextlib
+import gzip
 import json
 import select
 import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, raw
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.gateway.http.request_body import ARRIVING_EACH
 
 MEBIBYTE = 1 << 20
 UNKNOWN = "6f1c2f0e-5d0b-4a55-9d0c-1b2a3c4d5e6f"  # a request id that nothing has
@@ -158,6 +162,30 @@ def test_a_chunked_body_over_the_limit(gateway):
     )
     assert received.startswith(b"HTTP/1.1 413 ")
     assert 64 <= sent < 100, "it is read up to the limit, and hardly further"
+
+
+def test_a_compressed_body_takes_a_place_as_a_large_one(gateway):
+    """How long it is shows only when it has been read, so those of one token wait for each other."""
+    body = gzip.compress(json.dumps(BODY).encode())
+    head = (
+        f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    parts = urlsplit(gateway.url)
+    with contextlib.ExitStack() as stack:
+        *unfinished, whole = (
+            stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=60))
+            for _ in range(ARRIVING_EACH + 1)
+        )
+        for connection in unfinished:
+            connection.sendall(head + body[:5])
+        time.sleep(0.5)
+        whole.sendall(head + body)
+        assert gateway.post(SUBMIT, BODY).status == 200, "a small one does not wait"
+        assert select.select([whole], [], [], 1.0)[0] == []
+        unfinished[0].sendall(body[5:])
+        for connection in (unfinished[0], whole):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_just_under_the_limit_is_read(gateway):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 from support.in_comfyui import run_cases
 from wan_flf2v.demo.__main__ import WORDS
 from wan_flf2v.training.transitions import TRANSITIONS
@@ -103,3 +104,11 @@ def test_a_stage_that_cannot_run_says_why(project_comfyui, tmp_path, arguments, 
     )
     assert done.returncode == code, done.stderr
     assert message in done.stdout + done.stderr
+
+
+def test_two_trainings_do_not_share_a_folder(project_comfyui, tmp_path):
+    command = (sys.executable, "-I", "-m", "wan_flf2v.training", "--comfyui", project_comfyui, "--work", tmp_path)
+    with FileLock(tmp_path / "training.lock"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"another training runs in {tmp_path}: wait for it or stop it" in done.stdout
