@@ -30,6 +30,7 @@ STALLED_RATE, STALLED_SECONDS = 50, 60.0
 STALLED_UPLOADS, STREAM_TOKENS, STREAMS = 2, 4, 200
 CLIENTS, CALLS = 200, 25
 _DRIP_S = 5.0
+_AHEAD = 30  # requests of the same token before one that is followed: tokens take turns, and it must still wait
 _LIMIT_MS = 100.0
 _LIMIT_MB = 50.0
 _WARM_CALLS = 500
@@ -105,8 +106,10 @@ async def _stalled(http: aiohttp.ClientSession, gateway: GatewayProcess) -> Asyn
         tasks += [asyncio.create_task(_drip(http, gateway.api)) for _ in range(STALLED_UPLOADS)]
         for number in range(STREAM_TOKENS):
             headers = {"Authorization": f"Bearer {await asyncio.to_thread(gateway.new_token, f'streams-{number}')}"}
-            async with http.post(f"{gateway.api}/models/{DEMO.model_id}", json=_VALUES, headers=headers) as response:
-                url = f"{gateway.api}/requests/{(await response.json())['request_id']}/events"
+            for seed in range(_AHEAD + 1):
+                values = {**_VALUES, SEED.key: seed}
+                async with http.post(f"{gateway.api}/models/{DEMO.model_id}", json=values, headers=headers) as response:
+                    url = f"{gateway.api}/requests/{(await response.json())['request_id']}/events"
             follow = [_follow(http, url, headers, opened) for _ in range(STREAMS // STREAM_TOKENS)]
             tasks += [asyncio.create_task(coroutine) for coroutine in follow]
         everyone = asyncio.gather(*(opened.acquire() for _ in range(STREAMS)))

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import REQUEST_ID, STATUSES, Job, Submission, new_request_id
+from ..jobs.records import REQUEST_ID, STATUSES, Job, Submission, Token, new_request_id
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
 from ..jobs.tokens import ANONYMOUS
@@ -48,7 +49,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
-_TOKEN_LOOK_S = 2.0  # how often an open stream asks whether its token was revoked
+_TOKEN_LOOK_S = 1.0  # how often an open stream asks whether its token was revoked
 _PREVIEW_LOOK_S = 0.5
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
@@ -184,6 +185,7 @@ class RequestRoutes:
         self._results = results
         self._dispatcher = dispatcher
         self._streams: Counter[str] = Counter()  # token id -> open event streams
+        self._valid_at: dict[str, float] = {}  # hash of a token with a stream -> when it was looked up last
         self._stopping = asyncio.Event()
 
     def routes(self) -> list[web.RouteDef]:
@@ -291,7 +293,7 @@ class RequestRoutes:
             while not stopping.done():
                 timeout = _PREVIEW_LOOK_S if preview else _TOKEN_LOOK_S
                 await asyncio.wait((change, stopping), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if token is not ANONYMOUS and await self._store.find_token(token.hash) is None:
+                if not await self._is_valid(token):
                     return
                 message = b""
                 if change.done():
@@ -320,6 +322,17 @@ class RequestRoutes:
         finally:
             stopping.cancel()
             change.cancel()
+
+    async def _is_valid(self, token: Token) -> bool:
+        """Return whether a token was not revoked; all its streams share one look."""
+        now = asyncio.get_running_loop().time()
+        if token is ANONYMOUS or now - self._valid_at.get(token.hash, -math.inf) < _TOKEN_LOOK_S:
+            return True
+        self._valid_at[token.hash] = now
+        if await self._store.find_token(token.hash) is None:
+            self._valid_at.pop(token.hash, None)
+            return False
+        return True
 
     async def _find_job(self, request: web.Request) -> Job:
         """Return the job that the path names; ``ApiError`` for an invalid id, or if this token has no such job."""

@@ -100,6 +100,9 @@ _ADDED = """
 CREATE INDEX IF NOT EXISTS jobs_by_start ON jobs (token, started_at);
 CREATE INDEX IF NOT EXISTS jobs_by_age ON jobs (token, created_at, id);
 CREATE INDEX IF NOT EXISTS jobs_by_status_and_age ON jobs (token, status, created_at, id);
+CREATE INDEX IF NOT EXISTS jobs_unfinished ON jobs (
+    number, id, status, token, created_at, model_id, worker, cancel_requested, version
+) WHERE status IN ('in_queue', 'in_progress');
 CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, drained INTEGER NOT NULL DEFAULT 0);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
@@ -117,11 +120,14 @@ _T = TypeVar("_T")
 
 def _reads(
     work: Callable[Concatenate[SqliteStore, sqlite3.Connection, _P], _T],
+    *,
+    whole_queue: bool = False,
 ) -> Callable[Concatenate[SqliteStore, _P], Coroutine[Any, Any, _T]]:
-    """Make a coroutine function of a method that only reads."""
+    """Make a coroutine function of a method that only reads; no other read waits for one of the ``whole_queue``."""
 
     async def call(self: SqliteStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._reader.run(lambda database: work(self, database, *args, **kwargs))
+        reader = self._queue_reader if whole_queue else self._reader
+        return await reader.run(lambda database: work(self, database, *args, **kwargs))
 
     return call
 
@@ -161,7 +167,9 @@ def _writes(
 
 
 class SqliteStore(Store):
-    """``Store`` in the file ``path``. Reads and writes have a thread and a connection each: no read waits for a write.
+    """``Store`` in the file ``path``.
+
+    Reads, reads of the whole queue, and writes have a thread and a connection each: no read waits for a write.
 
     ``max_wait_s`` is that of ``order.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """
@@ -173,7 +181,7 @@ class SqliteStore(Store):
         path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         try:
             _create(path)
-            self._reader, self._writer = _Worker(path), _Worker(path)
+            self._reader, self._queue_reader, self._writer = _Worker(path), _Worker(path), _Worker(path)
         except sqlite3.OperationalError as error:
             raise StoreFileError(f"{path} cannot be opened: {error}. Look at its disk and its permissions.") from error
         except sqlite3.DatabaseError as error:
@@ -190,6 +198,7 @@ class SqliteStore(Store):
     async def close(self) -> None:
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._queue_reader.close)
 
     @_writes
     def submit(self, database: sqlite3.Connection, new: Submission) -> Job:
@@ -218,7 +227,7 @@ class SqliteStore(Store):
     def get(self, database: sqlite3.Connection, job_id: str) -> Job | None:
         return _find(database, job_id)
 
-    @_reads
+    @functools.partial(_reads, whole_queue=True)
     def queue(self, database: sqlite3.Connection) -> tuple[QueuedJob, ...]:
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
         now = time.time()
@@ -234,7 +243,10 @@ class SqliteStore(Store):
     def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
         """Return all unfinished jobs in order, and the version of each."""
         columns = ", ".join(QueuedJob._fields)
-        query = f"SELECT version, {columns} FROM jobs WHERE status IN ('in_queue', 'in_progress')"  # noqa: S608
+        query = (
+            f"SELECT version, {columns} FROM jobs INDEXED BY jobs_unfinished "  # noqa: S608
+            "WHERE status IN ('in_queue', 'in_progress')"
+        )
         cursor = database.cursor()
         cursor.row_factory = None  # plain tuples: there can be thousands of them
         rows = cursor.execute(query).fetchall()
@@ -312,7 +324,7 @@ class SqliteStore(Store):
         began = time.monotonic()
         self._known_states, self._states_at = await self._read_states(), began
 
-    @_reads
+    @functools.partial(_reads, whole_queue=True)
     def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
         ordered, versions = self._ordered(database, time.time())
         waiting = [job.id for job in ordered if job.status == "in_queue"]
