@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .muon import Muon
+
 SECONDS_BETWEEN_CHECKPOINTS = 60
 SECONDS_BETWEEN_LINES = 20
 
@@ -87,8 +89,7 @@ class Trainer:
         others = [value for name, value in self._trained.items() if name not in self._matrices]
         self._optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98))]
         if self._matrices:
-            muon = torch.optim.Muon(self._matrices.values(), weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-            self._optimizers.append(muon)
+            self._optimizers.append(Muon(self._matrices.values(), weight_decay=0.01))
 
     @property
     def finished(self) -> bool:

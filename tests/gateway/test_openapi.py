@@ -1,4 +1,4 @@
-"""schemathesis makes over 2,000 requests from the OpenAPI document, good and bad, and checks the answers."""
+"""schemathesis makes requests from the OpenAPI document, good and bad, and checks the answers."""
 
 import itertools
 import os
@@ -13,7 +13,6 @@ import pytest
 from support.gateway_process import NOWHERE, Gateway
 
 SUPPORT = Path(__file__).parents[1] / "support"
-EXAMPLES, AT_LEAST = 120, 2000
 NO_LIMITS = {"allow_private_urls": True, "queue_limit": 10**9, "rate_per_minute": 10**9}
 ENDS = ("succeeded", "failed", "cancelled")
 
@@ -34,14 +33,15 @@ def end_requests(gateway, stopping):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # a minute of work; a busy machine takes long
-def test_every_answer_is_what_the_document_says(tmp_path):
+@pytest.mark.parametrize(("examples", "at_least"), [(40, 700), pytest.param(120, 2000, marks=pytest.mark.sweep)])
+def test_every_answer_is_what_the_document_says(tmp_path, examples, at_least):
     stopping = threading.Event()
     with Gateway(tmp_path, NOWHERE, "--demo", config=NO_LIMITS) as gateway:
         ending = threading.Thread(target=end_requests, args=(gateway, stopping))
         ending.start()
         try:
             command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", f"{gateway.url}/v1/openapi.json"]
-            command += ["--checks", "all", "--max-examples", str(EXAMPLES), "--seed", "1", "--continue-on-failure"]
+            command += ["--checks", "all", "--max-examples", str(examples), "--seed", "1", "--continue-on-failure"]
             config = tmp_path / "schemathesis.toml"
             config.write_text(f'[auth.openapi.bearer]\nbearer = "{gateway.token}"\n')
             environment = {**os.environ, "SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(SUPPORT)}
@@ -53,6 +53,6 @@ def test_every_answer_is_what_the_document_says(tmp_path):
             ending.join()
         assert done.returncode == 0, done.stdout[-6000:]
         cases = int(re.search(r"(\d+) generated", done.stdout)[1])
-        assert cases >= AT_LEAST, done.stdout[-1500:]
+        assert cases >= at_least, done.stdout[-1500:]
         assert "Traceback" not in gateway.log_text()
         assert gateway.get("/healthz").status == 200

@@ -20,6 +20,11 @@ def test_whole_clip_form_equals_the_hosts_chunked_vae(cases):
     assert max(cases["whole clip"].values()) < 1e-5, cases["whole clip"]
 
 
+def test_muon_steps_as_torchs_own_does(cases):
+    assert set(cases["muon"]) == {"24x60", "60x24"}
+    assert max(cases["muon"].values()) < 0.05, cases["muon"]
+
+
 def test_a_checkpoint_resumes_bit_for_bit(cases):
     training = cases["training"]
     assert (training["resumed"], training["resumed at"], training["resumes bit for bit"]) == (True, 3, True)

@@ -17,6 +17,7 @@ from wan_flf2v.nodes.conditioning import WanFLF2VConditioning
 from wan_flf2v.training import export, latents, procedural, text, vae
 from wan_flf2v.training.__main__ import Training
 from wan_flf2v.training.experts import EXPERT_CONFIG, Expert, velocity_loss
+from wan_flf2v.training.muon import Muon
 from wan_flf2v.training.trainer import Machine, Schedule, Trainer
 from wan_flf2v.training.transitions import TRANSITIONS, transition_clip
 
@@ -70,6 +71,26 @@ def vae_trainer(folder, photographs, steps=24, machine=CPU):
 
 def same_weights(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def muon_cases():
+    """Beside torch's own, which rounds its products to bfloat16."""
+    generator = torch.Generator().manual_seed(3)
+    for shape in ((24, 60), (60, 24)):
+        start = torch.randn(shape, generator=generator)
+        gradients = [torch.randn(shape, generator=generator) for _ in range(3)]
+        moved = []
+        for new in (
+            lambda matrix: Muon([matrix], weight_decay=0.01, lr=0.02),
+            lambda matrix: torch.optim.Muon([matrix], lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        ):
+            matrix = torch.nn.Parameter(start.clone())
+            optimizer = new(matrix)
+            for gradient in gradients:
+                matrix.grad = gradient
+                optimizer.step()
+            moved.append(matrix.detach() - start)
+        yield f"{shape[0]}x{shape[1]}", off(*moved)
 
 
 def training_cases():
@@ -194,7 +215,7 @@ def expert_cases():
     yield "example", [example.conditioning.shape[1:] == batch[0].latent.shape[1:] for example in batch]
     prompts = text.Prompts(text.demo_clip(Path(COMFYUI), FOLDER / "models"))
     yield "prompts", sorted(prompts.named)
-    loss = partial(velocity_loss, examples=examples, prompts=prompts, high_noise=False, machine=Machine(), tokens=200)
+    loss = partial(velocity_loss, examples=examples, prompts=prompts, high_noise=False, machine=Machine(), tokens=100)
 
     def step(model, generator):
         return loss(model, generator=generator)
@@ -239,6 +260,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     groups = {
         "whole clip": whole_clip_cases,
+        "muon": muon_cases,
         "training": training_cases,
         "export": export_cases,
         "experts": expert_cases,
