@@ -1,4 +1,4 @@
-"""Segments: each is its single run, all load each expert once, one file has no frame twice, and nothing stays behind."""
+"""Segments: each is its single run, all load each expert once, a file has no frame twice, nothing stays behind."""
 
 import asyncio
 import uuid
@@ -9,7 +9,7 @@ from support.demo_graphs import set_inputs
 from support.expert_graphs import notes, patch, write_lora
 from support.segment_graphs import carried_graph, segments_graph
 from support.shown import Shown
-from support.video_graphs import read_planes
+from support.video_graphs import latent_graph, read_planes
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ComfyError, RunInterruptedError
 from wan_flf2v.client.run import run_graph
@@ -30,14 +30,16 @@ def test_one_file_has_each_segment_and_each_shared_frame_once(comfy_server):
     graph = segments_graph(4, "wipe left\n\nzoom in\ndissolve", n57_seed_count=2, n57_noise_seed=11)
     joined = files_of(comfy_server, graph)
     assert [len(frames) for frames in joined] == [25, 25]
-    apart = files_of(comfy_server, segments_graph(4, "wipe left\nzoom in\ndissolve", join=False, n57_seed_count=2, n57_noise_seed=11))  # fmt: skip # noqa: E501
+    graph["73"]["inputs"]["join_segments"] = False
+    apart = files_of(comfy_server, graph)
     assert [len(frames) for frames in apart] == [9] * 6
     for seed in (0, 1):
         one, two, three = apart[seed::2]
         assert equal(joined[seed], [*one, *two[1:], *three[1:]])
     single = segments_graph(4, "zoom in", join=False, n57_noise_seed=12)
     for name, index in (("start", 1), ("end", 2)):
-        single[name] = {"class_type": "ImageFromBatch", "inputs": {"image": ["images", 0], "batch_index": index, "length": 1}}  # fmt: skip # noqa: E501
+        one = {"image": ["images", 0], "batch_index": index, "length": 1}
+        single[name] = {"class_type": "ImageFromBatch", "inputs": one}
         single["67"]["inputs"][f"{name}_image"] = [name, 0]
     single["6"]["inputs"]["text"] = "zoom in"
     del single["segments"]
@@ -104,8 +106,8 @@ def test_what_cannot_be_is_said_and_nothing_is_written(comfy_server, graph, says
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
-        ({"n67_2_width": 48, "n67_2_height": 48}, "segment 2 has frames of 48x48 pixels and segment 1 has frames of 64x64"),
-        ({"n67_2_width": 62, "n67_2_height": 64}, "segment 2 has frames of 62x64 pixels and segment 1 has frames of 64x64"),
+        ({"n67_2_width": 48, "n67_2_height": 48}, "segment 2 has frames of 48x48 pixels and segment 1 has"),
+        ({"n67_2_width": 62, "n67_2_height": 64}, "segment 2 has frames of 62x64 pixels and segment 1 has"),
         ({"n57_2_seed_count": 2}, "segment 2 has 2 clips and segment 1 has 1 clips"),
     ],
 )  # fmt: skip
@@ -130,11 +132,26 @@ def test_images_of_several_sizes_are_fitted_and_it_is_said(comfy_server):
     assert ("segments", text) in shown.texts
 
 
-@pytest.mark.parametrize(("node_id", "step"), [("57", 5), ("57", 13), ("73", 12)])
-def test_an_interrupt_leaves_nothing_behind(comfy_server, node_id, step):
-    """In the second segment's high noise, in the first one's low noise, in the second one's decode."""
-    size = {"n71_width": 256, "n71_height": 256} if node_id == "73" else {}
-    graph = segments_graph(4, n57_noise_seed=31 + step, n57_handover="step", n57_handover_step=2, n67_length=17, **size)
+def sampled():
+    return segments_graph(4, n57_noise_seed=31, n57_steps=20, n57_handover="step", n57_handover_step=10)
+
+
+def decoded():
+    graph = latent_graph(n73_join_segments=True)
+    size = {"frames": 21, "width": 16, "height": 16}
+    for number in (0, 1):
+        graph[f"57_{number}"] = {"class_type": "WanFLF2VTestRandomLatent", "inputs": {"seed": number, **size}}
+    graph["57"] = {"class_type": "CreateList", "inputs": {f"inputs.input{n}": [f"57_{n}", 0] for n in (0, 1)}}
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("make", "node_id", "step"),
+    [(sampled, "57", 12), (sampled, "57", 32), (decoded, "73", 100)],
+    ids=["second segment's high noise", "first segment's low noise", "second segment's decode"],
+)
+def test_an_interrupt_leaves_nothing_behind(comfy_server, make, node_id, step):
+    graph = make()
     before, prompt_id = written(comfy_server), str(uuid.uuid4())
 
     async def go():
