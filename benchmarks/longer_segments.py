@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,19 @@ from ._cases import held_out_photographs
 from ._figures import Figure, Figures, Options
 from ._graphs import add_node
 from ._in_host import EXACT_MEMORY
-from ._stage import ONE_THREAD, add_one_model_twice, comfyui_alone, notes, run_graph
+from ._stage import MANY_FRAMES, ONE_THREAD, add_one_model_twice, comfyui_alone, notes, run_graph
 from ._videos import SHIFT, SIDE, STEPS, upload
 
 _SEGMENTS, _LENGTH, _LOOP_LENGTH = 4, 33, 81
 _WORDS = ("dissolve", "slide left", "circle", "wipe right")
-_MEMORY_SIDE = 512  # pixels: a latent of 2.4 MB
+_MEMORY_SIZE = {"width": 832, "height": 480, "length": 81, "batch_size": 1}
+_MEMORY_LATENT = 16 * 21 * 60 * 104  # values
 
 
 def run(options: Options) -> Figures:
     """Make a video of five photographs in three ways, and a loop; ``rounds`` is not used."""
     photographs = dict(list(held_out_photographs().items())[: _SEGMENTS + 1])
-    with comfyui_alone(options, {**ONE_THREAD, **EXACT_MEMORY}) as server:
+    with comfyui_alone(options, MANY_FRAMES) as server:
         names = list(asyncio.run(upload(server, photographs)).values())
         independent = _segments(names)
         reports, shifts = {}, {}
@@ -44,6 +45,8 @@ def run(options: Options) -> Figures:
                 path = _file(server, _matched(copy.deepcopy(graph)) if match else graph)
                 reports[name + match] = _report(path, _SEGMENTS)
                 shifts[name + match] = _shifts(server, path, names)
+                seams = ", ".join(f"{seam.jump:.2f}" for seam in reports[name + match].seams)
+                print(f"longer_segments{name}{match}: seams {seams}, drift {shifts[name + match]:.3f}", flush=True)
         figures = {"segment_frames": _once(reports[""].video.frames, "frames", ("==", _SEGMENTS * (_LENGTH - 1) + 1))}
         figures["segment_frames_carried"] = _once(
             reports["_carried"].video.frames, "frames", ("==", _SEGMENTS * (_LENGTH - 1) + 1)
@@ -56,7 +59,9 @@ def run(options: Options) -> Figures:
             plain, matched = shifts[name], shifts[name + "_matched"]
             figures[f"colour_drift{name}"] = _once(plain, "of linear light")
             figures[f"colour_drift{name}_matched"] = _once(matched, "of linear light", ("<=", plain / 2))
-        return figures | _loop(server, names[0]) | _loads(server) | _memory(server)
+        figures |= _loop(server, names[0])
+    with comfyui_alone(options, {**ONE_THREAD, **EXACT_MEMORY}) as server:
+        return figures | _loads(server) | _memory(server)
 
 
 def _segments(names: list[str], **inputs: Any) -> Graph:
@@ -186,33 +191,36 @@ def _loads(server: ComfyServer) -> Figures:
 
 
 def _memory(server: ComfyServer) -> Figures:
-    """Return how main memory grows with each further segment, beside its latents and its record."""
+    """Return how the peak of main memory grows with each further segment, beside a latent and its record.
+
+    The model is a stand-in that costs next to nothing; the empty latents are there before.
+    """
+    few, many = 2, 10
     peaks = {}
-    for segments in (2, 2, 10):  # the first reads the models
-        graph = _small(server, segments, noise_seed=40 + segments + len(peaks))
-        graph["71"]["inputs"].update(width=_MEMORY_SIDE, height=_MEMORY_SIDE)
+    for segments in (few, few, many):  # the first reads the models
+        graph = _small(server, 1)
         for expert in ("high", "low"):
-            key = f"model_{expert}_noise"
-            source = graph["57"]["inputs"][key]
-            graph["57"]["inputs"][key] = add_node(graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=source)
-        graph["67"]["inputs"]["length"] = 33
-        graph["67"]["inputs"]["encode"] = "memoised"
-        add_node(graph, "encoded", "PreviewAny", source=["67", 0])
-        del graph["57"]["inputs"]["noise_seed"]
-        sampler = graph.pop("57")
-        del graph["end"]
+            inputs, key = graph["57"]["inputs"], f"model_{expert}_noise"
+            inputs[key] = add_node(graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=inputs[key])
+        empty = {
+            f"inputs.input{number}": add_node(graph, f"empty_{number}", "EmptyHunyuanLatentVideo", **_MEMORY_SIZE)
+            for number in range(segments)
+        }
+        latents = add_node(graph, "latents", "CreateList", **empty)
+        encoded = {"positive": ["6", 0], "negative": ["7", 0]}
+        graph["57"]["inputs"].update(encoded, latent_image=latents, noise_seed=segments + len(peaks))
+        sampler, end = graph.pop("57"), graph.pop("end")
+        for number, source in enumerate((latents, ["6", 0], ["7", 0])):
+            add_node(graph, f"ready_{number}", "PreviewAny", source=source)
         run_graph(server, graph)
-        graph["57"] = sampler
-        sampler["inputs"]["noise_seed"] = segments
-        add_node(graph, "end", "PreviewAny", source=["57", 0])
-        status = Path(f"/proc/{server.pid}")
-        (status / "clear_refs").write_text("5")
-        before = _status(status, "VmRSS")
-        run_graph(server, graph)
-        peaks[segments] = _status(status, "VmHWM") - before
-    latent = 16 * 9 * (_MEMORY_SIDE // 8) ** 2 * 4
-    growth = (peaks[10] - peaks[2]) / 8
-    record = latent * (1 + STEPS // 2)  # the noise and the predictions of the high-noise expert
+        process = Path(f"/proc/{server.pid}")
+        (process / "clear_refs").write_text("5", encoding="utf-8")  # the peak begins where the memory stands now
+        before = _status(process, "VmRSS")
+        run_graph(server, {**graph, "57": sampler, "end": end})
+        peaks[segments] = _status(process, "VmHWM") - before
+    growth = (peaks[many] - peaks[few]) / (many - few)
+    latent = _MEMORY_LATENT * np.dtype(np.float32).itemsize
+    record = latent * (1 + STEPS // 2)  # the noise, and the high-noise expert's predictions
     return {
         "segment_memory": _once(growth / (latent + record), "of latent + record", ("<=", 1.0)),
         "segment_memory_mb": _once(growth / 1e6, "MB"),
@@ -220,12 +228,12 @@ def _memory(server: ComfyServer) -> Figures:
 
 
 def _status(process: Path, key: str) -> int:
-    facts: Mapping[str, str] = dict(
-        line.split(":", 1)
-        for line in (process / "status").read_text().splitlines()
-        if ":" in line  # type: ignore[misc]
-    )
-    return int(facts[key].split()[0]) * 1024
+    """Return a line of Linux's ``/proc/PID/status`` in bytes."""
+    text = (process / "status").read_text(encoding="utf-8")
+    found = re.search(rf"^{key}:\s+(\d+) kB$", text, re.M)
+    if found is None:
+        raise RuntimeError(f"{process}/status has no {key}")
+    return int(found[1]) * 1024
 
 
 def _once(value: float, unit: str, limit: tuple[str, float] | None = None) -> Figure:
