@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 from ..bootstrap.paths import REPO
 from ..bootstrap.server import ComfyServer, free_port, prepare_base_dir
@@ -18,12 +22,14 @@ from ..contract.workflow import Graph
 from ..demo.base import prepare_demo
 from ._figures import Options
 from ._gateway import GatewayProcess
+from ._graphs import add_node
 
 MEASURING_PACKS = {
     "wan-flf2v-measure": REPO / "benchmarks" / "pack",
     "wan-flf2v-encode-counter": REPO / "benchmarks" / "encode_counter",
 }
 
+_LORA = "bench.safetensors"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tiny tensors: further threads only wait, on the processor
 # For the frames of many videos: as many threads as PyTorch takes; and glibc keeps the memory that the VAE frees and
 # takes again all the time, which saves a quarter of the processor's time. 32 MB is the most it takes as a threshold.
@@ -70,3 +76,32 @@ def run_graph(comfyui: ComfyServer, graph: Graph) -> None:
                 await queue_and_wait(client, graph)
 
     asyncio.run(go())
+
+
+def notes(comfyui: ComfyServer) -> list[dict[str, Any]]:
+    """Return what the probes noted since the last time."""
+    run_graph(comfyui, {"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": "notes"}}})
+    found: list[dict[str, Any]] = json.loads((comfyui.base_dir / "output" / "notes.json").read_text("utf-8"))
+    return found
+
+
+def add_one_model_twice(comfyui: ComfyServer, graph: Graph) -> None:
+    """Make both experts of node 57 one file with two LoRAs, and put a probe on each.
+
+    So the host has to load at every change, as it does on a card that holds one expert only.
+    """
+    generator = torch.Generator().manual_seed(7)
+    halves = {"lora_A": (4, 128), "lora_B": (128, 4)}
+    lora = {
+        f"diffusion_model.blocks.0.self_attn.q.{half}.weight": torch.randn(shape, generator=generator)
+        for half, shape in halves.items()
+    }
+    folder = comfyui.base_dir / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(lora, folder / _LORA)
+    for expert, strength in (("high", 1.0), ("low", -1.0)):
+        source = ["54", 0] if expert == "high" else ["37", 0]
+        inputs = {"model": source, "lora_name": _LORA, "strength_model": strength}
+        patched = add_node(graph, f"lora_{expert}", "LoraLoaderModelOnly", **inputs)
+        probe = add_node(graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=patched, label=expert)
+        graph["57"]["inputs"][f"model_{expert}_noise"] = probe

@@ -52,7 +52,7 @@ class Videos:
 
     def __init__(self, server: ComfyServer, photographs: Mapping[str, Path]) -> None:
         self._server = server
-        self._uploaded = asyncio.run(_upload(server, photographs))
+        self._uploaded = asyncio.run(upload(server, photographs))
 
     def through_vae(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Return each photograph, fitted to the video's size by ComfyUI's own resize, and its decode."""
@@ -130,7 +130,8 @@ class Videos:
         return frames
 
 
-async def _upload(server: ComfyServer, photographs: Mapping[str, Path]) -> dict[str, str]:
+async def upload(server: ComfyServer, photographs: Mapping[str, Path]) -> dict[str, str]:
+    """Upload files and return name -> what the server calls it."""
     async with ComfyClient(server.url) as client:
         return {name: await client.upload_image(path) for name, path in photographs.items()}
 

@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
 
 from ..bootstrap.server import ComfyServer
 from ..contract.parameters import DEMO, FRAME_RATE
@@ -27,13 +25,12 @@ from ..demo.base import make_models
 from ._figures import Figure, Figures, Options, median
 from ._graphs import add_chained, add_node
 from ._rule import CASES, STATED, high_noise_steps
-from ._stage import comfyui_alone, run_graph
+from ._stage import add_one_model_twice, comfyui_alone, notes, run_graph
 
 _SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
 _STEPS, _FIRST_LOW = 8, 4
 _EQUAL = 1e-4  # relative: float rounding, and room for it
 _SEEDS = 4
-_CHAINED_LORA = "bench_lora.safetensors"
 _PAIRS = 15
 _FORWARD_MS = 50.0  # a forward pass of the model takes at least this long, so that a step is not all overhead
 _CPU_SIZE = {"width": 192, "height": 192, "length": 33, "batch_size": 1}
@@ -164,30 +161,13 @@ def _rule(server: ComfyServer) -> int:
 
 
 def _loads(server: ComfyServer) -> tuple[int, int]:
-    """Return how often experts are loaded for 4 seeds, by node 57 and by the stock nodes.
-
-    Both experts are one file with two LoRAs, so that the host has to load at every change, as it does on a card that
-    holds one expert only.
-    """
-    generator = torch.Generator().manual_seed(7)
-    halves = {"lora_A": (4, 128), "lora_B": (128, 4)}
-    lora = {
-        f"diffusion_model.blocks.0.self_attn.q.{half}.weight": torch.randn(shape, generator=generator)
-        for half, shape in halves.items()
-    }
-    (server.base_dir / "models" / "loras").mkdir(parents=True, exist_ok=True)
-    save_file(lora, server.base_dir / "models" / "loras" / _CHAINED_LORA)
+    """Return how often experts are loaded for 4 seeds, by node 57 and by the stock nodes."""
     graph = _graph()
-    for expert, strength in (("high", 1.0), ("low", -1.0)):
-        source = ["54", 0] if expert == "high" else ["37", 0]
-        inputs = {"model": source, "lora_name": _CHAINED_LORA, "strength_model": strength}
-        patched = add_node(graph, f"lora_{expert}", "LoraLoaderModelOnly", **inputs)
-        probe = add_node(graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=patched, label=expert)
-        graph["57"]["inputs"][f"model_{expert}_noise"] = probe
+    add_one_model_twice(server, graph)
     template = graph.pop("57")["inputs"]
     counts = []
     for stock in (False, True):
-        _notes(server)
+        notes(server)
         if stock:
             for number in range(_SEEDS):
                 one = copy.deepcopy(graph)
@@ -196,7 +176,7 @@ def _loads(server: ComfyServer) -> tuple[int, int]:
             one = copy.deepcopy(graph)
             add_node(one, "57", "WanFLF2VSampler", **{**template, "noise_seed": 0, "seed_count": _SEEDS})
             _results(server, one, ["57"])
-        counts.append(sum(note.get("event") == "load" for note in _notes(server)))
+        counts.append(sum(note.get("event") == "load" for note in notes(server)))
     return counts[0], counts[1]
 
 
@@ -212,9 +192,9 @@ def _gate(server: ComfyServer) -> Figures:
             inputs[f"model_{expert}_noise"] = add_node(
                 graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=source, label=expert
             )
-        _notes(server)
+        notes(server)
         _results(server, graph, ["57"])
-        figures[key] = _count(sum(len(note.get("rows", [])) for note in _notes(server)), "rows", limit)
+        figures[key] = _count(sum(len(note.get("rows", [])) for note in notes(server)), "rows", limit)
     return figures
 
 
@@ -273,19 +253,12 @@ def _replayed(server: ComfyServer) -> Figures:
                 graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=source
             )
         add_node(graph, "end", "PreviewAny", source=["57", 0])
-        _notes(server)
+        notes(server)
         run_graph(server, graph)
-        played = [note for note in _notes(server) if note.get("event") == "played"]
+        played = [note for note in notes(server) if note.get("event") == "played"]
         if len(played) != _PLAYED:
             raise RuntimeError(f"{len(played)} calls were played, not {_PLAYED}")
         limit = None if ending else ("<=", _REPLAYED_MS)
         figures[f"replayed_step_ms{ending}"] = median([note["wall_ms"] for note in played], "ms", limit)
         figures[f"replayed_step_cpu_ms{ending}"] = median([note["cpu_ms"] for note in played], "ms", None)
     return figures
-
-
-def _notes(server: ComfyServer) -> list[dict[str, Any]]:
-    """Return what the probes noted since the last time."""
-    run_graph(server, {"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": "notes"}}})
-    notes: list[dict[str, Any]] = json.loads((server.base_dir / "output" / "notes.json").read_text("utf-8"))
-    return notes

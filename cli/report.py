@@ -38,6 +38,8 @@ def report(
     background: Annotated[str, typer.Option(help="Colour behind transparent and padded images.")] = "#000000",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plot as this PNG file.")] = None,
+    segments: Annotated[int, typer.Option(help="How many segments it was joined from: each seam is measured.")] = 1,
+    loop: Annotated[bool, typer.Option("--loop", help="It begins again after its end: that seam is measured.")] = False,
 ) -> None:
     """Say whether a video begins and ends on its images and what is wrong in between.
 
@@ -50,7 +52,7 @@ def report(
         fail(f"{error.name} is not installed, but report needs it: pip install 'wan-flf2v[report]'.", EXIT_USAGE)
     try:
         check_output(output)
-        made = _report(video, (start, end), _thresholds(assignments or []), fit, background)
+        made = _report(video, (start, end), _thresholds(assignments or []), fit, background, segments, loop)
         if output is not None:
             report_plot.draw(made).save(output, "PNG")
     except KeyboardInterrupt:
@@ -64,7 +66,9 @@ def report(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _report(video: Path, images: tuple[str, str], thresholds: Thresholds, fit: str, background: str) -> Report:
+def _report(
+    video: Path, images: tuple[str, str], thresholds: Thresholds, fit: str, background: str, segments: int, loop: bool
+) -> Report:
     from ..quality.fit import FITS, parse_hex_colour
     from ..quality.report import make_report
     from ..quality.video_file import open_video
@@ -76,7 +80,7 @@ def _report(video: Path, images: tuple[str, str], thresholds: Thresholds, fit: s
         raise UsageError(f"{video}: there is no such file. Give the path of a video.")
     start, end = (_fitted(image, fit, colour) for image in images)
     with open_video(video) as source, _bar(source.expected) as tick:
-        return make_report(source.frames, source.frame_rate, start, end, thresholds, tick)
+        return make_report(source.frames, source.frame_rate, start, end, thresholds, tick, segments, loop)
 
 
 def _thresholds(assignments: list[str]) -> Thresholds:

@@ -8,11 +8,13 @@ from .color_match import WanFLF2VColorMatch
 from .conditioning import WanFLF2VConditioning
 from .guider import WanFLF2VGuider
 from .keyframes import WanFLF2VKeyframes
+from .last_frames import WanFLF2VLastFrames
 from .mount import mount
 from .plan import WanFLF2VPlan
 from .report import WanFLF2VReport
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
+from .segments import WanFLF2VSegments
 from .video_combine import WanFLF2VVideoCombine, remove_leftovers
 
 
@@ -27,10 +29,12 @@ class WanFLF2VExtension(ComfyExtension):
         """Return the pack's nodes in the order of a graph from left to right."""
         return [
             WanFLF2VResolution,
+            WanFLF2VSegments,
             WanFLF2VKeyframes,
             WanFLF2VConditioning,
             WanFLF2VSampler,
             WanFLF2VGuider,
+            WanFLF2VLastFrames,
             WanFLF2VColorMatch,
             WanFLF2VVideoCombine,
             WanFLF2VPlan,

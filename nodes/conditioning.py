@@ -106,7 +106,11 @@ class WanFLF2VConditioning(io.ComfyNode):
         return io.NodeOutput(
             node_helpers.conditioning_set_values(positive, values),
             node_helpers.conditioning_set_values(negative, values),
-            {"samples": samples, geometry.SIZE_KEY: size},
+            {
+                "samples": samples,
+                geometry.SIZE_KEY: size,
+                geometry.START_KEY: (video.known_at_start, samples.shape[2]),
+            },
         )
 
 

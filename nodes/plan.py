@@ -80,12 +80,13 @@ class WanFLF2VPlan(io.ComfyNode):
         height: int,
         length: int,
         frame_rate: float,
+        segments: int = 1,
         **sampling: Any,
     ) -> io.NodeOutput:
         chosen = {"high": model_high_noise, "low": model_low_noise, "text_encoder": text_encoder, "vae": vae}
         frames = geometry.snap_length(length)
         video = plan.Video(
-            *geometry.video_size(width, height), length, frames, geometry.latent_frames(frames), frame_rate
+            *geometry.video_size(width, height), length, frames, geometry.latent_frames(frames), frame_rate, segments
         )
         made = plan.make_plan(
             {key: None if name == NONE else name for key, name in chosen.items()},
@@ -143,4 +144,12 @@ def _sampling() -> list[io.Input]:
         ),
         *handover_inputs(),
         boundary_input(advanced=False),
+        io.Int.Input(
+            "segments",
+            default=1,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="How many segments of this length make the video; the plan then tells their frames and loads too.",
+        ),
     ]

@@ -33,8 +33,8 @@ class WanFLF2VReport(io.ComfyNode):
             category="video/wan flf2v",
             description=(
                 "Judges a finished video: PSNR, SSIM and colour difference of its first and last frame against the "
-                "start and end image; flashes, duplicate and frozen frames, colour drift in between. In words, as "
-                "JSON and as a plot."
+                "start and end image; flashes, duplicate and frozen frames, colour drift in between; the seams of "
+                "segments and loops. In words, as JSON and as a plot."
             ),
             search_aliases=["video quality", "PSNR SSIM", "flicker", "duplicate frames", "freeze", "colour drift"],
             inputs=[*_sockets(), *_settings()],
@@ -66,6 +66,8 @@ class WanFLF2VReport(io.ComfyNode):
         end_image: torch.Tensor | None = None,
         start_mask: torch.Tensor | None = None,
         end_mask: torch.Tensor | None = None,
+        segments: int = 1,
+        loop: bool = False,
         **thresholds: float,
     ) -> io.NodeOutput:
         colour = parse_hex_colour("background", background)
@@ -81,6 +83,8 @@ class WanFLF2VReport(io.ComfyNode):
                 _fitted(end_image, fit, colour),
                 Thresholds(**thresholds),  # type: ignore[arg-type]  # ComfyUI gives whole numbers for io.Int
                 _ticker(source.expected),
+                segments,
+                loop,
             )
         return cls._output(made)
 
@@ -184,6 +188,20 @@ def _settings() -> list[io.Input]:
         ),
         io.String.Input("background", default="#000000", tooltip="As in First Last Frame, #rrggbb."),
         *(_threshold(one.name, one.default, one.metadata) for one in numbers()),
+        io.Int.Input(
+            "segments",
+            default=1,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="How many segments of one length the video was joined from: each seam is measured.",
+        ),
+        io.Boolean.Input(
+            "loop",
+            default=False,
+            optional=True,
+            tooltip="The video begins again after its last frame: that seam is measured.",
+        ),
     ]
 
 

@@ -1,11 +1,12 @@
-"""Node 57: both experts on one schedule in one run; its inputs and its guider, which other nodes share."""
+"""Node 57: both experts on one schedule, phase by phase over lists too; its inputs and guider, which others share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import comfy.samplers
 import torch
@@ -14,11 +15,12 @@ from comfy_api.latest import io
 from ..preflight.checks import check_run
 from ..sampling import schedule
 from ..sampling.gate import refuse_with_cfg_functions
-from ..sampling.phases import Expert, Phase, PhasedGuider, sample_latent
-from ..sampling.progress import RunProgress
+from ..sampling.phases import Expert, LatentRun, Phase, PhasedGuider, sample_latents
+from ..sampling.progress import RunProgress, Track
 from ..sampling.schedule import RunSettings
 from ..wan import BOUNDARY_I2V
 from .conditioning import LOW_NOISE_MASK
+from .lists import calls_of
 from .notice import show_notice, show_text
 
 
@@ -34,7 +36,7 @@ class WanFLF2VSampler(io.ComfyNode):
             description=(
                 "Both Wan 2.2 experts in one sampler: the high-noise model runs the noisy steps, the low-noise model "
                 "the rest, on one schedule and in one run, so that every solver keeps its history. Steps, cfg, seed "
-                "and shift are set once and cannot disagree."
+                "and shift are set once and cannot disagree. Lists of segments go through each expert together."
             ),
             search_aliases=["wan moe", "dual model sampler", "high low noise", "KSampler wan 2.2", "two experts"],
             inputs=[
@@ -45,13 +47,47 @@ class WanFLF2VSampler(io.ComfyNode):
                 *advanced_inputs(),
                 *_more_inputs(),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent; one video for each seed.")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    is_output_list=True,
+                    tooltip="The denoised latent, one video for each seed; of a list of segments one latent for each.",
+                )
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            is_input_list=True,
         )
 
     @classmethod
-    def execute(
+    def execute(cls, **lists: list) -> io.NodeOutput:
+        """Check all calls, plan their hand-over, sample them phase by phase."""
+        follow = cache(schedule.follow_schedule)  # one low-noise model for all calls: another would be loaded again
+        planned = [cls._planned(follow, **call) for call in calls_of(lists)]
+        node_id, summary = cls.hidden.unique_id, _summary(planned[0].phases)
+        warnings = list(dict.fromkeys(text for one in planned for text in one.warnings))
+        show_notice(node_id, summary, warnings=warnings)
+
+        def say(text: str) -> None:
+            show_text(node_id, "\n".join([text, summary, *warnings]))  # the node has room for little but the first line
+
+        tracks = [
+            Track(one.phases, one.guider.position, _name(number, len(planned), seed, one.seed_count))
+            for number, one in enumerate(planned)
+            for seed in range(one.seed_count)
+        ]
+        progress = RunProgress(planned[0].guider.model_patcher, tracks, say)
+        runs, first = [], 0
+        for one in planned:
+            runs.append(one.run(partial(lambda first, seed: progress.callback(first + seed), first)))
+            first += one.seed_count
+        latents = sample_latents(runs)
+        say(progress.summary())
+        return io.NodeOutput(latents)
+
+    @classmethod
+    def _planned(
         cls,
+        follow: Callable[[Any, Any], Any],
         latent_image: dict,
         noise_seed: int,
         seed_count: int,
@@ -61,33 +97,46 @@ class WanFLF2VSampler(io.ComfyNode):
         negative: list,
         sigmas: torch.Tensor | None = None,
         **settings: Any,
-    ) -> io.NodeOutput:
-        """Check, plan the hand-over, sample."""
+    ) -> _Planned:
+        """Return a call's run, with nothing loaded yet."""
         run = RunSettings(**settings)
         if sigmas is not None:
             schedule.check_sigmas(sigmas)
             run = replace(run, steps=len(sigmas) - 1)
         experts = {"model_high_noise": model_high_noise, "model_low_noise": model_low_noise}
         conditioning = {"positive": positive, "negative": negative}
-        guider, warnings = make_guider(cls.hidden, run, latent_image, **experts, **conditioning)
+        guider, warnings = make_guider(cls.hidden, run, latent_image, follow, **experts, **conditioning)
         phases = guider.phases(run.sigmas(model_high_noise) if sigmas is None else sigmas)
-        node_id, summary = cls.hidden.unique_id, _summary(phases)
-        show_notice(node_id, summary, warnings=warnings)
-
-        def say(text: str) -> None:
-            show_text(node_id, "\n".join([text, summary, *warnings]))  # the node has room for little but the first line
-
-        progress = RunProgress(guider.model_patcher, phases, seed_count, guider.position, say)
         sampler = comfy.samplers.sampler_object(run.sampler_name)
-        latent = sample_latent(guider, phases, sampler, latent_image, noise_seed, seed_count, progress.callback)
-        say(progress.summary())
-        return io.NodeOutput(latent)
+        return _Planned(guider, phases, sampler, latent_image, noise_seed, seed_count, warnings)
+
+
+class _Planned(NamedTuple):
+    """One call of the node, ready to run."""
+
+    guider: PhasedGuider
+    phases: list[Phase]
+    sampler: Any
+    latent: dict
+    seed: int
+    seed_count: int
+    warnings: list[str]
+
+    def run(self, callback: Callable[[int], Callable]) -> LatentRun:
+        return LatentRun(*self[:-1], callback)
+
+
+def _name(number: int, calls: int, seed: int, seeds: int) -> str:
+    """Return what a seed of a call is called in the progress; empty if it is the only one."""
+    parts = [("segment", number, calls), ("seed", seed, seeds)]
+    return ", ".join(f"{what} {index + 1} of {count}" for what, index, count in parts if count > 1)
 
 
 def make_guider(
     hidden: Any,
     settings: RunSettings,
     latent: dict | None,
+    follow: Callable[[Any, Any], Any] = schedule.follow_schedule,
     *,
     model_high_noise: Any,
     model_low_noise: Any,
@@ -96,13 +145,14 @@ def make_guider(
 ) -> tuple[PhasedGuider, list[str]]:
     """Return the guider of a node's inputs and the warnings about them; no model is loaded or changed.
 
-    ``hidden`` is the node's. ``latent`` is ``None`` where the node does not know it.
+    ``hidden`` is the node's. ``latent`` is ``None`` where the node does not know it. ``follow`` gives the low-noise
+    model the high-noise model's schedule.
 
     Raises:
         ValueError: the inputs do not go together.
     """
     warnings = check_run(model_high_noise, model_low_noise, positive, latent, hidden.prompt, hidden.unique_id, settings)
-    low = schedule.follow_schedule(model_low_noise, model_high_noise)
+    low = follow(model_low_noise, model_high_noise)
     experts = []
     for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
         if settings.cfg_gate < 1 and not math.isclose(cfg, 1.0):  # at cfg 1 the gate skips nothing

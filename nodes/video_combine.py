@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import comfy.model_management
@@ -25,12 +25,14 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from .. import compat
 from ..video import formats, names, vae_decode
 from ..video.audio import sound_of
-from ..video.clips import Clip, Recipe, clip_of_images, write_clip
+from ..video.clips import Clip, Recipe, Segment, clip_of_images, write_segments
+from ..video.color_match import ColorMatch
 from ..video.edit import Edit
 from ..video.formats import Format
-from ..video.geometry import SIZE_MAX, exact_size
+from ..video.geometry import SIZE_MAX, exact_size, start_frames
 from ..video.writer import DITHERS, WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
 from .color_match import COLOR_MATCH, ColorMatchSettings
+from .lists import calls_of
 from .notice import show_notice
 from .video_inputs import FRAME_RATE_MAX, FRAME_RATE_MIN, frame_rate_input
 
@@ -75,6 +77,13 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 *_file_settings(),
                 *_frame_settings(),
                 *_more_sockets(),
+                io.Boolean.Input(
+                    "join_segments",
+                    default=False,
+                    optional=True,
+                    tooltip="A list of latents (or images) becomes one file, in which the frames that neighbours share "
+                    "are there once: the last image of a segment is the start image of the next. Off: a file for each.",
+                ),
             ],
             outputs=[
                 io.Video.Output(
@@ -83,32 +92,44 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
+            is_input_list=True,
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None, format: str | None = formats.DEFAULT.name) -> bool | str:
+    def validate_inputs(
+        cls, filename_prefix: Sequence[str | None], format: Sequence[str | None] = (formats.DEFAULT.name,)
+    ) -> bool | str:
         """Refuse a name that no file can have and a format that this machine cannot write, before anything is sampled.
 
         None is a value from another node.
         """
-        if format is not None and (error := formats.error_of(format)):
+        if format[0] is not None and (error := formats.error_of(format[0])):
             return error
-        suffix = formats.BY_NAME[format or formats.DEFAULT.name].suffix
-        return _name_error(filename_prefix, suffix) or True
+        suffix = formats.BY_NAME[format[0] or formats.DEFAULT.name].suffix
+        return _name_error(filename_prefix[0], suffix) or True
 
     @classmethod
-    def execute(
+    def execute(cls, **lists: list) -> io.NodeOutput:
+        """Write the files of each call, or one file of all calls."""
+        calls, notices = calls_of(lists), _Notices(cls.hidden.unique_id)
+        sources = [_Source(*(call.pop(name, None) for name in _Source._fields)) for call in calls]
+        if calls[0].pop("join_segments", False):
+            shown = [cls._write(sources, notices, **{**calls[0], "join_segments": True})]
+        else:
+            shown = [cls._write([source], notices, **call) for source, call in zip(sources, calls, strict=True)]
+        return io.NodeOutput([video for one in shown for video in one.videos], ui=_Shown.merged(shown))
+
+    @classmethod
+    def _write(
         cls,
+        sources: Sequence[_Source],
+        notices: _Notices,
         frame_rate: float,
         filename_prefix: str,
         crf: int,
-        latent: dict | None = None,
-        vae: Any = None,
-        images: torch.Tensor | None = None,
         width: int = 0,
         height: int = 0,
         decode: str = "streamed",
-        color_match: ColorMatchSettings | None = None,
         format: str = formats.DEFAULT.name,
         quality: int = _OWN_QUALITY,
         preset: str = "medium",
@@ -123,7 +144,9 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         multiplier: int = 2,
         audio: dict | None = None,
         interp_model: Any = None,
-    ) -> io.NodeOutput:
+        join_segments: bool = False,
+    ) -> _Shown:
+        """Write a file for each clip of a batch, of the sources one after another."""
         if error := formats.error_of(format):
             raise ValueError(error)
         chosen = formats.BY_NAME[format]
@@ -131,7 +154,6 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         _check_range("crf", crf, _CRF_MIN, _CRF_MAX)
         _check_choice("preset", preset, _PRESETS)
         _check_choice("dither", dither, DITHERS)
-        notices = _Notices(cls.hidden.unique_id)
         if crf < _CRF_PLAYABLE and chosen.crf:
             notices.warn(
                 f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {_CRF_PLAYABLE}."
@@ -144,22 +166,25 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             chosen, exact_rate(frame_rate), skip_first_frames, skip_last_frames, ping_pong, loop_count, hold_fps,
             *_interpolation(interp_model, multiplier),
         )  # fmt: skip
-        alpha = bool(chosen.alpha) and images is not None and images.shape[-1] == 4
+        alpha = bool(chosen.alpha) and all(source.has_alpha for source in sources)
         settings = Settings(
             rate, chosen, crf, _quality(chosen, quality), preset, dither, loop_count, alpha=alpha,
         )  # fmt: skip
         floats = settings.takes_floats or edit.factor > 1
         beside = [interp_model] if edit.factor > 1 else []
-        clips = _clips(latent, vae, images, decode, floats, alpha, beside)
-        size = _size(chosen, clips[0], latent, width, height, notices)
-        match = None if color_match is None or color_match.strength == 0 else color_match.for_size(*size)
+        batches = [_clips(source, decode, floats, alpha, beside) for source in sources]
+        _check_alike(sources, batches)
+        size = _size(chosen, batches[0][0], sources[0].latent, width, height, notices)
+        matches = [source.match(size) for source in sources]
         temp = Path(folder_paths.get_temp_directory())
         temp.mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(match, edit, settings.looks_twice, floats and not settings.takes_floats, temp)
-        progress = comfy.utils.ProgressBar(sum(recipe.steps(clip) for clip in clips))
+        recipe = Recipe(edit, settings.looks_twice, floats and not settings.takes_floats, temp)
+        shared = [0, *(source.shared(batch[0]) for source, batch in zip(sources[1:], batches[1:], strict=True))]
+        files = [list(map(Segment, clips, matches, shared)) for clips in zip(*batches, strict=True)]
+        progress = comfy.utils.ProgressBar(sum(map(recipe.steps, files)))
         shown = _Shown(chosen, io.FolderType.output if save_output else io.FolderType.temp)
-        for number, clip in enumerate(clips):
-            frames = edit.count(clip.frames)
+        for number, segments in enumerate(files):
+            frames = edit.count(sum(segment.frames for segment in segments))
             one = replace(
                 settings,
                 tags=cls._metadata(size, frames, rate, number) if save_metadata else {},
@@ -173,11 +198,13 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 names.reserved(folder, name, counter, chosen.suffix, _notes()) as path,
                 _explained(chosen, size),
             ):
-                write_clip(partial(new_writer, path, *size, one, preview), progress, clip, recipe)
-            if match is not None:
-                notices.say(f"{path.name}: colour: {match}")
+                write_segments(partial(new_writer, path, *size, one, preview), progress, segments, recipe)
+            for place, match in enumerate(matches, start=1):
+                if match is not None:
+                    of = f"segment {place}, " if join_segments else ""
+                    notices.say(f"{path.name}: {of}colour: {match}")
             shown.add(path, subfolder, size, frames, rate, preview)
-        return io.NodeOutput(shown.videos, ui=shown.as_dict())
+        return shown
 
     @classmethod
     def _metadata(cls, size: tuple[int, int], frames: int, rate: Fraction, number: int) -> dict[str, Any]:
@@ -191,6 +218,27 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             **_sampler_settings(cls.hidden.prompt or {}, str(cls.hidden.unique_id)),
         }
         return {**(cls.hidden.extra_pnginfo or {}), **prompt, "wan_flf2v": facts}
+
+
+class _Source(NamedTuple):
+    """What one segment is made of, or the only one: the inputs of these names."""
+
+    latent: dict | None
+    vae: Any
+    images: torch.Tensor | None
+    color_match: ColorMatchSettings | None
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.images is not None and self.images.shape[-1] == 4
+
+    def match(self, size: tuple[int, int]) -> ColorMatch | None:
+        """Return what corrects the colours, or None."""
+        return None if self.color_match is None or self.color_match.strength == 0 else self.color_match.for_size(*size)
+
+    def shared(self, clip: Clip) -> int:
+        """Return how many of its first frames the segment before has too; one is always left."""
+        return min(1 if self.latent is None else start_frames(self.latent), clip.frames - 1)
 
 
 class _Notices:
@@ -244,6 +292,12 @@ class _Shown:
         self.videos.append(InputImpl.VideoFromFile(str(path)) if readable else ExecutionBlocker(
             f"ComfyUI's video nodes cannot read {self._format.name}. Choose another format to give the video on."
         ))  # fmt: skip
+
+    @staticmethod
+    def merged(shown: Sequence[_Shown]) -> dict[str, Any]:
+        """Return what the frontend gets of several."""
+        parts = [one.as_dict() for one in shown]
+        return {key: type(first)(item for part in parts for item in part[key]) for key, first in parts[0].items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the frontend gets. It shows files that are not ``animated`` as pictures, which suits GIF and PNG.
@@ -337,7 +391,7 @@ def _size(
 ) -> tuple[int, int]:
     """Return the exact width and height, from the latent or as given for images, as the format can have them."""
     if latent is not None:
-        width, height = exact_size(latent, clip.width, clip.height) or (clip.width, clip.height)
+        width, height = _exact(latent, clip)
     else:
         width, height = width or clip.width, height or clip.height
     if width > clip.width or height > clip.height:
@@ -385,16 +439,37 @@ def _sampler_settings(prompt: dict[str, Any], node_id: str) -> dict[str, Any]:
     return {}
 
 
-def _clips(
-    latent: dict | None,
-    vae: Any,
-    images: torch.Tensor | None,
-    decode: str,
-    floats: bool,
-    alpha: bool,
-    beside: list[Any],
-) -> list[Clip]:
+def _check_alike(sources: Sequence[_Source], batches: Sequence[Sequence[Clip]]) -> None:
+    """Refuse segments that cannot be in one file.
+
+    Raises:
+        ValueError: they differ in their size or in how many clips they have.
+    """
+    for what, of in (
+        (
+            "frames of {}x{} pixels",
+            [_exact(source.latent, batch[0]) for source, batch in zip(sources, batches, strict=True)],
+        ),
+        ("{} clips", [(len(batch),) for batch in batches]),
+    ):
+        for number, one in enumerate(of):
+            if one != of[0]:
+                raise ValueError(
+                    f"join_segments is on, but segment {number + 1} has {what.format(*one)} and segment 1 has "
+                    f"{what.format(*of[0])}. Give all segments the same size and the same number of seeds, or turn "
+                    "join_segments off."
+                )
+
+
+def _exact(latent: dict | None, clip: Clip) -> tuple[int, int]:
+    """Return the width and height that a clip is cropped to, where its latent tells them."""
+    size = None if latent is None else exact_size(latent, clip.width, clip.height)
+    return size or (clip.width, clip.height)
+
+
+def _clips(source: _Source, decode: str, floats: bool, alpha: bool, beside: list[Any]) -> list[Clip]:
     """Return the clips of the latent or of the images."""
+    latent, vae, images, _ = source
     if (latent is None) == (images is None):
         given = "neither is" if latent is None else "both are"
         raise ValueError(f"latent and images: {given} connected. Connect one: a latent with its vae, or images.")

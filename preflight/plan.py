@@ -30,7 +30,10 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class Video:
-    """The video, as asked for and as generated: sizes in pixels (multiples of 16), ``frames`` (4n+1) of ``length``."""
+    """The video, as asked for and as generated: sizes in pixels (multiples of 16), ``frames`` (4n+1) of ``length``.
+
+    Of several ``segments`` all else is told of one.
+    """
 
     width: int
     height: int
@@ -40,6 +43,12 @@ class Video:
     frames: int
     latent_frames: int
     frame_rate: float
+    segments: int = 1
+
+    @property
+    def joined_frames(self) -> int:
+        """How many frames all segments have in one file, where two neighbours share one."""
+        return (self.frames - 1) * self.segments + 1
 
     @property
     def seconds(self) -> float:
@@ -128,7 +137,9 @@ class Plan:
     def to_json(self) -> str:
         """Return all of it as a JSON object with the names used here."""
         plan = asdict(self)
-        plan["video"] |= {name: getattr(self.video, name) for name in ("seconds", "latent_shape", "tokens")}
+        plan["video"] |= {
+            name: getattr(self.video, name) for name in ("seconds", "latent_shape", "tokens", "joined_frames")
+        }
         return json.dumps(plan, indent=2, ensure_ascii=False)
 
 

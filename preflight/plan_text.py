@@ -12,7 +12,9 @@ _MIB, _GIB = 1 << 20, 1 << 30
 
 def to_text(plan: Plan) -> str:
     """Return the plan as lines to read: video, schedule with the hand-over, work, memory, then what to look at."""
-    return "\n".join([*_video(plan), *_schedule(plan), *_work(plan), *_memory(plan), *_findings(plan)])
+    return "\n".join(
+        [*_video(plan), *_segments(plan), *_schedule(plan), *_work(plan), *_memory(plan), *_findings(plan)]
+    )
 
 
 def summary(plan: Plan) -> str:
@@ -34,6 +36,18 @@ def _video(plan: Plan) -> Iterator[str]:
     )
     frames, height, width = video.latent_shape
     yield f"Latent      {frames} frames of {height}x{width}, {video.tokens:,} tokens"
+
+
+def _segments(plan: Plan) -> Iterator[str]:
+    count, video = plan.video.segments, plan.video
+    if count == 1:
+        return
+    experts = sum(expert.steps > 0 for expert in plan.experts)
+    seconds = (video.joined_frames - 1) / video.frame_rate
+    yield f"Segments    {count}, joined {video.joined_frames} frames, {seconds:.2f} s; what follows is one segment's"
+    kept = f", {_size(plan.record_bytes * count)} of records" if plan.record_bytes else ""
+    yield f"  images    from image to image, all phase by phase: {experts} loads of experts in all{kept}"
+    yield f"  carried   each begins with the last frames of the one before: {experts} loads a segment"
 
 
 def _schedule(plan: Plan) -> Iterator[str]:

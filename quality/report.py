@@ -15,6 +15,7 @@ from .curves import Curves, sampled
 from .detectors import BalanceDrift, ColourShift, Range
 from .fit import resized
 from .metrics import Array
+from .seams import Seam, find_seams
 from .thresholds import Thresholds
 
 MOST_PSNR = 100.0  # dB, for equal pictures: JSON has no infinity
@@ -78,6 +79,7 @@ class Report:
     freezes: tuple[Range, ...]
     balance_drift: BalanceDrift | None
     loop_seam: float  # motion from the last frame back to the first
+    seams: tuple[Seam, ...]
     thresholds: Thresholds
     findings: tuple[Finding, ...]
     pictures: dict[str, Array]  # small: "first", "last", and of the images "start", "end"; uint8
@@ -101,6 +103,8 @@ def make_report(
     end: Fitted | None,
     thresholds: Thresholds,
     tick: Callable[[int], None] = lambda done: None,
+    segments: int = 1,
+    loop: bool = False,
 ) -> Report:
     """Read a video to its end and judge it.
 
@@ -112,9 +116,12 @@ def make_report(
         end: the same of the end image.
         thresholds: what counts as a fault.
         tick: called with the number of frames read, after each; what it raises comes through.
+        segments: how many of one length the video was joined from.
+        loop: whether it begins again after its last frame.
 
     Raises:
-        ValueError: there are no frames, a frame has another size than the first, or a threshold is out of range.
+        ValueError: there are no frames, a frame has another size than the first, a threshold is out of range, or the
+            video cannot have so many segments.
     """
     thresholds.check()
     curves = Curves()
@@ -131,7 +138,7 @@ def make_report(
         tick(len(curves.times))
     if first is None:
         raise ValueError("the video has no frames. Give one with at least 1.")
-    return _judged(curves, first, last, frame_rate, start, end, thresholds)
+    return _judged(curves, first, last, frame_rate, start, end, thresholds, segments, loop)
 
 
 def _judged(
@@ -142,6 +149,8 @@ def _judged(
     start: Fitted | None,
     end: Fitted | None,
     thresholds: Thresholds,
+    segments: int,
+    loop: bool,
 ) -> Report:
     height, width = first.shape[:2]
     pictures = {"first": _thumbnail(first), "last": _thumbnail(last)}
@@ -157,6 +166,7 @@ def _judged(
     flashes = detectors.find_flashes(curves, cuts, thresholds.flash, thresholds.flash_frames)
     repeats = detectors.find_repeats(curves, cuts, flashes, thresholds.freeze_frames)
     whole = start is not None and end is not None
+    back = float(np.abs(metrics.luma(sampled(first)) - metrics.luma(sampled(last))).mean())
     report = Report(
         video=VideoFacts(width, height, len(curves.times), frame_rate, curves.times[-1]),
         start=ends[0],
@@ -170,7 +180,8 @@ def _judged(
         freezes=tuple(one for one in repeats if one[1] - one[0] >= thresholds.freeze_frames),
         # Without both images nothing says which colours the ends should have.
         balance_drift=detectors.find_balance_drift(curves, cuts, flashes, thresholds.drift) if whole else None,
-        loop_seam=float(np.abs(metrics.luma(sampled(first)) - metrics.luma(sampled(last))).mean()),
+        loop_seam=back,
+        seams=find_seams(curves, segments, (abs(curves.luma[0] - curves.luma[-1]), back) if loop else None),
         thresholds=thresholds,
         findings=(),
         pictures=pictures,
@@ -238,6 +249,11 @@ def _findings(report: Report) -> list[Finding]:
         places = [_at(report, *one) for one in report.freezes]
         text = f"The picture stands still: {_list(places)}."
         found.append(Finding("freeze", text, report.freezes))
+    jumps = [seam for seam in report.seams if seam.jump > report.thresholds.seam]
+    if jumps:
+        places = [f"{_at(report, one.frame, one.frame + 1)} {one.jump:.1f} times as far" for one in jumps]
+        text = f"The picture jumps where segments meet, against its usual steps: {_list(places)}."
+        found.append(Finding("seam", text, tuple((one.frame, one.frame + 1) for one in jumps)))
     drift = report.balance_drift
     if drift is not None:
         changes = f"{_change('red', drift.red)} and {_change('blue', drift.blue)} against green"

@@ -33,6 +33,9 @@ def to_text(report: Report) -> str:
         typical = moving[len(moving) // 2]
         lines.append(("Motion", f"{typical:.2%} of white a frame, at most {moving[-1]:.2%}"))
         lines.append(("Loop", f"from the last frame back to the first: {report.loop_seam:.2%} of white"))
+    for seam in report.seams:
+        name = f"frame {seam.frame}" if seam.frame else "of the loop"
+        lines.append(("Seam", f"{name}: brightness {seam.brightness:.2f}, motion {seam.motion:.2f} of the usual step"))
     if report.cuts:
         lines.append(("Cuts", ", ".join(f"frame {cut} ({report.times[cut]:.2f} s)" for cut in report.cuts)))
     lines += [("Finding", one.text) for one in report.findings]

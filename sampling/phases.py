@@ -150,72 +150,103 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         """Run ``sigmas`` [steps + 1] from ``noise`` and ``latent_image``; as ``CFGGuider.sample``."""
         if len(sigmas) < 2:  # as the host's guider: nothing to do
             return latent_image
-        seeds = [Seed(lambda: noise, seed, callback)]
-        return self.sample_seeds(self.phases(sigmas), seeds, latent_image, sampler, denoise_mask, disable_pbar)[0]
-
-    def sample_seeds(
-        self,
-        phases: Sequence[Phase],
-        seeds: Sequence[Seed],
-        latent_image: torch.Tensor,
-        sampler: Any,
-        denoise_mask: torch.Tensor | None,
-        disable_pbar: bool,
-    ) -> list[torch.Tensor]:
-        """Return the result of each seed; they run phase by phase, so that each expert is loaded once for all."""
-        self.position.sigma, self.position.calls = None, {}
-        records: list[Record | None] = [None] * len(seeds)
-        results = []
-        steps = len(phases[0].sigmas) - 1
-        with tqdm(total=steps * len(seeds), disable=disable_pbar) as bar:
-            for phase in phases:
-                if phase is not phases[0]:
-                    compat.release_model_buffers()
-                for number, seed in enumerate(seeds):
-                    comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long
-                    noise = seed.make_noise()
-                    guider = ExpertGuider(phase, self.position)
-                    own = sampler
-                    if len(phases) > 1:
-                        record = records[number] = records[number] or Record((noise, latent_image))
-                        end_sigma = None if phase.is_last else float(phase.sigmas[phase.end])
-                        own = PhaseSampler(record, end_sigma, guider).around(sampler)
-                    # The bar is one for the whole run, so the sampler shows none. The noise is copied since a sampler
-                    # may change it in place.
-                    rest = (denoise_mask, _counted(bar, seed.callback), True, seed.seed)
-                    result = guider.sample(noise.clone(), latent_image, own, phase.sigmas, *rest)
-                    if phase.is_last:
-                        results.append(result.to(comfy.model_management.intermediate_device()))
-                        records[number] = None
-        return results
+        seeds = (Seed(lambda: noise, seed, callback),)
+        run = Run(self.phases(sigmas), seeds, latent_image, sampler, self.position, denoise_mask)
+        return sample_runs([run], disable_pbar)[0][0]
 
 
-def sample_latent(
-    guider: PhasedGuider,
-    phases: Sequence[Phase],
-    sampler: Any,
-    latent: dict[str, Any],
-    seed: int,
-    seed_count: int,
-    callback: Callable[[int], Callable],
-) -> dict[str, Any]:
-    """Return the LATENT of a run: the results of ``seed_count`` seeds from ``seed`` on in one batch.
+@dataclass(frozen=True)
+class Run:
+    """The seeds of one latent, such as a segment's: their phases, what they start from, and where the guider notes it.
 
-    Each result is that of a run with this seed alone. ``batch_index`` and ``noise_mask`` in the latent act as in the
-    host's samplers. ``callback`` makes the host's step callback for the n-th seed. Between two phases, main memory
-    holds the record of every seed.
+    ``latent_image`` and ``denoise_mask`` are as of ``CFGGuider.sample``, ``sampler`` is a SAMPLER.
     """
-    samples = compat.fix_empty_latent(guider.model_patcher, latent)
+
+    phases: Sequence[Phase]
+    seeds: Sequence[Seed]
+    latent_image: torch.Tensor
+    sampler: Any
+    position: Position
+    denoise_mask: torch.Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps all of its seeds have."""
+        return (len(self.phases[0].sigmas) - 1) * len(self.seeds)
+
+
+def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tensor]]:
+    """Return the results of each run's seeds; all runs go phase by phase, so that each expert is loaded once."""
+    records: list[list[Record | None]] = [[None] * len(run.seeds) for run in runs]
+    results: list[list[torch.Tensor]] = [[] for _ in runs]
+    for run in runs:
+        run.position.sigma, run.position.calls = None, {}
+    with tqdm(total=sum(run.steps for run in runs), disable=disable_pbar) as bar:
+        for index in range(max(len(run.phases) for run in runs)):
+            if index:
+                compat.release_model_buffers()
+            for run, kept, done in zip(runs, records, results, strict=True):
+                if index < len(run.phases):
+                    _sample_phase(run, run.phases[index], kept, done, bar)
+    return results
+
+
+def _sample_phase(run: Run, phase: Phase, records: list[Record | None], results: list[torch.Tensor], bar: tqdm) -> None:
+    """Sample one phase of each seed, with the seed's record; the last phase adds to ``results``."""
+    for number, seed in enumerate(run.seeds):
+        comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long
+        noise = seed.make_noise()
+        guider = ExpertGuider(phase, run.position)
+        own = run.sampler
+        if len(run.phases) > 1:
+            record = records[number] = records[number] or Record((noise, run.latent_image))
+            end_sigma = None if phase.is_last else float(phase.sigmas[phase.end])
+            own = PhaseSampler(record, end_sigma, guider).around(run.sampler)
+        # The bar is one for all runs, so the sampler shows none. The noise is copied since a sampler may change it in
+        # place.
+        rest = (run.denoise_mask, _counted(bar, seed.callback), True, seed.seed)
+        result = guider.sample(noise.clone(), run.latent_image, own, phase.sigmas, *rest)
+        if phase.is_last:
+            results.append(result.to(comfy.model_management.intermediate_device()))
+            records[number] = None
+
+
+@dataclass(frozen=True)
+class LatentRun:
+    """A run of one LATENT over ``seed_count`` seeds from ``seed`` on.
+
+    ``callback`` makes the host's step callback for the n-th seed.
+    """
+
+    guider: PhasedGuider
+    phases: Sequence[Phase]
+    sampler: Any
+    latent: dict[str, Any]
+    seed: int
+    seed_count: int
+    callback: Callable[[int], Callable]
+
+
+def sample_latents(runs: Sequence[LatentRun]) -> list[dict[str, Any]]:
+    """Return the LATENT of each run: the results of its seeds in one batch.
+
+    Each result is that of a run with this seed alone. ``batch_index`` and ``noise_mask`` in a latent act as in the
+    host's samplers. Between two phases, main memory holds the record of every seed.
+    """
+    results = sample_runs([_of_latent(run) for run in runs], not comfy.utils.PROGRESS_BAR_ENABLED)
+    dtype = comfy.model_management.intermediate_dtype()
+    return [_batch(run.latent, [one.to(dtype) for one in of_run]) for run, of_run in zip(runs, results, strict=True)]
+
+
+def _of_latent(run: LatentRun) -> Run:
+    samples = compat.fix_empty_latent(run.guider.model_patcher, run.latent)
 
     def one(number: int) -> Seed:
-        own, index = (seed + number) % _SEEDS, latent.get("batch_index")
-        return Seed(lambda: comfy.sample.prepare_noise(samples, own, index), own, callback(number))
+        own, index = (run.seed + number) % _SEEDS, run.latent.get("batch_index")
+        return Seed(lambda: comfy.sample.prepare_noise(samples, own, index), own, run.callback(number))
 
-    seeds = [one(number) for number in range(seed_count)]
-    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-    results = guider.sample_seeds(phases, seeds, samples, sampler, latent.get("noise_mask"), quiet)
-    dtype = comfy.model_management.intermediate_dtype()
-    return _batch(latent, [result.to(dtype) for result in results])
+    seeds = [one(number) for number in range(run.seed_count)]
+    return Run(run.phases, seeds, samples, run.sampler, run.guider.position, run.latent.get("noise_mask"))
 
 
 def _batch(latent: dict[str, Any], results: list[torch.Tensor]) -> dict[str, Any]:

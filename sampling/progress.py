@@ -1,4 +1,4 @@
-"""The progress of a run: one bar over all steps and seeds, the sampling's time left, previews of the clip's frames.
+"""The progress of runs: one bar over all steps, seeds and segments, the time left, previews of frames.
 
 The time that the whole prompt takes, with the decode, only its client knows (client/progress.py).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.utils
 import latent_preview
@@ -19,50 +19,72 @@ from .schedule import reached
 STRIP_FRAMES = 4
 
 
+class Track(NamedTuple):
+    """The steps of one seed of a run: its phases, the guider's position, and what it is called, empty if it is alone.
+
+    A step is told by the position's sigma, since some samplers count steps otherwise (dpm_fast, dpm_adaptive).
+    """
+
+    phases: Sequence[Phase]
+    position: Position
+    name: str = ""
+
+    @property
+    def starts(self) -> list[float]:
+        """The sigma of each step."""
+        sigmas: list[float] = self.phases[0].sigmas[:-1].tolist()
+        return sigmas
+
+    def phase(self) -> int:
+        """Return the index of the phase that runs."""
+        names = [phase.expert.name for phase in self.phases]
+        return names.index(self.position.expert)
+
+
 class RunProgress:
-    """Reports a run's steps to the host's progress bar, and in words to ``say``.
+    """Reports the steps of runs to the host's progress bar, and in words to ``say``.
 
     The pictures are the host's own previews, so they are off where those are off.
 
     Args:
         model: the MODEL that tells how its latents are shown.
-        phases: the run's phases.
-        seeds: how many seeds run, phase by phase.
-        position: the guider's. A step is told by its sigma, since some samplers count steps otherwise
-            (dpm_fast, dpm_adaptive).
+        tracks: one for each seed of each run, in the order in which a phase goes over them.
         say: takes the text to show.
     """
 
-    def __init__(
-        self, model: Any, phases: Sequence[Phase], seeds: int, position: Position, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, model: Any, tracks: Sequence[Track], say: Callable[[str], None]) -> None:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._phases, self._seeds, self._position, self._say = phases, seeds, position, say
-        self._sigmas = phases[0].sigmas[:-1].tolist()
-        self._total = len(self._sigmas) * seeds
+        self._tracks, self._say = tracks, say
+        self._total = sum(len(track.starts) for track in tracks)
         self._bar = comfy.utils.ProgressBar(self._total)
         self._done, self._started = 0, time.perf_counter()
         self._first: tuple[int, float] | None = None
 
     def callback(self, number: int) -> Callable:
-        """Return the host's step callback for seed ``number``, from 0."""
+        """Return the host's step callback for track ``number``, from 0."""
+        track = self._tracks[number]
+        starts = track.starts
 
         def on_step(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
-            sigma = self._position.sigma
-            step_now = min(sum(not reached(start, sigma) for start in self._sigmas) + 1, len(self._sigmas))
+            sigma = track.position.sigma
+            step_now = min(sum(not reached(start, sigma) for start in starts) + 1, len(starts))
             done = self._over_all(number, step_now)
             if done <= self._done:  # a sampler may report a step twice
                 return
             self._done = done
             self._bar.update_absolute(done, self._total, self._picture(x0))
-            self._say(self._text(number, step_now))
+            self._say(self._text(track, step_now))
 
         return on_step
 
     def summary(self) -> str:
-        """Return how many model calls each expert got, and how long the run took."""
-        calls = (f"{expert} noise {count} model calls" for expert, count in self._position.calls.items())
-        return f"{', '.join(calls)}, {clock(time.perf_counter() - self._started)} in all"
+        """Return how many model calls each expert got, and how long it all took."""
+        calls: dict[str, int] = {}
+        for position in {id(track.position): track.position for track in self._tracks}.values():
+            for expert, count in position.calls.items():
+                calls[expert] = calls.get(expert, 0) + count
+        text = ", ".join(f"{expert} noise {count} model calls" for expert, count in calls.items())
+        return f"{text}, {clock(time.perf_counter() - self._started)} in all"
 
     def _picture(self, x0: torch.Tensor) -> Any:
         """Return the host's preview; only the quick one, a matrix product, shows several frames."""
@@ -72,26 +94,28 @@ class RunProgress:
         return self._previewer.decode_latent_to_preview_image("JPEG", frame_strip(x0) if quick else x0)
 
     def _over_all(self, number: int, step: int) -> int:
-        """Return how many steps of all seeds are done when seed ``number`` is at ``step``; 1 is the first."""
-        before = 0
-        for phase in self._phases:
-            steps = phase.end - phase.first
-            if phase.expert.name == self._position.expert:
-                break
-            before += steps * self._seeds
-        return before + number * steps + min(max(step - phase.first, 0), steps)
+        """Return how many steps of all tracks are done when track ``number`` is at ``step``; 1 is the first."""
+        index = self._tracks[number].phase()
+        phase = self._tracks[number].phases[index]
+        before = sum(_steps(track, first) for track in self._tracks for first in range(index))
+        before += sum(_steps(track, index) for track in self._tracks[:number])
+        return before + min(max(step - phase.first, 0), phase.end - phase.first)
 
-    def _text(self, number: int, step: int) -> str:
+    def _text(self, track: Track, step: int) -> str:
         now = time.perf_counter()
         self._first = self._first or (self._done, now)  # the time before it is loading, mostly
-        text = f"step {step} of {len(self._sigmas)}, {self._position.expert} noise"
-        if self._seeds > 1:
-            text = f"seed {number + 1} of {self._seeds}, {text}"
+        text = f"step {step} of {len(track.starts)}, {track.position.expert} noise"
+        text = ", ".join(filter(None, (track.name, text)))
         first, then = self._first
         if first < self._done < self._total:
             seconds = (now - then) / (self._done - first) * (self._total - self._done)
             text += f", {clock(seconds)} of sampling left"
         return text
+
+
+def _steps(track: Track, index: int) -> int:
+    """Return how many steps a track's phase has; 0 if it has no such phase."""
+    return track.phases[index].end - track.phases[index].first if index < len(track.phases) else 0
 
 
 def frame_strip(x0: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One clip into one file, encoded while it is decoded, with the retry after out-of-memory in the decode."""
+"""One clip, or several joined, into one file, encoded while decoded; the retry after out-of-memory in the decode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,72 +69,105 @@ class Coder:
         return frames.mul_(255.0).round_().clamp_(0, 255).to(torch.uint8)
 
 
-class Recipe(NamedTuple):
-    """What is done to each clip.
+class Segment(NamedTuple):
+    """One clip of a file, or the only one.
 
-    ``match`` corrects the colours, None leaves every bit as it is; ``folder`` is for frames that must wait.
+    ``shared`` of its first frames are the last ones of the segment before, and left out. ``match`` corrects the
+    colours, None leaves every bit as it is.
     """
 
+    clip: Clip
     match: ColorMatch | None = None
+    shared: int = 0
+
+    @property
+    def frames(self) -> int:
+        """How many frames of it are in the file."""
+        return self.clip.frames - self.shared
+
+
+class Recipe(NamedTuple):
+    """What is done to the frames of a file; ``folder`` is for those that must wait."""
+
     edit: Edit = Edit()
     looks_twice: bool = False
     as_bytes: bool = False
     folder: Path = Path()
 
-    def steps(self, clip: Clip) -> int:
-        """Return how far ``write_clip`` moves the progress bar."""
-        waits = self.match is not None and self.match.needs_last and clip.last is None
-        looked_at = self.edit.forward(clip.frames) if self.looks_twice else 0
-        return clip.frames * waits + looked_at + self.edit.count(clip.frames)
+    def steps(self, segments: Sequence[Segment]) -> int:
+        """Return how far ``write_segments`` moves the progress bar."""
+        frames = sum(segment.frames for segment in segments)
+        waiting = sum(
+            clip.frames for clip, match, _ in segments if match is not None and match.needs_last and clip.last is None
+        )
+        looked_at = self.edit.forward(frames) if self.looks_twice else 0
+        return waiting + looked_at + self.edit.count(frames)
 
 
 AS_IT_IS = Recipe()
 
 
-def write_clip(
+def write_segments(
     new_writer: Callable[[], Writer | WithPreview],
     progress: comfy.utils.ProgressBar,
-    clip: Clip,
+    segments: Sequence[Segment],
     recipe: Recipe = AS_IT_IS,
 ) -> None:
-    """Write the clip, cropped to the writer's size; after out-of-memory, begin a new file from ``clip.by_comfyui()``.
+    """Write the segments one after another, cropped to the writer's size; after out-of-memory, all again by ComfyUI.
 
     Args:
         new_writer: makes the writer, once for each attempt.
         progress: moved on by one for each frame written, looked at, or put where it waits for the last one.
-        clip: its frames can be read only once.
+        segments: their frames can be read only once, but by ``by_comfyui``, which begins a new file.
         recipe: what is done to the frames.
     """
-    done, steps = progress.current, recipe.steps(clip)
+    done, steps = progress.current, recipe.steps(segments)
     try:
-        _write(new_writer(), progress, done, clip, recipe)
+        _write(new_writer(), progress, done, segments, recipe)
         progress.update_absolute(done + steps)
         return
     except Exception as error:
-        if clip.by_comfyui is None or not comfy.model_management.is_oom(error):
+        again = all(segment.clip.by_comfyui is not None for segment in segments)
+        if not again or not comfy.model_management.is_oom(error):
             raise
     # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
-    _write(new_writer(), progress, done, clip.by_comfyui(), recipe)
+    _write(new_writer(), progress, done, segments, recipe, again=True)
     progress.update_absolute(done + steps)
 
 
 def _write(
-    writer: Writer | WithPreview, progress: comfy.utils.ProgressBar, done: int, clip: Clip, recipe: Recipe
+    writer: Writer | WithPreview,
+    progress: comfy.utils.ProgressBar,
+    done: int,
+    segments: Sequence[Segment],
+    recipe: Recipe,
+    *,
+    again: bool = False,
 ) -> None:
-    """Encode each frame in a thread while the next ones are decoded here."""
-    match, edit, looked_at = recipe.match, recipe.edit, 0
+    """Encode each frame in a thread while the next ones are decoded here; ``again`` decodes by ComfyUI."""
+    edit, looked_at, matches = recipe.edit, 0, [segment.match for segment in segments if segment.match is not None]
+    frames_in_all = sum(segment.frames for segment in segments)
+    for match in matches:
+        match.waiting = 0
 
     def tick() -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        waiting = 0 if match is None else match.waiting
+        waiting = sum(match.waiting for match in matches)
         progress.update_absolute(done + writer.frames_written + waiting + looked_at)
 
     def exact(part: torch.Tensor) -> torch.Tensor:
         return frames.crop_to_exact(part.movedim(1, -1), writer.width, writer.height).movedim(-1, 1).cpu()
 
     def decoded() -> Iterator[torch.Tensor]:
-        for part in clip.parts:
-            yield from exact(part)
+        for segment in segments:
+            clip = segment.clip.by_comfyui() if again and segment.clip.by_comfyui else segment.clip
+            with contextlib.closing(clip.parts):
+                shown = (frame for part in clip.parts for frame in exact(part))
+                if segment.match is not None:
+                    last = None if clip.last is None else exact(clip.last())[0]
+                    shown = segment.match.clip(shown, clip.frames, last, tick)
+                with contextlib.closing(shown):
+                    yield from itertools.islice(shown, segment.shared, None)
 
     def played(forward: Iterator[torch.Tensor], stack: contextlib.ExitStack) -> Iterator[torch.Tensor]:
         """Yield the frames, then those that are shown again; all are looked at first where the writer needs it."""
@@ -144,7 +177,7 @@ def _write(
             return
         owner = "ping_pong" if edit.ping_pong else "loop_count" if edit.repeats > 1 else "the palette of a gif"
         otherwise = "choose another format" if recipe.looks_twice else f"turn {owner} off"
-        count = edit.forward(clip.frames)
+        count = edit.forward(frames_in_all)
         spool = stack.enter_context(FrameSpool(recipe.folder, count, owner, otherwise))
         for frame in forward:
             spool.put(frame)
@@ -157,16 +190,11 @@ def _write(
         yield from (spool[index] for index in itertools.chain(range(count * recipe.looks_twice), edit.again(count)))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(clip.parts))
-        shown = decoded()
-        if match is not None:
-            last = None if clip.last is None else exact(clip.last())[0]
-            shown = match.clip(shown, clip.frames, last, tick)
-        stack.enter_context(contextlib.closing(shown))
-        shown = edit.interpolated(edit.trimmed(shown, clip.frames))
+        joined = stack.enter_context(contextlib.closing(decoded()))
+        shown = edit.interpolated(edit.trimmed(joined, frames_in_all))
         if recipe.as_bytes:
             shown = map(to_planar_bytes, shown)
-        shown = edit.timed(played(shown, stack), clip.frames)
+        shown = edit.timed(played(shown, stack), frames_in_all)
         stack.enter_context(writer)
         encoder = stack.enter_context(EncoderThread(writer, tick))
         for frame in shown:

@@ -12,6 +12,8 @@ LENGTH_MAX = 4097
 # A key of the LATENT dict. Core latent nodes copy unknown keys even when they resize the latent, so the size counts
 # only while the frames still have the generated size.
 SIZE_KEY = "wan_flf2v_size"
+# Another: how many first frames the start image gives, and how many latent frames there were.
+START_KEY = "wan_flf2v_start"
 
 
 class VideoSize(NamedTuple):
@@ -73,3 +75,9 @@ def exact_size(latent: dict, width: int, height: int) -> tuple[int, int] | None:
     if size is None or (size.generated_width, size.generated_height) != (width, height):
         return None
     return size.width, size.height
+
+
+def start_frames(latent: dict) -> int:
+    """Return how many first frames of a LATENT are its start image's; 1 if it does not tell, or was cut since."""
+    count, frames = latent.get(START_KEY, (1, None))
+    return count if frames in (None, latent["samples"].shape[2]) else 1

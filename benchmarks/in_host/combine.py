@@ -19,7 +19,7 @@ from ._stage import PARAMETERS, new_vae, peak_memory, report  # isort: skip -- f
 import comfy.utils
 
 from ...video import formats
-from ...video.clips import Recipe, write_clip
+from ...video.clips import Recipe, Segment, write_segments
 from ...video.vae_decode import decode
 from ...video.writer import Settings, exact_rate, new_writer
 from . import _videohelper
@@ -56,9 +56,8 @@ def main(
                 settings = Settings(exact_rate(_RATE), chosen, crf, preset=preset, frames=frames)
                 clip = decode(vae, latent, floats=settings.takes_floats)[0]
                 recipe = Recipe(looks_twice=settings.looks_twice, folder=path.parent)
-                write_clip(
-                    partial(new_writer, path, width, height, settings), comfy.utils.ProgressBar(frames), clip, recipe
-                )
+                writer, progress = partial(new_writer, path, width, height, settings), comfy.utils.ProgressBar(frames)
+                write_segments(writer, progress, [Segment(clip)], recipe)
             seconds = time.perf_counter() - started
         return {"peak": peak.bytes, "seconds": seconds, "bytes": _weight(path)}
 

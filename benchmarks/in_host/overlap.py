@@ -14,7 +14,7 @@ import torch
 from ._stage import PARAMETERS, report  # isort: skip -- first, it prepares the host
 import comfy.utils
 
-from ...video.clips import Clip, write_clip
+from ...video.clips import Clip, Segment, write_segments
 from ...video.writer import Settings, StreamWriter
 from ._photograph import panned, photograph
 
@@ -36,7 +36,9 @@ def main(width: int, height: int, frames: int, preset: str, rounds: int) -> None
         settings = Settings(Fraction(16), preset=preset)
         new_writer = partial(StreamWriter, Path(folder) / "video.mp4", width, height, settings)
         started = time.perf_counter()
-        write_clip(new_writer, comfy.utils.ProgressBar(frames), Clip(frames, height, width, decoded(seconds)))
+        write_segments(
+            new_writer, comfy.utils.ProgressBar(frames), [Segment(Clip(frames, height, width, decoded(seconds)))]
+        )
         return time.perf_counter() - started
 
     pairs = []

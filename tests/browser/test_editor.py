@@ -96,7 +96,15 @@ def test_missing_models_are_offered_for_download(editor, comfy_install):
 
 
 @pytest.mark.parametrize(
-    "name", ["wan22_flf2v_4_steps_lora", "wan22_flf2v_start_image_only", "wan22_flf2v_plan", "wan22_flf2v_upscale"]
+    "name",
+    [
+        "wan22_flf2v_4_steps_lora",
+        "wan22_flf2v_start_image_only",
+        "wan22_flf2v_plan",
+        "wan22_flf2v_upscale",
+        "wan22_flf2v_loop",
+        "wan22_flf2v_several_images",
+    ],
 )
 def test_other_templates_open_as_their_api_form(editor, name):
     editor.load(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")))

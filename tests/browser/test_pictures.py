@@ -11,7 +11,8 @@ pytestmark = pytest.mark.pictures
 REPO = Path(__file__).resolve().parents[2]
 DOCS, HELP = REPO / "docs", REPO / "web" / "docs"
 NODES = (
-    "Resolution", "Keyframes", "Conditioning", "Sampler", "Guider", "ColorMatch", "VideoCombine", "Plan", "Report",
+    "Resolution", "Segments", "Keyframes", "Conditioning", "Sampler", "Guider", "LastFrames", "ColorMatch",
+    "VideoCombine", "Plan", "Report",
 )  # fmt: skip
 ALONE = """([type, id]) => {
     app.graph.clear()

@@ -63,6 +63,8 @@ NODES_2_HEIGHTS = {
     "WanFLF2VResolution": 162,
     "WanFLF2VConditioning": 460,
     "WanFLF2VSampler": 540,
+    "WanFLF2VSegments": 420,
+    "WanFLF2VReport": 560,
     "WanFLF2VVideoCombine": 700,
 }
 HOSTED_DEFAULTS = {
@@ -301,7 +303,9 @@ def test_names_of_templates_are_frozen():
         "wan22_flf2v",
         "wan22_flf2v_4_steps_lora",
         "wan22_flf2v_gguf",
+        "wan22_flf2v_loop",
         "wan22_flf2v_plan",
+        "wan22_flf2v_several_images",
         "wan22_flf2v_start_image_only",
         "wan22_flf2v_upscale",
     }
@@ -313,18 +317,19 @@ def test_templates_run_on_small_models(comfy_server, name):
     graph, demo = load_graph(name), demo_graph()
     for node_id in ("37", "38", "39", "56"):
         graph[node_id] = demo[node_id]
-    set_inputs(graph, n71_width=64, n71_height=64, n67_length=9, n68_image="start.jpg")
-    if "62" in graph:
-        set_inputs(graph, n62_image="end.jpg")
-    for node in graph.values():
+    set_inputs(graph, n71_width=64, n71_height=64, n67_length=9)
+    for node_id, node in graph.items():
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = "start.jpg" if node_id == "68" else "end.jpg"
         if node["class_type"] == "LoraLoaderModelOnly":
             node["inputs"]["lora_name"] = write_lora(comfy_server)
         if node["class_type"] == "UpscaleModelLoader":
             node["inputs"]["model_name"] = write_upscaler(comfy_server)
     steps = graph["57"]["inputs"]["steps"] = min(graph["57"]["inputs"]["steps"], 4)
-    (file,) = comfy_server.run(graph).files
+    (file,) = (file for file in comfy_server.run(graph).files if file.filename.endswith(".mp4"))
     frames, info = read_planes(comfy_server.path(file))
-    assert (steps, len(frames)) == (4, 9)
+    count = {"wan22_flf2v_several_images": 25, "wan22_flf2v_loop": 8}.get(name, 9)
+    assert (steps, len(frames)) == (4, count)
     assert info["size"] == ((128, 128) if name == "wan22_flf2v_upscale" else (64, 64))
 
 

@@ -19,7 +19,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from wan_flf2v.video import spool
-from wan_flf2v.video.clips import Recipe, write_clip
+from wan_flf2v.video.clips import Segment, write_segments
 from wan_flf2v.video.color_match import ColorMatch
 from wan_flf2v.video.vae_decode import decode
 from wan_flf2v.video.writer import Settings, StreamWriter
@@ -49,7 +49,7 @@ def end(folder, at, happens, matched=False):
     error = None
     try:
         new_writer = partial(StreamWriter, folder / "clip.mp4", SIZE, SIZE, Settings(Fraction(16), crf=1))
-        write_clip(new_writer, BAR, clip._replace(parts=source.parts()), Recipe(match))
+        write_segments(new_writer, BAR, [Segment(clip._replace(parts=source.parts()), match)])
     except BaseException as raised:  # noqa: BLE001 -- interrupts too
         error = type(raised).__name__
     finally:

@@ -1,0 +1,176 @@
+"""Segments: each is its single run, all load each expert once, a file has no frame twice, nothing stays behind."""
+
+import asyncio
+import uuid
+
+import numpy as np
+import pytest
+from support.demo_graphs import set_inputs
+from support.expert_graphs import notes, patch, write_lora
+from support.segment_graphs import carried_graph, segments_graph
+from support.shown import Shown
+from support.video_graphs import latent_graph, read_planes
+from wan_flf2v.client.comfy import ComfyClient
+from wan_flf2v.client.errors import ComfyError, RunInterruptedError
+from wan_flf2v.client.run import run_graph
+
+
+def files_of(host, graph):
+    """Run the graph and return the frames of each file, each frame one array of all its planes."""
+    found = [read_planes(host.path(file))[0] for file in host.run(graph).files]
+    return [[np.concatenate([plane.ravel() for plane in frame]) for frame in frames] for frames in found]
+
+
+def equal(a, b):
+    return len(a) == len(b) and all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
+
+
+def test_one_file_has_each_segment_and_each_shared_frame_once(comfy_server):
+    """Two seeds make two files; the segments are those of single runs, each with its own prompt and images."""
+    graph = segments_graph(4, "wipe left\n\nzoom in\ndissolve", n57_seed_count=2, n57_noise_seed=11)
+    joined = files_of(comfy_server, graph)
+    assert [len(frames) for frames in joined] == [25, 25]
+    graph["73"]["inputs"]["join_segments"] = False
+    apart = files_of(comfy_server, graph)
+    assert [len(frames) for frames in apart] == [9] * 6
+    for seed in (0, 1):
+        one, two, three = apart[seed::2]
+        assert equal(joined[seed], [*one, *two[1:], *three[1:]])
+    single = segments_graph(4, "zoom in", join=False, n57_noise_seed=12)
+    for name, index in (("start", 1), ("end", 2)):
+        one = {"image": ["images", 0], "batch_index": index, "length": 1}
+        single[name] = {"class_type": "ImageFromBatch", "inputs": one}
+        single["67"]["inputs"][f"{name}_image"] = [name, 0]
+    single["6"]["inputs"]["text"] = "zoom in"
+    del single["segments"]
+    assert equal(files_of(comfy_server, single)[0], apart[3])
+
+
+def test_all_segments_load_each_expert_once_and_count_as_one_run(comfy_server):
+    """On one base model with two LoRAs, so that the host has to load at every change."""
+    graph = segments_graph(4, n57_noise_seed=21, n57_handover="step", n57_handover_step=2)
+    graph["57"]["inputs"]["model_low_noise"] = ["37", 0]
+    for expert, strength in (("high", 1.0), ("low", -1.0)):
+        patch(graph, expert, "LoraLoaderModelOnly", lora_name=write_lora(comfy_server), strength_model=strength)
+        patch(graph, expert, "WanFLF2VMeasureProbe", label=expert)
+    notes(comfy_server)
+    shown = Shown(comfy_server, graph)
+    assert [note["model"] for note in notes(comfy_server) if note.get("event") == "load"] == ["high", "low"]
+    texts = [text for node_id, text in shown.texts if node_id == "57"]
+    assert [text.partition(",")[0] for text in texts if ", step " in text][::2] == [
+        *("segment 1 of 3", "segment 2 of 3", "segment 3 of 3") * 2
+    ]
+    assert texts[-1].startswith("high noise 6 model calls, low noise 6 model calls")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_frames_carried_over_are_the_videos_last_ones_and_are_written_once(comfy_server, count):
+    graph = carried_graph(count)
+    graph["decoded"] = {"class_type": "VAEDecode", "inputs": {"samples": ["57", 0], "vae": ["39", 0]}}
+    for name, images in (("kept", ["last", 0]), ("all", ["decoded", 0])):
+        graph[f"save_{name}"] = {"class_type": "WanFLF2VMeasureSaveFrames", "inputs": {"images": images, "name": name}}
+    (joined,) = files_of(comfy_server, graph)
+    assert len(joined) == 17 + 17 - count
+    kept, whole = (np.load(comfy_server.base_dir / "output" / f"{name}.npy") for name in ("kept", "all"))
+    assert np.array_equal(kept, whole[-count:])
+
+
+def test_colours_of_each_segment_follow_its_own_images(comfy_server):
+    graph = segments_graph(3)
+    inputs = {"strength": 1.0, "fit": "crop", "background": "#000000"}
+    images = {"start_image": ["segments", 0], "end_image": ["segments", 1]}
+    graph["match"] = {"class_type": "WanFLF2VColorMatch", "inputs": {**inputs, **images}}
+    graph["73"]["inputs"]["color_match"] = ["match", 0]
+    shown = Shown(comfy_server, graph)
+    text = [text for node_id, text in shown.texts if node_id == "73"][-1]
+    assert "segment 1, colour: start" in text
+    assert "segment 2, colour: start" in text
+
+
+@pytest.mark.parametrize(
+    ("graph", "says"),
+    [
+        (segments_graph(1), "1 image connected, but a segment goes from one image to the next. Connect at least 2"),
+        (segments_graph(4, "a\nb"), "prompts has 2 lines, but 4 images make 3 segments"),
+        (set_inputs(carried_graph(1), nlast_frames=17), "frames is 17, but must be from 1 to 16"),
+        (set_inputs(carried_graph(1), n57_seed_count=2), "latent has 2 videos, but a segment goes on from one"),
+    ],
+)
+def test_what_cannot_be_is_said_and_nothing_is_written(comfy_server, graph, says):
+    before = written(comfy_server)
+    with pytest.raises(ComfyError, match=says):
+        comfy_server.run(graph)
+    assert written(comfy_server) == before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"n67_2_width": 48, "n67_2_height": 48}, "segment 2 has frames of 48x48 pixels and segment 1 has"),
+        ({"n67_2_width": 62, "n67_2_height": 64}, "segment 2 has frames of 62x64 pixels and segment 1 has"),
+        ({"n57_2_seed_count": 2}, "segment 2 has 2 clips and segment 1 has 1 clips"),
+    ],
+)  # fmt: skip
+def test_segments_that_do_not_go_together(comfy_server, inputs, says):
+    graph = carried_graph(1)
+    for key, value in inputs.items():
+        node_id, name = key[1:].split("_2_")
+        graph[f"{node_id}_2"]["inputs"][name] = value
+    before = written(comfy_server)
+    with pytest.raises(ComfyError, match=says):
+        comfy_server.run(graph)
+    assert written(comfy_server) == before
+
+
+def test_images_of_several_sizes_are_fitted_and_it_is_said(comfy_server):
+    graph = segments_graph(1)
+    other = {"seed": 6, "frames": 1, "width": 48, "height": 96, "channels": 3}
+    graph["other"] = {"class_type": "WanFLF2VTestRandomImages", "inputs": other}
+    graph["segments"]["inputs"]["image_3"] = ["other", 0]  # a socket may stay free
+    shown = Shown(comfy_server, graph)
+    text = "The images have 2 sizes (80x48, 48x96): each is fitted to the video, see fit."
+    assert ("segments", text) in shown.texts
+
+
+def sampled():
+    return segments_graph(4, n57_noise_seed=31, n57_steps=20, n57_handover="step", n57_handover_step=10)
+
+
+def decoded():
+    graph = latent_graph(n73_join_segments=True)
+    size = {"frames": 21, "width": 16, "height": 16}
+    for number in (0, 1):
+        graph[f"57_{number}"] = {"class_type": "WanFLF2VTestRandomLatent", "inputs": {"seed": number, **size}}
+    graph["57"] = {"class_type": "CreateList", "inputs": {f"inputs.input{n}": [f"57_{n}", 0] for n in (0, 1)}}
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("make", "node_id", "step"),
+    [(sampled, "57", 12), (sampled, "57", 32), (decoded, "73", 100)],
+    ids=["second segment's high noise", "first segment's low noise", "second segment's decode"],
+)
+def test_an_interrupt_leaves_nothing_behind(comfy_server, make, node_id, step):
+    graph = make()
+    before, prompt_id = written(comfy_server), str(uuid.uuid4())
+
+    async def go():
+        async with ComfyClient(comfy_server.url) as client:
+            tasks = []
+
+            def on_progress(progress):
+                if progress.node_id == node_id and progress.step >= step and not tasks:
+                    tasks.append(asyncio.ensure_future(client.cancel(prompt_id)))
+
+            with pytest.raises(RunInterruptedError):
+                await run_graph(client, graph, prompt_id=prompt_id, on_progress=on_progress)
+            assert await asyncio.gather(*tasks) == [True]
+
+    asyncio.run(go())
+    assert written(comfy_server) == before
+
+
+def written(host):
+    """Return the files in the output folder, and the frames that wait in the temporary one."""
+    folders = [host.base_dir / name for name in ("output", "temp")]
+    return {path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"}
