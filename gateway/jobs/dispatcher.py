@@ -62,12 +62,15 @@ class Dispatcher:
 
         When cancelled, running jobs are left to their ComfyUIs; the next dispatcher finds them there.
         """
-        pause = _BACK_OFF_S[0]
+        pause, leads = _BACK_OFF_S[0], False
         try:
             while True:
                 try:
-                    if not await self._store.lead(self._name):
-                        await self._stop_all()  # it may have led until now
+                    led, leads = leads, await self._store.lead(self._name)
+                    if leads != led:
+                        _LOG.info("this gateway dispatches now" if leads else "another gateway dispatches now")
+                    if not leads:
+                        await self._stop_all()
                         await asyncio.sleep(_LEAD_RETRY_S)
                         continue
                     await self._round()

@@ -159,7 +159,7 @@ class Stream:
             name="wan-flf2v",
             error_cb=note,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.25,
+            reconnect_time_wait=1,
             connect_timeout=2,
             ping_interval=5,
             max_outstanding_pings=2,
@@ -303,7 +303,7 @@ class Stream:
             except _NoAnswerError:
                 continue
             if "error" in answer and answer["error"].get("err_code") not in may_fail:
-                if answer["error"].get("code") == 503:  # an election is under way
+                if _passes(answer["error"]):
                     continue
                 raise self._refused(answer["error"])
             return answer
@@ -388,14 +388,14 @@ class Stream:
                     raise _NoAnswerError from error
                 continue
             answer = await self._request(write.subject, write.payload, headers | {"Nats-Batch-Commit": "1"})
-        error = answer.get("error")
-        if error is None:
+        refusal = answer.get("error")
+        if refusal is None:
             return
-        if error.get("err_code") in _CONFLICTS:
+        if refusal.get("err_code") in _CONFLICTS:
             raise _ConflictError
-        if error.get("err_code") in _AGAIN or error.get("code") in (429, 503):
+        if refusal.get("err_code") in _AGAIN or _passes(refusal):
             raise _BusyError
-        raise self._refused(error)
+        raise self._refused(refusal)
 
 
 class _Write(NamedTuple):
@@ -492,6 +492,11 @@ class View:
             self._records.pop(record.subject, None)
         else:
             self._records[record.subject] = self._decode(record)
+
+
+def _passes(error: Mapping[str, Any]) -> bool:
+    """Return whether an error of the server is one that soon passes, such as an election."""
+    return error.get("code") in (429, 503) and error.get("err_code") not in (*_NO_JETSTREAM, *_FULL)
 
 
 async def _repetitions() -> AsyncIterator[int]:

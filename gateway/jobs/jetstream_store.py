@@ -128,7 +128,7 @@ class JetStreamStore(FollowingStore):
         if key is not None and new.idempotency is not None:
             transaction.write(key, {"body_hash": new.idempotency[1], "job_id": new.id})
         if new.webhook is not None:
-            hook = {
+            hook: dict[str, Any] = {
                 "url": new.webhook, "secret": new.webhook_secret, "base_url": new.base_url, "token": new.token,
                 "every_status": new.webhook_every_status, "tells": [], "attempts": 0, "first_at": None, "due_at": None,
             }  # fmt: skip

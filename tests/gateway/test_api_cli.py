@@ -8,11 +8,14 @@ import time
 
 import pytest
 from support.gateway_process import NOWHERE, Gateway
+from support.stores import nats_url, sqlite_only
 
 
 @pytest.fixture
 def cli(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WAN_FLF2V_", "RUNCOMFY_"))}
+    if url := nats_url(tmp_path):
+        environment["WAN_FLF2V_NATS_URL"] = url
 
     def run(*arguments, **variables):
         command = [sys.executable, "-I", "-m", "wan_flf2v", *map(str, arguments)]
@@ -122,6 +125,7 @@ def test_an_address_that_is_none_is_refused_at_the_start(cli, tmp_path, address)
     assert "Traceback" not in done.stderr
 
 
+@sqlite_only
 def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
     (tmp_path / "dispatcher.lock").mkdir()
     with Gateway(tmp_path) as gateway:
@@ -158,6 +162,7 @@ def test_the_other_commands_need_no_more_than_the_extra_client():
     assert "57_steps" in without("av,filelock,pydantic_settings", "params").stdout
 
 
+@sqlite_only
 @pytest.mark.parametrize("command", [("serve", "--port", 0, "--no-auth"), ("token", "list")])
 def test_a_damaged_store_is_said_at_the_start(cli, tmp_path, command):
     (tmp_path / "store.sqlite3").write_text("not a database" * 500)

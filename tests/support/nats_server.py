@@ -31,13 +31,13 @@ def free_ports(count):
 class NatsServer:
     """One nats-server; ``arguments`` are added to those for its port and its folder."""
 
-    def __init__(self, folder, port, *arguments):
+    def __init__(self, folder, port, *arguments, config=CONFIG):
         self.folder, self.url = Path(folder), f"nats://127.0.0.1:{port}"
-        self._port, self._arguments = port, arguments
+        self._port, self._arguments, self._config = port, arguments, config
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self):
-        command = [program(), "-c", str(CONFIG), "-a", "127.0.0.1", "-p", str(self._port), "-sd", str(self.folder)]
+        command = [program(), "-c", self._config, "-a", "127.0.0.1", "-p", str(self._port), "-sd", self.folder]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen([*command, *self._arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + 30

@@ -19,6 +19,7 @@ STORES = {
     "sqlite": lambda folder: SqliteStore(folder / "store.sqlite3"),
     "jetstream": lambda folder: JetStreamStore(fleet_url(folder)),
 }
+sqlite_only = pytest.mark.skipif("config.getoption('store') != 'sqlite'", reason="it is about SQLite's file")
 
 
 def fleet_url(folder):
