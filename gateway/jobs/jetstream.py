@@ -29,6 +29,7 @@ _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
 _CONNECT_S = 5.0
 _ANSWER_S = 1.5  # for one answer of the server
 _CALL_S = 5.0  # for one call of the store, with all repetitions; longer than most elections of a leader
+_TURN_S = 30.0  # for the calls before it that write the same records
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
@@ -37,8 +38,7 @@ _OPERATIONS = 8  # how many of its last operations a record knows
 _REPLICAS = 3  # in a cluster
 
 # The server's error codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
-_CONFLICTS = (10071, 10164)  # wrong last sequence
-_AGAIN = (10176, 10210)  # the batch was incomplete; too many batches are under way
+_AGAIN = (10071, 10164, 10176, 10210)  # wrong last sequence (two codes); batch incomplete; too many batches under way
 _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
 _NO_JETSTREAM = (10039, 10076)  # not for this account; not on this server
@@ -70,12 +70,8 @@ class Record(NamedTuple):
     operations: tuple[str, ...]
 
 
-class _ConflictError(Exception):
-    """Another writer was faster: a record is no longer as it was read."""
-
-
-class _BusyError(Exception):
-    """The server took nothing of a batch; it may take it soon."""
+class _RefusedError(Exception):
+    """A batch was not taken: another writer was faster, or the server is busy. It may be taken when done again."""
 
 
 class _NoAnswerError(Exception):
@@ -96,6 +92,7 @@ class Stream:
         self._client = Client()
         self._error: Exception | None = None
         self._closed = False
+        self._turn = asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wan-flf2v-jetstream", daemon=True)
@@ -234,7 +231,7 @@ class Stream:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
         inbox = self._client.new_inbox()
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await self._client.subscribe(inbox, cb=arrived.put)
+        subscription = await self._client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
         consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
         try:
             for _ in range(consumer["num_pending"]):
@@ -340,29 +337,40 @@ class Stream:
     async def transact(self, work: Callable[[Transaction], Awaitable[_T]]) -> _T:
         """Do ``work``, which reads and writes records, and commit what it wrote as one atomic batch.
 
-        The batch is refused if a record that is written was changed since it was read; then the work is done again.
-        After an answer that was lost, the records tell whether the batch was taken: each knows its last operations.
+        The batch is refused if a record that is written was changed since it was read; then the work is done again,
+        and from then on this process does one at a time: many at once would only refuse each other.
         """
-        operation, in_doubt = uuid.uuid4().hex, False
-        async for _ in _repetitions():
-            transaction = Transaction(self, operation)
-            result = await work(transaction)
-            batch = transaction.batch()
-            if not batch:
-                return result
+        operation = uuid.uuid4().hex
+        if not self._turn.locked():
+            with contextlib.suppress(_RefusedError):
+                return await self._attempt(work, operation)
+        try:
+            await asyncio.wait_for(self._turn.acquire(), _TURN_S)
+        except asyncio.TimeoutError:
+            raise self._busy() from None
+        try:
+            async for _ in _repetitions():
+                with contextlib.suppress(_RefusedError):
+                    return await self._attempt(work, operation)
+            raise self._busy()
+        finally:
+            self._turn.release()
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str) -> _T:
+        """Do the work once. After an answer that was lost, the records tell whether the batch was taken."""
+        transaction = Transaction(self, operation)
+        result = await work(transaction)
+        batch = transaction.batch()
+        if batch:
             try:
                 await self._commit(batch)
-                return result
-            except _BusyError:
-                continue
-            except _ConflictError:
-                if not in_doubt:
-                    continue
-            except _NoAnswerError:
-                in_doubt = True
-            if await self._taken(batch, operation):
-                return result
-        raise self._silent()
+            except (_RefusedError, _NoAnswerError):
+                if not await self._taken(batch, operation):
+                    raise _RefusedError from None
+        return result
+
+    def _busy(self) -> StoreError:
+        return StoreError(f"Too many others write the same records of the stream {self.name}, or it has no leader.")
 
     async def _taken(self, batch: list[_Write], operation: str) -> bool:
         for write in batch:
@@ -391,10 +399,8 @@ class Stream:
         refusal = answer.get("error")
         if refusal is None:
             return
-        if refusal.get("err_code") in _CONFLICTS:
-            raise _ConflictError
         if refusal.get("err_code") in _AGAIN or _passes(refusal):
-            raise _BusyError
+            raise _RefusedError
         raise self._refused(refusal)
 
 

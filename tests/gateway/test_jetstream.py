@@ -102,6 +102,19 @@ def test_racing_gateways_keep_to_the_limit_and_assign_each_request_once(tmp_path
             stores[1].submit(new(queue_limit=1))
 
 
+def test_a_burst_of_one_token_is_accepted(tmp_path):
+    """Each changes the token's count of waiting requests: they take turns."""
+    with opened(tmp_path, 2) as (store, other):
+
+        async def burst(count):
+            return await asyncio.gather(*(each.store.submit(new()) for _ in range(count) for each in (store, other)))
+
+        jobs = asyncio.run(burst(30))
+        assert len({job.number for job in jobs}) == 60
+        assert [job.id for job in store.queue()] == [job.id for job in sorted(jobs, key=lambda job: job.number)]
+        assert store.count("t", "in_queue") == 60
+
+
 @pytest.mark.parametrize("reaches", [True, False])
 def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, reaches):
     """The batch was taken and the answer was lost, or the batch itself was lost."""
