@@ -29,6 +29,7 @@ _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
 _CONNECT_S = 5.0
 _ANSWER_S = 1.5  # for one answer of the server
 _CALL_S = 5.0  # for one call of the store, with all repetitions; longer than most elections of a leader
+_AT_ONCE = 8  # transactions of one process
 _TURN_S = 30.0  # for the calls before it that write the same records
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
@@ -92,7 +93,7 @@ class Stream:
         self._client = Client()
         self._error: Exception | None = None
         self._closed = False
-        self._turn = asyncio.Lock()
+        self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wan-flf2v-jetstream", daemon=True)
@@ -342,8 +343,9 @@ class Stream:
         """
         operation = uuid.uuid4().hex
         if not self._turn.locked():
-            with contextlib.suppress(_RefusedError):
-                return await self._attempt(work, operation)
+            async with self._slots:
+                with contextlib.suppress(_RefusedError):
+                    return await self._attempt(work, operation)
         try:
             await asyncio.wait_for(self._turn.acquire(), _TURN_S)
         except asyncio.TimeoutError:
