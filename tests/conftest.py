@@ -38,6 +38,7 @@ PACKS = {
 LONGEST_FIRST = (
     "test_solvers", "test_crash_bench", "test_wan_vae", "test_openapi", "test_seeds_and_gate", "test_dispatcher_crash",
     "test_expert_patches", "test_dispatcher", "test_attacks_http_clients", "test_demo", "test_serve", "test_api_host",
+    "test_jetstream", "test_jetstream_cluster",
 )  # fmt: skip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

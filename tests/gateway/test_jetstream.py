@@ -304,6 +304,7 @@ def test_one_leads_and_another_follows_when_it_stops_or_falls_silent(tmp_path, m
         assert not other.lead("b")
 
 
+@pytest.mark.slow
 def test_two_gateways_share_the_work_and_one_takes_over_from_the_other(tmp_path):
     """Both take requests; the one that dispatches is killed while a request runs, and each request runs once."""
 

@@ -16,6 +16,7 @@ from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.store import StoreError, StoreFileError
 
 NAME = "WF"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
