@@ -33,8 +33,10 @@ _Nats = Annotated[
         "--nats",
         envvar="WAN_FLF2V_NATS_URL",
         metavar="URL",
-        help="Keep requests and tokens on NATS JetStream, nats://HOST:PORT[/NAME], so that several gateways can share "
-        "them. They must share the folder --data too: it has uploads and results. Needs the extra [cluster].",
+        # No square brackets: typer takes them for markup.
+        help="Keep requests and tokens on NATS JetStream, so that several gateways can share them: nats://HOST:PORT or "
+        "nats://HOST:PORT/NAME. They must share the folder --data too: it has uploads and results. Needs the extra "
+        "cluster.",
     ),
 ]
 

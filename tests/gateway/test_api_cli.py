@@ -86,6 +86,29 @@ def test_settings_from_the_environment_are_under_the_options(cli, tmp_path, monk
     assert "queue_limit" in bad.stderr
 
 
+@pytest.mark.parametrize("command", [("serve",), ("token", "create"), ("token", "revoke"), ("workers", "drain")])
+def test_help_says_where_requests_are_kept(cli, command):
+    done = cli(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--nats" in done.stdout and "JetStream" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", 0), ("token", "list"), ("workers", "list")])
+def test_a_nats_that_is_not_there_is_said_at_the_start(cli, tmp_path, command):
+    done = cli(*command, "--data", tmp_path, "--nats", "nats://me:secret@127.0.0.1:9")
+    assert done.returncode == 1, done.stderr
+    assert "NATS at 127.0.0.1:9 cannot be used" in done.stderr
+    assert "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_file_store_needs_no_nats(tmp_path):
+    """The extra [cluster] is missing; its lack is said where --nats is given."""
+    assert without("nats", "token", "create", "me", "--data", tmp_path).returncode == 0
+    done = without("nats", "token", "list", "--data", tmp_path, "--nats", "nats://127.0.0.1:9")
+    assert done.returncode == 1
+    assert 'pip install "wan-flf2v[serve,cluster]' in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_taken_port_is_said(cli, tmp_path):
     with Gateway(tmp_path / "first") as gateway:
         done = cli("serve", "--data", tmp_path / "second", "--port", gateway.url.rsplit(":", 1)[1])
