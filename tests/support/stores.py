@@ -14,7 +14,7 @@ from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 
 from support.nats_server import shared_server
 
-CHOSEN = "WAN_FLF2V_TEST_STORE"  # the variable that says on which store the tests of the gateway run
+CHOSEN = "TEST_STORE"  # the variable that says on which store the tests of the gateway run
 STORES = {
     "sqlite": lambda folder: SqliteStore(folder / "store.sqlite3"),
     "jetstream": lambda folder: JetStreamStore(fleet_url(folder)),
