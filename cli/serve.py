@@ -27,6 +27,18 @@ _workers = typer.Typer(help="The ComfyUIs that the API runs requests on.", no_ar
 _Data = Annotated[
     Path | None, typer.Option("--data", envvar="WAN_FLF2V_DATA", help="Where requests, results and tokens are kept.")
 ]
+_Nats = Annotated[
+    str | None,
+    typer.Option(
+        "--nats",
+        envvar="WAN_FLF2V_NATS_URL",
+        metavar="URL",
+        # No square brackets: typer takes them for markup.
+        help="Keep requests and tokens on NATS JetStream, so that several gateways can share them: nats://HOST:PORT or "
+        "nats://HOST:PORT/NAME. They must share the folder --data too: it has uploads and results. Needs the extra "
+        "cluster.",
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -46,6 +58,7 @@ def serve(
         int, typer.Option(min=0, max=65535, help="The port to listen at; 0 takes a free one.")
     ] = DEFAULT_PORT,
     data: _Data = None,
+    nats: _Nats = None,
     config: Annotated[
         Path | None, typer.Option(help="A JSON file with settings; gateway/settings.py has them all.")
     ] = None,
@@ -71,6 +84,7 @@ def serve(
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     given: dict[str, object] = {
         "comfyui_url": comfyui or None,
+        "nats_url": nats,
         "base_url": base_url,
         "trusted_proxies": trusted_proxy or None,
     }
@@ -104,6 +118,7 @@ def check_extra() -> None:
 def create(
     name: Annotated[str, typer.Argument(help="The token's name.")],
     data: _Data = None,
+    nats: _Nats = None,
     rate: Annotated[int | None, typer.Option(min=1, help="Calls a minute, instead of the settings' limit.")] = None,
     queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
 ) -> None:
@@ -112,7 +127,7 @@ def create(
 
     try:
         text, token = _with_store(
-            data, lambda store: create_token(store, name, rate_per_minute=rate, queue_limit=queue)
+            data, nats, lambda store: create_token(store, name, rate_per_minute=rate, queue_limit=queue)
         )
     except TokenNameError as error:
         fail(str(error), EXIT_USAGE)
@@ -121,16 +136,16 @@ def create(
 
 
 @_tokens.command("list")
-def list_tokens(data: _Data = None) -> None:
+def list_tokens(data: _Data = None, nats: _Nats = None) -> None:
     """List the tokens' names and limits."""
     from ..gateway.http.responses import timestamp
 
-    folder = _folder(data)
-    if not _has_store(folder):
-        say(f"No token was ever made in {folder}. `wan-flf2v token create NAME --data {folder}` makes one there.")
+    place = _place(data, nats)
+    if not _has_store(data, nats):
+        say(f"No token was ever made in {place}. `wan-flf2v token create NAME --data {place}` makes one there.")
         return
-    say(f"Tokens in {folder}:")
-    tokens = _with_store(data, lambda store: store.tokens())
+    say(f"Tokens in {place}:")
+    tokens = _with_store(data, nats, lambda store: store.tokens())
     table = Table("Name", "Made", "Calls a minute", "Waiting")
     for token in tokens:
         limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
@@ -139,21 +154,24 @@ def list_tokens(data: _Data = None) -> None:
 
 
 @_tokens.command()
-def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None) -> None:
+def revoke(
+    name: Annotated[str, typer.Argument(help="The token's name.")], data: _Data = None, nats: _Nats = None
+) -> None:
     """Make a token worthless at once. Requests made with it go on."""
-    folder = _folder(data)
-    if not _has_store(folder) or not _with_store(data, lambda store: store.revoke_token(name)):
-        fail(f'There is no token "{name}" in {folder}. `wan-flf2v token list` shows those there are.', EXIT_USAGE)
+    if not _has_store(data, nats) or not _with_store(data, nats, lambda store: store.revoke_token(name)):
+        fail(
+            f'There is no token "{name}" in {_place(data, nats)}. `wan-flf2v token list` shows those there are.',
+            EXIT_USAGE,
+        )
     say(f"Token {name} is revoked.")
 
 
 @_workers.command("list")
-def list_workers(data: _Data = None) -> None:
+def list_workers(data: _Data = None, nats: _Nats = None) -> None:
     """List the ComfyUIs, and what the gateway last said of each."""
-    folder = _folder(data)
-    workers = _with_store(data, lambda store: store.workers()) if _has_store(folder) else []
+    workers = _with_store(data, nats, lambda store: store.workers()) if _has_store(data, nats) else []
     if not workers:
-        say(f"No gateway has run with {folder} yet. `wan-flf2v serve --comfyui URL --data {folder}` starts one.")
+        say(f"No gateway has run with {_place(data, nats)} yet. `wan-flf2v serve --comfyui URL` starts one.")
         return
     table = Table("Worker", "State", "ComfyUI", "Instance", "Request", "Attempt", "Last error")
     for each in workers:
@@ -168,12 +186,15 @@ def list_workers(data: _Data = None) -> None:
 def drain(
     worker: Annotated[str, typer.Argument(help="Its address, as `workers list` shows it.")],
     data: _Data = None,
+    nats: _Nats = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let it get requests again.")] = False,
 ) -> None:
     """Give a ComfyUI no more requests; the one that it runs goes on. Then it can be stopped."""
-    folder = _folder(data)
-    if not _has_store(folder) or not _with_store(data, lambda store: store.drain(worker, drained=not undo)):
-        fail(f'There is no worker "{worker}" in {folder}. `wan-flf2v workers list` shows those there are.', EXIT_USAGE)
+    if not _has_store(data, nats) or not _with_store(data, nats, lambda store: store.drain(worker, drained=not undo)):
+        fail(
+            f'There is no worker "{worker}" in {_place(data, nats)}. `wan-flf2v workers list` shows those there are.',
+            EXIT_USAGE,
+        )
     say(f"{worker} gets requests again." if undo else f"{worker} gets no more requests.")
 
 
@@ -183,17 +204,24 @@ def _folder(data: Path | None) -> Path:
     return data or default_data()
 
 
-def _has_store(folder: Path) -> bool:
+def _place(data: Path | None, nats: str | None) -> Path | str:
+    """Return where the store is, in words; an address may have a password in it."""
+    return _folder(data) if nats is None else "NATS"
+
+
+def _has_store(data: Path | None, nats: str | None) -> bool:
     """Say whether there is a store; opening one would make it."""
-    return (folder / "store.sqlite3").exists()
+    from ..gateway.jobs.opening import store_file
+
+    return nats is not None or store_file(_folder(data)).exists()
 
 
-def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
-    from ..gateway.jobs.sqlite_store import SqliteStore
+def _with_store(data: Path | None, nats: str | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
+    from ..gateway.jobs.opening import open_store
     from ..gateway.jobs.store import StoreError, StoreFileError
 
     async def go() -> _T:
-        store = SqliteStore(_folder(data) / "store.sqlite3")
+        store = open_store(_folder(data), nats)
         try:
             return await work(store)
         finally:
@@ -207,5 +235,6 @@ def _with_store(data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T
 
 def _hint_token(settings: Settings) -> None:
     """Say how to make a token if there is none."""
-    if settings.auth and not _with_store(settings.data, lambda store: store.tokens()):
-        say(f"There is no token yet: wan-flf2v token create NAME --data {settings.data}")
+    if settings.auth and not _with_store(settings.data, settings.nats_url, lambda store: store.tokens()):
+        where = f"--data {settings.data}" if settings.nats_url is None else "--nats URL"
+        say(f"There is no token yet: wan-flf2v token create NAME {where}")

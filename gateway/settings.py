@@ -22,7 +22,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WAN_FLF2V_", frozen=True)
 
     data: Path
-    """The folder of store.sqlite3, results/, inputs/, signing.key and dispatcher.lock. Comes from ``--data`` only."""
+    """The folder of results/, inputs/, signing.key, store.sqlite3 and dispatcher.lock. Comes from ``--data`` only."""
+    nats_url: str | None = None
+    """The address of NATS, nats://HOST:PORT[/NAME], if the store is on its JetStream and not in the data folder's file.
+
+    Several servers are separated by commas. NAME is the fleet's, where several share the servers. The gateways of a
+    fleet share the data folder too: it has their uploads and results. ``wan-flf2v serve`` alone reads this.
+    """
     comfyui_url: str | tuple[str, ...] = "http://127.0.0.1:8188"
     """The address of ComfyUI, or of several. A name with several IP addresses is several."""
     comfyui_verify_tls: bool = True

@@ -81,7 +81,7 @@ async def _mount_api(server: PromptServer) -> None:
     server.add_on_prompt_handler(_refuse_repeats(ONCE))
     data = Path(folder_paths.get_user_directory()) / "wan_flf2v"
     file = data / "api.json"
-    own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False, "comfyui_tokens": ()}  # it is this process
+    own = {"comfyui_url": _own_url(), "comfyui_verify_tls": False, "comfyui_tokens": (), "nats_url": None}
     settings = read_settings(data, file if file.exists() else None, **own)
     if not settings.mount:
         _LOG.info('hosted API of wan-flf2v is off path=%s: the setting "mount" is false', PREFIX)

@@ -15,6 +15,7 @@ import pytest
 from support.archive import archive_files, copy_files
 from support.comfyui_server import Servers, WarmStarts
 from support.in_comfyui import run_python
+from support.stores import CHOSEN
 from support.warm_python import Programs, WarmPython
 from wan_flf2v.benchmarks._stage import MEASURING_PACKS
 from wan_flf2v.bootstrap import server
@@ -37,6 +38,7 @@ PACKS = {
 LONGEST_FIRST = (
     "test_solvers", "test_crash_bench", "test_wan_vae", "test_openapi", "test_seeds_and_gate", "test_dispatcher_crash",
     "test_expert_patches", "test_dispatcher", "test_attacks_http_clients", "test_demo", "test_serve", "test_api_host",
+    "test_jetstream", "test_jetstream_cluster",
 )  # fmt: skip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,7 +47,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser):
-    """Let the host tests run on what the registry would ship, not on the checkout."""
+    """Let the host tests run on the registry's archive, not on the checkout, and those of the gateway on JetStream."""
+    parser.addoption(
+        "--store", choices=["sqlite", "jetstream"], default="sqlite", help="on which store the tests of the gateway run"
+    )
     parser.addoption(
         "--pack-archive", action="store_true", help="ComfyUI loads the pack from the registry's archive, unpacked"
     )
@@ -99,6 +104,7 @@ def _needs_no_older_comfyui(item):
 
 def pytest_configure(config):
     """Start a Python for each ComfyUI that all workers share; ``warm_starts`` says what for."""
+    os.environ[CHOSEN] = config.getoption("store")
     if hasattr(config, "workerinput"):
         return
     os.environ.pop(WARM, None)  # of a run around this one

@@ -13,9 +13,9 @@ from ..decoders import Decoders
 from ..fetch import Fetcher
 from ..images import Images
 from ..jobs.dispatcher import Dispatcher
+from ..jobs.opening import open_store
 from ..jobs.records import Job
 from ..jobs.results import Results
-from ..jobs.sqlite_store import SqliteStore
 from ..jobs.store import StoreError
 from ..jobs.webhooks import WebhookSender
 from ..settings import Settings
@@ -45,7 +45,7 @@ def create_app(
     dispatched before ``ready`` returns.
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store, fetcher = SqliteStore(settings.data / "store.sqlite3", max_wait_s=settings.max_wait_s), Fetcher(settings)
+    store, fetcher = open_store(settings.data, settings.nats_url, max_wait_s=settings.max_wait_s), Fetcher(settings)
     decoders = Decoders()
     results, images = Results(settings, store), Images(settings, store, fetcher, decoders)
     dispatcher = Dispatcher(store, settings, results)

@@ -10,6 +10,8 @@ from aiohttp import web
 from ..durable import is_full
 from ..jobs.store import StoreError, StoreFullError
 
+_STORE_AGAIN_S = 5  # a store on several machines chooses its next leader meanwhile
+
 
 class ErrorKind(NamedTuple):
     """A row of the table: code, text, and for a 422 the ``type`` of its entry in ``detail``.
@@ -173,6 +175,8 @@ def error_response(error: ApiError) -> web.Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 429:
         headers["Retry-After"] = str(error.detail["retry_after"])
+    if error.code == STORE_DOWN.code:
+        headers["Retry-After"] = str(_STORE_AGAIN_S)
     if error.status == 416:
         headers["Content-Range"] = f"bytes */{error.detail['size']}"
     body = {"error_code": error.code, "error_message": str(error), "detail": error.detail}

@@ -22,7 +22,7 @@ from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import REQUEST_ID, STATUSES, Job, Submission, Token, new_request_id
+from ..jobs.records import REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
 from ..jobs.tokens import ANONYMOUS
@@ -50,6 +50,7 @@ _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query paramete
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 1.0  # how often an open stream asks whether its token was revoked
+_HEALTH_LOOK_S = 0.25  # as often as a store looks for changes
 _PREVIEW_LOOK_S = 0.5
 _MAX_STREAMS = 64  # of one token
 _STREAMS_FULL_WAIT_S = 5
@@ -185,6 +186,8 @@ class RequestRoutes:
         self._results = results
         self._dispatcher = dispatcher
         self._streams: Counter[str] = Counter()  # token id -> open event streams
+        self._health: Health | None = None
+        self._health_at = -math.inf
         self._valid_at: dict[str, float] = {}  # hash of a token with a stream -> when it was looked up last
         self._stopping = asyncio.Event()
 
@@ -302,7 +305,7 @@ class RequestRoutes:
                     known_position = position
                     if job.version > last or moved:
                         # Without a new events_url: who has the link to this stream could renew it for ever.
-                        status = status_response(job, base, position, await self._store.health())
+                        status = status_response(job, base, position, await self._recent_health())
                         body = status.model_dump_json(exclude_unset=True)
                         message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
                         last = job.version
@@ -322,6 +325,13 @@ class RequestRoutes:
         finally:
             stopping.cancel()
             change.cancel()
+
+    async def _recent_health(self) -> Health:
+        """Return the store's health; all streams share one look."""
+        now = asyncio.get_running_loop().time()
+        if self._health is None or now - self._health_at > _HEALTH_LOOK_S:
+            self._health, self._health_at = await self._store.health(), now
+        return self._health
 
     async def _is_valid(self, token: Token) -> bool:
         """Return whether a token was not revoked; all its streams share one look."""

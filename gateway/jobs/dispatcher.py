@@ -11,10 +11,9 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-
-from filelock import FileLock, Timeout
 
 from ..settings import Settings
 from .comfyui import Address, addresses_of, loads, resolve
@@ -28,7 +27,7 @@ _LOOK_S = 0.25  # how often the store is read for new jobs and cancellations of 
 _SHORTEST_ROUND_S = 0.02  # many requests may come at once
 _RESOLVE_S = 30.0  # how often names are looked up again
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
-_LOCK_RETRY_S = 2.0
+_LEAD_RETRY_S = 2.0
 _TIDY_AGAIN_S = 60.0
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
@@ -42,6 +41,7 @@ class Dispatcher:
         self._settings = settings
         self._addresses = addresses_of(settings)
         self._results = results
+        self._name = uuid.uuid4().hex
         self._poked = asyncio.Event()
         self._workers: dict[Address, Worker] = {}
         self._tasks: dict[Address, asyncio.Task[None]] = {}
@@ -67,14 +67,17 @@ class Dispatcher:
         """
         if ready is not None:
             await ready()
-        pause, locked = _BACK_OFF_S[0], False
-        async with contextlib.AsyncExitStack() as stack:
+        pause, leads = _BACK_OFF_S[0], False
+        try:
             while True:
                 try:
-                    if not locked:
-                        await stack.enter_async_context(self._lock())
-                        stack.push_async_callback(self._stop_all)
-                        locked = True
+                    led, leads = leads, await self._store.lead(self._name)
+                    if leads != led:
+                        _LOG.info("this gateway dispatches now" if leads else "another gateway dispatches now")
+                    if not leads:
+                        await self._stop_all()
+                        await asyncio.sleep(_LEAD_RETRY_S)
+                        continue
                     await self._round()
                     pause = _BACK_OFF_S[0]
                 except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
@@ -86,20 +89,10 @@ class Dispatcher:
                 await asyncio.sleep(_SHORTEST_ROUND_S)
                 await wait_for(self._poked, _LOOK_S)
                 self._poked.clear()
-
-    @contextlib.asynccontextmanager
-    async def _lock(self) -> AsyncIterator[None]:
-        """Wait until no other process dispatches; its lock is free however that process ends."""
-        lock = FileLock(self._settings.data / "dispatcher.lock", timeout=0, mode=0o600)
-        while not lock.is_locked:
-            try:
-                lock.acquire()
-            except Timeout:
-                await asyncio.sleep(_LOCK_RETRY_S)
-        try:
-            yield
         finally:
-            lock.release()
+            await self._stop_all()
+            with contextlib.suppress(StoreError):  # then its right ends by itself
+                await self._store.resign(self._name)
 
     async def _round(self) -> None:
         """Look at everything once."""
@@ -159,7 +152,9 @@ class Dispatcher:
             await asyncio.wait(tasks)
 
     async def _stop_all(self) -> None:
+        """Forget every ComfyUI; a later round begins as a new process does."""
         await self._stop(list(self._tasks))
+        self._workers, self._states, self._look_up_at = {}, None, 0.0
 
     def _there(self) -> Iterator[Worker]:
         """Yield the ComfyUIs that are up, each once, whatever number of addresses lead to it."""

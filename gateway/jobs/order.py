@@ -16,10 +16,7 @@ _NOBODY: Mapping[str, float] = MappingProxyType({})
 
 
 class QueuedJob(NamedTuple):
-    """What the order and the dispatcher need of an unfinished job; ``number`` counts accepted jobs.
-
-    The other fields are those of ``Job``.
-    """
+    """What the order and the dispatcher need of an unfinished job; the fields are those of ``Job``."""
 
     id: str
     number: int

@@ -53,8 +53,8 @@ class Submission:
 class Job:
     """One accepted request, from submission to expiry.
 
-    ``number`` counts accepted jobs. ``token`` is the id of the token that it was submitted with. ``values`` is the
-    request, validated and complete. ``inputs`` maps an image parameter's key to the name of the file below
+    ``number`` is greater for each later job. ``token`` is the id of the token that it was submitted with. ``values`` is
+    the request, validated and complete. ``inputs`` maps an image parameter's key to the name of the file below
     ``<data>/inputs/`` that is uploaded to ComfyUI for the run; an image parameter that is not in it names a file in
     ComfyUI's input folder. ``attempt`` counts the starts: 1 is the first, 2 the one after its ComfyUI ended once.
     ``worker`` is the ComfyUI process of the present attempt (``None`` if it has no name) and ``sent`` tells whether

@@ -8,19 +8,21 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from .order import QueuedJob, in_order, queue_position
+from filelock import FileLock, Timeout
+
+from .following import FollowingStore, State, states_of
+from .order import QueuedJob, in_order
 from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
 from .store import (
     CancelOutcome,
     IdempotencyConflictError,
     QueueFullError,
-    Store,
     StoreError,
     StoreFileError,
     StoreFullError,
@@ -107,12 +109,9 @@ CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, 
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
 _ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
-_FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
 _EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit waits for one, not for a whole purge
 _JSON = ("values", "inputs", "output", "progress", "detail")
 _FLAGS = ("cancel_requested", "sent", "dirty", "expired")
-
-_State: TypeAlias = tuple[int, int | None]  # a job's version and queue position
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -161,12 +160,12 @@ def _writes(
             return await self._writer.run(transaction)
         finally:
             if moves_queue:
-                self._moved_at = time.monotonic()
+                self._moved()
 
     return call
 
 
-class SqliteStore(Store):
+class SqliteStore(FollowingStore):
     """``Store`` in the file ``path``.
 
     Reads, reads of the whole queue, and writes have a thread and a connection each: no read waits for a write.
@@ -175,6 +174,7 @@ class SqliteStore(Store):
     """
 
     def __init__(self, path: Path, *, max_wait_s: float = math.inf) -> None:
+        super().__init__()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise StoreFileError(f"{path} is a folder, but the API's store must be a file. Move the folder away.")
@@ -191,9 +191,8 @@ class SqliteStore(Store):
             ) from error
         self._max_wait_s = max_wait_s
         self._queue: tuple[int, float, tuple[QueuedJob, ...]] | None = None  # the file's version, when, and the queue
-        self._known_states: Mapping[str, _State] = {}
-        self._states_at = self._moved_at = -math.inf
-        self._look: asyncio.Future[None] | None = None
+        self._lead_lock = path.parent / "dispatcher.lock"
+        self._leading: dict[str, FileLock] = {}
 
     async def close(self) -> None:
         await asyncio.to_thread(self._writer.close)
@@ -264,12 +263,6 @@ class SqliteStore(Store):
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
         return _count(database, token, status)
 
-    async def position(self, job_id: str) -> int | None:
-        position = (await self._states()).get(job_id, (0, None))[1]
-        if position is None:  # it is new, or has begun to wait again
-            position = queue_position(job_id, await self.queue())
-        return position
-
     @_reads
     def newest(
         self,
@@ -292,44 +285,9 @@ class SqliteStore(Store):
         values = [value for part in given.values() for value in part]
         return [_job(row) for row in database.execute(query, (*values, limit))]
 
-    async def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
-        seen: _State | None = None
-        while True:
-            state = (await self._states()).get(job_id)
-            if state is None or state != seen:
-                job = await self.get(job_id)
-                if job is None or job.expired:
-                    return
-                position = await self.position(job_id) if job.status == "in_queue" else None
-                if seen != (job.version, position):
-                    seen = job.version, position
-                    yield job, position
-                if job.finished:
-                    return
-            await asyncio.sleep(_FOLLOW_S)
-
-    async def _states(self) -> Mapping[str, _State]:
-        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``, nor than what this process moved.
-
-        Those who ask share one look.
-        """
-        needed = max(time.monotonic() - _FOLLOW_S, self._moved_at)
-        while self._states_at <= needed:
-            if self._look is None or self._look.done():
-                self._look = asyncio.ensure_future(self._look_at_states())
-            await asyncio.shield(self._look)
-        return self._known_states
-
-    async def _look_at_states(self) -> None:
-        began = time.monotonic()
-        self._known_states, self._states_at = await self._read_states(), began
-
     @functools.partial(_reads, whole_queue=True)
-    def _read_states(self, database: sqlite3.Connection) -> dict[str, _State]:
-        ordered, versions = self._ordered(database, time.time())
-        waiting = [job.id for job in ordered if job.status == "in_queue"]
-        positions = {job_id: position for position, job_id in enumerate(waiting)}
-        return {job_id: (version, positions.get(job_id)) for job_id, version in versions.items()}
+    def _read_states(self, database: sqlite3.Connection) -> dict[str, State]:
+        return states_of(*self._ordered(database, time.time()))
 
     @functools.partial(_writes, moves_queue=True)
     def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
@@ -531,6 +489,19 @@ class SqliteStore(Store):
     def workers(self, database: sqlite3.Connection) -> list[WorkerState]:
         rows = database.execute("SELECT state, drained FROM workers ORDER BY rowid")
         return [WorkerState(**(json.loads(state) | {"drained": bool(drained)})) for state, drained in rows]
+
+    async def lead(self, holder: str) -> bool:
+        lock = self._leading.setdefault(holder, FileLock(self._lead_lock, timeout=0, mode=0o600))
+        if not lock.is_locked:
+            try:
+                lock.acquire()
+            except Timeout:
+                return False
+        return True
+
+    async def resign(self, holder: str) -> None:
+        if (lock := self._leading.pop(holder, None)) is not None:
+            lock.release()
 
     @_writes
     def drain(self, database: sqlite3.Connection, worker: str, *, drained: bool = True) -> bool:

@@ -1,4 +1,7 @@
-"""The protocol of every job store: each change of a job is one named async method; ``sqlite_store`` implements it."""
+"""The protocol of every job store: each change of a job is one named async method.
+
+``sqlite_store`` and ``jetstream_store`` implement it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class StoreFullError(StoreError):
 
 
 class StoreFileError(RuntimeError):
-    """The store's file cannot be opened: it is damaged, no store, or of another version. The text says what to do."""
+    """The store cannot be opened: it is damaged, no store, or of another version. The text says what to do."""
 
 
 class QueueFullError(Exception):
@@ -58,7 +61,7 @@ class Store(Protocol):
         """Return the job that ``token`` submitted with this idempotency key; raises what ``submit`` raises."""
 
     async def get(self, job_id: str) -> Job | None:
-        """Return a job, also an expired one; ``None`` if it is unknown. The caller checks whose it is."""
+        """Return a job, also one that expired lately; ``None`` if it is unknown. The caller checks whose it is."""
 
     async def queue(self) -> tuple[QueuedJob, ...]:
         """Return all unfinished jobs in the order in which they run (``order.in_order``)."""
@@ -204,6 +207,17 @@ class Store(Protocol):
 
     async def health(self) -> Health:
         """Return what the dispatching process last said."""
+
+    # The dispatcher
+
+    async def lead(self, holder: str) -> bool:
+        """Take or keep the right to dispatch; ``False`` if another holder has it. The holder asks again and again.
+
+        The right ends with the holder's process, however that ends.
+        """
+
+    async def resign(self, holder: str) -> None:
+        """Give up the right to dispatch, if this holder has it."""
 
     # Workers
 

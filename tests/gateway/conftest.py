@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from support.api_runs import Api
 from support.gateway_process import NOWHERE, Gateway
-from support.stores import STORES
+from support.stores import chosen_store
 from wan_flf2v.gateway.decoders import Decoders
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import Images
@@ -42,7 +42,7 @@ def demo_gateway(new_gateway):
 
 @pytest.fixture
 def store(tmp_path):
-    store = STORES["sqlite"](tmp_path)
+    store = chosen_store(tmp_path)
     yield store
     asyncio.run(store.close())
 

@@ -8,11 +8,14 @@ import time
 
 import pytest
 from support.gateway_process import NOWHERE, Gateway
+from support.stores import nats_url, sqlite_only
 
 
 @pytest.fixture
 def cli(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WAN_FLF2V_", "RUNCOMFY_"))}
+    if url := nats_url(tmp_path):
+        environment["WAN_FLF2V_NATS_URL"] = url
 
     def run(*arguments, **variables):
         command = [sys.executable, "-I", "-m", "wan_flf2v", *map(str, arguments)]
@@ -83,6 +86,29 @@ def test_settings_from_the_environment_are_under_the_options(cli, tmp_path, monk
     assert "queue_limit" in bad.stderr
 
 
+@pytest.mark.parametrize("command", [("serve",), ("token", "create"), ("token", "revoke"), ("workers", "drain")])
+def test_help_says_where_requests_are_kept(cli, command):
+    done = cli(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--nats" in done.stdout and "JetStream" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", 0), ("token", "list"), ("workers", "list")])
+def test_a_nats_that_is_not_there_is_said_at_the_start(cli, tmp_path, command):
+    done = cli(*command, "--data", tmp_path, "--nats", "nats://me:secret@127.0.0.1:9")
+    assert done.returncode == 1, done.stderr
+    assert "NATS at 127.0.0.1:9 cannot be used" in done.stderr
+    assert "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_file_store_needs_no_nats(tmp_path):
+    """The extra [cluster] is missing; its lack is said where --nats is given."""
+    assert without("nats", "token", "create", "me", "--data", tmp_path).returncode == 0
+    done = without("nats", "token", "list", "--data", tmp_path, "--nats", "nats://127.0.0.1:9")
+    assert done.returncode == 1
+    assert 'pip install "wan-flf2v[serve,cluster]' in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_taken_port_is_said(cli, tmp_path):
     with Gateway(tmp_path / "first") as gateway:
         done = cli("serve", "--data", tmp_path / "second", "--port", gateway.url.rsplit(":", 1)[1])
@@ -122,6 +148,7 @@ def test_an_address_that_is_none_is_refused_at_the_start(cli, tmp_path, address)
     assert "Traceback" not in done.stderr
 
 
+@sqlite_only
 def test_a_dispatcher_that_breaks_is_told_and_starts_again(tmp_path):
     (tmp_path / "dispatcher.lock").mkdir()
     with Gateway(tmp_path) as gateway:
@@ -158,6 +185,7 @@ def test_the_other_commands_need_no_more_than_the_extra_client():
     assert "57_steps" in without("av,filelock,pydantic_settings", "params").stdout
 
 
+@sqlite_only
 @pytest.mark.parametrize("command", [("serve", "--port", 0, "--no-auth"), ("token", "list")])
 def test_a_damaged_store_is_said_at_the_start(cli, tmp_path, command):
     (tmp_path / "store.sqlite3").write_text("not a database" * 500)

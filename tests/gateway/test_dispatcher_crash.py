@@ -7,6 +7,7 @@ import sys
 import pytest
 from support.api_runs import LONG, MIDDLING, MIDDLING_WARNINGS, Api, accepted, submit
 from support.client_runs import queue_as_someone_else, runs, slow_graph, wait_until
+from support.stores import nats_url
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.gateway.jobs.comfyui import request_graph
@@ -18,9 +19,9 @@ from pathlib import Path
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.settings import Settings
-from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
+from wan_flf2v.gateway.jobs.opening import open_store
 settings = Settings(data=Path(sys.argv[1]), comfyui_url=sys.argv[2], demo=True)
-store = SqliteStore(settings.data / "store.sqlite3")
+store = open_store(settings.data, sys.argv[3] or None)
 asyncio.run(Dispatcher(store, settings, Results(settings, store)).run())
 """
 
@@ -44,7 +45,15 @@ def api(server, tmp_path):
 @pytest.fixture
 def dispatcher(api):
     """Start a process that dispatches; it is killed at the end if it was not before."""
-    command = [sys.executable, "-I", "-c", _DISPATCHER, str(api.settings.data), api.settings.comfyui_url]
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        _DISPATCHER,
+        str(api.settings.data),
+        api.settings.comfyui_url,
+        nats_url(api.settings.data) or "",
+    ]
     child = subprocess.Popen(command)
     yield child
     child.kill()

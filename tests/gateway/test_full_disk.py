@@ -9,6 +9,7 @@ import time
 import pytest
 from PIL import Image
 from support.gateway_process import BODY, SUBMIT, Gateway
+from support.stores import sqlite_only
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs mount or prlimit")
 _DISK_BYTES = 8 << 20
@@ -50,6 +51,7 @@ def health(gateway, *, but):
     return answer
 
 
+@sqlite_only
 def test_a_full_disk_is_said_and_nothing_is_lost(small_disk):
     with Gateway(small_disk) as gateway:
         waiting = gateway.submit()
@@ -72,6 +74,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(small_disk):
         gateway.submit()
 
 
+@sqlite_only
 def test_a_store_that_cannot_be_written_is_said(tmp_path):
     """The process may write no byte into any file."""
     import resource  # not on Windows

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 from support.pictures import take
-from support.stores import STORES
+from support.stores import chosen_store
 from support.web_server import serve
 from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.decoders import Decoders
@@ -28,7 +28,7 @@ NAMES = ["Runcomfy_Example_1259_2.png", "a.png", "a", "a b (1).jpeg", "画像.we
 
 def images(folder, comfyui_url):
     settings = Settings(data=folder, comfyui_url=comfyui_url)
-    return Images(settings, STORES["sqlite"](folder), Fetcher(settings), Decoders())
+    return Images(settings, chosen_store(folder), Fetcher(settings), Decoders())
 
 
 @pytest.mark.parametrize("name", NOT_NAMES)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.gateway_process import Gateway
-from support.stores import STORES, Blocking, sql
+from support.stores import Blocking, chosen_store, sql, sqlite_only
 from wan_flf2v.client.comfy import ComfyClient, OutputFile
 from wan_flf2v.client.errors import ServerAnswerError
 from wan_flf2v.gateway.durable import write_durably
 from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.results import ExpiredLinkError, InvalidLinkError, ResultError, Results, StorageError
+from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 from wan_flf2v.gateway.jobs.tokens import create_token, find_token, first_token
 from wan_flf2v.gateway.settings import Settings
 
@@ -27,7 +28,7 @@ BASE = "https://api.test/sub"
 
 @pytest.fixture
 def store(tmp_path):
-    store = Blocking(STORES["sqlite"](tmp_path))
+    store = Blocking(chosen_store(tmp_path))
     yield store
     store.close()
 
@@ -326,6 +327,7 @@ def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results
         asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a", "", "output", "73"), job_id))
 
 
+@sqlite_only
 def test_first_token_is_in_its_file_before_it_counts(tmp_path, store, caplog):
     """However far a killed start came, the next one ends with a token that works and is known."""
     for left in ("nothing", "draft", "draft and token"):
@@ -356,7 +358,7 @@ def test_a_kept_token_goes_into_a_new_store(tmp_path, left):
     if left != "nothing":
         path.touch()
     assert asyncio.run(first_token(tmp_path))
-    with contextlib.closing(Blocking(STORES["sqlite"](tmp_path))) as store:
+    with contextlib.closing(Blocking(SqliteStore(path))) as store:
         (token,) = store.tokens()
         assert asyncio.run(find_token(store.store, text)) == token
     assert (tmp_path / "token").read_text() == text

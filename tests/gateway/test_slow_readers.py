@@ -7,7 +7,7 @@ import uuid
 
 import aiohttp
 from aiohttp import web
-from support.stores import STORES
+from support.stores import chosen_store, nats_url
 from wan_flf2v.gateway.http import sending
 from wan_flf2v.gateway.http.app import create_app
 from wan_flf2v.gateway.jobs.records import Submission
@@ -21,8 +21,8 @@ SIZE = 32 << 20  # more than the system's buffers on both sides take
 @contextlib.asynccontextmanager
 async def served_result(data, content):
     """Serve the API in this process; yields its server and the link to a result with this content."""
-    settings = Settings(data=data, comfyui_url="http://127.0.0.1:9", auth=False)
-    store, job_id = STORES["sqlite"](data), str(uuid.uuid4())
+    settings = Settings(data=data, comfyui_url="http://127.0.0.1:9", auth=False, nats_url=nats_url(data))
+    store, job_id = chosen_store(data), str(uuid.uuid4())
     await store.submit(Submission(job_id, ANONYMOUS.id, "model", {}, {}))
     await store.assign(job_id)
     await store.end(job_id, "succeeded", output={"video": "video.mp4"})
@@ -77,7 +77,7 @@ def test_a_result_that_is_purged_while_it_is_sent_arrives_whole_and_is_gone_then
         async with served_result(tmp_path, bytes(SIZE)) as (_, link), aiohttp.ClientSession() as session:
             async with session.get(link) as response:
                 first = await response.content.readexactly(1000)
-                store = STORES["sqlite"](tmp_path)
+                store = chosen_store(tmp_path)
                 assert await Results(Settings(data=tmp_path, result_ttl_s=0), store).purge() == 1
                 await store.close()
                 assert len(first + await response.read()) == SIZE

@@ -9,7 +9,7 @@ import uuid
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from support.gateway_process import BODY, SUBMIT, Gateway
-from support.stores import STORES, sql
+from support.stores import chosen_store, sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
 from wan_flf2v.gateway.jobs import webhooks
@@ -201,13 +201,13 @@ def test_the_pauses_grow_to_an_hour_and_the_last_attempt_is_at_the_end(tmp_path,
 
 def test_a_restart_forgets_nothing(tmp_path):
     """A sender that fails is stopped; another, with a store of its own, goes on."""
-    first, receiver = STORES["sqlite"](tmp_path), Receiver(503)
+    first, receiver = chosen_store(tmp_path), Receiver(503)
     job_id = deliver(first, tmp_path, receiver.answer, lambda job_id: owed(first)[job_id][0] >= 1)
     ((url,),) = sql(first, "SELECT url FROM webhooks")
     asyncio.run(first.close())
 
     async def go():
-        second, receiver = STORES["sqlite"](tmp_path), Receiver(200)
+        second, receiver = chosen_store(tmp_path), Receiver(200)
         port = int(url.split(":")[2].split("/")[0])
         async with serve(receiver.answer, port=port), running(sender(second, tmp_path)):
             await until(lambda: not owed(second))
@@ -230,7 +230,7 @@ def test_a_sender_that_dies_in_the_middle_leaves_the_message_to_the_next(tmp_pat
 def test_two_processes_send_each_message_once(tmp_path, store):
     async def go():
         receiver = Receiver(200)
-        other = STORES["sqlite"](tmp_path)
+        other = chosen_store(tmp_path)
         async with serve(receiver.answer) as port, running(sender(store, tmp_path), sender(other, tmp_path)):
             ids = [await finished_job(store, f"http://127.0.0.1:{port}/") for _ in range(30)]
             await until(lambda: not owed(store))

@@ -241,7 +241,7 @@ def test_prompts_of_others_are_seen_before_a_job_is_given(tmp_path, monkeypatch)
 
     async def test():
         async with stand_ins(2, seconds=0.1) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
-            await until(lambda: all(states(api, host.url, "idle") for host in hosts))
+            await until(lambda: all_idle(api, hosts))
             hosts[0].seconds = 60.0
             async with ComfyClient(hosts[0].url) as client:
                 await client.queue_prompt(graph_for(DEMO), prompt_id=str(uuid.uuid4()), client_id="someone else")
@@ -308,7 +308,7 @@ def test_a_waiting_job_does_not_wait_for_one_that_stalls(tmp_path, monkeypatch):
 
     async def test():
         async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
-            await until(lambda: all(states(api, host.url, "idle") for host in hosts))
+            await until(lambda: all_idle(api, hosts))
             hosts[0].stall()
             jobs = [await submit(api.store) for _ in range(3)]
             assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 3
@@ -339,10 +339,14 @@ def test_the_last_models_choose_between_idle_ones(tmp_path):
     run(test())
 
 
-def states(api, url, state, instance=None):
-    """Whether a worker is in a state; asked beside the loop, as the command line does."""
-    rows = api.store._reader._database.execute("SELECT state FROM workers WHERE name = ?", (url,)).fetchall()
-    return any(f'"state": "{state}"' in row[0] and (instance or "") in row[0] for row in rows)
+async def all_idle(api, hosts):
+    return all([await states(api, host.url, "idle") for host in hosts])
+
+
+async def states(api, url, state, instance=None):
+    """Whether a worker is in a state, as the store says."""
+    told = [(each.name, each.state, each.instance or "") for each in await api.store.workers()]
+    return any(name == url and word == state and (instance or "") in start for name, word, start in told)
 
 
 def test_a_running_job_is_cancelled_wherever_it_runs_and_the_next_one_starts(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 from support.api_runs import SMALL
 from support.gateway_process import SUBMIT_DEMO, Gateway
+from support.stores import nats_url
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
@@ -34,9 +35,13 @@ def beside(hosts, work, folder, **config):
 
 
 def test_operators_see_each_worker_and_can_drain_one(tmp_path):
+    environment = {"COLUMNS": "400"}
+    if url := nats_url(tmp_path):
+        environment["WAN_FLF2V_NATS_URL"] = url
+
     def cli(*arguments):
         command = [sys.executable, "-I", "-m", "wan_flf2v", "workers", *arguments, "--data", str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "400"})
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     def workers(gateway):
         response = gateway.get("/v1/workers")

@@ -14,7 +14,7 @@ from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.settings import Settings
 
-from support.stores import STORES
+from support.stores import chosen_store
 
 SMALL = {"71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1}
 # Guidance that the demo's models were not made for: preflight warns twice, which tells whether it ran.
@@ -56,7 +56,7 @@ class Api:
 
     def __init__(self, data, url, **settings):
         self.settings = Settings(data=data, comfyui_url=url, demo=True, **settings)
-        self.store = STORES["sqlite"](data)
+        self.store = chosen_store(data)
 
     def dispatcher(self):
         return Dispatcher(self.store, self.settings, Results(self.settings, self.store))

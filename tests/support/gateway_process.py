@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from wan_flf2v.benchmarks._gateway import GatewayProcess
 from wan_flf2v.contract.parameters import DEMO, HOSTED
 
-from support.stores import STORES, Blocking
+from support.stores import Blocking, chosen_store, nats_url
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
 CURL_BODY = """{
@@ -43,8 +43,8 @@ class Response:
 class Gateway(GatewayProcess):
     """A gateway process that is up inside the ``with`` block, and calls of its API."""
 
-    def __init__(self, data, comfyui_url=NOWHERE, *arguments, config=None):
-        super().__init__(Path(data), comfyui_url, *arguments, config=config)
+    def __init__(self, data, comfyui_url=NOWHERE, *arguments, config=None, nats=None):
+        super().__init__(Path(data), comfyui_url, *arguments, config=config, nats_url=nats or nats_url(data))
 
     def __enter__(self):
         self.start()
@@ -56,7 +56,7 @@ class Gateway(GatewayProcess):
     @contextlib.contextmanager
     def store(self):
         """Yield the store behind this gateway; its methods block."""
-        store = Blocking(STORES["sqlite"](self.data))
+        store = Blocking(chosen_store(self.data))
         try:
             yield store
         finally:

@@ -1,0 +1,534 @@
+"""One stream of NATS JetStream as a table of records: reads, atomic batches with compare-and-set, and its set-up."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import random
+import re
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from .store import StoreError, StoreFileError
+
+SCHEMA_VERSION = 1
+_NAME, _PREFIX = "WF", "wf"  # of the stream, and of its subjects; those of a fleet with a name end with it
+_OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
+_CONNECT_S = 5.0
+_ANSWER_S = 1.5  # for one answer of the server
+_CALL_S = 5.0  # for one call of the store, with all repetitions; longer than most elections of a leader
+_AT_ONCE = 8  # transactions of one process
+_TURN_S = 30.0  # for the calls before it that write the same records
+_PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
+_TOMBSTONE_S = 120  # how long a removed record is seen as removed
+_FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
+_STEPS = 64  # how many messages a view reads one by one before it reads the others at once
+_OPERATIONS = 8  # how many of its last operations a record knows
+_REPLICAS = 3  # in a cluster
+
+# The server's error codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
+_AGAIN = (10071, 10164, 10176, 10210)  # wrong last sequence (two codes); batch incomplete; too many batches under way
+_NO_MESSAGE = 10037
+_STREAM_NOT_FOUND = 10059
+_NO_JETSTREAM = (10039, 10076)  # not for this account; not on this server
+_FULL = (10047, 10077, 10122)  # no resources; the stream's max_bytes, of one message; of a batch
+
+_OPTIONS: Mapping[str, Any] = {  # what the store relies on
+    "max_msgs_per_subject": 1,
+    "allow_atomic": True,
+    "allow_msg_ttl": True,
+    "allow_direct": False,  # so that every read is answered by the leader
+    "discard": "new",
+    "storage": "file",
+    "retention": "limits",
+    "max_age": 0,
+    "max_msgs": -1,
+}
+
+_URL = re.compile(r"(?:(nats|tls)://)?([^/\s]+)(?:/([A-Za-z0-9_-]{1,32})?)?")
+_LOG = logging.getLogger("wan_flf2v.gateway")
+_T = TypeVar("_T")
+
+
+class Record(NamedTuple):
+    """What a subject holds: ``data`` is ``None`` if it was removed; ``operations`` are the last that wrote it."""
+
+    subject: str
+    sequence: int
+    data: Any
+    operations: tuple[str, ...]
+
+
+class _RefusedError(Exception):
+    """A batch was not taken: another writer was faster, or the server is busy. It may be taken when done again."""
+
+
+class _NoAnswerError(Exception):
+    """The server did not answer: whether it took what was sent is not known."""
+
+
+class Stream:
+    """A stream on the servers of ``url``, ``nats://[user:password@]host[:port][,…][/fleet]``.
+
+    It has a thread with an event loop: ``run`` may be called from any other loop. The constructor blocks; it makes the
+    stream if there is none, and raises ``StoreFileError`` if that cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._servers, fleet = _parse(url)
+        self._where = ", ".join(urlsplit(server).netloc.rpartition("@")[2] for server in self._servers)  # no password
+        self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
+        self._client = Client()
+        self._error: Exception | None = None
+        self._closed = False
+        self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="wan-flf2v-jetstream", daemon=True)
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        except BaseException:
+            self.close()
+            raise
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do the work on the stream's loop and return its result. A cancelled call waits until the work is done."""
+        if self._closed:
+            raise StoreError("The store is closed.")
+        call = asyncio.run_coroutine_threadsafe(self._track(work), self._loop)
+        future = asyncio.wrap_future(call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    async def _track(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        task = asyncio.ensure_future(work())
+        self._calls.add(task)
+        try:
+            return await task
+        finally:
+            self._calls.discard(task)
+
+    def close(self) -> None:
+        """Finish the work that was given, take no more, and disconnect; blocks."""
+        if self._loop.is_closed():
+            return
+        self._closed = True
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _finish(self) -> None:
+        if self._calls:
+            await asyncio.wait(list(self._calls))
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._client.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    # Set-up
+
+    async def _open(self) -> None:
+        async def note(error: Exception) -> None:
+            if str(error) != str(self._error):
+                _LOG.warning("NATS connection servers=%s: %s", self._where, error or type(error).__name__)
+            self._error = error
+
+        connecting = self._client.connect(
+            list(self._servers),
+            name="wan-flf2v",
+            error_cb=note,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            connect_timeout=2,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            pending_size=0,  # while there is no connection nothing is kept to be sent later
+        )
+        try:
+            await asyncio.wait_for(connecting, _CONNECT_S)
+        except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
+            why = self._error or error
+            raise StoreFileError(
+                f"NATS at {self._where} cannot be used: {why or 'no answer'}. Is a nats-server running there, and may "
+                "this user connect to it?"
+            ) from error
+        version = self._client.connected_server_version
+        if (version.major, version.minor) < _OLDEST_SERVER:
+            raise StoreFileError(
+                f"The nats-server at {self._where} has version {version.major}.{version.minor}.{version.patch}; the "
+                "store needs 2.12 or newer, which has atomic batches. Update it."
+            )
+        try:
+            await self._prepare()
+        except StoreError as error:
+            raise StoreFileError(str(error)) from error
+
+    async def _prepare(self) -> None:
+        """Make the stream, or check the one that is there."""
+        clustered = "cluster" in self._client._server_info  # the client has no other way to tell
+        replicas = _REPLICAS if clustered else 1
+        answer = await self._ask(f"STREAM.INFO.{self.name}", may_fail=(_STREAM_NOT_FOUND,))
+        if "error" in answer:
+            wanted = {
+                **_OPTIONS,
+                "name": self.name,
+                "subjects": [f"{self.prefix}.>"],
+                "num_replicas": replicas,
+                "metadata": {"wan_flf2v_schema": str(SCHEMA_VERSION)},
+            }
+            answer = await self._ask(f"STREAM.CREATE.{self.name}", wanted)
+            _LOG.info("stream made name=%s replicas=%d servers=%s", self.name, replicas, self._where)
+        config = answer["config"]
+        schema = config.get("metadata", {}).get("wan_flf2v_schema")
+        if schema != str(SCHEMA_VERSION):
+            raise StoreFileError(
+                f"The stream {self.name} at {self._where} has schema {schema or 'of another program'}; this version of "
+                f"wan-flf2v knows schema {SCHEMA_VERSION} only. Update wan-flf2v, or use another fleet's name: "
+                "nats://HOST/NAME."
+            )
+        wrong = [
+            f"{key} is {config.get(key)!r} and must be {value!r}"
+            for key, value in _OPTIONS.items()
+            if config.get(key) != value
+        ]
+        if clustered and config["num_replicas"] < _REPLICAS:
+            wrong.append(f"num_replicas is {config['num_replicas']} and must be {_REPLICAS} in a cluster")
+        if wrong:
+            raise StoreFileError(
+                f"The stream {self.name} at {self._where} is not as the store needs it: {'; '.join(wrong)}. Change it "
+                f"with `nats stream edit {self.name}`."
+            )
+
+    # Reading
+
+    async def last(self, subject: str) -> Record | None:
+        """Return the newest record of a subject, or of all that a subject with wildcards matches."""
+        return await self._message({"last_by_subj": subject})
+
+    async def after(self, sequence: int, subject: str) -> Record | None:
+        """Return the first record behind a sequence number, of the subjects that ``subject`` matches."""
+        return await self._message({"seq": sequence + 1, "next_by_subj": subject})
+
+    async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
+        """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
+        inbox = self._client.new_inbox()
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self._client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
+        consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
+        try:
+            for _ in range(consumer["num_pending"]):
+                try:
+                    message = await asyncio.wait_for(arrived.get(), _ANSWER_S)
+                except asyncio.TimeoutError:
+                    raise self._silent() from None
+                number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
+                yield self._decode(message.subject, number, message.data)
+        finally:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+            await self._remove_consumer(consumer)
+
+    async def count(self, subject: str) -> int:
+        """Return how many records there are of the subjects that ``subject`` matches."""
+        consumer = await self._consumer(subject, 0)
+        await self._remove_consumer(consumer)
+        return int(consumer["num_pending"])
+
+    async def _consumer(self, subject: str, sequence: int, **options: Any) -> dict[str, Any]:
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": sequence + 1,
+            "ack_policy": "none",
+            "filter_subject": subject,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 10 * 10**9,
+            **options,
+        }
+        return await self._ask(f"CONSUMER.CREATE.{self.name}", {"stream_name": self.name, "config": config})
+
+    async def _remove_consumer(self, consumer: Mapping[str, Any]) -> None:
+        with contextlib.suppress(nats.errors.Error, OSError):  # it also goes by itself
+            await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
+
+    async def _message(self, query: Mapping[str, Any]) -> Record | None:
+        answer = await self._ask(f"STREAM.MSG.GET.{self.name}", query, may_fail=(_NO_MESSAGE,))
+        if "error" in answer:
+            return None
+        message = answer["message"]
+        return self._decode(message["subject"], message["seq"], base64.b64decode(message.get("data", "")))
+
+    def _decode(self, subject: str, sequence: int, data: bytes) -> Record:
+        try:
+            content = json.loads(data)
+            version = content["v"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"The stream {self.name} has a record of another program: {subject}.") from None
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"The stream {self.name} has a record of schema {version} ({subject}); this version of wan-flf2v knows "
+                f"schema {SCHEMA_VERSION} only. Update wan-flf2v."
+            )
+        return Record(subject, sequence, content["data"], tuple(content["ops"]))
+
+    async def _ask(
+        self, call: str, query: Mapping[str, Any] | None = None, *, may_fail: tuple[int, ...] = ()
+    ) -> dict[str, Any]:
+        """Ask JetStream's API, again while nothing answers; ``StoreError`` unless it does what was asked."""
+        payload = json.dumps(query).encode() if query is not None else b""
+        async for _ in _repetitions():
+            try:
+                answer = await self._request(f"$JS.API.{call}", payload)
+            except _NoAnswerError:
+                continue
+            if "error" in answer and answer["error"].get("err_code") not in may_fail:
+                if _passes(answer["error"]):
+                    continue
+                raise self._refused(answer["error"])
+            return answer
+        raise self._silent()
+
+    async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
+        try:
+            answer = await self._client.request(subject, payload, _ANSWER_S, headers=headers)
+        except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
+            raise _NoAnswerError from error
+        result: dict[str, Any] = json.loads(answer.data)
+        return result
+
+    def _silent(self) -> StoreError:
+        return StoreError(
+            f"JetStream at {self._where} does not answer for the stream {self.name}: there is no connection, too few "
+            "of its servers are up, or the stream was deleted."
+        )
+
+    def _refused(self, error: Mapping[str, Any]) -> StoreError:
+        code, text = error.get("err_code"), error.get("description")
+        if code == _STREAM_NOT_FOUND:
+            why = "It was deleted, or this is another account. Restart the gateway to make a new, empty one."
+        elif code in _NO_JETSTREAM:
+            why = "JetStream is off there, or not allowed to this account."
+        elif code in _FULL:
+            why = "It is full: raise its max_bytes, or give the server more room."
+        else:
+            why = "The log of nats-server may say more."
+        return StoreError(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
+
+    # Writing
+
+    async def transact(self, work: Callable[[Transaction], Awaitable[_T]]) -> _T:
+        """Do ``work``, which reads and writes records, and commit what it wrote as one atomic batch.
+
+        The batch is refused if a record that is written was changed since it was read; then the work is done again,
+        and from then on this process does one at a time: many at once would only refuse each other.
+        """
+        operation = uuid.uuid4().hex
+        if not self._turn.locked():
+            async with self._slots:
+                with contextlib.suppress(_RefusedError):
+                    return await self._attempt(work, operation)
+        try:
+            await asyncio.wait_for(self._turn.acquire(), _TURN_S)
+        except asyncio.TimeoutError:
+            raise self._busy() from None
+        try:
+            async for _ in _repetitions():
+                with contextlib.suppress(_RefusedError):
+                    return await self._attempt(work, operation)
+            raise self._busy()
+        finally:
+            self._turn.release()
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str) -> _T:
+        """Do the work once. After an answer that was lost, the records tell whether the batch was taken."""
+        transaction = Transaction(self, operation)
+        result = await work(transaction)
+        batch = transaction.batch()
+        if batch:
+            try:
+                await self._commit(batch)
+            except (_RefusedError, _NoAnswerError):
+                if not await self._taken(batch, operation):
+                    raise _RefusedError from None
+        return result
+
+    def _busy(self) -> StoreError:
+        return StoreError(f"Too many others write the same records of the stream {self.name}, or it has no leader.")
+
+    async def _taken(self, batch: list[_Write], operation: str) -> bool:
+        for write in batch:
+            record = await self.last(write.subject)
+            if record is not None and operation in record.operations:
+                return True
+        return False
+
+    async def _commit(self, batch: list[_Write]) -> None:
+        batch_id = uuid.uuid4().hex
+        for number, write in enumerate(batch, 1):
+            headers = {
+                "Nats-Batch-Id": batch_id,
+                "Nats-Batch-Sequence": str(number),
+                "Nats-Expected-Last-Subject-Sequence": str(write.expected),
+            }
+            if write.ttl_s is not None:
+                headers["Nats-TTL"] = f"{write.ttl_s}s"
+            if number < len(batch):
+                try:
+                    await self._client.publish(write.subject, write.payload, headers=headers)
+                except (nats.errors.Error, OSError) as error:
+                    raise _NoAnswerError from error
+                continue
+            answer = await self._request(write.subject, write.payload, headers | {"Nats-Batch-Commit": "1"})
+        refusal = answer.get("error")
+        if refusal is None:
+            return
+        if refusal.get("err_code") in _AGAIN or _passes(refusal):
+            raise _RefusedError
+        raise self._refused(refusal)
+
+
+class _Write(NamedTuple):
+    subject: str
+    expected: int
+    payload: bytes
+    ttl_s: int | None
+
+
+class Transaction:
+    """Reads of records, and writes that are committed together."""
+
+    def __init__(self, stream: Stream, operation: str) -> None:
+        self._stream = stream
+        self._operation = operation
+        self._read: dict[str, Record] = {}
+        self._writes: dict[str, tuple[Any, int | None]] = {}
+
+    async def find(self, subject: str) -> Record | None:
+        """Read the newest record that a subject with wildcards matches; ``None`` if there is none, or it is removed."""
+        record = await self._stream.last(subject)
+        if record is None:
+            return None
+        self._read[record.subject] = record
+        return record if record.data is not None else None
+
+    async def read(self, subject: str) -> Any:
+        """Return the data of a record; ``None`` if there is none."""
+        record = await self.find(subject)
+        return record.data if record is not None else None
+
+    def write(self, subject: str, data: Any, *, ttl_s: int | None = None) -> None:
+        """Put data in a record's place. One that was not read must not exist. With ``ttl_s`` it goes by itself."""
+        self._writes[subject] = data, ttl_s
+
+    def remove(self, subject: str) -> None:
+        """Remove a record."""
+        self.write(subject, None, ttl_s=_TOMBSTONE_S)
+
+    def batch(self) -> list[_Write]:
+        """Return what was written, removals first: so the last record of a thing that was moved is its new place."""
+        writes = []
+        for subject, (data, ttl_s) in sorted(self._writes.items(), key=lambda item: item[1][0] is not None):
+            before = self._read.get(subject)
+            earlier = before.operations[1 - _OPERATIONS :] if before is not None else ()
+            content = {"v": SCHEMA_VERSION, "ops": [*earlier, self._operation], "data": data}
+            payload = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+            writes.append(_Write(subject, before.sequence if before is not None else 0, payload, ttl_s))
+        return writes
+
+
+class View:
+    """The records whose subjects match a filter, kept in memory; each look begins with what is new."""
+
+    def __init__(self, stream: Stream, subject: str, decode: Callable[[Record], Any]) -> None:
+        self._stream = stream
+        self._subject = subject
+        self._decode = decode
+        self._records: dict[str, Any] = {}
+        self._at: float | None = None
+        self._lock = asyncio.Lock()
+        self.sequence = 0
+
+    async def look(self) -> Mapping[str, Any]:
+        """Return subject -> decoded record of all that had been written when this was called."""
+        async with self._lock:
+            try:
+                await self._refresh()
+            except BaseException:
+                self._at = None  # the stream may be another one next time
+                raise
+            return dict(self._records)
+
+    async def _refresh(self) -> None:
+        now = time.monotonic()
+        if self._at is None or now - self._at > _FRESH_S:  # what was removed meanwhile may leave no trace
+            self._records, self.sequence = {}, 0
+            await self._read_many()
+        self._at = now
+        steps = 0
+        while (record := await self._stream.after(self.sequence, self._subject)) is not None:
+            self._apply(record)
+            steps += 1
+            if steps % _STEPS == 0:
+                await self._read_many()
+
+    async def _read_many(self) -> None:
+        async for record in self._stream.all(self._subject, self.sequence):
+            self._apply(record)
+
+    def _apply(self, record: Record) -> None:
+        self.sequence = record.sequence
+        if record.data is None:
+            self._records.pop(record.subject, None)
+        else:
+            self._records[record.subject] = self._decode(record)
+
+
+def _passes(error: Mapping[str, Any]) -> bool:
+    """Return whether an error of the server is one that soon passes, such as an election."""
+    return error.get("code") in (429, 503) and error.get("err_code") not in (*_NO_JETSTREAM, *_FULL)
+
+
+async def _repetitions() -> AsyncIterator[int]:
+    """Yield until a call has taken too long, with pauses that grow and differ."""
+    end, number = time.monotonic() + _CALL_S, 0
+    while True:
+        yield number
+        if time.monotonic() > end:
+            return
+        mean = min(_PAUSE_S[0] * 2**number, _PAUSE_S[1])
+        await asyncio.sleep(random.uniform(0, 2 * mean))  # noqa: S311 -- so that two writers do not meet again
+        number += 1
+
+
+def _parse(url: str) -> tuple[list[str], str]:
+    """Return the servers of an address and the fleet's name, ``""`` for the default one."""
+    servers, fleet = [], ""
+    for part in url.split(","):
+        match = _URL.fullmatch(part.strip())
+        if match is None:  # it is not shown: there may be a password in it
+            raise StoreFileError(
+                "The address of NATS is not understood. Give nats://HOST:PORT, several separated by commas; behind the "
+                "last one may stand /NAME, the fleet's name of letters, digits, - and _."
+            )
+        servers.append(f"{match[1] or 'nats'}://{match[2]}")
+        fleet = match[3] or fleet
+    return servers, fleet

@@ -1,0 +1,615 @@
+"""The job store on NATS JetStream that the gateways of a fleet share: its subjects, its records and their transitions.
+
+Each transition is one atomic batch, which is refused if a record in it was changed meanwhile (``jetstream.Stream``).
+Below the prefix ``wf``, a record's subject is:
+
+``now.job.TOKEN.open.ID``      a job that waits or runs, and
+``done.job.TOKEN.STATUS.ID``   one that ended: never both, so that ``*.job.*.*.ID`` finds it in one read
+``now.count.TOKEN``            how many of a token's jobs wait, and when one was started last
+``now.hook.ID``                a webhook
+``now.left.ID``                an ended job that may have left something on its worker
+``now.token.HASH``             a token, and ``name.NAME`` its hash
+``idem.TOKEN.SHA256``          an idempotency key
+``file.TOKEN.ID``              an uploaded file, and ``uploads.TOKEN`` the sum of their sizes
+``fact.NAME``                  health, workers, and who dispatches
+
+What lies below ``now`` is small and kept in memory (``jetstream.View``). A job's number is the sequence number of its
+first record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from .following import FollowingStore, State, states_of
+from .jetstream import Record, Stream, Transaction, View
+from .order import QueuedJob, in_order
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
+from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, StoreError
+
+_LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
+_LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
+_EXPIRED_TTL_S = 7 * 86400  # how long an expired job is still known
+_OPEN = ("in_queue", "in_progress")
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _on_stream(
+    work: Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]]:
+    """Make a method run on the stream's own loop, whichever loop calls it."""
+
+    async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._stream.run(lambda: work(self, *args, **kwargs))
+
+    return call
+
+
+def _transaction(
+    work: Callable[Concatenate[JetStreamStore, Transaction, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]]:
+    """Make a method one transaction on the stream's own loop; it is done again if another writer was faster."""
+
+    async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        async def go() -> _T:
+            return await self._stream.transact(lambda transaction: work(self, transaction, *args, **kwargs))
+
+        try:
+            return await self._stream.run(go)
+        finally:
+            self._moved()
+
+    return call
+
+
+class _Stored(NamedTuple):
+    """A job as its record holds it: with the subject of its idempotency key, and whether there is a webhook."""
+
+    job: Job
+    idempotency: str | None
+    has_webhook: bool
+
+
+class JetStreamStore(FollowingStore):
+    """``Store`` on the servers of ``url`` (``jetstream.Stream``). ``max_wait_s`` is that of ``order.in_order``.
+
+    The constructor blocks. It raises ``StoreFileError``.
+    """
+
+    def __init__(self, url: str, *, max_wait_s: float = math.inf) -> None:
+        super().__init__()
+        self._stream = Stream(url)
+        self._prefix = self._stream.prefix
+        self._now = View(self._stream, self._subject("now", ">"), self._decode)
+        self._max_wait_s = max_wait_s
+        self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._stream.close)
+
+    # Jobs
+
+    async def submit(self, submission: Submission) -> Job:
+        job = await self._submit(submission)
+        stored = await self.get(job.id) if job.number == 0 else job
+        return replace(job, number=stored.number) if stored is not None else job
+
+    @_transaction
+    async def _submit(self, transaction: Transaction, new: Submission) -> Job:
+        key = None
+        if new.idempotency is not None:
+            key = self._idempotency_subject(new.token, new.idempotency[0])
+            earlier = await self._submitted_before(transaction, key, new.idempotency[1])
+            if earlier is not None:
+                return earlier
+        if await transaction.find(self._job_subject(new.id)) is not None:
+            raise StoreError(f"There is already a request {new.id}.")
+        count = await self._read_count(transaction, new.token)
+        if new.queue_limit is not None and count["waiting"] >= new.queue_limit:
+            raise QueueFullError
+        job = Job(
+            id=new.id, number=0, token=new.token, model_id=new.model_id, values=dict(new.values),
+            inputs=dict(new.inputs), status="in_queue", cancel_requested=False, attempt=0, worker=None, sent=False,
+            dirty=False, error=None, output=None, created_at=time.time(), started_at=None, finished_at=None,
+            progress=None, detail={}, version=1, expired=False,
+        )  # fmt: skip
+        self._write_job(transaction, _Stored(job, key, new.webhook is not None))
+        self._write_count(transaction, new.token, count, 1)
+        if key is not None and new.idempotency is not None:
+            transaction.write(key, {"body_hash": new.idempotency[1], "job_id": new.id})
+        if new.webhook is not None:
+            hook: dict[str, Any] = {
+                "url": new.webhook, "secret": new.webhook_secret, "base_url": new.base_url, "token": new.token,
+                "every_status": new.webhook_every_status, "tells": [], "attempts": 0, "first_at": None, "due_at": None,
+            }  # fmt: skip
+            transaction.write(self._subject("now", "hook", new.id), _told(hook, "in_queue"))
+        return job
+
+    @_transaction
+    async def submitted_before(self, transaction: Transaction, token: str, idempotency: tuple[str, str]) -> Job | None:
+        key, body_hash = idempotency
+        return await self._submitted_before(transaction, self._idempotency_subject(token, key), body_hash)
+
+    async def _submitted_before(self, transaction: Transaction, key: str, body_hash: str) -> Job | None:
+        earlier = await transaction.read(key)
+        if earlier is None:
+            return None
+        if earlier["body_hash"] != body_hash:
+            raise IdempotencyConflictError
+        return (await self._read_job(transaction, earlier["job_id"])).job
+
+    @_on_stream
+    async def get(self, job_id: str) -> Job | None:
+        record = await self._stream.last(self._job_subject(job_id))
+        return _stored(record).job if record is not None and record.data is not None else None
+
+    @_on_stream
+    async def queue(self) -> tuple[QueuedJob, ...]:
+        return (await self._ordered())[0]
+
+    @_on_stream
+    async def running(self) -> list[QueuedJob]:
+        jobs = [_queued(job) for job in await self._open_jobs() if job.status == "in_progress"]
+        return sorted(jobs, key=lambda job: job.number)
+
+    @_on_stream
+    async def _read_states(self) -> Mapping[str, State]:
+        return states_of(*await self._ordered())
+
+    async def _ordered(self) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
+        """Return all unfinished jobs in order, and the version of each."""
+        jobs = await self._open_jobs()
+        counts = (await self._kept("count")).values()
+        served = {count["token"]: count["served_at"] for count in counts if count["served_at"] is not None}
+        ordered = in_order(map(_queued, jobs), served, now=time.time(), max_wait_s=self._max_wait_s)
+        return ordered, {job.id: job.version for job in jobs}
+
+    @_on_stream
+    async def count(self, token: str | None = None, status: Status | None = None) -> int:
+        count = 0
+        if status is None or status in _OPEN:
+            jobs = await self._open_jobs()
+            count += sum(token in (None, job.token) and status in (None, job.status) for job in jobs)
+        if status not in _OPEN:
+            of = "*" if token is None else _word(token)
+            count += await self._stream.count(self._subject("done", "job", of, status or "*", "*"))
+        return count
+
+    @_on_stream
+    async def newest(
+        self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
+    ) -> list[Job]:
+        found = {job.id: job for job in await self._open_jobs() if job.token == token}
+        if status not in _OPEN:  # read after the open ones: a job that ends in between is in both
+            ended = await self._ended(self._subject("done", "job", _word(token), status or "*", "*"))
+            found |= {job.id: job for job in ended}
+        jobs = [job for job in found.values() if not job.expired and status in (None, job.status)]
+        if before is not None:
+            jobs = [job for job in jobs if (job.created_at, job.id) < (before.created_at, before.id)]
+        return sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
+
+    @_transaction
+    async def assign(self, transaction: Transaction, job_id: str, worker: str | None = None) -> bool:
+        stored = await self._read_job(transaction, job_id)
+        if stored.job.status != "in_queue":
+            return False
+        count, now = await self._read_count(transaction, stored.job.token), time.time()
+        started = {"status": "in_progress", "started_at": now, "attempt": stored.job.attempt + 1}
+        self._change(transaction, stored, **started, worker=worker, dirty=True)
+        self._write_count(transaction, stored.job.token, count | {"served_at": now}, -1)
+        await self._tell(transaction, stored, "in_progress")
+        return True
+
+    @_transaction
+    async def mark_sent(self, transaction: Transaction, job_id: str, *, attempt: int | None = None) -> None:
+        await self._change_running(transaction, job_id, attempt, sent=True)
+
+    @_transaction
+    async def report(
+        self, transaction: Transaction, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None
+    ) -> None:
+        await self._change_running(transaction, job_id, attempt, progress=dict(progress))
+
+    @_transaction
+    async def requeue(self, transaction: Transaction, job_id: str, *, attempt: int | None = None) -> None:
+        stored = await self._read_job(transaction, job_id)
+        job = stored.job
+        if job.status != "in_progress" or attempt not in (None, job.attempt):
+            return
+        if job.cancel_requested:
+            await self._end(transaction, stored, "cancelled")
+            return
+        detail = {**job.detail, DEATHS: job.deaths + job.ran}
+        self._change(transaction, stored, status="in_queue", worker=None, sent=False, progress=None, detail=detail)
+        self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
+
+    @_transaction
+    async def end(
+        self,
+        transaction: Transaction,
+        job_id: str,
+        status: Status,
+        *,
+        error: str | None = None,
+        output: Mapping[str, str] | None = None,
+        detail: Mapping[str, Any] | None = None,
+        attempt: int | None = None,
+    ) -> bool:
+        stored = await self._read_job(transaction, job_id)
+        if stored.job.finished or attempt not in (None, stored.job.attempt):
+            return False
+        if stored.job.cancel_requested:
+            status, error, output = "cancelled", None, None
+        result = {"error": error, "output": dict(output) if output is not None else None}
+        await self._end(transaction, stored, status, **result, detail={**stored.job.detail, **(detail or {})})
+        return True
+
+    @_transaction
+    async def cancel(self, transaction: Transaction, job_id: str) -> CancelOutcome:
+        stored = await self._read_job(transaction, job_id)
+        if stored.job.finished:
+            return "finished"
+        if stored.job.status == "in_queue":
+            await self._end(transaction, stored, "cancelled")
+            return "cancelled"
+        if not stored.job.cancel_requested:
+            self._change(transaction, stored, cancel_requested=True)
+        return "cancelling"
+
+    @_on_stream
+    async def leftovers(self) -> list[Job]:
+        return sorted((await self._kept("left")).values(), key=lambda job: job.finished_at)
+
+    @_transaction
+    async def mark_clean(self, transaction: Transaction, job_id: str) -> None:
+        stored = await self._read_job(transaction, job_id)
+        self._write_job(transaction, stored._replace(job=replace(stored.job, dirty=False)))
+        left = self._subject("now", "left", job_id)
+        if await transaction.find(left) is not None:
+            transaction.remove(left)
+
+    @_on_stream
+    async def unexpired(self) -> list[tuple[str, float]]:
+        jobs = await self._ended(self._subject("done", "job", ">"))
+        ended = [(job.id, job.finished_at) for job in jobs if not job.expired and job.finished_at is not None]
+        return sorted(ended, key=lambda job: job[1])
+
+    async def expire(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            await self._expire(job_id)
+
+    @_transaction
+    async def _expire(self, transaction: Transaction, job_id: str) -> None:
+        stored = await self._read_job(transaction, job_id)
+        if not stored.job.finished:
+            return
+        blank: dict[str, Any] = {"expired": True, "output": None, "values": {}, "inputs": {}}
+        job = replace(stored.job, version=stored.job.version + 1, **blank)
+        self._write_job(transaction, stored._replace(job=job, idempotency=None))
+        if stored.idempotency is not None and await transaction.find(stored.idempotency) is not None:
+            transaction.remove(stored.idempotency)
+
+    # Parts of transitions
+
+    async def _read_job(self, transaction: Transaction, job_id: str) -> _Stored:
+        record = await transaction.find(self._job_subject(job_id))
+        if record is None:
+            raise KeyError(job_id)
+        return _stored(record)
+
+    def _write_job(self, transaction: Transaction, stored: _Stored) -> None:
+        job = stored.job
+        place = (
+            ("done", "job", _word(job.token), job.status) if job.finished else ("now", "job", _word(job.token), "open")
+        )
+        ttl_s = _EXPIRED_TTL_S if job.expired else None
+        transaction.write(self._subject(*place, _word(job.id)), _data(stored), ttl_s=ttl_s)
+
+    def _change(self, transaction: Transaction, stored: _Stored, **fields: Any) -> None:
+        job = replace(stored.job, version=stored.job.version + 1, **fields)
+        self._write_job(transaction, stored._replace(job=job))
+
+    async def _change_running(self, transaction: Transaction, job_id: str, attempt: int | None, **fields: Any) -> None:
+        stored = await self._read_job(transaction, job_id)
+        if stored.job.status == "in_progress" and attempt in (None, stored.job.attempt):
+            self._change(transaction, stored, **fields)
+
+    async def _end(self, transaction: Transaction, stored: _Stored, status: Status, **fields: Any) -> None:
+        before = stored.job
+        job = replace(before, status=status, finished_at=time.time(), version=before.version + 1, **fields)
+        transaction.remove(self._subject("now", "job", _word(job.token), "open", _word(job.id)))
+        self._write_job(transaction, stored._replace(job=job))
+        if before.status == "in_queue":
+            self._write_count(transaction, job.token, await self._read_count(transaction, job.token), -1)
+        if job.dirty:
+            transaction.write(self._subject("now", "left", job.id), _data(stored._replace(job=job)))
+        await self._tell(transaction, stored, "end")
+
+    async def _read_count(self, transaction: Transaction, token: str) -> dict[str, Any]:
+        count = await transaction.read(self._subject("now", "count", _word(token)))
+        return count or {"token": token, "waiting": 0, "served_at": None}
+
+    def _write_count(self, transaction: Transaction, token: str, count: dict[str, Any], more: int) -> None:
+        changed = {**count, "waiting": count["waiting"] + more}
+        transaction.write(self._subject("now", "count", _word(token)), changed)
+
+    async def _tell(self, transaction: Transaction, stored: _Stored, news: str) -> None:
+        """Let a job's webhook tell these news after those that it has not told yet."""
+        if not stored.has_webhook:
+            return
+        subject = self._subject("now", "hook", stored.job.id)
+        hook = await transaction.read(subject)
+        if hook is not None:
+            transaction.write(subject, _told(hook, news))
+
+    # Tokens
+
+    @_on_stream
+    async def tokens(self) -> list[Token]:
+        return sorted((await self._kept("token")).values(), key=lambda token: (token.created_at, token.name))
+
+    @_on_stream
+    async def find_token(self, token_hash: str) -> Token | None:
+        record = await self._stream.last(self._subject("now", "token", _word(token_hash)))
+        return Token(**record.data) if record is not None and record.data is not None else None
+
+    @_transaction
+    async def add_token(self, transaction: Transaction, token: Token) -> bool:
+        by_hash, by_name = self._token_subjects(token.hash, token.name)
+        if await transaction.find(by_hash) is not None or await transaction.find(by_name) is not None:
+            return False
+        transaction.write(by_hash, asdict(token))
+        transaction.write(by_name, token.hash)
+        return True
+
+    @_transaction
+    async def revoke_token(self, transaction: Transaction, name: str) -> bool:
+        token_hash = await transaction.read(self._token_subjects("", name)[1])
+        if token_hash is None:
+            return False
+        for subject in self._token_subjects(token_hash, name):
+            await transaction.find(subject)
+            transaction.remove(subject)
+        return True
+
+    # Uploaded files
+
+    async def add_file(self, file: StoredFile, max_bytes: int) -> float | None:
+        if await self._add_file(file, max_bytes):
+            return None
+        return min((other.created_at for other in await self.files() if other.token == file.token), default=0.0)
+
+    @_transaction
+    async def _add_file(self, transaction: Transaction, file: StoredFile, max_bytes: int) -> bool:
+        subject, sum_subject = self._file_subjects(file.token, file.id)
+        uploaded = (await transaction.read(sum_subject) or 0) + file.size
+        if uploaded > max_bytes:
+            return False
+        transaction.write(subject, asdict(file))
+        transaction.write(sum_subject, uploaded)
+        return True
+
+    @_on_stream
+    async def get_file(self, file_id: str) -> StoredFile | None:
+        record = await self._stream.last(self._file_subjects("*", file_id)[0])
+        return StoredFile(**record.data) if record is not None and record.data is not None else None
+
+    @_on_stream
+    async def files(self) -> list[StoredFile]:
+        found = View(self._stream, self._file_subjects("*", "*")[0], lambda record: StoredFile(**record.data))
+        return sorted((await found.look()).values(), key=lambda file: (file.created_at, file.id))
+
+    @_transaction
+    async def remove_file(self, transaction: Transaction, file_id: str) -> bool:
+        record = await transaction.find(self._file_subjects("*", file_id)[0])
+        if record is None:
+            return False
+        sum_subject = self._file_subjects(record.data["token"], file_id)[1]
+        transaction.write(sum_subject, (await transaction.read(sum_subject)) - record.data["size"])
+        transaction.remove(record.subject)
+        return True
+
+    @_on_stream
+    async def inputs_in_use(self) -> set[str]:
+        return {name for job in await self._open_jobs() for name in job.inputs.values()}
+
+    # Webhooks
+
+    async def due_webhooks(
+        self, now: float, *, lease_s: float = 60.0, wanted: Callable[[Webhook], bool] = lambda _: True
+    ) -> list[Webhook]:
+        taken = [await self._lease(hook.job_id, now, lease_s) for hook in await self._due(now, wanted)]
+        return [hook for hook in taken if hook is not None]
+
+    @_on_stream
+    async def _due(self, now: float, wanted: Callable[[Webhook], bool]) -> list[Webhook]:
+        hooks = await self._kept("hook")
+        due = [(hook["due_at"], job_id) for job_id, hook in hooks.items() if _is_due(hook, now)]
+        return [hook for _, job_id in sorted(due) if wanted(hook := _webhook(job_id, hooks[job_id]))]
+
+    @_transaction
+    async def _lease(self, transaction: Transaction, job_id: str, now: float, lease_s: float) -> Webhook | None:
+        """Take one webhook; ``None`` if another process was faster."""
+        subject = self._subject("now", "hook", job_id)
+        hook = await transaction.read(subject)
+        if hook is None or not _is_due(hook, now):
+            return None
+        transaction.write(subject, {**hook, "due_at": now + lease_s})
+        return _webhook(job_id, hook)
+
+    @_transaction
+    async def retry_webhook(self, transaction: Transaction, job_id: str, due_at: float) -> None:
+        subject = self._subject("now", "hook", job_id)
+        hook = await transaction.read(subject)
+        if hook is not None:
+            transaction.write(subject, {**hook, "attempts": hook["attempts"] + 1, "due_at": due_at})
+
+    @_transaction
+    async def next_webhook(self, transaction: Transaction, job_id: str) -> None:
+        subject = self._subject("now", "hook", job_id)
+        hook = await transaction.read(subject)
+        if hook is not None:
+            tells = hook["tells"][1:]
+            transaction.write(subject, {**hook, "tells": tells, "due_at": time.time() if tells else None})
+
+    @_transaction
+    async def remove_webhook(self, transaction: Transaction, job_id: str) -> None:
+        subject = self._subject("now", "hook", job_id)
+        if await transaction.find(subject) is not None:
+            transaction.remove(subject)
+
+    # Health
+
+    @_transaction
+    async def check(self, transaction: Transaction) -> None:
+        await self._set_fact(transaction, "check", time.time())
+
+    @_transaction
+    async def set_health(self, transaction: Transaction, health: Health) -> None:
+        await self._set_fact(transaction, "health", asdict(health))
+
+    @_on_stream
+    async def health(self) -> Health:
+        record = await self._stream.last(self._subject("fact", "health"))
+        return Health(**record.data) if record is not None else Health()
+
+    async def _set_fact(self, transaction: Transaction, name: str, data: Any) -> None:
+        subject = self._subject("fact", name)
+        await transaction.find(subject)
+        transaction.write(subject, data)
+
+    # The dispatcher
+
+    async def lead(self, holder: str) -> bool:
+        asked_at = time.monotonic()
+        if asked_at - self._led.get(holder, -math.inf) < _LEAD_KEPT_S:
+            return True
+        leads = await self._lead(holder)
+        self._led = {**self._led, holder: asked_at} if leads else {}
+        return leads
+
+    @_transaction
+    async def _lead(self, transaction: Transaction, holder: str) -> bool:
+        subject = self._subject("fact", "dispatcher")
+        if await transaction.read(subject) not in (None, holder):
+            return False
+        transaction.write(subject, holder, ttl_s=_LEAD_TTL_S)
+        return True
+
+    async def resign(self, holder: str) -> None:
+        self._led.pop(holder, None)
+        await self._resign(holder)
+
+    @_transaction
+    async def _resign(self, transaction: Transaction, holder: str) -> None:
+        subject = self._subject("fact", "dispatcher")
+        if await transaction.read(subject) == holder:
+            transaction.remove(subject)
+
+    # Workers
+
+    @_transaction
+    async def set_workers(self, transaction: Transaction, workers: Iterable[WorkerState]) -> None:
+        subject = self._subject("fact", "workers")
+        before: dict[str, Any] = await transaction.read(subject) or {}
+        told = {worker.name: asdict(worker) for worker in workers}
+        names = [*(name for name in before if name in told), *(name for name in told if name not in before)]
+        drained = {name: before.get(name, {}).get("drained", False) for name in names}
+        transaction.write(subject, {name: {**told[name], "drained": drained[name]} for name in names})
+
+    @_on_stream
+    async def workers(self) -> list[WorkerState]:
+        record = await self._stream.last(self._subject("fact", "workers"))
+        return [WorkerState(**state) for state in record.data.values()] if record is not None else []
+
+    @_transaction
+    async def drain(self, transaction: Transaction, worker: str, *, drained: bool = True) -> bool:
+        subject = self._subject("fact", "workers")
+        workers = await transaction.read(subject) or {}
+        if worker not in workers:
+            return False
+        transaction.write(subject, {**workers, worker: {**workers[worker], "drained": drained}})
+        return True
+
+    # Subjects and records
+
+    def _subject(self, *words: str) -> str:
+        return ".".join((self._prefix, *words))
+
+    def _job_subject(self, job_id: str) -> str:
+        return self._subject("*", "job", "*", "*", _word(job_id))
+
+    def _idempotency_subject(self, token: str, key: str) -> str:
+        return self._subject("idem", _word(token), hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+
+    def _token_subjects(self, token_hash: str, name: str) -> tuple[str, str]:
+        return self._subject("now", "token", _word(token_hash)), self._subject("name", _word(name))
+
+    def _file_subjects(self, token: str, file_id: str) -> tuple[str, str]:
+        token, file_id = (text if text == "*" else _word(text) for text in (token, file_id))
+        return self._subject("file", token, file_id), self._subject("uploads", token)
+
+    def _decode(self, record: Record) -> Any:
+        """Return what is kept in memory of a record below ``now``."""
+        kind = record.subject.split(".")[2]
+        if kind in ("job", "left"):
+            return _stored(record).job
+        return Token(**record.data) if kind == "token" else record.data
+
+    async def _kept(self, kind: str) -> dict[str, Any]:
+        """Return what is kept below ``now`` of one kind, by the last word of the subject."""
+        prefix = self._subject("now", kind, "")
+        kept = await self._now.look()
+        return {subject.rpartition(".")[2]: data for subject, data in kept.items() if subject.startswith(prefix)}
+
+    async def _open_jobs(self) -> list[Job]:
+        return list((await self._kept("job")).values())
+
+    async def _ended(self, subject: str) -> list[Job]:
+        return list((await View(self._stream, subject, lambda record: _stored(record).job).look()).values())
+
+
+def _word(text: str) -> str:
+    """Return a text as a word of a subject: as it is, or hashed if NATS could not take it."""
+    return text if _WORD.fullmatch(text) else hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _data(stored: _Stored) -> dict[str, Any]:
+    return {**stored._asdict(), "job": asdict(stored.job)}
+
+
+def _stored(record: Record) -> _Stored:
+    fields = record.data["job"]
+    job = Job(**{**fields, "number": fields["number"] or record.sequence})
+    return _Stored(job, record.data["idempotency"], record.data["has_webhook"])
+
+
+def _queued(job: Job) -> QueuedJob:
+    return QueuedJob(*(getattr(job, name) for name in QueuedJob._fields))
+
+
+def _told(hook: Mapping[str, Any], news: str) -> dict[str, Any]:
+    """Return a webhook that tells these news too: now, if it has nothing else to tell."""
+    if not hook["every_status"] and news != "end":
+        return dict(hook)
+    now, due_at = time.time(), hook["due_at"]
+    return {**hook, "tells": [*hook["tells"], news], "first_at": now, "due_at": now if due_at is None else due_at}
+
+
+def _is_due(hook: Mapping[str, Any], now: float) -> bool:
+    return hook["due_at"] is not None and hook["due_at"] <= now
+
+
+def _webhook(job_id: str, hook: Mapping[str, Any]) -> Webhook:
+    fields = {name: hook[name] for name in ("url", "secret", "base_url", "attempts", "first_at", "token")}
+    return Webhook(job_id, **fields, tells=hook["tells"][0])

@@ -1,0 +1,337 @@
+"""The store on one nats-server: races, lost answers, what it refuses to start with, and what a client is told."""
+
+import asyncio
+import contextlib
+import copy
+import json
+import shutil
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import nats
+import pytest
+from support.gateway_process import SUBMIT, SUBMIT_DEMO, Gateway, events
+from support.nats_server import CONFIG, NatsServer, free_ports, shared_server
+from support.stores import STORES, Blocking, fleet_url
+from wan_flf2v.benchmarks._stand_in import stand_ins
+from wan_flf2v.gateway.jobs import jetstream
+from wan_flf2v.gateway.jobs.jetstream import Stream
+from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
+from wan_flf2v.gateway.jobs.records import Submission, Token
+from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError
+
+IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
+
+
+def new(**options):
+    return Submission(str(uuid.uuid4()), "t", "m", {}, {}, **options)
+
+
+def stream_of(folder):
+    """Return the name of the stream that belongs to a folder."""
+    return "WF_" + fleet_url(folder).rpartition("/")[2]
+
+
+def admin(call, payload=None, url=None):
+    """Ask JetStream's API as an operator would."""
+
+    async def ask():
+        client = await nats.connect(url or shared_server())
+        try:
+            answer = await client.request(f"$JS.API.{call}", json.dumps(payload).encode() if payload else b"", 5)
+        finally:
+            await client.close()
+        return json.loads(answer.data)
+
+    return asyncio.run(ask())
+
+
+def edit(folder, **changes):
+    name = stream_of(folder)
+    config = admin(f"STREAM.INFO.{name}")["config"]
+    answer = admin(f"STREAM.UPDATE.{name}", {**config, **changes})
+    assert "error" not in answer, answer
+
+
+@contextlib.contextmanager
+def opened(folder, count=1):
+    """Open the store of a folder as several processes do."""
+    stores = [Blocking(STORES["jetstream"](folder)) for _ in range(count)]
+    try:
+        yield stores[0] if count == 1 else stores
+    finally:
+        for store in stores:
+            store.close()
+
+
+def at_once(*calls):
+    """Make the calls in a thread each; return what they returned or raised."""
+
+    def call(place):
+        try:
+            results[place] = calls[place]()
+        except Exception as error:  # noqa: BLE001
+            results[place] = error
+
+    results = [None] * len(calls)
+    threads = [threading.Thread(target=call, args=(place,)) for place in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_racing_gateways_keep_to_the_limit_and_assign_each_request_once(tmp_path):
+    with opened(tmp_path, 2) as stores:
+        found = at_once(*(lambda s=store: s.submit(new(queue_limit=10)) for store in stores for _ in range(15)))
+        accepted = [job for job in found if not isinstance(job, Exception)]
+        assert len(accepted) == 10
+        assert all(isinstance(error, QueueFullError) for error in found if isinstance(error, Exception)), found
+        assert len({job.number for job in accepted}) == 10
+        done = at_once(*(lambda s=s, job=job: s.assign(job.id) for job in accepted for s in stores))
+        assert sorted(map(str, done)) == ["False"] * 10 + ["True"] * 10
+        ends = at_once(*(lambda s=s, job=job: s.end(job.id, "succeeded") for job in accepted for s in stores))
+        assert sorted(map(str, ends)) == ["False"] * 10 + ["True"] * 10
+        assert [store.count("t", "in_queue") for store in stores] == [0, 0]
+        stores[0].submit(new(queue_limit=1))
+        with pytest.raises(QueueFullError):
+            stores[1].submit(new(queue_limit=1))
+
+
+def test_a_burst_of_one_token_is_accepted(tmp_path):
+    """Each changes the token's count of waiting requests: they take turns."""
+    with opened(tmp_path, 2) as (store, other):
+
+        async def burst(count):
+            return await asyncio.gather(*(each.store.submit(new()) for _ in range(count) for each in (store, other)))
+
+        jobs = asyncio.run(burst(30))
+        assert len({job.number for job in jobs}) == 60
+        assert [job.id for job in store.queue()] == [job.id for job in sorted(jobs, key=lambda job: job.number)]
+        assert store.count("t", "in_queue") == 60
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, reaches):
+    """The batch was taken and the answer was lost, or the batch itself was lost."""
+    real, left = Stream._commit, [True]
+
+    async def commit(stream, batch):
+        lost = left and left.pop()
+        if reaches or not lost:
+            await real(stream, batch)
+        if lost:
+            raise jetstream._NoAnswerError
+
+    monkeypatch.setattr(Stream, "_commit", commit)
+    with opened(tmp_path) as store:
+        job = store.submit(new(idempotency=("key", "hash")))
+        for call in (store.assign, lambda job_id: store.report(job_id, {"fraction": 0.5}), store.requeue):
+            left[:] = [True]
+            assert call(job.id) in (True, None)
+        (job,) = store.newest("t", 9)
+        assert (store.count(), job.version, job.status, job.attempt) == (1, 4, "in_queue", 1)
+        left[:] = [True]
+        assert store.cancel(job.id) == "cancelled"
+        assert store.count("t", "in_queue") == 0
+        with contextlib.suppress(QueueFullError):
+            store.submit(new(queue_limit=1))
+        assert store.count("t", "in_queue") == 1, "the number of waiting ones is right too"
+
+
+def test_what_was_removed_long_ago_is_not_seen(tmp_path, monkeypatch):
+    """A gateway that did not look for longer than a removal leaves a trace begins from scratch."""
+    with opened(tmp_path, 2) as (store, other):
+        job = store.submit(new())
+        assert [each.id for each in other.queue()] == [job.id]
+        monkeypatch.setattr(jetstream, "_TOMBSTONE_S", 1)
+        monkeypatch.setattr(jetstream, "_FRESH_S", 0.5)
+        store.cancel(job.id)
+        while admin(f"STREAM.INFO.{stream_of(tmp_path)}", {"subjects_filter": "*.now.job.>"})["state"].get("subjects"):
+            time.sleep(0.1)
+        assert other.queue() == ()
+
+
+def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path):
+    with opened(tmp_path) as store:
+        store.submit(new())
+        edit(tmp_path, max_bytes=2000)
+        with pytest.raises(StoreError, match="full: raise its max_bytes"):
+            while True:
+                store.submit(new())
+        count = store.count()
+        edit(tmp_path, max_bytes=-1)
+        store.submit(new())
+        assert store.count() == count + 1
+
+
+def test_a_deleted_stream_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(jetstream, "_CALL_S", 0.1)
+    with opened(tmp_path) as store:
+        job = store.submit(new())
+        admin(f"STREAM.DELETE.{stream_of(tmp_path)}")
+        for call in (lambda: store.get(job.id), store.queue, store.check, lambda: store.submit(new())):
+            with pytest.raises(StoreError, match="was deleted"):
+                call()
+
+
+def test_records_and_streams_of_another_version_are_refused(tmp_path):
+    with opened(tmp_path) as store:
+        job = store.submit(new())
+
+        async def spoil():
+            client = await nats.connect(shared_server())
+            await client.publish(f"wf_{stream_of(tmp_path)[3:]}.now.job.t.open.{job.id}", b'{"v": 2}')
+            await client.flush()
+            await client.close()
+
+        asyncio.run(spoil())
+        for call in (lambda: store.get(job.id), store.queue):
+            with pytest.raises(StoreError, match=r"a record of schema 2 .* knows schema 1 only. Update wan-flf2v"):
+                call()
+    edit(tmp_path, metadata={"wan_flf2v_schema": "2"})
+    with pytest.raises(StoreFileError, match=r"has schema 2; this version of wan-flf2v knows schema 1 only"):
+        STORES["jetstream"](tmp_path)
+    edit(tmp_path, metadata={"wan_flf2v_schema": "1"}, allow_direct=True, max_age=10**12)
+    with pytest.raises(StoreFileError, match="allow_direct is True and must be False; max_age is 1000000000000 and"):
+        STORES["jetstream"](tmp_path)
+
+
+class OldServer(threading.Thread):
+    """Greets each client as a nats-server 2.11 does."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                client.sendall(b'INFO {"server_id":"x","version":"2.11.9","max_payload":1048576,"headers":true}\r\n')
+                while client.recv(4096):
+                    client.sendall(b"PONG\r\n")
+
+
+def test_a_server_that_is_too_old_is_refused():
+    old = OldServer()
+    with pytest.raises(StoreFileError, match=r"version 2\.11\.9; the store needs 2\.12 or newer"):
+        JetStreamStore(old.url)
+    old.listener.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:1/a b", ""])
+def test_an_address_that_is_none_is_refused_and_not_shown(url):
+    with pytest.raises(StoreFileError, match="The address of NATS is not understood") as error:
+        JetStreamStore(url)
+    assert "4222" not in str(error.value)
+
+
+def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(jetstream, "_CONNECT_S", 1.0)
+    port = free_ports(1)[0]
+    with pytest.raises(
+        StoreFileError, match=rf"NATS at 127.0.0.1:{port} cannot be used: .*Connect call failed.*Is a nats-server"
+    ):
+        JetStreamStore(f"nats://me:secret@127.0.0.1:{port}")
+    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("accounts.conf")
+    config.write_text(
+        f'include "{CONFIG.name}"\naccounts {{ A {{ users: [{{user: one, password: p}}] }}\n'
+        "B { jetstream: enabled, users: [{user: other, password: p}] } }"
+    )
+    server = NatsServer(tmp_path / "nats", port, config=config).start()
+    try:
+        with pytest.raises(StoreFileError, match="Authorization Violation") as error:
+            JetStreamStore(f"nats://other:secret@127.0.0.1:{port}")
+        assert "secret" not in str(error.value)
+        with pytest.raises(StoreFileError, match="JetStream is off there, or not allowed to this account"):
+            JetStreamStore(f"nats://one:p@127.0.0.1:{port}")
+        Blocking(JetStreamStore(f"nats://other:p@127.0.0.1:{port}")).close()
+    finally:
+        server.kill()
+
+
+def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_path):
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+    try:
+        with Gateway(tmp_path / "gateway", nats=server.url) as gateway:
+            request_id = gateway.submit()
+            server.kill()
+            for response in at_once(
+                lambda: gateway.post(SUBMIT, {"6_text": "x"}),
+                lambda: gateway.get(f"/v1/requests/{request_id}/status"),
+                lambda: gateway.get("/v1/requests"),
+                lambda: gateway.cancel(request_id),
+                lambda: gateway.get("/healthz"),
+            ):
+                assert (response.status, response.headers["Retry-After"]) == (503, "5"), response.content
+            server.start()
+            while gateway.get("/healthz").status != 200:
+                time.sleep(0.1)
+            assert gateway.status(request_id)["status"] == "in_queue"
+            assert gateway.cancel(request_id).json["outcome"] == "cancelled"
+            assert (gateway.data / "store.sqlite3").exists() is False
+    finally:
+        server.kill()
+
+
+def test_a_revoked_token_is_refused_by_every_gateway(tmp_path):
+    with opened(tmp_path, 2) as (store, other):
+        token = Token("laptop", "h", 1.0, None, None, None)
+        assert store.add_token(token)
+        assert other.find_token("h") == token
+        assert other.tokens() == [token]
+        assert store.revoke_token("laptop")
+        assert (other.find_token("h"), other.tokens()) == (None, [])
+        assert other.add_token(token), "its name may be used again"
+
+
+def test_one_leads_and_another_follows_when_it_stops_or_falls_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream_store._LEAD_TTL_S", 1)
+    with opened(tmp_path, 2) as (store, other):
+        assert [store.lead("a"), other.lead("b"), store.lead("a")] == [True, False, True]
+        store.resign("a")
+        assert [other.lead("b"), store.lead("a")] == [True, False]
+        while not store.lead("a"):  # "b" says nothing any more
+            time.sleep(0.1)
+        monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream_store._LEAD_KEPT_S", 0)
+        assert not other.lead("b")
+
+
+@pytest.mark.slow
+def test_two_gateways_share_the_work_and_one_takes_over_from_the_other(tmp_path):
+    """Both take requests; the one that dispatches is killed while a request runs, and each request runs once."""
+
+    def use(urls):
+        first = Gateway(tmp_path, urls, "--demo", nats=fleet_url(tmp_path))
+        second = copy.copy(first)  # the same folder, settings and token
+        with first, second:
+            ids = [gateway.submit(SUBMIT_DEMO, **IMAGES) for gateway in (first, second) * 3]
+            while not any(first.status(each)["status"] == "in_progress" for each in ids):
+                time.sleep(0.05)
+            assert second.cancel(ids[-1]).json["outcome"] == "cancelled"
+            assert first.status(ids[-1])["status"] == "cancelled"
+            first.kill()
+            seen = [data["status"] for _, data in events(second, ids[-2])]
+            assert (seen[0], seen[-1]) == ("in_queue", "completed")
+            assert [second.wait(each)["status"] for each in ids[:-1]] == ["completed"] * 5
+            assert second.log_text().count("this gateway dispatches now") == 2
+            first.start()
+            assert {each["request_id"] for each in first.get("/v1/requests").json["requests"]} == set(ids)
+        return ids[:-1]
+
+    async def test():
+        async with stand_ins(2, seconds=1.0) as hosts:
+            for host in hosts:
+                for name in IMAGES.values():
+                    host.files["input", "", name] = b"a photograph"
+            ids = await asyncio.to_thread(use, [host.url for host in hosts])
+            assert sorted(run.prompt_id for host in hosts for run in host.ran) == sorted(ids)
+
+    asyncio.run(asyncio.wait_for(test(), 90))
