@@ -15,11 +15,11 @@ from ..preflight.checks import check_run
 from ..sampling import schedule
 from ..sampling.gate import refuse_with_cfg_functions
 from ..sampling.phases import Expert, Phase, PhasedGuider, sample_latent
-from ..sampling.progress import RunProgress
+from ..sampling.progress import RunProgress, reused_text
 from ..sampling.schedule import RunSettings
 from ..wan import BOUNDARY_I2V
 from .conditioning import LOW_NOISE_MASK
-from .notice import show_notice, show_text
+from .notice import show_notice, show_reused, show_text
 
 
 class WanFLF2VSampler(io.ComfyNode):
@@ -81,6 +81,7 @@ class WanFLF2VSampler(io.ComfyNode):
         sampler = comfy.samplers.sampler_object(run.sampler_name)
         latent = sample_latent(guider, phases, sampler, latent_image, noise_seed, seed_count, progress.callback)
         say(progress.summary())
+        show_reused(node_id, reused_text(guider.position.reused) if guider.position.reused else "")
         return io.NodeOutput(latent)
 
 
@@ -107,17 +108,21 @@ def make_guider(
     for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
         if settings.cfg_gate < 1 and not math.isclose(cfg, 1.0):  # at cfg 1 the gate skips nothing
             refuse_with_cfg_functions(model.model_options, settings.sampler_name)
-        conditioning = [_for_low_noise(each) if name == "low" else each for each in (positive, negative)]
+        conditioning = [_for_expert(name, each) for each in (positive, negative)]
         experts.append(Expert(name, model, *conditioning, cfg, settings.cfg_gate))
     return PhasedGuider(*experts, settings), warnings
 
 
-def _for_low_noise(conditioning: list) -> list:
-    """Return a CONDITIONING with the mask that is meant for the low-noise expert, where it has one."""
-    return [
-        [embedding, {**options, "concat_mask": options[LOW_NOISE_MASK]} if LOW_NOISE_MASK in options else options]
-        for embedding, options in conditioning
-    ]
+def _for_expert(name: str, conditioning: list) -> list:
+    """Return a CONDITIONING with the mask that is meant for an expert, and without the other's."""
+    own = []
+    for embedding, options in conditioning:
+        options = dict(options)
+        low_noise_mask = options.pop(LOW_NOISE_MASK, None)
+        if name == "low" and low_noise_mask is not None:
+            options["concat_mask"] = low_noise_mask
+        own.append([embedding, options])
+    return own
 
 
 def _summary(phases: Sequence[Phase]) -> str:
@@ -172,7 +177,21 @@ def _more_inputs() -> list[io.Input]:
             optional=True,
             tooltip="A schedule of your own, instead of steps, scheduler and denoise.",
         ),
+        resume_input(),
     ]
+
+
+def resume_input() -> io.Input:
+    """Return whether the steps before the hand-over may come from an earlier run."""
+    return io.Boolean.Input(
+        "resume",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="Where only what the low-noise expert sees has changed since an earlier run, such as its LoRA or "
+        "cfg_low_noise, the high-noise steps are not run again; the result is the same, bit for bit. Off: all steps "
+        "are run, and nothing is kept in main memory.",
+    )
 
 
 def expert_inputs() -> list[io.Input]:

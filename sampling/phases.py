@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from .. import compat
 from .gate import GuidanceGate
-from .record import PhaseSampler, Record
+from .record import PhaseSampler, Record, RecordDiffersError
+from .resume import Resume, limit_bytes
 from .schedule import RunSettings
 
 _SEEDS = 2**64
@@ -61,11 +62,15 @@ class Phase:
 
 @dataclass
 class Position:
-    """Where a run is: the sigma and the expert of its last model call, and how many calls each expert got."""
+    """Where a run is: the sigma and the expert of its last model call, and how many calls each expert got.
+
+    ``reused`` counts the steps of all seeds that were not run, since an earlier run's record had them.
+    """
 
     sigma: float | None
     expert: str
     calls: dict[str, int]
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,16 +167,42 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         denoise_mask: torch.Tensor | None,
         disable_pbar: bool,
     ) -> list[torch.Tensor]:
-        """Return the result of each seed; they run phase by phase, so that each expert is loaded once for all."""
-        self.position.sigma, self.position.calls = None, {}
-        records: list[Record | None] = [None] * len(seeds)
+        """Return the result of each seed; they run phase by phase, so that each expert is loaded once for all.
+
+        A seed whose record an earlier run has left runs its last phase alone.
+        """
+        self.position.sigma, self.position.calls, self.position.reused = None, {}, 0
+        resume, records = None, [None] * len(seeds)
+        if self._settings.resume and len(phases) > 1 and limit_bytes() > 0:
+            resume = Resume(phases, sampler, latent_image, denoise_mask)
+            records = [resume.find(number, seed.make_noise(), seed.seed) for number, seed in enumerate(seeds)]
+        if any(records):
+            self.position.calls = {phase.expert.name: 0 for phase in phases[:-1]}
+            self.position.reused = phases[-1].first * sum(record is not None for record in records)
+        return self._run(phases, seeds, latent_image, sampler, denoise_mask, disable_pbar, resume, records)
+
+    def _run(
+        self,
+        phases: Sequence[Phase],
+        seeds: Sequence[Seed],
+        latent_image: torch.Tensor,
+        sampler: Any,
+        denoise_mask: torch.Tensor | None,
+        disable_pbar: bool,
+        resume: Resume | None,
+        records: list[Record | None],
+    ) -> list[torch.Tensor]:
+        """Run the phases; a seed that has its record already runs the last one alone."""
+        found = {number for number, record in enumerate(records) if record is not None}
+        steps, skipped = len(phases[0].sigmas) - 1, phases[-1].first
         results = []
-        steps = len(phases[0].sigmas) - 1
-        with tqdm(total=steps * len(seeds), disable=disable_pbar) as bar:
+        with tqdm(total=steps * len(seeds), initial=skipped * len(found), disable=disable_pbar) as bar:
             for phase in phases:
                 if phase is not phases[0]:
                     compat.release_model_buffers()
                 for number, seed in enumerate(seeds):
+                    if number in found and not phase.is_last:
+                        continue
                     comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long
                     noise = seed.make_noise()
                     guider = ExpertGuider(phase, self.position)
@@ -183,7 +214,17 @@ class PhasedGuider(comfy.samplers.CFGGuider):
                     # The bar is one for the whole run, so the sampler shows none. The noise is copied since a sampler
                     # may change it in place.
                     rest = (denoise_mask, _counted(bar, seed.callback), True, seed.seed)
-                    result = guider.sample(noise.clone(), latent_image, own, phase.sigmas, *rest)
+                    try:
+                        result = guider.sample(noise.clone(), latent_image, own, phase.sigmas, *rest)
+                    except RecordDiffersError:
+                        if resume is None or number not in found:
+                            raise
+                        resume.drop(number)
+                        self.position.reused -= skipped
+                        whole = (latent_image, sampler, denoise_mask, disable_pbar, None, [None])
+                        (result,) = self._run(phases, [seed], *whole)
+                    if resume is not None and phase is phases[-2] and (record := records[number]) is not None:
+                        resume.keep(number, record)
                     if phase.is_last:
                         results.append(result.to(comfy.model_management.intermediate_device()))
                         records[number] = None

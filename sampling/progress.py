@@ -60,9 +60,11 @@ class RunProgress:
         return on_step
 
     def summary(self) -> str:
-        """Return how many model calls each expert got, and how long the run took."""
-        calls = (f"{expert} noise {count} model calls" for expert, count in self._position.calls.items())
-        return f"{', '.join(calls)}, {clock(time.perf_counter() - self._started)} in all"
+        """Return how many model calls each expert got, what was reused, and how long the run took."""
+        parts = [f"{expert} noise {count} model calls" for expert, count in self._position.calls.items()]
+        if self._position.reused:
+            parts.append(reused_text(self._position.reused))
+        return f"{', '.join(parts)}, {clock(time.perf_counter() - self._started)} in all"
 
     def _picture(self, x0: torch.Tensor) -> Any:
         """Return the host's preview; only the quick one, a matrix product, shows several frames."""
@@ -92,6 +94,11 @@ class RunProgress:
             seconds = (now - then) / (self._done - first) * (self._total - self._done)
             text += f", {clock(seconds)} of sampling left"
         return text
+
+
+def reused_text(steps: int) -> str:
+    """Return in words that ``steps`` were not run."""
+    return f"{steps} step{'s' if steps > 1 else ''} reused from an earlier run"
 
 
 def frame_strip(x0: torch.Tensor) -> torch.Tensor:

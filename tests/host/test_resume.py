@@ -1,0 +1,171 @@
+"""A run that begins at the hand-over: what is run again, what is not, and that the result is the whole run's."""
+
+import json
+import urllib.request
+
+import pytest
+import torch
+from support.demo_graphs import set_inputs
+from support.expert_graphs import add_guided, add_mask, dump_latent, patch, relative_difference, sampler_graph, write_lora
+from support.shown import Shown
+from wan_flf2v.client.errors import RunFailedError
+
+FIRST_LOW = 2
+NEITHER = {"RandomNoise": None}
+
+
+@pytest.fixture
+def host(comfy_server):
+    return comfy_server
+
+
+def base_graph(**inputs):
+    return sampler_graph(**{"n57_steps": 4, "n57_handover": "step", "n57_handover_step": FIRST_LOW, **inputs})
+
+
+def forwards(host, graph, after="57", and_after="57"):
+    """Run a graph and return how often the high-noise model ran.
+
+    All of its nodes are in every prompt, since ComfyUI keeps what the last prompt had.
+    """
+    watch = {"class_type": "WanFLF2VMeasureWatch", "inputs": {"model": ["37", 0], "label": "high"}}
+    inputs = {"name": "notes", "after": [after, 0], "and_after": [and_after, 0]}
+    host.run({**graph, "watch": watch, "notes": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": inputs}})
+    return sum(note.get("event") == "forward" for note in host.state("notes"))
+
+
+def reused(host, graph):
+    """Run node 57 and, beside it, the same with ``resume`` off; returns whether the first reused all or nothing."""
+    graph = dict(graph)
+    graph["58"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"], "resume": False}}
+    dump_latent(graph, "58", "stock")
+    made, whole = forwards(host, graph, and_after="58"), graph["57"]["inputs"]["handover_step"]
+    assert relative_difference(host) == 0, "resumed or not, the result is the whole run's"
+    assert made in (whole, 2 * whole)
+    return made == whole
+
+
+def add_stored(graph, **inputs):
+    """Put a test node between node 54 and node 57."""
+    return patch(graph, "high", "WanFLF2VTestWrapper", **inputs)
+
+
+def lora(host, graph, expert, strength=1.0):
+    return patch(graph, expert, "LoraLoaderModelOnly", lora_name=write_lora(host), strength_model=strength)
+
+
+def wrap(graph, expert, factor=0.9):
+    return patch(graph, expert, "WanFLF2VTestWrap", kind="predict_noise", factor=factor)
+
+
+def change(graph, expert, factor):
+    graph["changed"] = {"class_type": "WanFLF2VTestChangeModel", "inputs": {"model": ["54", 0], "factor": factor}}
+    graph["57"]["inputs"][f"model_{expert}_noise"] = ["changed", 0]
+
+
+def change_text(graph, added):
+    inputs = {"conditioning": ["67", 0], "added": added}
+    graph["changed_text"] = {"class_type": "WanFLF2VTestChangeConditioning", "inputs": inputs}
+    graph["57"]["inputs"]["positive"] = ["changed_text", 0]
+
+
+def keyframes(graph, low=1.0):
+    inputs = {"images": ["68", 0], "frames": "4", "strength": 1.0, "strength_low_noise": low}
+    graph["key"] = {"class_type": "WanFLF2VKeyframes", "inputs": inputs}
+    graph["67"]["inputs"]["keyframes"] = ["key", 0]
+
+
+def sigmas(graph, values):
+    graph["sigmas"] = {"class_type": "ManualSigmas", "inputs": {"sigmas": values}}
+    graph["57"]["inputs"]["sigmas"] = ["sigmas", 0]
+
+
+# What is edited between two runs: the name, an edit for the first run, another for the second.
+NOTHING = {}
+HITS = {
+    "cfg_low_noise": (NOTHING, lambda host, graph: set_inputs(graph, n57_cfg_low_noise=2.0)),
+    "a LoRA": (NOTHING, lambda host, graph: lora(host, graph, "low")),
+    "a LoRA's strength": (
+        lambda host, graph: lora(host, graph, "low", 0.5),
+        lambda host, graph: lora(host, graph, "low", -1.0),
+    ),
+    "a wrapper": (NOTHING, lambda host, graph: wrap(graph, "low")),
+    "the model file": (
+        NOTHING,
+        lambda host, graph: set_inputs(graph, n56_unet_name="tiny_wan_high_noise.safetensors"),
+    ),
+    "a gate that closes in it alone": (
+        lambda host, graph: set_inputs(graph, n57_handover_step=1),
+        lambda host, graph: set_inputs(graph, n57_handover_step=1, n57_cfg_gate=0.5),
+    ),
+    "a keyframe's low-noise strength": (
+        lambda host, graph: keyframes(graph),
+        lambda host, graph: keyframes(graph, low=0.5),
+    ),
+    "a wrapper without a state on the high-noise model": (
+        lambda host, graph: patch(graph, "high", "WanFLF2VTestWrapper", kind="no state"),
+        lambda host, graph: wrap(patch(graph, "high", "WanFLF2VTestWrapper", kind="no state"), "low"),
+    ),
+    "sigmas after the hand-over": (
+        lambda host, graph: sigmas(graph, "1, 0.97, 0.9, 0.8, 0"),
+        lambda host, graph: sigmas(graph, "1, 0.97, 0.9, 0.7, 0.4, 0"),
+    ),
+}
+MISSES = {
+    "the shift": (NOTHING, lambda host, graph: set_inputs(graph, n54_shift=5.0)),
+    "a LoRA": (NOTHING, lambda host, graph: lora(host, graph, "high")),
+    "a wrapper": (NOTHING, lambda host, graph: wrap(graph, "high")),
+    "a wrapper's number": (lambda host, graph: wrap(graph, "high"), lambda host, graph: wrap(graph, "high", 0.8)),
+    "the model file": (
+        NOTHING,
+        lambda host, graph: set_inputs(graph, n37_unet_name="tiny_wan_low_noise.safetensors"),
+    ),
+    "a model changed in place": (
+        lambda host, graph: change(graph, "high", 1.0),
+        lambda host, graph: change(graph, "high", 0.5),
+    ),
+    "a text changed in place": (
+        lambda host, graph: change_text(graph, 0.0),
+        lambda host, graph: change_text(graph, 0.5),
+    ),
+    "the positive text": (NOTHING, lambda host, graph: set_inputs(graph, n6_text="another text")),
+    "the negative text": (NOTHING, lambda host, graph: set_inputs(graph, n7_text="another text")),
+    "the end image": (NOTHING, lambda host, graph: set_inputs(graph, n62_image="start.jpg")),
+    "a keyframe's high-noise strength": (
+        lambda host, graph: keyframes(graph),
+        lambda host, graph: set_inputs(keyframes(graph) or graph, nkey_strength=0.5),
+    ),
+    "the mask": (NOTHING, lambda host, graph: add_mask(graph)),
+    "the length": (NOTHING, lambda host, graph: set_inputs(graph, n67_length=13)),
+    "cfg": (NOTHING, lambda host, graph: set_inputs(graph, n57_cfg=3.0, n57_cfg_low_noise=4.0)),
+    "a gate that closes in it": (NOTHING, lambda host, graph: set_inputs(graph, n57_cfg_gate=0.5)),
+    "the seed": (NOTHING, lambda host, graph: set_inputs(graph, n57_noise_seed=1)),
+    "the sampler": (NOTHING, lambda host, graph: set_inputs(graph, n57_sampler_name="dpmpp_2m")),
+    "the steps": (NOTHING, lambda host, graph: set_inputs(graph, n57_steps=5)),
+    "the scheduler": (NOTHING, lambda host, graph: set_inputs(graph, n57_scheduler="beta")),
+    "the hand-over": (NOTHING, lambda host, graph: set_inputs(graph, n57_handover_step=1)),
+    "denoise": (NOTHING, lambda host, graph: set_inputs(graph, n57_denoise=0.9)),
+}
+
+
+def edited(host, edit):
+    graph = base_graph()
+    if edit:
+        edit(host, graph)
+    return graph
+
+
+@pytest.mark.parametrize("name", HITS)
+def test_an_edit_of_the_low_noise_phase_alone_is_a_hit(host, name):
+    before, after = HITS[name]
+    forwards(host, edited(host, before))
+    first = host.tensors("ours")["samples"]
+    assert reused(host, edited(host, after))
+    assert not torch.equal(host.tensors("ours")["samples"], first), "an edit without effect proves nothing"
+
+
+@pytest.mark.parametrize("name", MISSES)
+def test_an_edit_of_what_the_high_noise_phase_sees_is_a_miss(host, name):
+    before, after = MISSES[name]
+    forwards(host, edited(host, before))
+    assert not reused(host, edited(host, after))
