@@ -90,9 +90,9 @@ HITS = {
         lambda host, graph: lora(host, graph, "low", -1.0),
     ),
     "a wrapper": (NOTHING, lambda host, graph: wrap(graph, "low")),
-    "the model file": (
+    "how the weights are loaded": (
         NOTHING,
-        lambda host, graph: set_inputs(graph, n56_unet_name="tiny_wan_high_noise.safetensors"),
+        lambda host, graph: set_inputs(graph, n56_weight_dtype="fp8_e4m3fn"),
     ),
     "a gate that closes in it alone": (
         lambda host, graph: set_inputs(graph, n57_handover_step=1),
@@ -116,9 +116,9 @@ MISSES = {
     "a LoRA": (NOTHING, lambda host, graph: lora(host, graph, "high")),
     "a wrapper": (NOTHING, lambda host, graph: wrap(graph, "high")),
     "a wrapper's number": (lambda host, graph: wrap(graph, "high"), lambda host, graph: wrap(graph, "high", 0.8)),
-    "the model file": (
+    "how the weights are loaded": (
         NOTHING,
-        lambda host, graph: set_inputs(graph, n37_unet_name="tiny_wan_low_noise.safetensors"),
+        lambda host, graph: set_inputs(graph, n37_weight_dtype="fp8_e4m3fn"),
     ),
     "a model changed in place": (
         lambda host, graph: change(graph, "high", 1.0),
