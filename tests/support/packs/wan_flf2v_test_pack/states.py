@@ -28,6 +28,10 @@ def drawing(generator):
     return lambda executor, *args, **kwargs: executor(*args, **kwargs) * (1 + torch.rand(1, generator=generator).item())
 
 
+def failing(executor, *args, **kwargs):
+    raise RuntimeError("failed as asked")
+
+
 class Wrapper:
     """Wrap the prediction in something without a state, or with one of some kind."""
 
@@ -35,6 +39,7 @@ class Wrapper:
         "no state": lambda: scaling(1.01),
         "object": Counting,
         "module": lambda: counting_in_module,
+        "failing": lambda: failing,
         "generator": lambda: drawing(torch.Generator().manual_seed(1)),
     }
     INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "kind": (list(cls.KINDS),)}})
