@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -76,13 +75,6 @@ def run_graph(comfyui: ComfyServer, graph: Graph) -> None:
                 await queue_and_wait(client, graph)
 
     asyncio.run(go())
-
-
-def notes(comfyui: ComfyServer) -> list[dict[str, Any]]:
-    """Return what the probes noted since the last time."""
-    run_graph(comfyui, {"1": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": {"name": "notes"}}})
-    found: list[dict[str, Any]] = json.loads((comfyui.base_dir / "output" / "notes.json").read_text("utf-8"))
-    return found
 
 
 def add_one_model_twice(comfyui: ComfyServer, graph: Graph) -> None:

@@ -24,7 +24,8 @@ from ._cases import held_out_photographs
 from ._figures import Figure, Figures, Options
 from ._graphs import add_node
 from ._in_host import EXACT_MEMORY
-from ._stage import MANY_FRAMES, ONE_THREAD, add_one_model_twice, comfyui_alone, notes, run_graph
+from ._node_57 import notes
+from ._stage import MANY_FRAMES, ONE_THREAD, add_one_model_twice, comfyui_alone, run_graph
 from ._videos import SHIFT, SIDE, STEPS, upload
 
 _SEGMENTS, _LENGTH, _LOOP_LENGTH = 4, 33, 81

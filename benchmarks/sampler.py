@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import copy
 import json
-import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import numpy as np
 import psutil
-from safetensors.numpy import load_file
 
 from ..bootstrap.server import ComfyServer
-from ..contract.parameters import DEMO, FRAME_RATE
+from ..contract.parameters import DEMO
 from ..contract.workflow import Graph, graph_for
 from ..demo.base import make_models
 from ._figures import Figure, Figures, Options, median
 from ._graphs import add_chained, add_node
+from ._node_57 import latents_of, notes, samplers, small_graph
 from ._rule import CASES, STATED, high_noise_steps
-from ._stage import add_one_model_twice, comfyui_alone, notes, run_graph
+from ._stage import add_one_model_twice, comfyui_alone, run_graph
 
 _SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
 _STEPS, _FIRST_LOW = 8, 4
@@ -46,7 +45,7 @@ def run(options: Options) -> Figures:
     """Run everything once, and what counts processor time in pairs, 15 if not said otherwise."""
     with comfyui_alone(options) as server:
         make_models(options.comfyui, options.python, server.base_dir / "models")
-        names = _samplers(server)
+        names = samplers(server)
         ours, chained = _solvers(server, names)
         wrong = _rule(server)
         loads, stock_loads = _loads(server)
@@ -69,35 +68,9 @@ def _count(value: float, unit: str, limit: tuple[str, float] | None = None) -> F
     return Figure(value, unit, 1, value, value, limit)
 
 
-def _samplers(server: ComfyServer) -> list[str]:
-    with urllib.request.urlopen(f"{server.url}/object_info/KSampler", timeout=60) as answer:  # noqa: S310 -- loopback
-        kind, *rest = json.load(answer)["KSampler"]["input"]["required"]["sampler_name"]
-    names: list[str] = kind if isinstance(kind, list) else rest[0]["options"]
-    return names
-
-
 def _graph(**sampler: Any) -> Graph:
-    """Return the demo graph up to node 57, small, with inputs of node 57 set."""
-    graph = copy.deepcopy(graph_for(DEMO))
-    del graph[FRAME_RATE.inputs[0].node_id]  # the node that writes the video
-    graph["71"]["inputs"].update(width=64, height=64)
-    graph["67"]["inputs"]["length"] = 9
-    graph["57"]["inputs"].update({"steps": _STEPS, "handover": "step", "handover_step": _FIRST_LOW, **sampler})
-    return graph
-
-
-def _results(server: ComfyServer, graph: Graph, node_ids: Iterable[str]) -> dict[str, np.ndarray]:
-    """Run a graph and return the samples of these nodes."""
-    wanted = list(node_ids)
-    for number, node_id in enumerate(wanted):
-        add_node(graph, f"save_{number}", "SaveLatent", samples=[node_id, 0], filename_prefix=f"latents/{number}/x")
-    run_graph(server, graph)
-    found = {}
-    for number, node_id in enumerate(wanted):
-        (path,) = (server.base_dir / "output" / "latents" / str(number)).iterdir()
-        found[node_id] = load_file(path)["latent_tensor"]
-        path.unlink()
-    return found
+    """Return the small demo graph, with inputs of node 57 set."""
+    return small_graph(**{"steps": _STEPS, "handover": "step", "handover_step": _FIRST_LOW, **sampler})
 
 
 def _difference(ours: np.ndarray, other: np.ndarray) -> float:
@@ -112,7 +85,7 @@ def _euler(server: ComfyServer) -> float:
         graph["54"]["inputs"]["shift"] = shift
         first_low = {"step": step, "half": _STEPS // 2, "boundary": high_noise_steps(_STEPS, shift, "simple")}[rule]
         chained = add_chained(graph, "stock", graph["57"]["inputs"], first_low)
-        found = _results(server, graph, ["57", chained])
+        found = latents_of(server, graph, ["57", chained])
         worst = max(worst, _difference(found["57"], found[chained]))
     return worst
 
@@ -143,7 +116,7 @@ def _solver_runs(server: ComfyServer, names: list[str], scheduler: str) -> Itera
         add_node(graph, f"{name}_plain", "KSampler", **plain)
         chained = add_chained(graph, name, ours, _FIRST_LOW)
         nodes[name] = {"ours": f"{name}_ours", "plain": f"{name}_plain", "chained": chained}
-    results = _results(server, graph, [node for three in nodes.values() for node in three.values()])
+    results = latents_of(server, graph, [node for three in nodes.values() for node in three.values()])
     for name, three in nodes.items():
         yield name, {kind: results[node] for kind, node in three.items()}
 
@@ -171,11 +144,11 @@ def _loads(server: ComfyServer) -> tuple[int, int]:
         if stock:
             for number in range(_SEEDS):
                 one = copy.deepcopy(graph)
-                _results(server, one, [add_chained(one, "stock", {**template, "noise_seed": number}, _FIRST_LOW)])
+                latents_of(server, one, [add_chained(one, "stock", {**template, "noise_seed": number}, _FIRST_LOW)])
         else:
             one = copy.deepcopy(graph)
             add_node(one, "57", "WanFLF2VSampler", **{**template, "noise_seed": 0, "seed_count": _SEEDS})
-            _results(server, one, ["57"])
+            latents_of(server, one, ["57"])
         counts.append(sum(note.get("event") == "load" for note in notes(server)))
     return counts[0], counts[1]
 
@@ -193,7 +166,7 @@ def _gate(server: ComfyServer) -> Figures:
                 graph, f"probe_{expert}", "WanFLF2VMeasureProbe", model=source, label=expert
             )
         notes(server)
-        _results(server, graph, ["57"])
+        latents_of(server, graph, ["57"])
         figures[key] = _count(sum(len(note.get("rows", [])) for note in notes(server)), "rows", limit)
     return figures
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..sampling.schedule import RunSettings
 from .notice import show_notice
-from .sampler import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider
+from .sampler import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider, resume_input
 
 
 class WanFLF2VGuider(io.ComfyNode):
@@ -25,7 +25,7 @@ class WanFLF2VGuider(io.ComfyNode):
                 "over the whole schedule, and the low-noise model takes over on the way. The solver keeps its history."
             ),
             search_aliases=["wan moe guider", "dual model guider", "high low noise guider"],
-            inputs=[*expert_inputs(), cfg_input(), *handover_inputs(), *advanced_inputs()],
+            inputs=[*expert_inputs(), cfg_input(), *handover_inputs(), *advanced_inputs(), resume_input()],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )

@@ -22,3 +22,9 @@ def show_text(node_id: str | None, text: str) -> None:
     """Show ``text`` under the node; it stays there until the next."""
     if node_id is not None and PromptServer.instance is not None:
         PromptServer.instance.send_progress_text(text, node_id)
+
+
+def show_reused(node_id: str | None, text: str) -> None:
+    """Show in the editor, below the node's schedule, what of the last run was reused; an empty text removes it."""
+    if node_id is not None and PromptServer.instance is not None:
+        PromptServer.instance.send_sync("wan_flf2v.reused", {"node": node_id, "text": text})

@@ -21,7 +21,7 @@ from ..sampling.schedule import RunSettings
 from ..wan import BOUNDARY_I2V
 from .conditioning import LOW_NOISE_MASK
 from .lists import calls_of
-from .notice import show_notice, show_text
+from .notice import show_notice, show_reused, show_text
 
 
 class WanFLF2VSampler(io.ComfyNode):
@@ -82,6 +82,7 @@ class WanFLF2VSampler(io.ComfyNode):
             first += one.seed_count
         latents = sample_latents(runs)
         say(progress.summary())
+        show_reused(node_id, progress.reused())
         return io.NodeOutput(latents)
 
     @classmethod
@@ -157,17 +158,21 @@ def make_guider(
     for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
         if settings.cfg_gate < 1 and not math.isclose(cfg, 1.0):  # at cfg 1 the gate skips nothing
             refuse_with_cfg_functions(model.model_options, settings.sampler_name)
-        conditioning = [_for_low_noise(each) if name == "low" else each for each in (positive, negative)]
+        conditioning = [_for_expert(name, each) for each in (positive, negative)]
         experts.append(Expert(name, model, *conditioning, cfg, settings.cfg_gate))
     return PhasedGuider(*experts, settings), warnings
 
 
-def _for_low_noise(conditioning: list) -> list:
-    """Return a CONDITIONING with the mask that is meant for the low-noise expert, where it has one."""
-    return [
-        [embedding, {**options, "concat_mask": options[LOW_NOISE_MASK]} if LOW_NOISE_MASK in options else options]
-        for embedding, options in conditioning
-    ]
+def _for_expert(name: str, conditioning: list) -> list:
+    """Return a CONDITIONING with the mask that is meant for an expert, and without the other's."""
+    own = []
+    for embedding, options in conditioning:
+        options = dict(options)
+        low_noise_mask = options.pop(LOW_NOISE_MASK, None)
+        if name == "low" and low_noise_mask is not None:
+            options["concat_mask"] = low_noise_mask
+        own.append([embedding, options])
+    return own
 
 
 def _summary(phases: Sequence[Phase]) -> str:
@@ -222,7 +227,21 @@ def _more_inputs() -> list[io.Input]:
             optional=True,
             tooltip="A schedule of your own, instead of steps, scheduler and denoise.",
         ),
+        resume_input(),
     ]
+
+
+def resume_input() -> io.Input:
+    """Return whether the steps before the hand-over may come from an earlier run."""
+    return io.Boolean.Input(
+        "resume",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="Where only what the low-noise expert sees has changed since an earlier run, such as its LoRA or "
+        "cfg_low_noise, the high-noise steps are not run again; the result is the same, bit for bit. Off: all steps "
+        "are run, and nothing is kept in main memory.",
+    )
 
 
 def expert_inputs() -> list[io.Input]:

@@ -37,17 +37,17 @@ class GuidanceGate:
     def __init__(self, fraction: float, sigmas: torch.Tensor) -> None:
         """Open the gate for a phase whose steps begin at ``sigmas`` [steps]."""
         full = math.ceil(fraction * len(sigmas))
-        self._close_sigma = float(sigmas[full]) if full < len(sigmas) else None
+        self.close_sigma = float(sigmas[full]) if full < len(sigmas) else None
         self._velocity: torch.Tensor | None = None  # cond - uncond
 
     def predict(
         self, guider: Any, predict: Callable, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: Any
     ) -> torch.Tensor:
         """Return the guided prediction; ``predict`` is the host's ``predict_noise`` of ``guider``."""
-        if self._close_sigma is None or math.isclose(guider.cfg, 1.0):
+        if self.close_sigma is None or math.isclose(guider.cfg, 1.0):
             return predict(x, timestep, model_options, seed)
         refuse_with_cfg_functions(model_options)
-        if self._velocity is not None and reached(float(timestep.max()), self._close_sigma):
+        if self._velocity is not None and reached(float(timestep.max()), self.close_sigma):
             conds = (None, guider.conds["positive"])
             cond = comfy.samplers.sampling_function(
                 guider.inner_model, x, timestep, *conds, 1.0, model_options=model_options, seed=seed

@@ -8,7 +8,7 @@ seeded noise go on over a hand-over, and the host loads, wraps and cleans up eac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from .. import compat
 from .gate import GuidanceGate
-from .record import PhaseSampler, Record
+from .record import PhaseSampler, Record, RecordDiffersError
+from .resume import Resume, limit_bytes
 from .schedule import RunSettings
 
 _SEEDS = 2**64
@@ -61,11 +62,15 @@ class Phase:
 
 @dataclass
 class Position:
-    """Where a run is: the sigma and the expert of its last model call, and how many calls each expert got."""
+    """Where a run is: the sigma and the expert of its last model call, and how many calls each expert got.
+
+    ``reused`` counts the steps of all seeds that were not run, since an earlier run's record had them.
+    """
 
     sigma: float | None
     expert: str
     calls: dict[str, int]
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,11 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         self._settings = settings
         self.position = Position(None, high.name, {})
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a run may begin at the hand-over with the record of an earlier run."""
+        return self._settings.resume
+
     def phases(self, sigmas: torch.Tensor) -> list[Phase]:
         """Return the phases of a run over ``sigmas`` [steps + 1]: one or two.
 
@@ -151,7 +161,7 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         if len(sigmas) < 2:  # as the host's guider: nothing to do
             return latent_image
         seeds = (Seed(lambda: noise, seed, callback),)
-        run = Run(self.phases(sigmas), seeds, latent_image, sampler, self.position, denoise_mask)
+        run = Run(self.phases(sigmas), seeds, latent_image, sampler, self.position, denoise_mask, self.resumes)
         return sample_runs([run], disable_pbar)[0][0]
 
 
@@ -159,7 +169,8 @@ class PhasedGuider(comfy.samplers.CFGGuider):
 class Run:
     """The seeds of one latent, such as a segment's: their phases, what they start from, and where the guider notes it.
 
-    ``latent_image`` and ``denoise_mask`` are as of ``CFGGuider.sample``, ``sampler`` is a SAMPLER.
+    ``latent_image`` and ``denoise_mask`` are as of ``CFGGuider.sample``, ``sampler`` is a SAMPLER. With ``resumes``, a
+    seed whose record an earlier run has left runs its last phase alone.
     """
 
     phases: Sequence[Phase]
@@ -168,6 +179,7 @@ class Run:
     sampler: Any
     position: Position
     denoise_mask: torch.Tensor | None = None
+    resumes: bool = False
 
     @property
     def steps(self) -> int:
@@ -175,25 +187,52 @@ class Run:
         return (len(self.phases[0].sigmas) - 1) * len(self.seeds)
 
 
+class _Course:
+    """How far a run is: the record and the result of each seed, and which records are of an earlier run."""
+
+    def __init__(self, run: Run, resume: Resume | None) -> None:
+        self.run, self.resume = run, resume
+        self.records: list[Record | None] = [None] * len(run.seeds)
+        if resume is not None:
+            self.records = [resume.find(number, seed.make_noise(), seed.seed) for number, seed in enumerate(run.seeds)]
+        self.found = {number for number, record in enumerate(self.records) if record is not None}
+        self.results: list[torch.Tensor] = []
+
+    @property
+    def reused(self) -> int:
+        """How many steps of all seeds are not run."""
+        return self.run.phases[-1].first * len(self.found)
+
+
 def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tensor]]:
     """Return the results of each run's seeds; all runs go phase by phase, so that each expert is loaded once."""
-    records: list[list[Record | None]] = [[None] * len(run.seeds) for run in runs]
-    results: list[list[torch.Tensor]] = [[] for _ in runs]
-    for run in runs:
-        run.position.sigma, run.position.calls = None, {}
-    with tqdm(total=sum(run.steps for run in runs), disable=disable_pbar) as bar:
+    courses = [_begin(run) for run in runs]
+    done = sum(course.reused for course in courses)
+    with tqdm(total=sum(run.steps for run in runs), initial=done, disable=disable_pbar) as bar:
         for index in range(max(len(run.phases) for run in runs)):
             if index:
                 compat.release_model_buffers()
-            for run, kept, done in zip(runs, records, results, strict=True):
-                if index < len(run.phases):
-                    _sample_phase(run, run.phases[index], kept, done, bar)
-    return results
+            for course in courses:
+                if index < len(course.run.phases):
+                    _sample_phase(course, course.run.phases[index], bar)
+    return [course.results for course in courses]
 
 
-def _sample_phase(run: Run, phase: Phase, records: list[Record | None], results: list[torch.Tensor], bar: tqdm) -> None:
-    """Sample one phase of each seed, with the seed's record; the last phase adds to ``results``."""
+def _begin(run: Run) -> _Course:
+    """Look for records of earlier runs, and note in the run's position what is reused."""
+    resumes = run.resumes and len(run.phases) > 1 and limit_bytes() > 0
+    course = _Course(run, Resume(run.phases, run.sampler, run.latent_image, run.denoise_mask) if resumes else None)
+    experts = {phase.expert.name: 0 for phase in run.phases[:-1]} if course.found else {}
+    run.position.sigma, run.position.calls, run.position.reused = None, experts, course.reused
+    return course
+
+
+def _sample_phase(course: _Course, phase: Phase, bar: tqdm) -> None:
+    """Sample one phase of each seed, with the seed's record; the last phase adds to the results."""
+    run, records, resume = course.run, course.records, course.resume
     for number, seed in enumerate(run.seeds):
+        if number in course.found and not phase.is_last:
+            continue
         comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long
         noise = seed.make_noise()
         guider = ExpertGuider(phase, run.position)
@@ -205,10 +244,29 @@ def _sample_phase(run: Run, phase: Phase, records: list[Record | None], results:
         # The bar is one for all runs, so the sampler shows none. The noise is copied since a sampler may change it in
         # place.
         rest = (run.denoise_mask, _counted(bar, seed.callback), True, seed.seed)
-        result = guider.sample(noise.clone(), run.latent_image, own, phase.sigmas, *rest)
+        try:
+            result = guider.sample(noise.clone(), run.latent_image, own, phase.sigmas, *rest)
+        except RecordDiffersError:
+            if resume is None or number not in course.found:
+                raise
+            resume.drop(number)
+            run.position.reused -= phase.first
+            result = _sample_whole(replace(run, seeds=[seed]), bar)
+        if resume is not None and phase is run.phases[-2] and (record := records[number]) is not None:
+            resume.keep(number, record)
         if phase.is_last:
-            results.append(result.to(comfy.model_management.intermediate_device()))
+            course.results.append(result.to(comfy.model_management.intermediate_device()))
             records[number] = None
+
+
+def _sample_whole(run: Run, bar: tqdm) -> torch.Tensor:
+    """Return the result of a run of one seed whose record did not hold after all."""
+    course = _Course(run, None)
+    for phase in run.phases:
+        if phase is not run.phases[0]:
+            compat.release_model_buffers()
+        _sample_phase(course, phase, bar)
+    return course.results[0]
 
 
 @dataclass(frozen=True)
@@ -246,7 +304,8 @@ def _of_latent(run: LatentRun) -> Run:
         return Seed(lambda: comfy.sample.prepare_noise(samples, own, index), own, run.callback(number))
 
     seeds = [one(number) for number in range(run.seed_count)]
-    return Run(run.phases, seeds, samples, run.sampler, run.guider.position, run.latent.get("noise_mask"))
+    mask, guider = run.latent.get("noise_mask"), run.guider
+    return Run(run.phases, seeds, samples, run.sampler, guider.position, mask, guider.resumes)
 
 
 def _batch(latent: dict[str, Any], results: list[torch.Tensor]) -> dict[str, Any]:

@@ -78,13 +78,22 @@ class RunProgress:
         return on_step
 
     def summary(self) -> str:
-        """Return how many model calls each expert got, and how long it all took."""
+        """Return how many model calls each expert got, what was reused, and how long it all took."""
         calls: dict[str, int] = {}
-        for position in {id(track.position): track.position for track in self._tracks}.values():
+        for position in self._positions():
             for expert, count in position.calls.items():
                 calls[expert] = calls.get(expert, 0) + count
-        text = ", ".join(f"{expert} noise {count} model calls" for expert, count in calls.items())
-        return f"{text}, {clock(time.perf_counter() - self._started)} in all"
+        parts = [f"{expert} noise {count} model calls" for expert, count in calls.items()]
+        parts += filter(None, [self.reused()])
+        return f"{', '.join(parts)}, {clock(time.perf_counter() - self._started)} in all"
+
+    def reused(self) -> str:
+        """Return in words how many steps were not run, since an earlier run had them; empty if none."""
+        steps = sum(position.reused for position in self._positions())
+        return f"{steps} step{'s' if steps > 1 else ''} reused from an earlier run" if steps else ""
+
+    def _positions(self) -> list[Position]:
+        return list({id(track.position): track.position for track in self._tracks}.values())
 
     def _picture(self, x0: torch.Tensor) -> Any:
         """Return the host's preview; only the quick one, a matrix product, shows several frames."""

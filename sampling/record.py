@@ -11,7 +11,7 @@ import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.samplers
@@ -23,11 +23,16 @@ from .schedule import reached
 POST_CFG = "sampler_post_cfg_function"
 """The host's key of the functions that get every guided prediction (comfy/samplers.py, cfg_function)."""
 _OBJECTS = ("model", "model_options", "cond", "uncond")  # arguments that are the host's objects
+_RANDOM_STATES_BYTES = 40_000  # three Mersenne Twisters; Python's are objects
 _INPUT = "input"  # stands for a tensor that equals the call's own latent
 
 
 class _PhaseEnded(BaseException):
     """The sampler asks for a prediction of the next phase. It is no ``Exception``: a sampler must not catch it."""
+
+
+class RecordDiffersError(RuntimeError):
+    """A sampler that was run again does not ask what it asked before."""
 
 
 class RandomStates:
@@ -37,18 +42,31 @@ class RandomStates:
         module = getattr(torch, device.type, None)  # torch.cuda, torch.xpu, torch.mps; torch.cpu has no generator
         self._device = module if hasattr(module, "get_rng_state") else None
         self._of = () if device.type == "mps" else (device,)  # MPS has one generator
-        self._torch = torch.get_rng_state()
-        self._on_device = self._device.get_rng_state(*self._of) if self._device else None
-        self._numpy = np.random.get_state()
-        self._python = random.getstate()
+        self._states: dict[str, Any] = {
+            "torch": (torch.get_rng_state(),),
+            "device": (self._device.get_rng_state(*self._of),) if self._device else (),
+            "numpy": np.random.get_state(),
+            "python": random.getstate(),
+        }
 
     def restore(self) -> None:
         """Put the states back."""
-        torch.set_rng_state(self._torch)
+        torch.set_rng_state(*self._states["torch"])
         if self._device:
-            self._device.set_rng_state(self._on_device, *self._of)
-        np.random.set_state(self._numpy)
-        random.setstate(self._python)
+            self._device.set_rng_state(*self._states["device"], *self._of)
+        np.random.set_state(self._states["numpy"])
+        random.setstate(self._states["python"])
+
+    def differing(self, other: RandomStates) -> set[str]:
+        """Return the names of the generators whose states are others."""
+        pairs = ((name, zip(state, other._states[name], strict=True)) for name, state in self._states.items())
+        return {name for name, parts in pairs if not all(np.array_equal(own, its) for own, its in parts)}
+
+    def with_states(self, names: Iterable[str], other: RandomStates) -> RandomStates:
+        """Return a copy in which these generators have the states of ``other``."""
+        changed = copy.copy(self)
+        changed._states = {**self._states, **{name: other._states[name] for name in names}}
+        return changed
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class Record:
         self._random: RandomStates | None = None
         self._calls: deque[_Call] = deque()
         self._steps = 0  # step callbacks that were passed on
+        self._until: float | None = None  # where the next phase takes over, until it has
 
     def begin(self, start: dict[str, torch.Tensor | None], device: torch.device) -> dict[str, torch.Tensor | None]:
         """Store the start of the first run and return it; in a later run, put the random states back and return it."""
@@ -96,6 +115,41 @@ class Record:
             return None
         kept = _on_cpu(tensor)
         return next((other for other in self._known if _equal(other, kept)), kept)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is stored: each tensor once, and the random states."""
+        tensors = [*self._start.values()]
+        for call in self._calls:
+            tensors += [call.denoised, *(value for stored in call.post_cfg for value in stored.values())]
+        sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if torch.is_tensor(tensor)}
+        return sum(sizes.values()) + len(self._calls) * _RANDOM_STATES_BYTES
+
+    def may_be_kept(self, sigmas: torch.Tensor) -> bool:
+        """Whether the run has come to the next phase, over these sigmas [steps + 1]: no patch has changed them."""
+        start = self._start.get("sigmas")
+        return self._until is not None and start is not None and _equal(start, _on_cpu(sigmas))
+
+    def drawn(self, before: RandomStates) -> set[str]:
+        """Return which generators the run drew from; ``before`` are the random states before it."""
+        states = [self._random, *(call.random for call in self._calls)]
+        return {name for state in states if state is not None for name in state.differing(before)}
+
+    def copy(self) -> Record:
+        """Return a record of the same tensors; to play one of both leaves the other as it is."""
+        other = copy.copy(self)
+        other._calls = deque(self._calls)
+        return other
+
+    def to_play(self, sigmas: torch.Tensor, now: RandomStates, drawn: Iterable[str]) -> Record:
+        """Return a copy for a run over ``sigmas`` in which only the generators in ``drawn`` are not as they are now."""
+        if self._random is None:
+            raise ValueError("the record has no start: its run has not begun")
+        other = self.copy()
+        other._start = {**self._start, "sigmas": _on_cpu(sigmas)}
+        other._random = now.with_states(drawn, self._random)
+        other._calls = deque(replace(call, random=now.with_states(drawn, call.random)) for call in self._calls)
+        return other
 
 
 class PhaseSampler:
@@ -158,6 +212,7 @@ class PhaseSampler:
         try:
             result = run(lambda model: functools.partial(self._call, model))
         except _PhaseEnded:
+            self.record._until = self.end_sigma
             return unfinished
         if self._left:
             raise self._differs("it ended early")
@@ -179,6 +234,10 @@ class PhaseSampler:
             call = self._left.popleft()
             self._show_cfg()
             return self._play(call, x, at, arguments)
+        if self.record._until is not None:
+            if not reached(at, self.record._until):
+                raise self._differs(f"at sigma {at:g} it asked for a prediction more than before")
+            self.record._until = None
         if self.end_sigma is None:
             return model(x, sigma, **arguments)
         if reached(at, self.end_sigma):
@@ -259,8 +318,8 @@ class PhaseSampler:
 
         return on_step
 
-    def _differs(self, how: str) -> RuntimeError:
-        return RuntimeError(
+    def _differs(self, how: str) -> RecordDiffersError:
+        return RecordDiffersError(
             f"The sampler {self.name} does not repeat itself: run again for the next expert, {how}. It probably draws "
             "noise from its own generator. Choose a sampler of KSamplerSelect, or set the hand-over so that one "
             "expert makes all steps."

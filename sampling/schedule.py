@@ -19,6 +19,7 @@ class RunSettings:
     """What a run is asked for. The fields are the nodes' inputs of these names; ``None`` is what is not known.
 
     ``cfg_low_noise`` 0 is the same as ``cfg``. ``cfg_gate`` is the fraction of each expert's steps with full guidance.
+    ``resume`` is whether the steps before the hand-over may come from an earlier run.
     """
 
     steps: int | None = None
@@ -32,6 +33,7 @@ class RunSettings:
     scheduler: str = ""
     denoise: float = 1.0
     shift: float | None = None
+    resume: bool = True
 
     @property
     def cfg_low(self) -> float | None:

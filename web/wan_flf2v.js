@@ -157,20 +157,32 @@ function extendHandover(node) {
   });
 }
 
-/** The schedule as a strip, a step a block in its expert's colour, and below it what preflight finds. */
+/** The schedule as a strip, a step a block in its expert's colour; below it what the last run reused, and findings. */
 function extendSampler(node) {
   extendHandover(node);
   let height = 0;
+  let view = { steps: [], findings: [] };
+  let reused = "";
   // Nodes 2.0 would make the node as high as a long list; "contain" takes only what min-height asks for.
   const style = "display: flex; flex-direction: column; gap: 4px; padding: 4px 8px; font-size: 12px; contain: size;";
   const box = addElement(node, "schedule", style, { getMinHeight: () => height });
-  node.wanShowSampler = ({ steps, findings }) => {
+  const show = () => {
+    const { steps, findings } = view;
     box.replaceChildren(...(steps.length ? [stripOf(steps), element("div", splitText(steps))] : []));
+    if (reused) box.append(element("div", reused));
     if (findings.length) box.append(listOf(findings));
-    height = (steps.length ? 56 : 0) + 48 * Math.min(findings.length, 3);
+    height = (steps.length ? 56 : 0) + (reused ? 20 : 0) + 48 * Math.min(findings.length, 3);
     box.style.minHeight = `${height}px`;
     if (node.size[1] < node.computeSize()[1]) node.setSize([node.size[0], node.computeSize()[1]]);
     node.setDirtyCanvas?.(true, true);
+  };
+  node.wanShowSampler = (asked) => {
+    view = asked;
+    show();
+  };
+  node.wanShowReused = (text) => {
+    reused = text;
+    show();
   };
 }
 
@@ -262,10 +274,9 @@ function askSoon() {
 
 async function ask() {
   const nodes = [...nodesIn(rootGraph())];
-  const samplers = nodes.filter((node) => node.wanShowSampler);
   // Some nodes do their work when the graph is read to be queued, such as to take a picture with a camera.
   const works = (widget) => widget.serializeValue?.constructor.name === "AsyncFunction";
-  if (!samplers.length || nodes.some((node) => node.widgets?.some(works))) return;
+  if (!nodes.some((node) => node.wanShowSampler) || nodes.some((node) => node.widgets?.some(works))) return;
   const { output } = await app.graphToPrompt();
   const body = JSON.stringify({ prompt: output });
   if (body === lastAsked) return;
@@ -274,9 +285,14 @@ async function ask() {
   const response = await api.fetchApi("/wan_flf2v/samplers", { method: "POST", headers, body });
   if (!response.ok || body !== lastAsked) return;
   for (const [id, view] of Object.entries(await response.json())) {
-    const own = id.split(":").at(-1);
-    for (const node of samplers) if (String(node.id) === own) node.wanShowSampler(view);
+    for (const node of samplersOf(id)) node.wanShowSampler(view);
   }
+}
+
+/** The nodes 57 with this id in a prompt, in which "105:57" is node 57 in the subgraph of node 105. */
+function samplersOf(id) {
+  const own = id.split(":").at(-1);
+  return [...nodesIn(rootGraph())].filter((node) => node.wanShowSampler && String(node.id) === own);
 }
 
 const EXTENDERS = {
@@ -295,6 +311,9 @@ app.registerExtension({
   },
   setup() {
     api.addEventListener("graphChanged", askSoon);
+    api.addEventListener("wan_flf2v.reused", ({ detail }) => {
+      for (const node of samplersOf(detail.node)) node.wanShowReused(detail.text);
+    });
   },
   afterConfigureGraph() {
     for (const node of nodesIn(rootGraph())) if (node.comfyClass === "WanFLF2VResolution") showSize(node);

@@ -56,6 +56,22 @@ def _note_calls(label: str) -> Any:
     return on_call
 
 
+class Watch(_Node):
+    """Note from now on each forward pass of a model's weights; the MODEL stays the same object, without a patch."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "label": ("STRING", {})}})
+    RETURN_TYPES, OUTPUT_NODE = (), True
+
+    def run(self, model: Any, label: str) -> dict[str, Any]:
+        """Hook into the weights' module, once."""
+        weights = model.model.diffusion_model
+        if not hasattr(weights, "wan_flf2v_watched"):
+            weights.wan_flf2v_watched = weights.register_forward_pre_hook(
+                lambda *_: _NOTES.append({"model": label, "event": "forward"})
+            )
+        return {}
+
+
 class StandIn(_Node):
     """A model that costs next to nothing, and a note of each answer that a sampler gets from a run's record.
 
@@ -92,12 +108,17 @@ def _note_played(call: Any) -> Any:
 
 
 class WriteNotes(_Node):
-    """Write what was noted since the last time to ``<output>/<name>.json``."""
+    """Write what was noted since the last time to ``<output>/<name>.json``, once these latents are there."""
 
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"name": ("STRING", {})}})
+    INPUT_TYPES = classmethod(
+        lambda cls: {
+            "required": {"name": ("STRING", {})},
+            "optional": {"after": ("LATENT",), "and_after": ("LATENT",)},
+        }
+    )
     RETURN_TYPES, OUTPUT_NODE = (), True
 
-    def run(self, name: str) -> dict[str, Any]:
+    def run(self, name: str, after: Any = None, and_after: Any = None) -> dict[str, Any]:
         """Write and forget."""
         notes = list(_NOTES)
         _NOTES.clear()
@@ -196,5 +217,5 @@ def _write(name: str, content: Any) -> dict[str, Any]:
 
 NODE_CLASS_MAPPINGS = {
     f"WanFLF2VMeasure{cls.__name__}": cls
-    for cls in (LoadFrames, Probe, SaveFrames, Schedules, StandIn, StartReading, WriteNotes, WriteReading)
+    for cls in (LoadFrames, Probe, SaveFrames, Schedules, StandIn, StartReading, Watch, WriteNotes, WriteReading)
 }

@@ -10,10 +10,10 @@ TEXT, PREVIEW = 3, 1  # what the host sends on its websocket besides JSON
 
 
 class Shown:
-    """Runs a graph; ``texts`` are (node id, text) in order, ``previews`` pictures."""
+    """Runs a graph; ``texts`` are (node id, text) in order, ``previews`` pictures, ``events`` (type, data) in order."""
 
     def __init__(self, host, graph):
-        self.texts, self.previews = [], []
+        self.texts, self.previews, self.events = [], [], []
         asyncio.run(self._run(host, graph))
 
     async def _run(self, host, graph):
@@ -23,8 +23,11 @@ class Shown:
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     self._binary(message.data)
-                elif message.json()["type"] in ("execution_success", "execution_error"):
-                    assert message.json()["type"] == "execution_success", message.json()
+                    continue
+                event = message.json()
+                self.events.append((event["type"], event.get("data")))
+                if event["type"] in ("execution_success", "execution_error"):
+                    assert event["type"] == "execution_success", event
                     return
 
     def _binary(self, data):

@@ -1,0 +1,248 @@
+"""What a value is while this process runs: a digest of its content, and weak references to the objects in it.
+
+Two fingerprints with the same digest are of the same values as long as all references of the first are alive: an object
+is told by its identity and its state, anything else by its content. A function of another pack is told with all that
+its code names, since it may keep its state there.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import functools
+import hashlib
+import logging
+import sys
+import sysconfig
+import types
+import uuid
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_patcher
+import numpy as np
+import torch
+
+_PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, range, slice, uuid.UUID)
+_PLAIN_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+_LISTS = (list, tuple, deque)
+_DICTS = (dict, OrderedDict, defaultdict, types.MappingProxyType)
+_CALLABLES = (types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType)  # a name and what it is bound to
+_COMFYUI = Path(comfy.model_patcher.__file__).parents[1]
+_TRUSTED = (*(str(_COMFYUI / name) for name in ("comfy", "nodes.py")), *sysconfig.get_paths().values())
+"""Where ComfyUI's own code (``comfy``, ``comfy_extras``, …) and libraries lie: all that a run reads there is told."""
+_OF_CLASSES = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
+_MODEL = (
+    "force_cast_weights", "hook_mode", "is_clip", "load_device", "patches_uuid", "weight_inplace_update",
+    "additional_models", "attachments", "callbacks", "forced_hooks", "injections", "model_options", "object_patches",
+    "weight_wrapper_patches", "wrappers",
+)  # fmt: skip
+"""What the host's ModelPatcher is asked for; all else of it changes as the model is loaded and unloaded."""
+_WEIGHTS = ("patches", "hook_patches")
+"""Its patches of weights: gigabytes, told by identity."""
+_MOST_VALUES = 200_000
+_MOST_BYTES = 4 * 10**9  # SHA-256 takes seconds for them
+
+
+class CannotTellError(Exception):
+    """A value whose state cannot be seen, such as a random generator; the message is what it is, ``a Generator``."""
+
+
+class Fingerprint:
+    """A fingerprint of all values that are added, in their order."""
+
+    def __init__(self) -> None:
+        self.refs: list[weakref.ref] = []
+        self.has_code = False
+        """Whether there are functions or objects among the values, which may look at more than they are told here."""
+        self._hash = hashlib.sha256()
+        self._seen: dict[int, int] = {}
+        self._alive: list[Any] = []  # so that no id in ``_seen`` is given to another object
+        self._bytes = 0
+        self._is_weights = False
+
+    def copy(self) -> Fingerprint:
+        """Return another fingerprint of the same values."""
+        other = copy.copy(self)
+        other.refs, other._hash = list(self.refs), self._hash.copy()
+        other._seen, other._alive = dict(self._seen), list(self._alive)
+        return other
+
+    def digest(self) -> str:
+        """Return the digest; the values may go then."""
+        self._alive.clear()
+        self._seen.clear()
+        return self._hash.hexdigest()
+
+    def add_identity(self, value: Any) -> None:
+        """Add an object that is told by its identity alone.
+
+        Raises:
+            CannotTellError: it takes no weak reference.
+        """
+        try:
+            self.refs.append(weakref.ref(value))
+        except TypeError:
+            raise _cannot_tell(value) from None
+        self._write("object", id(value))
+
+    def add(self, value: Any) -> None:
+        """Add a value.
+
+        Raises:
+            CannotTellError: it, or a part of it, has a state that cannot be seen.
+        """
+        kind = type(value)
+        if kind in _PLAIN or kind in _PLAIN_OF_TORCH or isinstance(value, (enum.Enum, np.generic, np.dtype)):
+            self._write(kind.__qualname__, value)
+            return
+        if id(value) in self._seen:
+            self._write("again", self._seen[id(value)])
+            return
+        self._seen[id(value)] = len(self._seen)
+        self._alive.append(value)
+        if len(self._seen) > _MOST_VALUES:
+            raise CannotTellError(f"more than {_MOST_VALUES} values")
+        if isinstance(value, torch.Tensor):
+            self._add_tensor(value)
+        elif kind is np.ndarray and not value.dtype.hasobject:
+            self._write("array", value.dtype, value.shape)
+            self._add_bytes(np.ascontiguousarray(value))
+        elif kind in _LISTS:
+            self._write(kind.__qualname__, len(value))
+            self._add_all(value)
+        elif kind in _DICTS:
+            self._write(kind.__qualname__, len(value))
+            self._add_all(part for item in value.items() for part in item)
+        elif kind in (set, frozenset) and all(type(item) in _PLAIN for item in value):
+            self._write(kind.__qualname__, sorted(map(repr, value)))
+        elif isinstance(value, comfy.model_patcher.ModelPatcher):
+            self._add_model(value)
+        elif isinstance(value, torch.nn.Module) and next(value.parameters(), None) is not None:
+            self.add_identity(value)  # the host changes its weights as it loads them
+        else:
+            self._add_code(value)
+
+    def _add_all(self, values: Any) -> None:
+        for value in values:
+            self.add(value)
+
+    def _write(self, *facts: Any) -> None:
+        self._hash.update(f"{facts!r}\n".encode())
+
+    def _add_bytes(self, content: np.ndarray) -> None:
+        self._bytes += content.nbytes
+        if self._bytes > _MOST_BYTES:
+            raise CannotTellError(f"more than {_MOST_BYTES} bytes")
+        self._hash.update(content.reshape(-1).view(np.uint8))
+
+    def _add_tensor(self, tensor: torch.Tensor) -> None:
+        if self._is_weights or isinstance(tensor, torch.nn.Parameter):
+            self.add_identity(tensor)
+        elif type(tensor) is not torch.Tensor or tensor.layout != torch.strided or tensor.is_meta:
+            raise _cannot_tell(tensor)
+        else:
+            self._write("tensor", tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            self._add_bytes(content.numpy())
+
+    def _add_model(self, model: Any) -> None:
+        """Add a MODEL: the object, what patches it, and the model under it by identity."""
+        self.add_identity(model)
+        self.add_identity(model.model)
+        self.add(model.get_model_object("model_sampling"))
+        self._write(model.model_dtype(), getattr(model.model, "manual_cast_dtype", None))
+        for name in _MODEL:
+            self._write(name)
+            self.add(getattr(model, name, None))
+        before, self._is_weights = self._is_weights, True
+        for name in _WEIGHTS:
+            self._write(name)
+            self.add(getattr(model, name, None))
+        self._is_weights = before
+
+    def _add_code(self, value: Any) -> None:
+        """Add a function, a class, a module or an object."""
+        if isinstance(value, (types.ModuleType, logging.Logger)):
+            self._write("module", value.__name__ if isinstance(value, types.ModuleType) else value.name)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(value)
+        elif isinstance(value, _CALLABLES):
+            self.has_code = True
+            self._write("function", value.__name__)
+            self.add(value.__self__)
+            self.add(getattr(value, "__func__", None))
+        elif isinstance(value, functools.partial):
+            self._add_all((value.func, value.args, value.keywords))
+        elif isinstance(value, (staticmethod, classmethod)):
+            self.add(value.__func__)
+        elif isinstance(value, property):
+            self._add_all((value.fget, value.fset))
+        elif isinstance(value, type):
+            self._add_class(value)
+        else:
+            self._add_object(value)
+
+    def _add_function(self, function: Any) -> None:
+        self.has_code = True
+        self._write("function", function.__module__, function.__qualname__)
+        self.add_identity(function.__code__)
+        for cell in function.__closure__ or ():
+            try:
+                self.add(cell.cell_contents)
+            except ValueError:  # an empty cell
+                self._write("empty")
+        self._add_all((function.__defaults__, function.__kwdefaults__, vars(function)))
+        if not function.__code__.co_filename.startswith(_TRUSTED):
+            for name in sorted(set(_names(function.__code__)) & function.__globals__.keys()):
+                self._write("global", name)
+                self.add(function.__globals__[name])
+
+    def _add_class(self, cls: type) -> None:
+        self._write("class", cls.__module__, cls.__qualname__)
+        self.add_identity(cls)
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if not cls.__flags__ & _HEAP_TYPE or (file and file.startswith(_TRUSTED)):
+            return
+        for base in cls.__bases__:
+            self.add(base)
+        for name, value in vars(cls).items():
+            if name not in ("__weakref__", "__dict__", "__doc__") and not isinstance(value, _OF_CLASSES):
+                self._write(name)
+                self.add(value)
+
+    def _add_object(self, value: Any) -> None:
+        """Add an object by its identity, and its state as ``copy`` would take it, where that is Python's own way."""
+        is_module = isinstance(value, torch.nn.Module)
+        self.has_code |= not (self._is_weights or is_module)
+        self.add_identity(value)
+        if is_module:
+            self.add(vars(value))
+            return
+        cls = type(value)
+        own_way = ("__reduce__", "__reduce_ex__", "__getstate__")
+        if any(getattr(cls, name, None) is not getattr(object, name, None) for name in own_way):
+            raise _cannot_tell(value)
+        try:
+            _, *parts = object.__reduce_ex__(value, 2)
+        except TypeError:  # it has a state in C
+            raise _cannot_tell(value) from None
+        self._add_all(list(part) if isinstance(part, Iterator) else part for part in parts)
+
+
+_HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: no class of C
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Return the names in a function's code and in the functions that it makes: globals, and attributes besides."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)
+
+
+def _cannot_tell(value: Any) -> CannotTellError:
+    return CannotTellError(f"a {type(value).__qualname__}")

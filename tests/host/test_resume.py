@@ -1,0 +1,272 @@
+"""A run that begins at the hand-over: what is run again, what is not, and that the result is the whole run's."""
+
+import re
+
+import pytest
+import torch
+from support.demo_graphs import set_inputs
+from support.expert_graphs import (
+    add_guided,
+    add_mask,
+    dump_latent,
+    patch,
+    relative_difference,
+    sampler_graph,
+    write_lora,
+)
+from support.in_comfyui import run_cases
+from support.shown import Shown
+from wan_flf2v.client.errors import RunFailedError
+
+FIRST_LOW = 2
+NOTHING = {}
+
+
+@pytest.fixture
+def host(comfy_server):
+    return comfy_server
+
+
+def base_graph(**inputs):
+    return sampler_graph(**{"n57_steps": 4, "n57_handover": "step", "n57_handover_step": FIRST_LOW, **inputs})
+
+
+def forwards(host, graph, after="57", and_after="57"):
+    """Run a graph and return how often the high-noise model ran.
+
+    All of its nodes are in every prompt, since ComfyUI keeps what the last prompt had.
+    """
+    watch = {"class_type": "WanFLF2VMeasureWatch", "inputs": {"model": ["37", 0], "label": "high"}}
+    inputs = {"name": "notes", "after": [after, 0], "and_after": [and_after, 0]}
+    host.run({**graph, "watch": watch, "notes": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": inputs}})
+    return sum(note.get("event") == "forward" for note in host.state("notes"))
+
+
+def reused(host, graph):
+    """Run node 57 and, beside it, the same with ``resume`` off; returns whether the first reused all or nothing."""
+    graph = dict(graph)
+    graph["58"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"], "resume": False}}
+    dump_latent(graph, "58", "stock")
+    made, whole = forwards(host, graph, and_after="58"), graph["57"]["inputs"]["handover_step"]
+    assert relative_difference(host) == 0, "resumed or not, the result is the whole run's"
+    assert made in (whole, 2 * whole)
+    return made == whole
+
+
+def lora(host, graph, expert, strength=1.0):
+    return patch(graph, expert, "LoraLoaderModelOnly", lora_name=write_lora(host), strength_model=strength)
+
+
+def wrap(graph, expert, factor=0.9):
+    return patch(graph, expert, "WanFLF2VTestWrap", kind="predict_noise", factor=factor)
+
+
+def change(graph, expert, factor):
+    graph["changed"] = {"class_type": "WanFLF2VTestChangeModel", "inputs": {"model": ["54", 0], "factor": factor}}
+    graph["57"]["inputs"][f"model_{expert}_noise"] = ["changed", 0]
+
+
+def change_text(graph, added):
+    inputs = {"conditioning": ["67", 0], "added": added}
+    graph["changed_text"] = {"class_type": "WanFLF2VTestChangeConditioning", "inputs": inputs}
+    graph["57"]["inputs"]["positive"] = ["changed_text", 0]
+
+
+def keyframes(graph, low=1.0):
+    inputs = {"images": ["68", 0], "frames": "4", "strength": 1.0, "strength_low_noise": low}
+    graph["key"] = {"class_type": "WanFLF2VKeyframes", "inputs": inputs}
+    graph["67"]["inputs"]["keyframes"] = ["key", 0]
+
+
+def sigmas(graph, values):
+    graph["sigmas"] = {"class_type": "ManualSigmas", "inputs": {"sigmas": values}}
+    graph["57"]["inputs"]["sigmas"] = ["sigmas", 0]
+
+
+# What is edited between two runs: an edit of the graph for the first run, and one for the second.
+HITS = {
+    "cfg_low_noise": (NOTHING, lambda host, graph: set_inputs(graph, n57_cfg_low_noise=2.0)),
+    "a LoRA": (NOTHING, lambda host, graph: lora(host, graph, "low")),
+    "a LoRA's strength": (
+        lambda host, graph: lora(host, graph, "low", 0.5),
+        lambda host, graph: lora(host, graph, "low", -1.0),
+    ),
+    "a wrapper": (NOTHING, lambda host, graph: wrap(graph, "low")),
+    "how the weights are loaded": (
+        NOTHING,
+        lambda host, graph: set_inputs(graph, n56_weight_dtype="fp8_e4m3fn"),
+    ),
+    "a gate that closes in it alone": (
+        lambda host, graph: set_inputs(graph, n57_handover_step=1),
+        lambda host, graph: set_inputs(graph, n57_handover_step=1, n57_cfg_gate=0.5),
+    ),
+    "a keyframe's low-noise strength": (
+        lambda host, graph: keyframes(graph),
+        lambda host, graph: keyframes(graph, low=0.5),
+    ),
+    "a wrapper without a state on the high-noise model": (
+        lambda host, graph: patch(graph, "high", "WanFLF2VTestWrapper", kind="no state"),
+        lambda host, graph: wrap(patch(graph, "high", "WanFLF2VTestWrapper", kind="no state"), "low"),
+    ),
+    "sigmas after the hand-over": (
+        lambda host, graph: sigmas(graph, "1, 0.97, 0.9, 0.8, 0"),
+        lambda host, graph: sigmas(graph, "1, 0.97, 0.9, 0.7, 0.4, 0"),
+    ),
+}
+MISSES = {
+    "the shift": (NOTHING, lambda host, graph: set_inputs(graph, n54_shift=5.0)),
+    "a LoRA": (NOTHING, lambda host, graph: lora(host, graph, "high")),
+    "a wrapper's number": (lambda host, graph: wrap(graph, "high"), lambda host, graph: wrap(graph, "high", 0.8)),
+    "how the weights are loaded": (
+        NOTHING,
+        lambda host, graph: set_inputs(graph, n37_weight_dtype="fp8_e4m3fn"),
+    ),
+    "a model changed in place": (
+        lambda host, graph: change(graph, "high", 1.0),
+        lambda host, graph: change(graph, "high", 0.5),
+    ),
+    "a text changed in place": (
+        lambda host, graph: change_text(graph, 0.0),
+        lambda host, graph: change_text(graph, 0.5),
+    ),
+    "the positive text": (NOTHING, lambda host, graph: set_inputs(graph, n6_text="another text")),
+    "the end image": (NOTHING, lambda host, graph: set_inputs(graph, n62_image="start.jpg")),
+    "a keyframe's high-noise strength": (
+        lambda host, graph: keyframes(graph),
+        lambda host, graph: set_inputs(keyframes(graph) or graph, nkey_strength=0.5),
+    ),
+    "the mask": (NOTHING, lambda host, graph: add_mask(graph)),
+    "the length": (NOTHING, lambda host, graph: set_inputs(graph, n67_length=13)),
+    "cfg": (NOTHING, lambda host, graph: set_inputs(graph, n57_cfg=3.0, n57_cfg_low_noise=4.0)),
+    "a gate that closes in it": (NOTHING, lambda host, graph: set_inputs(graph, n57_cfg_gate=0.5)),
+    "the seed": (NOTHING, lambda host, graph: set_inputs(graph, n57_noise_seed=1)),
+    "the sampler": (NOTHING, lambda host, graph: set_inputs(graph, n57_sampler_name="dpmpp_2m")),
+    "the hand-over": (NOTHING, lambda host, graph: set_inputs(graph, n57_handover_step=1)),
+    "denoise": (NOTHING, lambda host, graph: set_inputs(graph, n57_denoise=0.6)),
+}
+
+
+def edited(host, edit):
+    graph = base_graph()
+    if edit:
+        edit(host, graph)
+    return graph
+
+
+@pytest.mark.parametrize("name", HITS)
+def test_an_edit_of_the_low_noise_phase_alone_is_a_hit(host, name):
+    before, after = HITS[name]
+    forwards(host, edited(host, before))
+    first = host.tensors("ours")["samples"]
+    assert reused(host, edited(host, after))
+    assert not torch.equal(host.tensors("ours")["samples"], first), "an edit without effect proves nothing"
+
+
+@pytest.mark.parametrize("name", MISSES)
+def test_an_edit_of_what_the_high_noise_phase_sees_is_a_miss(host, name):
+    before, after = MISSES[name]
+    forwards(host, edited(host, before))
+    assert not reused(host, edited(host, after))
+
+
+@pytest.mark.parametrize("kind", ["object", "module", "generator"])
+def test_a_patch_with_a_state_is_a_miss(host, kind):
+    """Its state has moved, or cannot be seen; a whole run would have another result now, so nothing is compared."""
+    graph = patch(base_graph(), "high", "WanFLF2VTestWrapper", kind=kind)
+    forwards(host, graph)
+    assert forwards(host, set_inputs(graph, n57_cfg_low_noise=2.0)) == FIRST_LOW
+
+
+def test_an_earlier_text_is_a_hit_again(host):
+    """Conditioning is told by its content; the MODEL is the same object as long as it stays in the prompt."""
+    first = base_graph(n57_noise_seed=5)
+    forwards(host, first)
+    forwards(host, set_inputs(base_graph(n57_noise_seed=5), n6_text="another text"))
+    assert reused(host, set_inputs(first, n57_cfg_low_noise=2.0))
+
+
+def test_another_seed_runs_alone(host):
+    graph = base_graph(n57_noise_seed=6, n57_seed_count=2)
+    forwards(host, graph)
+    assert forwards(host, set_inputs(graph, n57_seed_count=3, n57_cfg_low_noise=2.0)) == FIRST_LOW
+    resumed = host.tensors("ours")["samples"]
+    assert forwards(host, set_inputs(graph, n57_resume=False)) == 3 * FIRST_LOW
+    assert torch.equal(resumed, host.tensors("ours")["samples"])
+
+
+def test_a_run_that_failed_in_the_low_noise_phase_goes_on_from_the_hand_over(host):
+    graph = patch(base_graph(n57_noise_seed=8), "low", "WanFLF2VTestWrapper", kind="failing")
+    with pytest.raises(RunFailedError, match="failed as asked"):
+        forwards(host, graph)
+    assert forwards(host, base_graph(n57_noise_seed=8)) == FIRST_LOW, "the failed run's, which wrote no notes"
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_sde", "euler"])
+def test_a_record_that_does_not_fit_after_all_is_not_played(host, sampler):
+    """Brownian noise depends on the last sigma, which the high-noise model is not told."""
+    graph = base_graph(n57_sampler_name=sampler, n57_noise_seed=9)
+    sigmas(graph, "1, 0.97, 0.9, 0.8, 0.1, 0")
+    forwards(host, graph)
+    sigmas(graph, "1, 0.97, 0.9, 0.8, 0.4, 0")
+    graph["58"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"], "resume": False}}
+    dump_latent(graph, "58", "stock")
+    calls = 2 if sampler == "dpmpp_sde" else 1
+    expected = calls * FIRST_LOW * (2 if sampler == "dpmpp_sde" else 1)
+    assert forwards(host, graph, and_after="58") == expected
+    assert relative_difference(host) == 0
+
+
+@pytest.mark.parametrize("draw", ["torch", "numpy", "plain"])
+def test_the_guider_resumes_where_the_random_states_are_as_they_were(host, draw):
+    """The test's noise seeds all generators; RandomNoise seeds PyTorch's alone, so a draw from numpy's is another."""
+    for noise in ("WanFLF2VTestNoise", "RandomNoise"):
+        graph = add_guided(base_graph(n57_noise_seed=10))
+        del graph["57"], graph["dump_ours"]
+        graph["sampler"] = {
+            "class_type": "WanFLF2VTestSampler",
+            "inputs": {"kind": draw if draw == "plain" else f"noise {draw}"},
+        }
+        graph["noise"] = {"class_type": noise, "inputs": {"noise_seed": 10} if noise == "RandomNoise" else {}}
+        forwards(host, graph, "58", "58")
+        set_inputs(graph, nguider_cfg_low_noise=2.0)
+        hit = noise == "WanFLF2VTestNoise" or draw != "numpy"
+        assert forwards(host, graph, "58", "58") == (0 if hit else FIRST_LOW)
+        if hit:
+            resumed = host.tensors("stock")["samples"]
+            host.run(set_inputs(graph, nguider_resume=False))
+            assert torch.equal(resumed, host.tensors("stock")["samples"])
+
+
+def test_the_node_says_what_was_reused(host):
+    graph = base_graph(n57_noise_seed=11)
+    Shown(host, graph)
+    shown = Shown(host, set_inputs(graph, n57_cfg_low_noise=2.0))
+    last = [text for node, text in shown.texts if node == "57"][-1].splitlines()[0]
+    reused_text = "2 steps reused from an earlier run"
+    assert re.fullmatch(rf"high noise 0 model calls, low noise 2 model calls, {reused_text}, 0:\d\d in all", last)
+    assert [data for kind, data in shown.events if kind == "wan_flf2v.reused"] == [{"node": "57", "text": reused_text}]
+    shown = Shown(host, set_inputs(graph, n57_noise_seed=12))
+    assert [data["text"] for kind, data in shown.events if kind == "wan_flf2v.reused"] == [""]
+
+
+@pytest.fixture(scope="module")
+def cases(comfy_install, tmp_path_factory):
+    return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), "resume_cases")
+
+
+def test_a_fingerprint_tells_each_change(cases):
+    assert [name for name, same in cases["same"].items() if not same] == []
+    assert [name for name, told in cases["changed"].items() if not told] == []
+    assert [name for name, refused in cases["cannot tell"].items() if not refused] == []
+
+
+def test_the_store_is_bounded(cases):
+    assert cases["store"] == {
+        "all that fit": ["a", "b"],
+        "the oldest goes": ["b", "c"],
+        "one above the limit": ["b", "c"],
+        "its object is gone": ["c"],
+        "the limit is 0": [],
+        "no number": "the environment variable WAN_FLF2V_RESUME_MB is 'all', but must be a whole number of megabytes, "
+        "0 or more (0 keeps nothing). Correct it, or unset it for 1024.",
+    }

@@ -1,0 +1,213 @@
+"""Cases of fingerprints and of the store of records inside a ComfyUI: ``python resume_cases.py COMFYUI RESULTS``.
+
+Each case's result goes into the JSON file RESULTS; what it must be is in tests/host/test_resume.py.
+"""
+
+import gc
+import itertools
+import json
+import os
+import random
+import threading
+from functools import partial
+from pathlib import Path
+
+from vae_cases import RESULTS  # isort: skip -- first, it prepares the host
+import comfy.model_patcher
+import numpy as np
+import torch
+from wan_flf2v.sampling import resume
+from wan_flf2v.sampling.fingerprint import CannotTellError, Fingerprint
+from wan_flf2v.sampling.record import RandomStates, Record
+
+GLOBAL = [1.0]
+CPU = torch.device("cpu")
+
+
+class Holder:
+    setting = 1.0
+
+    def __init__(self, value):
+        self.value = value
+
+    def method(self):
+        return self.value
+
+
+class Holding(dict):
+    pass
+
+
+def of(value):
+    fingerprint = Fingerprint()
+    fingerprint.add(value)
+    return fingerprint.digest()
+
+
+def closure(value):
+    return lambda: value
+
+
+def reads_global():
+    return GLOBAL[0]
+
+
+def calls_reader():
+    return reads_global()
+
+
+def uses_class():
+    return Holder.setting
+
+
+def model():
+    """Return the MODEL of a tiny net, with the parts that the host's own models have."""
+    net = torch.nn.Module()
+    net.diffusion_model = torch.nn.Linear(2, 2)
+    net.model_sampling = torch.nn.Module()
+    net.model_sampling.shift = 8.0
+    net.get_dtype = lambda: torch.float32
+    patcher = comfy.model_patcher.ModelPatcher(net, CPU, CPU)
+    patcher.add_object_patch("model_sampling", net.model_sampling)
+    patcher.add_patches({"diffusion_model.weight": ("diff", (torch.ones(2, 2),))}, 0.5)
+    return patcher
+
+
+def same_cases():
+    """Values that are told apart from nothing: made again, or the same object again."""
+    yield "list", of([1, "a", None, 2.5]) == of([1, "a", None, 2.5])
+    yield "tensor", of(torch.arange(3.0)) == of(torch.arange(3.0))
+    yield "array", of(np.arange(3)) == of(np.arange(3))
+    yield "closure", of(closure(2)) == of(closure(2))
+    yield "partial", of(partial(closure, 2)) == of(partial(closure, 2))
+    holder = Holder([1])
+    yield "object", of(holder) == of(holder)
+    yield "method", of(holder.method) == of(holder.method)
+    patcher = model()
+    before = of(patcher)
+    patcher.patch_model(CPU)
+    loaded = of(patcher)
+    patcher.unpatch_model(CPU)
+    yield "model that was loaded meanwhile", before == loaded == of(patcher)
+    loop = []
+    loop.append(loop)
+    yield "cycle", of(loop) == of(loop)
+
+
+def changed_cases():
+    """Values of which each pair must be told apart."""
+    pairs = {
+        "int and bool": (1, True),
+        "zero and minus zero": (0.0, -0.0),
+        "text and bytes": ("a", b"a"),
+        "nesting": ([[1], 2], [[1, 2]]),
+        "keys": ({"a": 1}, {"b": 1}),
+        "tensor": (torch.zeros(2), torch.tensor([0.0, -0.0])),
+        "dtype": (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        "shape": (torch.zeros(2, 1), torch.zeros(1, 2)),
+        "strides": (torch.zeros(2, 3), torch.zeros(3, 2).T),
+        "closure": (closure(1), closure(2)),
+        "partial": (partial(closure, 1), partial(closure, 2)),
+        "default": (lambda x=1: x, lambda x=2: x),
+        "method": (Holder(1).method, Holder(2).method),
+        "object": (Holder(1), Holder(1)),
+        "dict with attributes": (Holding(a=1), Holding(a=2)),
+    }
+    for name, (one, other) in pairs.items():
+        yield name, of(one) != of(other)
+    for name, change in in_place_cases():
+        values, act = change
+        before = of(values)
+        act()
+        yield name, of(values) != before
+
+
+def in_place_cases():
+    """Yield (name, (value, what changes it in place)); what a function reads elsewhere is a part of it."""
+    tensor, holder, function = torch.zeros(3), Holder({"a": [1]}), closure(1)
+    yield "tensor in place", (tensor, lambda: tensor.add_(1))
+    yield "object in place", (holder, lambda: holder.value["a"].append(2))
+    yield "method's object in place", (holder.method, lambda: holder.value.clear())
+    yield "attribute of a function", (function, lambda: setattr(function, "calls", 1))
+    yield "global", (reads_global, lambda: GLOBAL.append(1))
+    yield "global of a function that it calls", (calls_reader, lambda: GLOBAL.append(1))
+    yield "attribute of a class", (uses_class, lambda: setattr(Holder, "setting", 2.0))
+    patcher = model()
+    changes = {
+        "shift": lambda: setattr(patcher.object_patches["model_sampling"], "shift", 5.0),
+        "object patch": lambda: patcher.add_object_patch("diffusion_model.scale", 2.0),
+        "weight patch": lambda: patcher.add_patches({"diffusion_model.bias": ("diff", (torch.ones(2),))}),
+        "strength of a weight patch": lambda: patcher.patches["diffusion_model.weight"].__setitem__(0, (1.0,)),
+        "model option": lambda: patcher.model_options.__setitem__("a", 1),
+        "transformer option": lambda: patcher.model_options["transformer_options"].__setitem__("b", torch.ones(1)),
+        "wrapper": lambda: patcher.add_wrapper("outer_sample", closure(1)),
+        "callback": lambda: patcher.add_callback("on_load", closure(1)),
+        "attachment": lambda: patcher.set_attachments("a", 1),
+        "injection": lambda: patcher.set_injections("a", []),
+        "additional model": lambda: patcher.set_additional_models("a", [model()]),
+    }
+    for name, change in changes.items():
+        yield f"{name} of a MODEL", (patcher, change)
+
+
+def cannot_tell_cases():
+    slots = type("Slots", (), {"__slots__": ("a",)})
+    values = {
+        "torch's generator": torch.Generator(),
+        "numpy's generator": np.random.default_rng(1),
+        "Python's generator": random.Random(1),
+        "closure over one": closure(random.Random(1)),
+        "object with one": Holder(torch.Generator()),
+        "iterator": itertools.count(),
+        "generator function": (number for number in range(3)),
+        "lock": threading.Lock(),
+        "object with slots alone": slots(),
+    }
+    for name, value in values.items():
+        try:
+            of(value)
+        except CannotTellError:
+            yield name, True
+        else:
+            yield name, False
+
+
+def store_cases():
+    """Records of 0.4 MB in a store of 1 MB."""
+    os.environ[resume.LIMIT_VARIABLE] = "1"
+    store, owners = resume.RecordStore(), [Holder(number) for number in range(4)]
+
+    def put(key, owner, megabytes=0.4):
+        record = Record(())
+        record.begin({"x": torch.zeros(int(megabytes * 250_000)), "sigmas": torch.ones(2)}, CPU)
+        fingerprint = Fingerprint()
+        fingerprint.add_identity(owner)
+        store.put(key, fingerprint.refs, RandomStates(CPU), record)
+        return list(store._kept)
+
+    put("a", owners[0])
+    yield "all that fit", put("b", owners[1])
+    store.get("b", RandomStates(CPU), torch.ones(2))
+    yield "the oldest goes", put("c", owners[2])
+    yield "one above the limit", put("d", owners[3], 1.5)
+    del owners[1]
+    gc.collect()
+    yield "its object is gone", list(store._kept)
+    os.environ[resume.LIMIT_VARIABLE] = "0"
+    store.drop("c")
+    yield "the limit is 0", put("e", owners[0])
+    os.environ[resume.LIMIT_VARIABLE] = "all"
+    try:
+        resume.limit_bytes()
+    except ValueError as error:
+        yield "no number", str(error)
+
+
+if __name__ == "__main__":
+    found = {
+        "same": dict(same_cases()),
+        "changed": dict(changed_cases()),
+        "cannot tell": dict(cannot_tell_cases()),
+        "store": dict(store_cases()),
+    }
+    Path(RESULTS).write_text(json.dumps(found))
