@@ -19,6 +19,7 @@ from .sampler import (
     cfg_input,
     cfg_low_noise_input,
     handover_inputs,
+    prelude_settings,
     solver_inputs,
     steps_input,
 )
@@ -49,7 +50,7 @@ class WanFLF2VPlan(io.ComfyNode):
                 "preflight",
                 "wan moe split",
             ],
-            inputs=[*_files(), *size_inputs(), length_input(), frame_rate_input(), *_sampling()],
+            inputs=[*_files(), *size_inputs(), length_input(), frame_rate_input(), *_sampling(), *_prelude()],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The plan in words."),
                 io.String.Output(display_name="json", tooltip="The plan as a JSON object."),
@@ -80,9 +81,16 @@ class WanFLF2VPlan(io.ComfyNode):
         height: int,
         length: int,
         frame_rate: float,
+        model_prelude: str = NONE,
         **sampling: Any,
     ) -> io.NodeOutput:
-        chosen = {"high": model_high_noise, "low": model_low_noise, "text_encoder": text_encoder, "vae": vae}
+        chosen = {
+            "high": model_high_noise,
+            "low": model_low_noise,
+            "prelude": model_prelude,
+            "text_encoder": text_encoder,
+            "vae": vae,
+        }
         frames = geometry.snap_length(length)
         video = plan.Video(
             *geometry.video_size(width, height), length, frames, geometry.latent_frames(frames), frame_rate
@@ -143,4 +151,27 @@ def _sampling() -> list[io.Input]:
         ),
         *handover_inputs(),
         boundary_input(advanced=False),
+    ]
+
+
+def _prelude() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "model_prelude",
+            options=[NONE, *_names("prelude")],
+            default=NONE,
+            optional=True,
+            tooltip="The prelude's file, the base high-noise model. 'none' plans with the dimensions of Wan 14B, "
+            "without its memory.",
+        ),
+        *prelude_settings("none"),
+        io.Float.Input(
+            "prelude_shift",
+            default=8.0,
+            min=0.01,
+            max=100.0,
+            step=0.01,
+            optional=True,
+            tooltip="The shift of the prelude's schedule: of a ModelSamplingSD3 before it, else the model's own, 8.",
+        ),
     ]

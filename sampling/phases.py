@@ -182,7 +182,7 @@ class PhasedGuider(comfy.samplers.CFGGuider):
                         own = PhaseSampler(record, end_sigma, guider).around(sampler)
                     # The bar is one for the whole run, so the sampler shows none. The noise is copied since a sampler
                     # may change it in place.
-                    rest = (denoise_mask, _counted(bar, seed.callback), True, seed.seed)
+                    rest = (denoise_mask, counted(bar, seed.callback), True, seed.seed)
                     result = guider.sample(noise.clone(), latent_image, own, phase.sigmas, *rest)
                     if phase.is_last:
                         results.append(result.to(comfy.model_management.intermediate_device()))
@@ -250,7 +250,7 @@ def _with_sample_sigmas(model_options: dict[str, Any], phase: Phase) -> dict[str
     return options
 
 
-def _counted(bar: tqdm, callback: Callable | None) -> Callable:
+def counted(bar: tqdm, callback: Callable | None) -> Callable:
     """Return the step callback that moves the bar too; samplers that count otherwise (dpm_adaptive) may overrun it."""
 
     def on_step(*arguments: Any) -> None:

@@ -14,7 +14,7 @@ import latent_preview
 import torch
 
 from .phases import Phase, Position
-from .schedule import reached
+from .schedule import in_words, reached
 
 STRIP_FRAMES = 4
 
@@ -38,7 +38,7 @@ class RunProgress:
     ) -> None:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         self._phases, self._seeds, self._position, self._say = phases, seeds, position, say
-        self._sigmas = phases[0].sigmas[:-1].tolist()
+        self._sigmas = torch.cat([phase.sigmas[phase.first : phase.end] for phase in phases]).tolist()
         self._total = len(self._sigmas) * seeds
         self._bar = comfy.utils.ProgressBar(self._total)
         self._done, self._started = 0, time.perf_counter()
@@ -61,7 +61,7 @@ class RunProgress:
 
     def summary(self) -> str:
         """Return how many model calls each expert got, and how long the run took."""
-        calls = (f"{expert} noise {count} model calls" for expert, count in self._position.calls.items())
+        calls = (f"{in_words(expert)} {count} model calls" for expert, count in self._position.calls.items())
         return f"{', '.join(calls)}, {clock(time.perf_counter() - self._started)} in all"
 
     def _picture(self, x0: torch.Tensor) -> Any:
@@ -73,18 +73,18 @@ class RunProgress:
 
     def _over_all(self, number: int, step: int) -> int:
         """Return how many steps of all seeds are done when seed ``number`` is at ``step``; 1 is the first."""
-        before = 0
+        first = 0
         for phase in self._phases:
             steps = phase.end - phase.first
             if phase.expert.name == self._position.expert:
                 break
-            before += steps * self._seeds
-        return before + number * steps + min(max(step - phase.first, 0), steps)
+            first += steps
+        return first * self._seeds + number * steps + min(max(step - first, 0), steps)
 
     def _text(self, number: int, step: int) -> str:
         now = time.perf_counter()
         self._first = self._first or (self._done, now)  # the time before it is loading, mostly
-        text = f"step {step} of {len(self._sigmas)}, {self._position.expert} noise"
+        text = f"step {step} of {len(self._sigmas)}, {in_words(self._position.expert)}"
         if self._seeds > 1:
             text = f"seed {number + 1} of {self._seeds}, {text}"
         first, then = self._first
