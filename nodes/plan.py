@@ -82,6 +82,7 @@ class WanFLF2VPlan(io.ComfyNode):
         length: int,
         frame_rate: float,
         model_prelude: str = NONE,
+        prelude_shift: float = 8.0,
         **sampling: Any,
     ) -> io.NodeOutput:
         chosen = {
@@ -98,7 +99,7 @@ class WanFLF2VPlan(io.ComfyNode):
         made = plan.make_plan(
             {key: None if name == NONE else name for key, name in chosen.items()},
             video,
-            RunSettings(**sampling),
+            RunSettings(**sampling, prelude_shift=prelude_shift),
             Path(folder_paths.get_output_directory()),
         )
         text, json, picture = plan_text.to_text(made), made.to_json(), plan_plot.draw(made)

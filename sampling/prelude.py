@@ -7,6 +7,8 @@ history comes from such uneven steps goes astray.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -157,20 +159,22 @@ class PreludeGuider(PhasedGuider):
                 "KSamplerSelect, or set prelude to none."
             )
         prelude, *rest = phases
-        steps = [prelude.end, prelude.end + rest[-1].end]
+        steps = (prelude.end, prelude.end + rest[-1].end)
+        relay = _Relay()
         with tqdm(total=steps[1] * len(seeds), disable=disable_pbar) as bar:
 
-            def run(part: Sequence[Phase], seeds: Sequence[Seed], first: int, end: int) -> list[torch.Tensor]:
+            def run(part: Sequence[Phase], own: Any, begin: Callable, first: int, end: int) -> list[torch.Tensor]:
+                called = [counted(bar, _placed(seed.callback, first, end, steps[1])) for seed in seeds]
                 shown = [
-                    replace(seed, callback=counted(bar, _placed(seed.callback, first, end, steps[1]))) for seed in seeds
+                    replace(begin(number, seed), callback=callback)
+                    for number, (seed, callback) in enumerate(zip(seeds, called, strict=True))
                 ]
-                return super(PreludeGuider, self).sample_seeds(part, shown, latent_image, sampler, denoise_mask, True)
+                return super(PreludeGuider, self).sample_seeds(part, shown, latent_image, own, denoise_mask, True)
 
-            begun = run([prelude], seeds, 0, steps[0])
+            run([prelude], relay.ending(sampler), relay.seed, 0, steps[0])
             calls = self.position.calls
             compat.release_model_buffers()
-            seeds = [_go_on(seed, rest[0], result, latent_image) for seed, result in zip(seeds, begun, strict=True)]
-            results = run(rest, seeds, *steps)
+            results = run(rest, relay.beginning(sampler), relay.next_seed, *steps)
         self.position.calls = {**calls, **self.position.calls}
         return results
 
@@ -182,28 +186,62 @@ def _placed(callback: Callable | None, first: int, end: int, total: int) -> Call
     return lambda step, x0, x, _steps: callback(min(first + step, end - 1), x0, x, total)
 
 
-def _go_on(seed: Seed, phase: Phase, begun: torch.Tensor, latent_image: torch.Tensor) -> Seed:
-    """Return the seed of a run that begins, with ``phase``, where another has ended with the result ``begun``.
+class _Relay:
+    """Hands each seed's latent from the prelude's sampler function to the one that goes on from there.
 
-    The host's samplers begin at ``sigma * noise + (1 - sigma) * latent_image``. So the run gets the noise that makes
-    this what the other run has left, and the latent image stays the picture under a mask. It draws other random numbers
-    than the other run, or that one's noise would be added twice.
+    If it came as the latent image, the host would take it for the picture under a mask. That, and the noise, stay those
+    of the whole run.
     """
-    model_sampling = phase.expert.model.get_model_object("model_sampling")
-    process_in = phase.expert.model.model.process_latent_in
-    sigma = phase.sigmas[phase.first].to(begun)
-    latent_image = latent_image.to(begun)
-    if latent_image.count_nonzero() > 0:  # as the host's guider: an empty latent stays empty
-        latent_image = process_in(latent_image)
-    nothing = torch.zeros_like(begun)
-    picture = model_sampling.noise_scaling(sigma, nothing, latent_image)
-    left = model_sampling.noise_scaling(sigma, nothing, process_in(begun))
-    noise = (left - picture) / model_sampling.noise_scaling(sigma, torch.ones_like(begun), nothing)
-    number = None if seed.seed is None else (seed.seed + 2**62) % 2**63  # never the same, and every generator takes it
 
-    def make_noise() -> torch.Tensor:
-        if number is not None:
-            torch.manual_seed(number)
-        return noise
+    def __init__(self) -> None:
+        self._left: dict[int, torch.Tensor] = {}
+        self._number = 0
 
-    return replace(seed, make_noise=make_noise, seed=number)
+    def seed(self, number: int, seed: Seed) -> Seed:
+        """Return the seed for the prelude."""
+
+        def make_noise() -> torch.Tensor:
+            self._number = number  # a sampler run begins
+            return seed.make_noise()
+
+        return replace(seed, make_noise=make_noise)
+
+    def next_seed(self, number: int, seed: Seed) -> Seed:
+        """Return the seed for the rest: it draws other random numbers, or the prelude's noise would be added twice."""
+        if seed.seed is None:
+            return self.seed(number, seed)
+        other = (seed.seed + 2**62) % 2**63  # is never the same, and samplers may add 1
+
+        def make_noise() -> torch.Tensor:
+            noise = seed.make_noise()
+            torch.manual_seed(other)
+            return noise
+
+        return self.seed(number, replace(seed, make_noise=make_noise, seed=other))
+
+    def ending(self, sampler: Any) -> Any:
+        """Return the SAMPLER that keeps what it has at its last sigma."""
+
+        def keep(function: Callable, *arguments: Any, **options: Any) -> torch.Tensor:
+            result = function(*arguments, **options)
+            self._left[self._number] = result.detach().to("cpu", copy=True)
+            return result
+
+        return _with_function(sampler, keep)
+
+    def beginning(self, sampler: Any) -> Any:
+        """Return the SAMPLER that begins with what was kept."""
+
+        def begin(function: Callable, model: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+            return function(model, self._left[self._number].to(x, copy=True), *arguments, **options)
+
+        return _with_function(sampler, begin)
+
+
+def _with_function(sampler: Any, around: Callable) -> Any:
+    """Return a copy of a ``KSAMPLER`` whose function is called by ``around``."""
+    changed = copy.copy(sampler)
+    changed.sampler_function = functools.wraps(sampler.sampler_function)(
+        functools.partial(around, sampler.sampler_function)
+    )
+    return changed
