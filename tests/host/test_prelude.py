@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 import urllib.request
 
 import pytest
 import torch
+from PIL import Image
 from support.expert_graphs import (
     add_guided,
     add_mask,
@@ -254,3 +257,113 @@ def test_every_sampler_changes_models_by_the_sigmas(comfy_server):
         assert min(sigmas["prelude"]) >= second * (1 - 1e-6), name
         assert sigmas["high"][0] == pytest.approx(second), name
         assert min(sigmas["high"]) > low * (1 + 1e-6) and sigmas["low"][0] <= low * (1 + 1e-6), name
+
+
+def test_node_57_says_where_it_is_and_what_it_did(comfy_server):
+    graph = prelude_graph(seed_count=2, noise_seed=60)
+    texts = [text.splitlines()[0] for node, text in Shown(comfy_server, graph).texts if node == "57"]
+    assert texts[0] == "6 steps: 3 prelude to sigma 0.960, 1 high noise, 2 low noise; hand-over at sigma 0.889"
+    steps = [re.match(r"seed (\d) of 2, step (\d) of 6, (prelude|high|low)", text).groups() for text in texts[1:-1]]
+    parts = (("prelude", "123"), ("high", "4"), ("low", "56"))
+    assert steps == [(seed, step, part) for part, numbers in parts for seed in "12" for step in numbers]
+    counted = "prelude 6 model calls, high noise 2 model calls, low noise 4 model calls, "
+    assert re.fullmatch(rf"{counted}0:\d\d in all", texts[-1])
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpm_adaptive"])
+def test_the_guiders_steps_rise_over_the_whole_run(comfy_server, solver):
+    graph = prelude_graph(sampler_name=solver)
+    add_guided(graph)
+    graph["guider"]["inputs"]["model_prelude"] = ["37", 0]
+    inputs = {**{key: [key, 0] for key in ("guider", "sampler", "sigmas")}, "latent": ["67", 2], "name": "steps"}
+    graph["steps"] = {"class_type": "WanFLF2VTestSteps", "inputs": inputs}
+    for name in ("57", "58", "dump_ours", "dump_stock"):
+        del graph[name]
+    comfy_server.run(graph)
+    steps = comfy_server.state("steps")
+    if solver == "euler":
+        assert steps == [[step, 6] for step in range(6)]
+    assert [step for step, _ in steps] == sorted(step for step, _ in steps) and {total for _, total in steps} == {6}
+
+
+def test_a_sampler_that_is_no_ksampler_is_refused(comfy_server):
+    graph = prelude_graph()
+    add_guided(graph)
+    graph["guider"]["inputs"]["model_prelude"] = ["37", 0]
+    graph["sampler"] = {"class_type": "WanFLF2VTestSampler", "inputs": {"kind": "plain"}}
+    with pytest.raises(RunFailedError, match="The sampler PlainSampler cannot go on from a prelude"):
+        comfy_server.run(graph)
+
+
+def test_keyframes_act_on_the_prelude_with_the_high_noise_strength(comfy_server):
+    graph = prelude_graph(handover="step", handover_step=4)
+    graph["image"] = {"class_type": "LoadImage", "inputs": {"image": "start.jpg"}}
+    keyframe = {"images": ["image", 0], "frames": "4", "strength": 1.0, "strength_low_noise": 0.0}
+    graph["keyframes"] = {"class_type": "WanFLF2VKeyframes", "inputs": keyframe}
+    graph["67"]["inputs"]["keyframes"] = ["keyframes", 0]
+    add_run(graph, "prelude", ["37", 0], [*first(8, 3), EIGHT[1]], 3.5)
+    add_run(graph, "rest", ["54", 0], EIGHT[1:], 1.0, "prelude")
+    dump_latent(graph, "rest", "stock")
+    comfy_server.run(graph)
+    assert relative_difference(comfy_server) <= 1e-5
+
+
+def test_the_gate_leaves_the_prelude_alone(comfy_server):
+    """Full guidance is what it is for."""
+    graph = prelude_graph(cfg=4.0, cfg_gate=0.5, steps=8)
+    ours = graph["57"]["inputs"]
+    for expert in ("model_prelude", "model_high_noise", "model_low_noise"):
+        inputs = {"model": ours[expert], "label": expert.split("_")[1]}
+        graph[expert] = {"class_type": "WanFLF2VMeasureProbe", "inputs": inputs}
+        ours[expert] = [expert, 0]
+    notes(comfy_server)
+    comfy_server.run(graph)
+    noted = notes(comfy_server)
+    rows = {model: sum(len(call["rows"]) for call in calls(noted, model)) for model in ("prelude", "high", "low")}
+    assert rows == {"prelude": 2 * 3, "high": 2 * 2 + 1, "low": 2 * 2 + 2}
+
+
+def shown_in_the_editor(server, graph):
+    request = urllib.request.Request(f"{server.url}/wan_flf2v/samplers", json.dumps({"prompt": graph}).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["57"]
+
+
+def test_the_editor_shows_the_prelude_and_what_is_wrong_with_it(comfy_server):
+    graph = prelude_graph()
+    shown = shown_in_the_editor(comfy_server, graph)
+    assert [step["expert"] for step in shown["steps"]] == ["prelude"] * 3 + ["high"] + ["low"] * 2
+    assert [step["sigma"] for step in shown["steps"]] == pytest.approx([*first(8, 3), *EIGHT[1:4]], abs=1e-6)
+    lora = {"model": ["37", 0], "lora_name": "x_lightx2v_4steps.safetensors", "strength_model": 1.0}
+    graph["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": lora}
+    graph["57"]["inputs"].update(model_prelude=["lora", 0], prelude_steps=6)
+    shown = shown_in_the_editor(comfy_server, graph)
+    texts = [finding["text"] for finding in shown["findings"]]
+    assert shown["steps"] == []
+    assert any(text.startswith("The prelude would end at sigma 0.8889") for text in texts)
+    assert any(text.startswith("model_prelude has x_lightx2v_4steps.safetensors, which looks made") for text in texts)
+    graph["57"]["inputs"]["prelude"] = "none"
+    shown = shown_in_the_editor(comfy_server, graph)
+    assert [step["expert"] for step in shown["steps"]] == ["high"] * 2 + ["low"] * 2
+    assert not any("prelude" in finding["text"] for finding in shown["findings"])
+
+
+def test_the_plan_shows_the_prelude_in_words_and_in_colour(comfy_server, tmp_path):
+    settings = {**NO_FILES, "steps": 4, "cfg": 1.0, "prelude": "steps"}
+    text, made = plan(comfy_server, **settings)
+    assert "Prelude     the first 3 of 20 steps at shift 8; its last one ends at the next sigma of the rest" in text
+    assert "6 steps: 3 prelude to sigma 0.9600, 1 high noise, 2 low noise from sigma 0.8889" in text
+    assert [(expert["expert"], expert["forwards"]) for expert in made["experts"]] == [
+        ("prelude", 6),
+        ("high", 1),
+        ("low", 2),
+    ]
+    assert made["handover_step"] == 4
+    arguments = [f"--set={name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "wan_flf2v", "plan", "--server", comfy_server.url, *arguments, "-o", "plot.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
+    assert "   2  0.9863     986.3  prelude\n   3  0.9600     960.0  high\n" in done.stdout
+    with Image.open(tmp_path / "plot.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(0, 158, 115), (0, 114, 178), (230, 159, 0)} <= colours
