@@ -170,10 +170,9 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     """
     steps, final_sigma = plan_steps(sampling)
     first_low = sum(step.expert != "low" for step in steps)
-    if sampling.prelude == "none":
-        names = {**names, "prelude": None}
-    files, errors = _read(names)
-    slots = [slot for slot in ("high", "low", "prelude") if slot != "prelude" or sampling.prelude != "none"]
+    first = [] if sampling.prelude == "none" else ["prelude"]
+    slots = [*first, "high", "low"]
+    files, errors = _read({key: name for key, name in names.items() if key in slots or key not in checks.SLOTS})
     experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in slots)
     shape = next((file.wan for slot, file in files.items() if slot in checks.SLOTS and file.wan), None)
     # ComfyUI samples in float32 (comfy/samplers.py, outer_sample).
@@ -181,7 +180,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     sizes = {file.path: file.size for file in files.values()}
     mapped = sum(size for path, size in sizes.items() if checks.is_mapped(path))
     ram = sum(sizes.values()) - mapped
-    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in slots]
+    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in ("high", "low", *first)]
     report = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
     report.merge(checks.check_machine(ram, output_folder))
     recorded = sum(step.expert == "high" for step in steps)
