@@ -210,7 +210,8 @@ class _Relay:
         """Return the seed for the rest: it draws other random numbers, or the prelude's noise would be added twice."""
         if seed.seed is None:
             return self.seed(number, seed)
-        other = (seed.seed + 2**62) % 2**63  # is never the same, and samplers may add 1
+        # Another in its lower 32 bits: torch's generator on the CPU takes no more. Below 2**63, as samplers add 1.
+        other = (seed.seed + 2**31) % 2**63
 
         def make_noise() -> torch.Tensor:
             noise = seed.make_noise()
