@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import comfy.samplers
 from comfy_api.latest import io
 
-from ..sampling.schedule import RunSettings
 from .notice import show_notice
-from .sampler import advanced_inputs, cfg_input, expert_inputs, handover_inputs, make_guider, resume_input
+from .sampler import (
+    advanced_inputs,
+    cfg_input,
+    expert_inputs,
+    handover_inputs,
+    make_guider,
+    prelude_inputs,
+    resume_input,
+    run_settings,
+)
 
 
 class WanFLF2VGuider(io.ComfyNode):
@@ -25,19 +35,46 @@ class WanFLF2VGuider(io.ComfyNode):
                 "over the whole schedule, and the low-noise model takes over on the way. The solver keeps its history."
             ),
             search_aliases=["wan moe guider", "dual model guider", "high low noise guider"],
-            inputs=[*expert_inputs(), cfg_input(), *handover_inputs(), *advanced_inputs(), resume_input()],
+            inputs=[
+                *expert_inputs(),
+                cfg_input(),
+                *handover_inputs(),
+                *advanced_inputs(),
+                resume_input(),
+                *prelude_inputs(),
+                io.Combo.Input(
+                    "prelude_scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="simple",
+                    optional=True,
+                    tooltip="How the sigmas of the prelude's schedule are spaced.",
+                ),
+            ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, model_high_noise: Any, model_low_noise: Any, positive: list, negative: list, **settings: Any
+        cls,
+        model_high_noise: Any,
+        model_low_noise: Any,
+        positive: list,
+        negative: list,
+        model_prelude: Any = None,
+        prelude_scheduler: str = "simple",
+        **settings: Any,
     ) -> io.NodeOutput:
         """Check the experts; nothing is loaded before the sampler runs."""
-        experts = {"model_high_noise": model_high_noise, "model_low_noise": model_low_noise}
+        models = {
+            "model_high_noise": model_high_noise,
+            "model_low_noise": model_low_noise,
+            "model_prelude": model_prelude,
+        }
         conditioning = {"positive": positive, "negative": negative}
-        guider, warnings = make_guider(cls.hidden, RunSettings(**settings), None, **experts, **conditioning)
+        # The sampler gives the experts' sigmas, and with them denoise; a scheduler is needed for the prelude alone.
+        run = replace(run_settings(model_prelude, **settings), scheduler=prelude_scheduler, denoise=None)
+        guider, warnings = make_guider(cls.hidden, run, None, **models, **conditioning)
         if warnings:
             show_notice(cls.hidden.unique_id, "\n".join(warnings), warning=True)
         return io.NodeOutput(guider)

@@ -19,6 +19,7 @@ from .sampler import (
     cfg_input,
     cfg_low_noise_input,
     handover_inputs,
+    prelude_settings,
     solver_inputs,
     steps_input,
 )
@@ -49,7 +50,7 @@ class WanFLF2VPlan(io.ComfyNode):
                 "preflight",
                 "wan moe split",
             ],
-            inputs=[*_files(), *size_inputs(), length_input(), frame_rate_input(), *_sampling()],
+            inputs=[*_files(), *size_inputs(), length_input(), frame_rate_input(), *_sampling(), *_prelude()],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The plan in words."),
                 io.String.Output(display_name="json", tooltip="The plan as a JSON object."),
@@ -81,9 +82,17 @@ class WanFLF2VPlan(io.ComfyNode):
         length: int,
         frame_rate: float,
         segments: int = 1,
+        model_prelude: str = NONE,
+        prelude_shift: float = 8.0,
         **sampling: Any,
     ) -> io.NodeOutput:
-        chosen = {"high": model_high_noise, "low": model_low_noise, "text_encoder": text_encoder, "vae": vae}
+        chosen = {
+            "high": model_high_noise,
+            "low": model_low_noise,
+            "prelude": model_prelude,
+            "text_encoder": text_encoder,
+            "vae": vae,
+        }
         frames = geometry.snap_length(length)
         video = plan.Video(
             *geometry.video_size(width, height), length, frames, geometry.latent_frames(frames), frame_rate, segments
@@ -91,7 +100,7 @@ class WanFLF2VPlan(io.ComfyNode):
         made = plan.make_plan(
             {key: None if name == NONE else name for key, name in chosen.items()},
             video,
-            RunSettings(**sampling),
+            RunSettings(**sampling, prelude_shift=prelude_shift),
             Path(folder_paths.get_output_directory()),
         )
         text, json, picture = plan_text.to_text(made), made.to_json(), plan_plot.draw(made)
@@ -151,5 +160,28 @@ def _sampling() -> list[io.Input]:
             max=1000,
             optional=True,
             tooltip="How many segments of this length make the video; the plan then tells their frames and loads too.",
+        ),
+    ]
+
+
+def _prelude() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "model_prelude",
+            options=[NONE, *_names("prelude")],
+            default=NONE,
+            optional=True,
+            tooltip="The prelude's file, the base high-noise model. 'none' plans with the dimensions of Wan 14B, "
+            "without its memory.",
+        ),
+        *prelude_settings("none"),
+        io.Float.Input(
+            "prelude_shift",
+            default=8.0,
+            min=0.01,
+            max=100.0,
+            step=0.01,
+            optional=True,
+            tooltip="The shift of the prelude's schedule: of a ModelSamplingSD3 before it, else the model's own, 8.",
         ),
     ]

@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from ..preflight.checks import check_run
-from ..sampling import schedule
+from ..sampling import prelude, schedule
 from ..sampling.gate import refuse_with_cfg_functions
 from ..sampling.phases import Expert, LatentRun, Phase, PhasedGuider, sample_latents
 from ..sampling.progress import RunProgress, Track
@@ -36,7 +36,8 @@ class WanFLF2VSampler(io.ComfyNode):
             description=(
                 "Both Wan 2.2 experts in one sampler: the high-noise model runs the noisy steps, the low-noise model "
                 "the rest, on one schedule and in one run, so that every solver keeps its history. Steps, cfg, seed "
-                "and shift are set once and cannot disagree. Lists of segments go through each expert together."
+                "and shift are set once and cannot disagree. Lists of segments go through each expert together. A base "
+                "model can make the first steps before 4-step LoRAs."
             ),
             search_aliases=["wan moe", "dual model sampler", "high low noise", "KSampler wan 2.2", "two experts"],
             inputs=[
@@ -46,6 +47,7 @@ class WanFLF2VSampler(io.ComfyNode):
                 *handover_inputs(),
                 *advanced_inputs(),
                 *_more_inputs(),
+                *prelude_inputs(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -97,16 +99,21 @@ class WanFLF2VSampler(io.ComfyNode):
         positive: list,
         negative: list,
         sigmas: torch.Tensor | None = None,
+        model_prelude: Any = None,
         **settings: Any,
     ) -> _Planned:
         """Return a call's run, with nothing loaded yet."""
-        run = RunSettings(**settings)
+        run = run_settings(model_prelude, **settings)
         if sigmas is not None:
             schedule.check_sigmas(sigmas)
-            run = replace(run, steps=len(sigmas) - 1)
-        experts = {"model_high_noise": model_high_noise, "model_low_noise": model_low_noise}
+            run = replace(run, steps=len(sigmas) - 1, denoise=None)
+        models = {
+            "model_high_noise": model_high_noise,
+            "model_low_noise": model_low_noise,
+            "model_prelude": model_prelude,
+        }
         conditioning = {"positive": positive, "negative": negative}
-        guider, warnings = make_guider(cls.hidden, run, latent_image, follow, **experts, **conditioning)
+        guider, warnings = make_guider(cls.hidden, run, latent_image, follow, **models, **conditioning)
         phases = guider.phases(run.sigmas(model_high_noise) if sigmas is None else sigmas)
         sampler = comfy.samplers.sampler_object(run.sampler_name)
         return _Planned(guider, phases, sampler, latent_image, noise_seed, seed_count, warnings)
@@ -133,6 +140,11 @@ def _name(number: int, calls: int, seed: int, seeds: int) -> str:
     return ", ".join(f"{what} {index + 1} of {count}" for what, index, count in parts if count > 1)
 
 
+def run_settings(model_prelude: Any, prelude: str = "steps", **settings: Any) -> RunSettings:
+    """Return a node's settings; without ``model_prelude`` there is no prelude."""
+    return RunSettings(prelude="none" if model_prelude is None else prelude, **settings)
+
+
 def make_guider(
     hidden: Any,
     settings: RunSettings,
@@ -141,6 +153,7 @@ def make_guider(
     *,
     model_high_noise: Any,
     model_low_noise: Any,
+    model_prelude: Any,
     positive: list,
     negative: list,
 ) -> tuple[PhasedGuider, list[str]]:
@@ -152,7 +165,10 @@ def make_guider(
     Raises:
         ValueError: the inputs do not go together.
     """
-    warnings = check_run(model_high_noise, model_low_noise, positive, latent, hidden.prompt, hidden.unique_id, settings)
+    models = {"high": model_high_noise, "low": model_low_noise}
+    if settings.prelude != "none":
+        models["prelude"] = model_prelude
+    warnings = check_run(models, positive, latent, hidden.prompt, hidden.unique_id, settings)
     low = follow(model_low_noise, model_high_noise)
     experts = []
     for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
@@ -160,7 +176,12 @@ def make_guider(
             refuse_with_cfg_functions(model.model_options, settings.sampler_name)
         conditioning = [_for_expert(name, each) for each in (positive, negative)]
         experts.append(Expert(name, model, *conditioning, cfg, settings.cfg_gate))
-    return PhasedGuider(*experts, settings), warnings
+    if settings.prelude == "none":
+        return PhasedGuider(*experts, settings), warnings
+    # A clone, since one patcher must not be two experts of a run. No gate: the guidance is what the prelude is for.
+    conditioning = [_for_expert("prelude", each) for each in (positive, negative)]
+    first = Expert("prelude", model_prelude.clone(), *conditioning, settings.prelude_cfg)
+    return prelude.PreludeGuider(first, *experts, settings), warnings
 
 
 def _for_expert(name: str, conditioning: list) -> list:
@@ -176,11 +197,14 @@ def _for_expert(name: str, conditioning: list) -> list:
 
 
 def _summary(phases: Sequence[Phase]) -> str:
-    """Return the planned steps of each expert, and the sigma of the hand-over."""
+    """Return the planned steps of each expert, and the sigmas at which they change."""
     steps = {"high": 0, "low": 0} | {phase.expert.name: phase.end - phase.first for phase in phases}
-    text = f"{sum(steps.values())} steps: {steps['high']} high noise, {steps['low']} low noise"
-    switches = "".join(f"; hand-over at sigma {float(phase.sigmas[phase.first]):.3f}" for phase in phases[1:])
-    return text + switches
+    text = f"{steps['high']} high noise, {steps['low']} low noise"
+    if "prelude" in steps:
+        text = f"{steps['prelude']} prelude to sigma {float(phases[0].sigmas[-1]):.3f}, {text}"
+    switches = (phase for phase in phases[1:] if phase.expert.name == "low")
+    handover = "".join(f"; hand-over at sigma {float(phase.sigmas[phase.first]):.3f}" for phase in switches)
+    return f"{sum(steps.values())} steps: {text}{handover}"
 
 
 def _schedule_inputs() -> list[io.Input]:
@@ -364,5 +388,76 @@ def advanced_inputs() -> list[io.Input]:
             tooltip="Fraction of each expert's steps with full guidance; after them the negative prompt is not "
             "computed and the last difference is reused. 0.5 computes a quarter less. 1: off, exact.",
             advanced=True,
+        ),
+    ]
+
+
+def prelude_inputs() -> list[io.Input]:
+    """Return the prelude's model and what makes its steps; all optional, as prompts of earlier versions have none."""
+    return [
+        io.Model.Input(
+            "model_prelude",
+            optional=True,
+            tooltip="The base high-noise model without LoRA. It makes the first steps with guidance, which gives "
+            "back the motion that 4-step LoRAs lose. Not connected: no prelude.",
+        ),
+        *prelude_settings("steps"),
+    ]
+
+
+def prelude_settings(default: str) -> list[io.Input]:
+    """Return what makes the prelude's steps."""
+    return [
+        io.Combo.Input(
+            "prelude",
+            options=list(prelude.STRATEGIES),
+            default=default,
+            optional=True,
+            tooltip="How long the prelude is. none: no prelude. steps: prelude_steps. sigma: until prelude_sigma.",
+        ),
+        io.Int.Input(
+            "prelude_schedule",
+            default=20,
+            min=1,
+            max=10000,
+            optional=True,
+            tooltip="Steps of the prelude model's whole schedule, of which the prelude makes the first.",
+        ),
+        io.Int.Input(
+            "prelude_steps",
+            default=3,
+            min=1,
+            max=10000,
+            optional=True,
+            tooltip="Steps of the prelude. Used when prelude is 'steps'.",
+        ),
+        io.Float.Input(
+            "prelude_sigma",
+            default=0.97,
+            min=0.0,
+            max=1.0,
+            step=0.005,
+            round=0.0001,
+            optional=True,
+            tooltip="The prelude makes the steps that begin above this sigma. Used when prelude is 'sigma'.",
+        ),
+        io.Float.Input(
+            "prelude_cfg",
+            default=3.5,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            optional=True,
+            tooltip="Guidance scale of the prelude.",
+        ),
+        io.Combo.Input(
+            "prelude_end",
+            options=list(prelude.ENDS),
+            default="snap",
+            optional=True,
+            advanced=True,
+            tooltip="snap: the prelude's last step ends at the next sigma of the few-step schedule, so that 4-step "
+            "LoRAs run at the sigmas that they are made for. exact: it ends where its own schedule says.",
         ),
     ]

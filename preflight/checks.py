@@ -7,7 +7,7 @@ error is what cannot work, or would silently give another video than was asked f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from .prompts import (
     Prompt,
     class_type,
     expert_files,
+    has_prelude,
     images_connected,
     loaded_files,
     missing_files,
@@ -33,8 +34,9 @@ from .prompts import (
     video_length,
 )
 
-SLOTS = {"high": "model_high_noise", "low": "model_low_noise"}
-"""The experts, and the sampler's inputs for them."""
+SLOTS = {"high": "model_high_noise", "low": "model_low_noise", "prelude": "model_prelude"}
+"""The experts, and the sampler's inputs for them. Not every run has a prelude."""
+_EXPERTS = ("high", "low")
 _OTHER = {"high": "low", "low": "high"}
 # Step-distilled files are made for 4 steps, some for up to 8, without guidance (lightx2v/Wan2.2-Lightning).
 _FEW_STEPS = 8
@@ -73,7 +75,7 @@ class Report:
 
 
 class Expert(NamedTuple):
-    """One of the two models: its ``slot`` (``"high"`` or ``"low"``), its files, its input channels for images."""
+    """A model of a run: its ``slot`` (a key of ``SLOTS``), its files, its input channels for images."""
 
     slot: str
     files: ExpertFiles
@@ -95,6 +97,11 @@ class Expert(NamedTuple):
         return self.files.loader.node_id if self.files.loader else None
 
     @property
+    def noise(self) -> str:
+        """Which of Wan 2.2's models belongs there: ``"high"`` or ``"low"``."""
+        return "low" if self.slot == "low" else "high"
+
+    @property
     def label(self) -> str:
         """The input with its file: ``model_high_noise (wan2.2….safetensors)``."""
         return SLOTS[self.slot] + (f" ({self.file})" if self.file else "")
@@ -110,10 +117,10 @@ def check_settings(
     loras_known: bool = True,
     same_model: bool = False,
 ) -> Report:
-    """Check the two experts (high, low) against each other and against what the run was asked for.
+    """Check the experts against each other and against what the run was asked for.
 
     Args:
-        experts: high, low.
+        experts: high, low, and the prelude's model if there is a prelude.
         run: its ``steps`` and cfgs are checked where they are known.
         images: whether a first or last image is connected.
         frames: of the video, ``None`` where they are not known.
@@ -123,9 +130,9 @@ def check_settings(
     """
     errors = [_text_to_video(expert) for expert in experts if images and expert.image_channels == 0]
     warnings = []
-    high, low = experts
+    high, low, *prelude = experts
     wrong = [expert for expert in experts if expert.files.loader and _is_other(expert, expert.files.loader)]
-    if len(wrong) == 2:
+    if wrong[:2] == [high, low]:
         errors.append(
             Finding(
                 f"The experts are swapped: model_high_noise has {high.file}, model_low_noise has {low.file}. Exchange "
@@ -147,7 +154,8 @@ def check_settings(
                 low.node_id,
             )
         )
-    warnings += _distilled(experts, run, loras_known)
+    warnings += _distilled(high, low, run, loras_known)
+    warnings += [_distilled_prelude(expert) for expert in prelude if expert.files.distilled]
     if frames is not None and frames > TRAINED_FRAMES:
         warnings.append(
             Finding(
@@ -189,28 +197,35 @@ def check_machine(ram_needed: int, folder: Path) -> Report:
 def _text_to_video(expert: Expert) -> Finding:
     return Finding(
         f"{expert.label} is a text-to-video checkpoint: it has no input channels for images, so it would ignore both "
-        f"of them. Load an image-to-video checkpoint, for example wan2.2_i2v_{expert.slot}_noise_14B_fp8_scaled"
+        f"of them. Load an image-to-video checkpoint, for example wan2.2_i2v_{expert.noise}_noise_14B_fp8_scaled"
         ".safetensors.",
         expert.node_id,
     )
 
 
 def _is_other(expert: Expert, file: LoaderFile) -> bool:
-    return expert_of(file.name, file.titles) == _OTHER[expert.slot]
+    return expert_of(file.name, file.titles) == _OTHER[expert.noise]
 
 
 def _other_expert(expert: Expert, file: LoaderFile) -> Finding:
-    other = _OTHER[expert.slot]
+    other = _OTHER[expert.noise]
     return Finding(
         f"{SLOTS[expert.slot]} has {file.name}, whose name or metadata says that it is for the {other}-noise expert. "
-        f"Load the {expert.slot}-noise one there.",
+        f"Load the {expert.noise}-noise one there.",
         file.node_id,
     )
 
 
-def _distilled(experts: Sequence[Expert], run: RunSettings, loras_known: bool) -> Iterator[Finding]:
+def _distilled_prelude(expert: Expert) -> Finding:
+    return Finding(
+        f"model_prelude has {expert.files.distilled}, which looks made for few steps without guidance, but the prelude "
+        "is there for the base model's motion. Connect the base high-noise model without LoRA, or set prelude to none.",
+        expert.node_id,
+    )
+
+
+def _distilled(high: Expert, low: Expert, run: RunSettings, loras_known: bool) -> Iterator[Finding]:
     """Warn if steps or cfg do not fit: files made for few steps, or no such files."""
-    high, low = experts
     for expert, cfg, name in ((high, run.cfg, "cfg"), (low, run.cfg_low, "cfg of the low-noise expert")):
         if expert.files.distilled and cfg is not None and cfg > 1:
             yield Finding(
@@ -247,8 +262,7 @@ def check_graph(prompt: Prompt) -> Report:
 
 
 def check_run(
-    high: Any,
-    low: Any,
+    models: Mapping[str, Any],
     positive: list,
     latent: dict | None,
     prompt: dict | None,
@@ -258,8 +272,7 @@ def check_run(
     """Check a run before any weight goes to the device, and return the warnings.
 
     Args:
-        high: the high-noise MODEL.
-        low: the low-noise MODEL.
+        models: the MODEL of each slot: ``"high"``, ``"low"``, and ``"prelude"`` if there is a prelude.
         positive: the positive CONDITIONING; images are in it under ``concat_latent_image``.
         latent: the LATENT to denoise, ``None`` if it is not known here.
         prompt: the queued API prompt and
@@ -276,14 +289,16 @@ def check_run(
         frames = (latent["samples"].shape[2] - 1) * FRAMES_PER_LATENT + 1
     experts = [
         Expert(slot, expert_files(prompt, node_id, SLOTS[slot]), image_channels(model))
-        for slot, model in (("high", high), ("low", low))
+        for slot, model in models.items()
     ]
     images = any("concat_latent_image" in options for _, options in positive)
-    report = check_settings(experts, run, images=images, frames=frames, same_model=high.model is low.model)
+    same = models["high"].model is models["low"].model
+    report = check_settings(experts, run, images=images, frames=frames, same_model=same)
     paths = {file.path for file in loaded_files(prompt, node_id) if file.path is not None}
     ram = sum(path.stat().st_size for path in paths if not is_mapped(path))
-    unknown = [model for expert, model in zip(experts, (high, low), strict=True) if expert.path is None]
-    ram += sum(model.model_size() for model in unknown if not model.is_dynamic())  # a dynamic one's file is mapped
+    unknown = {id(models[expert.slot].model): models[expert.slot] for expert in experts if expert.path is None}
+    # a dynamic one's file is mapped
+    ram += sum(model.model_size() for model in unknown.values() if not model.is_dynamic())
     report.merge(check_machine(ram, output_folder(prompt or {})))
     if report.errors:
         raise ValueError("\n".join(report.errors))
@@ -338,7 +353,8 @@ def check_sampler(prompt: Prompt, node_id: str) -> Report:
             read[path] = read_file(path)
         except (OSError, ValueError) as error:
             report.errors.append(Finding(str(error), loader))
-    experts = [_expert(prompt, node_id, slot, read) for slot in SLOTS]
+    slots = SLOTS if has_prelude(prompt, node_id) else _EXPERTS
+    experts = [_expert(prompt, node_id, slot, read) for slot in slots]
     steps = number(prompt, node_id, "steps")
     run = RunSettings(
         None if steps is None else int(steps), number(prompt, node_id, "cfg"), number(prompt, node_id, "cfg_low_noise")

@@ -12,6 +12,7 @@ import comfy.model_sampling
 import torch
 
 from ..sampling.gate import is_cfg_pp
+from ..sampling.prelude import with_prelude
 from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import checks, memory
@@ -22,6 +23,7 @@ _EXPERT_FOLDERS = LOADERS["UnetLoaderGGUF"].folders
 FOLDERS = {
     "high": _EXPERT_FOLDERS,
     "low": _EXPERT_FOLDERS,
+    "prelude": _EXPERT_FOLDERS,
     "text_encoder": LOADERS["CLIPLoaderGGUF"].folders,
     "vae": ("vae",),
 }
@@ -76,7 +78,8 @@ class Video:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: it starts at ``sigma`` (1 is pure noise) and runs on ``expert`` (``"high"`` or ``"low"``)."""
+    """One step: it starts at ``sigma`` (1 is pure noise) and runs on ``expert``: ``"prelude"``, ``"high"`` or
+    ``"low"``."""
 
     index: int
     sigma: float
@@ -114,6 +117,7 @@ class Plan:
     the size of the files chosen whose weights ComfyUI copies to main memory, ``mapped_bytes`` that of the files that it
     maps, which need no main memory of their own. ``record_bytes`` is the main memory that keeps the high-noise expert's
     predictions for the low-noise expert's phase; it is for a sampler that calls the model once in a step.
+    ``handover_step`` counts the prelude's steps, which come first.
     """
 
     video: Video
@@ -133,6 +137,10 @@ class Plan:
     available_ram_bytes: int
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def count(self, expert: str) -> int:
+        """Return how many steps run on an expert."""
+        return sum(step.expert == expert for step in self.steps)
 
     def to_json(self) -> str:
         """Return all of it as a JSON object with the names used here."""
@@ -168,21 +176,25 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         output_folder: the folder of the video.
 
     Raises:
-        ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
+        ValueError: ``handover_step`` lies outside the schedule, the scheduler cannot make one of so few steps, or the
+            prelude does not fit it.
     """
     steps, final_sigma = plan_steps(sampling)
-    first_low = sum(step.expert == "high" for step in steps)
-    files, errors = _read(names)
-    experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in checks.SLOTS)
+    first_low = sum(step.expert != "low" for step in steps)
+    first = [] if sampling.prelude == "none" else ["prelude"]
+    slots = [*first, "high", "low"]
+    files, errors = _read({key: name for key, name in names.items() if key in slots or key not in checks.SLOTS})
+    experts = tuple(_expert(slot, names[slot], files.get(slot), steps, sampling, video) for slot in slots)
     shape = next((file.wan for slot, file in files.items() if slot in checks.SLOTS and file.wan), None)
     # ComfyUI samples in float32 (comfy/samplers.py, outer_sample).
     latent_bytes = 4 * (shape or WAN_14B).out_channels * math.prod(video.latent_shape)
     sizes = {file.path: file.size for file in files.values()}
     mapped = sum(size for path, size in sizes.items() if checks.is_mapped(path))
     ram = sum(sizes.values()) - mapped
-    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in checks.SLOTS]
+    experts_read = [_files(slot, names[slot], files.get(slot)) for slot in ("high", "low", *first)]
     report = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
     report.merge(checks.check_machine(ram, output_folder))
+    recorded = sum(step.expert == "high" for step in steps)
     return Plan(
         video=video,
         sampling=sampling,
@@ -197,7 +209,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         experts=experts,
         ram_bytes=ram if sizes else None,
         mapped_bytes=mapped,
-        record_bytes=first_low * latent_bytes * _latents_per_call(sampling) if first_low < len(steps) else 0,
+        record_bytes=recorded * latent_bytes * _latents_per_call(sampling) if first_low < len(steps) else 0,
         available_ram_bytes=checks.available_ram(),
         errors=(*errors, *report.errors),
         warnings=tuple(report.warnings),
@@ -212,18 +224,23 @@ def _latents_per_call(sampling: RunSettings) -> int:
 
 
 def plan_steps(sampling: RunSettings) -> tuple[tuple[Step, ...], float]:
-    """Return the steps, and the sigma at which the last one ends; ``shift`` must be known.
+    """Return the steps, and the sigma at which the last one ends; the shifts must be known.
 
     Raises:
-        ValueError: ``handover_step`` lies outside the schedule, or the scheduler cannot make one of so few steps.
+        ValueError: ``handover_step`` lies outside the schedule, the scheduler cannot make one of so few steps, or the
+            prelude does not fit it.
     """
     model = _ScheduleOnly(sampling.shift)
     sigmas = sampling.sigmas(model)
     model_sampling = model.get_model_object("model_sampling")
-    first_low = sampling.first_low_step(model_sampling, sigmas)
+    if sampling.prelude == "none":
+        prelude, first_low = 0, sampling.first_low_step(model_sampling, sigmas)
+    else:
+        own = _ScheduleOnly(sampling.prelude_shift)
+        sigmas, prelude, first_low = with_prelude(sampling, own, model_sampling, sigmas)
     *starts, final_sigma = zip(sigmas.tolist(), model_sampling.timestep(sigmas).tolist(), strict=True)
     steps = (
-        Step(index, sigma, timestep, "high" if index < first_low else "low")
+        Step(index, sigma, timestep, "prelude" if index < prelude else "high" if index < first_low else "low")
         for index, (sigma, timestep) in enumerate(starts)
     )
     return tuple(steps), final_sigma[0]
@@ -252,7 +269,7 @@ def _files(slot: str, name: str | None, file: ModelFile | None) -> checks.Expert
 def _expert(
     slot: str, name: str | None, file: ModelFile | None, steps: tuple[Step, ...], sampling: RunSettings, video: Video
 ) -> ExpertPlan:
-    cfg = sampling.cfg if slot == "high" else sampling.cfg_low
+    cfg = {"prelude": sampling.prelude_cfg, "high": sampling.cfg, "low": sampling.cfg_low}[slot]
     own = sum(step.expert == slot for step in steps)
     forwards = own * (1 if cfg == 1 else 2)  # ComfyUI skips the negative prompt at cfg 1
     shape = (file.wan if file else None) or WAN_14B

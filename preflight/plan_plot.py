@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..sampling.schedule import in_words
 from .plan import Plan
 from .plan_text import summary
 
 WIDTH, HEIGHT = 960, 540
 _LEFT, _TOP, _RIGHT, _BOTTOM = 70, 70, 930, 470
 _WHITE, _BLACK, _GREY = (255, 255, 255), (34, 34, 34), (210, 210, 210)
-# Blue and orange of Okabe and Ito's palette (2008), which people with any colour vision tell apart.
-COLOURS = {"high": (0, 114, 178), "low": (230, 159, 0)}
+# Green, blue and orange of Okabe and Ito's palette (2008), which people with any colour vision tell apart.
+COLOURS = {"prelude": (0, 158, 115), "high": (0, 114, 178), "low": (230, 159, 0)}
 _DASH, _GAP = 12, 8
 _MOST_TICKS = 20
 
@@ -32,8 +35,11 @@ def draw(plan: Plan) -> torch.Tensor:
         canvas.step(step.index, step.sigma, end, COLOURS[step.expert])
     if plan.sampling.handover == "boundary":
         canvas.level(plan.sampling.boundary, f"boundary {plan.sampling.boundary:g}")
-    canvas.handover(plan.handover_step)
-    canvas.title(summary(plan))
+    prelude = plan.count("prelude")
+    if prelude:
+        canvas.change(prelude, "prelude", "")
+    canvas.change(plan.handover_step, "high" if plan.handover_step > prelude else "", "low")
+    canvas.title(summary(plan), [expert for expert in COLOURS if expert != "prelude" or prelude])
     return torch.from_numpy(numpy.asarray(picture).astype(numpy.float32) / 255).unsqueeze(0)
 
 
@@ -82,20 +88,20 @@ class _Canvas:
             self._draw.line((x, y, min(x + _DASH, _RIGHT), y), _BLACK, width=2)
         self._text(_RIGHT, y - 4, text, "rd")
 
-    def handover(self, step: int) -> None:
+    def change(self, step: int, before: str, behind: str) -> None:
         x = self._x(step)
         self._draw.line((x, _TOP, x, _BOTTOM), _BLACK)
-        for name, edge, anchor in (("high", x - 8, "rd"), ("low", x + 8, "ld")):
+        for expert, edge, anchor in ((before, x - 8, "rd"), (behind, x + 8, "ld")):
             inside = _LEFT + 60 < edge < _RIGHT - 60
-            if inside:
-                self._text(edge, _BOTTOM - 8, f"{name} noise", anchor)
+            if inside and expert:
+                self._text(edge, _BOTTOM - 8, in_words(expert), anchor)
 
-    def title(self, text: str) -> None:
+    def title(self, text: str, experts: Sequence[str]) -> None:
         self._draw.text((_LEFT, 12), text, _BLACK, font=_font(20))
-        for place, (expert, colour) in enumerate(COLOURS.items()):
-            x = _RIGHT - 250 + 130 * place
-            self._draw.rectangle((x, 44, x + 14, 58), colour)
-            self._text(x + 22, 51, f"{expert} noise", "lm")
+        for place, expert in enumerate(experts):
+            x = _RIGHT + 10 - 130 * (len(experts) - place)
+            self._draw.rectangle((x, 44, x + 14, 58), COLOURS[expert])
+            self._text(x + 22, 51, in_words(expert), "lm")
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -19,10 +19,14 @@ def to_text(plan: Plan) -> str:
 
 def summary(plan: Plan) -> str:
     """Return the plan in one line."""
-    return (
-        f"{len(plan.steps)} steps: {plan.handover_step} high noise, {len(plan.steps) - plan.handover_step} low noise "
-        f"from sigma {plan.handover_sigma:.4f}"
-    )
+    experts = f"{plan.count('high')} high noise, {plan.count('low')} low noise from sigma {plan.handover_sigma:.4f}"
+    return f"{len(plan.steps)} steps: {_prelude(plan)}{experts}"
+
+
+def _prelude(plan: Plan) -> str:
+    count = plan.count("prelude")
+    sigmas = [*(step.sigma for step in plan.steps), plan.final_sigma]
+    return f"{count} prelude to sigma {sigmas[count]:.4f}, " if count else ""
 
 
 def _video(plan: Plan) -> Iterator[str]:
@@ -52,13 +56,19 @@ def _segments(plan: Plan) -> Iterator[str]:
 
 def _schedule(plan: Plan) -> Iterator[str]:
     sampling = plan.sampling
-    denoise = f", denoise {sampling.denoise:g}" if sampling.denoise < 1 else ""
+    denoise = f", denoise {sampling.denoise:g}" if sampling.denoise and sampling.denoise < 1 else ""
     yield f"Sampler     {sampling.sampler_name}, {sampling.scheduler}, shift {sampling.shift:g}{denoise}"
     rule = {
         "boundary": f"boundary {sampling.boundary:g}: timestep {sampling.boundary * TRAIN_TIMESTEPS:g}",
         "step": f"step {sampling.handover_step}",
         "half": "half of the steps",
     }[sampling.handover]
+    if plan.count("prelude"):
+        ends = {"snap": "its last one ends at the next sigma of the rest", "exact": "they end where they do there"}
+        yield (
+            f"Prelude     the first {plan.count('prelude')} of {sampling.prelude_schedule} steps at shift "
+            f"{sampling.prelude_shift:g}; {ends[sampling.prelude_end]}"
+        )
     yield f"Hand-over   {summary(plan)} ({rule})"
     yield ""
     yield "step   sigma  timestep  expert"
@@ -88,7 +98,7 @@ def _memory(plan: Plan) -> Iterator[str]:
         copied = f"{_size(plan.ram_bytes or 0)} of the files chosen"
         needed = f"{copied}; the other {_size(plan.mapped_bytes)} are mapped, and read again where memory is short"
     if plan.record_bytes:
-        record = f"{plan.handover_step} predictions of the high-noise expert, kept for the low-noise one's phase"
+        record = f"{plan.count('high')} predictions of the high-noise expert, kept for the low-noise one's phase"
         yield f"  record    {_size(plan.record_bytes)}: {record}"
     yield f"  RAM       {needed}; {_size(plan.available_ram_bytes)} available"
 

@@ -212,12 +212,18 @@ def video_length(prompt: Prompt, node_id: str) -> tuple[str, int] | None:
     return None
 
 
-def schedule_shift(prompt: Prompt, node_id: str) -> float | None:
-    """Return the shift that the sampler's high-noise model gets from a ModelSamplingSD3, the model's own without one.
+def has_prelude(prompt: Prompt, node_id: str) -> bool:
+    """Whether a sampler's first steps are a prelude's."""
+    inputs = node_inputs(prompt, node_id)
+    return linked(inputs.get("model_prelude")) is not None and inputs.get("prelude") != "none"
+
+
+def schedule_shift(prompt: Prompt, node_id: str, input_name: str = "model_high_noise") -> float | None:
+    """Return the shift that a model of the sampler gets from a ModelSamplingSD3, the model's own without one.
 
     ``None`` if another node than that one sets the schedule, or the value is not known.
     """
-    link = linked(node_inputs(prompt, node_id).get("model_high_noise"))
+    link = linked(node_inputs(prompt, node_id).get(input_name))
     for _ in prompt:  # a link may lead in a circle
         if link is None:
             break

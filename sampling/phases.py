@@ -137,11 +137,6 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         self._settings = settings
         self.position = Position(None, high.name, {})
 
-    @property
-    def resumes(self) -> bool:
-        """Whether a run may begin at the hand-over with the record of an earlier run."""
-        return self._settings.resume
-
     def phases(self, sigmas: torch.Tensor) -> list[Phase]:
         """Return the phases of a run over ``sigmas`` [steps + 1]: one or two.
 
@@ -161,8 +156,19 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         if len(sigmas) < 2:  # as the host's guider: nothing to do
             return latent_image
         seeds = (Seed(lambda: noise, seed, callback),)
-        run = Run(self.phases(sigmas), seeds, latent_image, sampler, self.position, denoise_mask, self.resumes)
+        run = self.run_of(self.phases(sigmas), seeds, latent_image, sampler, denoise_mask)
         return sample_runs([run], disable_pbar)[0][0]
+
+    def run_of(
+        self,
+        phases: Sequence[Phase],
+        seeds: Sequence[Seed],
+        latent_image: torch.Tensor,
+        sampler: Any,
+        denoise_mask: torch.Tensor | None,
+    ) -> Run:
+        """Return the run of ``phases`` over these seeds."""
+        return Run(phases, seeds, latent_image, sampler, self.position, denoise_mask, resumes=self._settings.resume)
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,8 @@ class Run:
     """The seeds of one latent, such as a segment's: their phases, what they start from, and where the guider notes it.
 
     ``latent_image`` and ``denoise_mask`` are as of ``CFGGuider.sample``, ``sampler`` is a SAMPLER. With ``resumes``, a
-    seed whose record an earlier run has left runs its last phase alone.
+    seed whose record an earlier run has left runs its last phase alone. ``before`` is run first: this run begins with
+    what its sampler has.
     """
 
     phases: Sequence[Phase]
@@ -180,11 +187,13 @@ class Run:
     position: Position
     denoise_mask: torch.Tensor | None = None
     resumes: bool = False
+    before: Run | None = None
 
     @property
     def steps(self) -> int:
-        """How many steps all of its seeds have."""
-        return (len(self.phases[0].sigmas) - 1) * len(self.seeds)
+        """How many steps all of its seeds have, with those before it."""
+        own = (len(self.phases[0].sigmas) - 1) * len(self.seeds)
+        return own + (self.before.steps if self.before is not None else 0)
 
 
 class _Course:
@@ -206,15 +215,24 @@ class _Course:
 
 def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tensor]]:
     """Return the results of each run's seeds; all runs go phase by phase, so that each expert is loaded once."""
+    before = [run.before for run in runs if run.before is not None]
+    with tqdm(total=sum(run.steps for run in runs), disable=disable_pbar) as bar:
+        if before:
+            _sample(before, bar)
+            compat.release_model_buffers()
+        return _sample(runs, bar)
+
+
+def _sample(runs: Sequence[Run], bar: tqdm) -> list[list[torch.Tensor]]:
+    """Sample the runs phase by phase; what is before them has been run."""
     courses = [_begin(run) for run in runs]
-    done = sum(course.reused for course in courses)
-    with tqdm(total=sum(run.steps for run in runs), initial=done, disable=disable_pbar) as bar:
-        for index in range(max(len(run.phases) for run in runs)):
-            if index:
-                compat.release_model_buffers()
-            for course in courses:
-                if index < len(course.run.phases):
-                    _sample_phase(course, course.run.phases[index], bar)
+    bar.update(sum(course.reused for course in courses))
+    for index in range(max(len(run.phases) for run in runs)):
+        if index:
+            compat.release_model_buffers()
+        for course in courses:
+            if index < len(course.run.phases):
+                _sample_phase(course, course.run.phases[index], bar)
     return [course.results for course in courses]
 
 
@@ -222,8 +240,9 @@ def _begin(run: Run) -> _Course:
     """Look for records of earlier runs, and note in the run's position what is reused."""
     resumes = run.resumes and len(run.phases) > 1 and limit_bytes() > 0
     course = _Course(run, Resume(run.phases, run.sampler, run.latent_image, run.denoise_mask) if resumes else None)
-    experts = {phase.expert.name: 0 for phase in run.phases[:-1]} if course.found else {}
-    run.position.sigma, run.position.calls, run.position.reused = None, experts, course.reused
+    calls = dict(run.position.calls) if run.before is not None else {}
+    calls |= {phase.expert.name: 0 for phase in run.phases[:-1]} if course.found else {}
+    run.position.sigma, run.position.calls, run.position.reused = None, calls, course.reused
     return course
 
 
@@ -304,8 +323,7 @@ def _of_latent(run: LatentRun) -> Run:
         return Seed(lambda: comfy.sample.prepare_noise(samples, own, index), own, run.callback(number))
 
     seeds = [one(number) for number in range(run.seed_count)]
-    mask, guider = run.latent.get("noise_mask"), run.guider
-    return Run(run.phases, seeds, samples, run.sampler, guider.position, mask, guider.resumes)
+    return run.guider.run_of(run.phases, seeds, samples, run.sampler, run.latent.get("noise_mask"))
 
 
 def _batch(latent: dict[str, Any], results: list[torch.Tensor]) -> dict[str, Any]:

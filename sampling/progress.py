@@ -14,7 +14,7 @@ import latent_preview
 import torch
 
 from .phases import Phase, Position
-from .schedule import reached
+from .schedule import in_words, reached
 
 STRIP_FRAMES = 4
 
@@ -32,7 +32,7 @@ class Track(NamedTuple):
     @property
     def starts(self) -> list[float]:
         """The sigma of each step."""
-        sigmas: list[float] = self.phases[0].sigmas[:-1].tolist()
+        sigmas: list[float] = torch.cat([phase.sigmas[phase.first : phase.end] for phase in self.phases]).tolist()
         return sigmas
 
     def phase(self) -> int:
@@ -83,7 +83,7 @@ class RunProgress:
         for position in self._positions():
             for expert, count in position.calls.items():
                 calls[expert] = calls.get(expert, 0) + count
-        parts = [f"{expert} noise {count} model calls" for expert, count in calls.items()]
+        parts = [f"{in_words(expert)} {count} model calls" for expert, count in calls.items()]
         parts += filter(None, [self.reused()])
         return f"{', '.join(parts)}, {clock(time.perf_counter() - self._started)} in all"
 
@@ -104,16 +104,17 @@ class RunProgress:
 
     def _over_all(self, number: int, step: int) -> int:
         """Return how many steps of all tracks are done when track ``number`` is at ``step``; 1 is the first."""
-        index = self._tracks[number].phase()
-        phase = self._tracks[number].phases[index]
+        own = self._tracks[number]
+        index = own.phase()
         before = sum(_steps(track, first) for track in self._tracks for first in range(index))
         before += sum(_steps(track, index) for track in self._tracks[:number])
-        return before + min(max(step - phase.first, 0), phase.end - phase.first)
+        first = sum(_steps(own, earlier) for earlier in range(index))
+        return before + min(max(step - first, 0), _steps(own, index))
 
     def _text(self, track: Track, step: int) -> str:
         now = time.perf_counter()
         self._first = self._first or (self._done, now)  # the time before it is loading, mostly
-        text = f"step {step} of {len(track.starts)}, {track.position.expert} noise"
+        text = f"step {step} of {len(track.starts)}, {in_words(track.position.expert)}"
         text = ", ".join(filter(None, (track.name, text)))
         first, then = self._first
         if first < self._done < self._total:

@@ -20,6 +20,7 @@ class RunSettings:
 
     ``cfg_low_noise`` 0 is the same as ``cfg``. ``cfg_gate`` is the fraction of each expert's steps with full guidance.
     ``resume`` is whether the steps before the hand-over may come from an earlier run.
+    What begins with ``prelude`` is of no use where ``prelude`` is ``"none"``: see ``prelude.with_prelude``.
     """
 
     steps: int | None = None
@@ -31,9 +32,16 @@ class RunSettings:
     boundary: float = BOUNDARY_I2V
     sampler_name: str = ""
     scheduler: str = ""
-    denoise: float = 1.0
+    denoise: float | None = 1.0
     shift: float | None = None
     resume: bool = True
+    prelude: str = "none"
+    prelude_schedule: int = 20
+    prelude_steps: int = 3
+    prelude_sigma: float = 0.97
+    prelude_cfg: float = 3.5
+    prelude_end: str = "snap"
+    prelude_shift: float | None = None
 
     @property
     def cfg_low(self) -> float | None:
@@ -88,6 +96,11 @@ class RunSettings:
                 )
             return self.handover_step
         return int((model_sampling.timestep(sigmas[:-1]) >= self.boundary * TRAIN_TIMESTEPS).sum())
+
+
+def in_words(expert: str) -> str:
+    """Return what texts call an expert: ``"high noise"``, ``"low noise"``, ``"prelude"``."""
+    return expert if expert == "prelude" else f"{expert} noise"
 
 
 def follow_schedule(low: Any, high: Any) -> Any:

@@ -11,7 +11,7 @@ const WAN_FRAME_RATE = 16;
 const SHOWN_WITHIN_MS = 30_000;
 const ASK_AFTER_MS = 300; // a slider changes the graph many times
 // As in the plot of Wan FLF2V Plan.
-const COLOURS = { high: "rgb(0, 114, 178)", low: "rgb(230, 159, 0)" };
+const COLOURS = { prelude: "rgb(0, 158, 115)", high: "rgb(0, 114, 178)", low: "rgb(230, 159, 0)" };
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.widget?.name === name && input.link != null);
@@ -142,24 +142,32 @@ function playWhenShown({ filename, subfolder, type }) {
   play();
 }
 
-/** Show handover_step and boundary only where the hand-over uses them. */
-function extendHandover(node) {
-  const users = { handover_step: "step", boundary: "boundary" };
-  keepShowing(node, ["handover"], () => {
-    const handover = widgetOf(node, "handover").value;
-    for (const [name, choice] of Object.entries(users)) {
-      const widget = widgetOf(node, name);
-      const hidden = handover !== choice && !isLinked(node, name) && !isLinked(node, "handover");
-      widget.hidden = hidden; // for the classic renderer
-      widget.options.hidden = hidden; // for Nodes 2.0
-    }
+/** Hide a node's widget or show it; one with a link stays. */
+function hide(node, name, hidden) {
+  const widget = widgetOf(node, name);
+  widget.hidden = hidden && !isLinked(node, name); // for the classic renderer
+  widget.options.hidden = widget.hidden; // for Nodes 2.0
+}
+
+/** Show the inputs of the hand-over and of the prelude only where they are used. */
+function extendChoices(node) {
+  const may = (name, choice) => widgetOf(node, name).value === choice || isLinked(node, name);
+  const lacksModel = () => node.inputs?.some(({ name, widget, link }) => name === "model_prelude" && !widget && link == null);
+  const ofPrelude = node.widgets.map(({ name }) => name).filter((name) => /^(prelude_.+|model_prelude)$/.test(name));
+  const owners = { prelude_steps: "steps", prelude_sigma: "sigma" };
+  keepShowing(node, ["handover", "prelude"], () => {
+    hide(node, "handover_step", !may("handover", "step"));
+    hide(node, "boundary", !may("handover", "boundary"));
+    const none = lacksModel() || (widgetOf(node, "prelude").value === "none" && !isLinked(node, "prelude"));
+    hide(node, "prelude", lacksModel());
+    for (const name of ofPrelude) hide(node, name, none || (name in owners && !may("prelude", owners[name])));
     node.setDirtyCanvas?.(true, true);
   });
 }
 
 /** The schedule as a strip, a step a block in its expert's colour; below it what the last run reused, and findings. */
 function extendSampler(node) {
-  extendHandover(node);
+  extendChoices(node);
   let height = 0;
   let view = { steps: [], findings: [] };
   let reused = "";
@@ -202,19 +210,23 @@ function stripOf(steps) {
       const mark = handover ? "border-left: 3px solid var(--input-text, white);" : "";
       const step = element("span", "", `flex: 1 1 0; min-width: 0; background: ${COLOURS[expert]}; ${mark}`);
       step.dataset.expert = expert;
-      step.title = `step ${index + 1}: ${expert} noise from sigma ${sigma.toFixed(4)}`;
+      step.title = `step ${index + 1}: ${inWords(expert)} from sigma ${sigma.toFixed(4)}`;
       return step;
     }),
   );
   return strip;
 }
 
+const inWords = (expert) => (expert === "prelude" ? expert : `${expert} noise`);
+
 /** "10 high noise, 10 low noise; hand-over at sigma 0.889": as the node says it when it runs. */
 function splitText(steps) {
-  const high = steps.filter(({ expert }) => expert === "high").length;
-  const text = `${high} high noise, ${steps.length - high} low noise`;
-  const both = high > 0 && high < steps.length;
-  return both ? `${text}; hand-over at sigma ${steps[high].sigma.toFixed(3)}` : text;
+  const count = { prelude: 0, high: 0, low: 0 };
+  for (const { expert } of steps) count[expert] += 1;
+  const first = steps.length - count.low;
+  const prelude = count.prelude ? `${count.prelude} prelude to sigma ${steps[count.prelude].sigma.toFixed(3)}, ` : "";
+  const text = `${prelude}${count.high} high noise, ${count.low} low noise`;
+  return first > 0 && count.low > 0 ? `${text}; hand-over at sigma ${steps[first].sigma.toFixed(3)}` : text;
 }
 
 const LINK_STYLE = "all: unset; text-decoration: underline; cursor: pointer; outline: revert;";
@@ -299,8 +311,8 @@ const EXTENDERS = {
   WanFLF2VResolution: extendResolution,
   WanFLF2VConditioning: extendConditioning,
   WanFLF2VSampler: extendSampler,
-  WanFLF2VGuider: extendHandover,
-  WanFLF2VPlan: extendHandover,
+  WanFLF2VGuider: extendChoices,
+  WanFLF2VPlan: extendChoices,
   WanFLF2VVideoCombine: extendVideoCombine,
 };
 

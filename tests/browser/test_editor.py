@@ -46,6 +46,10 @@ SELECT = """() => {
     app.canvas.deselectAll()
     app.canvas.selectNode(app.graph.getNodeById(57))
 }"""
+CONNECT_PRELUDE = """() => {
+    const sampler = app.graph.getNodeById(57)
+    app.graph.getNodeById(37).connect(0, sampler, sampler.inputs.findIndex(input => input.name === "model_prelude"))
+}"""
 COPY_AND_PASTE = """() => {
     const samplers = () => app.graph._nodes.filter(node => node.type === "WanFLF2VSampler")
     app.canvas.deselectAll()
@@ -191,6 +195,21 @@ class TestWidgets:
         experts, text = shown(6)
         assert experts == ["high"] * 3 + ["low"] * 3
         assert "hand-over at sigma 0.833" in text
+
+    def test_a_prelude_has_its_inputs_and_its_colour_once_its_model_is_there(self, editor):
+        names = ("prelude", "prelude_steps", "prelude_sigma")
+        assert [editor.widget(57, name)["hidden"] for name in names] == [True] * 3
+        editor.set(57, "steps", 4)
+        editor.page.evaluate(CONNECT_PRELUDE)
+        editor.touch()
+        assert [editor.widget(57, name)["hidden"] for name in names] == [False, False, True]
+        editor.page.wait_for_function(STEPS_SHOWN, arg=6, timeout=240_000)
+        assert editor.page.evaluate(STEPS) == ["prelude"] * 3 + ["high"] + ["low"] * 2
+        assert editor.page.evaluate(f"({BOX}).querySelector('span').style.background") == "rgb(0, 158, 115)"
+        text = editor.widget(57, "schedule")["text"]
+        assert text.startswith("3 prelude to sigma 0.960, 1 high noise, 2 low noise; hand-over at sigma 0.889")
+        editor.set(57, "prelude", "none")
+        assert [editor.widget(57, name)["hidden"] for name in names] == [False, True, True]
 
     def test_a_finding_leads_to_its_node(self, editor):
         editor.page.wait_for_function(STEPS_SHOWN, arg=20, timeout=240_000)

@@ -85,7 +85,7 @@ def test_every_wrong_key_is_reported(folder):
     listed = "`wan-flf2v params --workflow wan22_flf2v` lists them all."
     assert lines == [
         f'wan22_flf2v has no input "57_stepz". Did you mean 57_steps? {listed}',
-        f'wan22_flf2v has no input "99_steps". Did you mean 57_steps? {listed}',
+        f'wan22_flf2v has no input "99_steps". Did you mean 57_steps or 57_prelude_steps? {listed}',
         '--set "57_steps" is not KEY=VALUE. Write it like 57_steps=12.',
         '57_positive comes from node 67 "First and last frame", so it has no value to set.',
         f'wan22_flf2v has no input "57_seed". Did you mean 57_noise_seed or 57_seed_count? {listed}',
