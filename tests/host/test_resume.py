@@ -195,10 +195,10 @@ def test_another_seed_runs_alone(host):
 
 
 def test_a_run_that_failed_in_the_low_noise_phase_goes_on_from_the_hand_over(host):
-    graph = patch(base_graph(n57_noise_seed=8), "low", "WanFLF2VTestWrapper", kind="failing")
+    graph = patch(base_graph(n57_noise_seed=20), "low", "WanFLF2VTestWrapper", kind="failing")
     with pytest.raises(RunFailedError, match="failed as asked"):
         forwards(host, graph)
-    assert forwards(host, base_graph(n57_noise_seed=8)) == FIRST_LOW, "the failed run's, which wrote no notes"
+    assert forwards(host, base_graph(n57_noise_seed=20)) == FIRST_LOW, "the failed run's, which wrote no notes"
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "euler"])
