@@ -188,8 +188,9 @@ class PhaseSampler:
         start = {"x": x, "sigmas": sigmas, "noise": model.noise, "latent_image": model.latent_image}
         start = self.record.begin(start, x.device)
         model.noise, model.latent_image = start["noise"], start["latent_image"]
+        sigmas.copy_(start["sigmas"])  # the host's own: uni_pc changes the last one, by which the host divides then
         options["callback"] = self._callback(options.get("callback"))
-        return self._run(lambda ask: function(_Model(model, ask(model)), start["x"], start["sigmas"], **options), x)
+        return self._run(lambda ask: function(_Model(model, ask(model)), start["x"], sigmas, **options), x)
 
     def _run_sampler(self, sample: Callable, guider: Any, sigmas, extra_args, callback, noise, *rest, **more):
         """Run another ``Sampler``'s ``sample``, whose arguments these are."""
