@@ -107,7 +107,7 @@ def test_the_ui_form_has_a_run_s_values_and_loaders():
         54: [3.0],
         6: ["a cat"],
         67: [720, 720, 141, 1, "crop", "#000000", "cached"],
-        57: [2**64 - 1, "fixed", 7, 1.5, "euler", "simple", "boundary", 10, 0.9, 0.0, 1.0, 1.0, 1],
+        57: [2**64 - 1, "fixed", 7, 1.5, "euler", "simple", "boundary", 10, 0.9, 0.0, 1.0, 1.0, 1, True],
         73: [24, "video/wan_flf2v", 19, 0, 0, "streamed", *read_ui(HOSTED.workflow)["nodes"][12]["widgets_values"][6:]],
     }
     assert {node["id"]: node["type"] for node in filled["nodes"]}[38] == "WanFLF2VDemoCLIPLoader"
