@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ..bootstrap.server import ComfyServer
-from ..contract.parameters import DEMO, FRAME_RATE
+from ..contract.parameters import DEMO, END_IMAGE, FRAME_RATE, START_IMAGE
 from ..contract.workflow import Graph, graph_for
 from ._graphs import add_node
 from ._stage import run_graph
@@ -24,6 +24,8 @@ def small_graph(**inputs: Any) -> Graph:
     del graph[FRAME_RATE.inputs[0].node_id]  # the node that writes the video
     graph["71"]["inputs"].update(width=64, height=64)
     graph["67"]["inputs"]["length"] = 9
+    for image in (START_IMAGE, END_IMAGE):  # where prepare_demo puts them
+        graph[image.inputs[0].node_id]["inputs"][image.inputs[0].name] = image.default
     graph["57"]["inputs"].update(inputs)
     return graph
 

@@ -188,11 +188,9 @@ class PhaseSampler:
         start = {"x": x, "sigmas": sigmas, "noise": model.noise, "latent_image": model.latent_image}
         start = self.record.begin(start, x.device)
         model.noise, model.latent_image = start["noise"], start["latent_image"]
+        sigmas.copy_(start["sigmas"])  # the host's own: uni_pc changes the last one, by which the host divides then
         options["callback"] = self._callback(options.get("callback"))
-        result = self._run(lambda ask: function(_Model(model, ask(model)), start["x"], start["sigmas"], **options), x)
-        if start["sigmas"] is not None and start["sigmas"] is not sigmas:
-            sigmas.copy_(start["sigmas"])  # uni_pc changes the last one in place, and the host goes on with it
-        return result
+        return self._run(lambda ask: function(_Model(model, ask(model)), start["x"], sigmas, **options), x)
 
     def _run_sampler(self, sample: Callable, guider: Any, sigmas, extra_args, callback, noise, *rest, **more):
         """Run another ``Sampler``'s ``sample``, whose arguments these are."""

@@ -119,7 +119,7 @@ class Resume:
     def __init__(
         self, phases: Sequence[Phase], sampler: Any, latent_image: torch.Tensor, denoise_mask: torch.Tensor | None
     ) -> None:
-        self._sigmas = phases[0].sigmas
+        self._sigmas = phases[0].sigmas.clone()  # some samplers change them in place
         self._device = phases[0].expert.model.load_device
         self._keys: dict[int, tuple[str, list[weakref.ref], RandomStates]] = {}
         self._shared: Fingerprint | None = Fingerprint()

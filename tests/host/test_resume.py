@@ -195,24 +195,23 @@ def test_another_seed_runs_alone(host):
 
 
 def test_a_run_that_failed_in_the_low_noise_phase_goes_on_from_the_hand_over(host):
-    graph = patch(base_graph(n57_noise_seed=8), "low", "WanFLF2VTestWrapper", kind="failing")
+    graph = patch(base_graph(n57_noise_seed=20), "low", "WanFLF2VTestWrapper", kind="failing")
     with pytest.raises(RunFailedError, match="failed as asked"):
         forwards(host, graph)
-    assert forwards(host, base_graph(n57_noise_seed=8)) == FIRST_LOW, "the failed run's, which wrote no notes"
+    assert forwards(host, base_graph(n57_noise_seed=20)) == FIRST_LOW, "the failed run's, which wrote no notes"
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "euler"])
 def test_a_record_that_does_not_fit_after_all_is_not_played(host, sampler):
     """Brownian noise depends on the last sigma, which the high-noise model is not told."""
-    graph = base_graph(n57_sampler_name=sampler, n57_noise_seed=9)
+    graph = base_graph(n57_sampler_name=sampler, n54_shift=7.0)  # a MODEL that no test has changed in place
     sigmas(graph, "1, 0.97, 0.9, 0.8, 0.1, 0")
     forwards(host, graph)
     sigmas(graph, "1, 0.97, 0.9, 0.8, 0.4, 0")
     graph["58"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"], "resume": False}}
     dump_latent(graph, "58", "stock")
-    calls = 2 if sampler == "dpmpp_sde" else 1
-    expected = calls * FIRST_LOW * (2 if sampler == "dpmpp_sde" else 1)
-    assert forwards(host, graph, and_after="58") == expected
+    whole = FIRST_LOW if sampler == "euler" else 2 * FIRST_LOW
+    assert forwards(host, graph, and_after="58") == (whole if sampler == "euler" else 2 * whole)
     assert relative_difference(host) == 0
 
 
