@@ -81,7 +81,7 @@ def read_inputs(info: Mapping[str, Any], assignments: list[str]) -> dict[str, An
 
     Raises ``UsageError`` if an assignment has no ``=``, names no input, or has a value that the input does not take.
     """
-    specs: dict[str, Any] = info["input"]["required"]
+    specs: dict[str, Any] = {**info["input"]["required"], **info["input"].get("optional", {})}
     values = {name: spec[1].get("default") for name, spec in specs.items()}
     for text in assignments:
         name, separator, value = text.partition("=")
