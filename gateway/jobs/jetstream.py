@@ -95,7 +95,7 @@ class Stream:
         self._where = ", ".join(urlsplit(server).netloc.rpartition("@")[2] for server in self._servers)  # no password
         self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
         self._client = Client()
-        self._error: Exception | None = None
+        self._last_error: str | None = None
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -151,10 +151,15 @@ class Stream:
     # Set-up
 
     async def _open(self) -> None:
+        errors: list[str] = []  # of this opening; a server that refuses may also just break the connection
+
         async def note(error: Exception) -> None:
-            if str(error) != str(self._error):
-                _LOG.warning("NATS connection servers=%s: %s", self._where, str(error) or type(error).__name__)
-            self._error = error
+            text = str(error) or type(error).__name__
+            if text != self._last_error:
+                _LOG.warning("NATS connection servers=%s: %s", self._where, text)
+            self._last_error = text
+            if text not in errors:
+                errors.append(text)
 
         connecting = self._client.connect(
             list(self._servers),
@@ -170,9 +175,9 @@ class Stream:
         try:
             await asyncio.wait_for(connecting, _CONNECT_S)
         except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
-            why = str(self._error or error)
+            why = "; ".join(errors) or str(error) or "no answer"
             raise StoreFileError(
-                f"NATS at {self._where} cannot be used: {why or 'no answer'}. Is a nats-server running there, and may "
+                f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
                 "this user connect to it?"
             ) from error
         version = self._client.connected_server_version
