@@ -142,7 +142,7 @@ def list_tokens(data: _Data = None, nats: _Nats = None) -> None:
 
     place = _place(data, nats)
     if not _has_store(data, nats):
-        say(f"No token was ever made in {place}. `wan-flf2v token create NAME --data {place}` makes one there.")
+        say(f"No token was ever made in {place}. `wan-flf2v token create NAME {_option(data, nats)}` makes one there.")
         return
     say(f"Tokens in {place}:")
     tokens = _with_store(data, nats, lambda store: store.tokens())
@@ -171,7 +171,8 @@ def list_workers(data: _Data = None, nats: _Nats = None) -> None:
     """List the ComfyUIs, and what the gateway last said of each."""
     workers = _with_store(data, nats, lambda store: store.workers()) if _has_store(data, nats) else []
     if not workers:
-        say(f"No gateway has run with {_place(data, nats)} yet. `wan-flf2v serve --comfyui URL` starts one.")
+        command = f"wan-flf2v serve --comfyui URL {_option(data, nats)}"
+        say(f"No gateway has run with {_place(data, nats)} yet. `{command}` starts one.")
         return
     table = Table("Worker", "State", "ComfyUI", "Instance", "Request", "Attempt", "Last error")
     for each in workers:
@@ -209,6 +210,11 @@ def _place(data: Path | None, nats: str | None) -> Path | str:
     return _folder(data) if nats is None else "NATS"
 
 
+def _option(data: Path | None, nats: str | None) -> str:
+    """Return the option that leads a command to the same store."""
+    return f"--data {_folder(data)}" if nats is None else "--nats URL"
+
+
 def _has_store(data: Path | None, nats: str | None) -> bool:
     """Say whether there is a store; opening one would make it."""
     from ..gateway.jobs.opening import store_file
@@ -236,5 +242,5 @@ def _with_store(data: Path | None, nats: str | None, work: Callable[[Store], Awa
 def _hint_token(settings: Settings) -> None:
     """Say how to make a token if there is none."""
     if settings.auth and not _with_store(settings.data, settings.nats_url, lambda store: store.tokens()):
-        where = f"--data {settings.data}" if settings.nats_url is None else "--nats URL"
-        say(f"There is no token yet: wan-flf2v token create NAME {where}")
+        option = _option(settings.data, settings.nats_url)
+        say(f"There is no token yet: wan-flf2v token create NAME {option}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from comfy_api.latest import io
 
@@ -75,19 +77,22 @@ class WanFLF2VSegments(io.ComfyNode):
         if len(sizes) > 1:
             text = f"The images have {len(sizes)} sizes ({', '.join(sizes)}): each is fitted to the video, see fit."
             show_notice(cls.hidden.unique_id, text, warning=True)
-        return io.NodeOutput(images[:-1], images[1:], prompt_of_each("\n".join(prompts), segments), segments)
+        return io.NodeOutput(images[:-1], images[1:], prompt_of_each(prompts, segments), segments)
 
 
-def prompt_of_each(text: str, segments: int) -> list[str]:
-    """Return the prompt of each segment from a text with one a line; empty lines do not count.
+def prompt_of_each(prompts: Sequence[str], segments: int) -> list[str]:
+    """Return the prompt of each segment: from a list as it is, from a single text one a line, but for empty lines.
 
     Raises:
-        ValueError: there are neither one nor ``segments`` lines.
+        ValueError: there are neither one nor ``segments``.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
-    if len(lines) not in (1, segments):
+    what, found = "prompts", list(prompts)
+    if len(prompts) == 1:
+        what, found = "lines", [line.strip() for line in prompts[0].splitlines() if line.strip()] or [""]
+    if len(found) not in (1, segments):
         raise ValueError(
-            f"prompts has {len(lines)} lines, but {segments + 1} images make {segments} segment{'s' * (segments > 1)}. "
-            f"Write one line for each segment, or a single line for all."
+            f"prompts has {len(found)} {what}, but {segments + 1} images make {segments} "
+            f"segment{'s' * (segments > 1)}. "
+            "Write one line for each segment, or a single line for all."
         )
-    return lines * segments if len(lines) == 1 else lines
+    return found * segments if len(found) == 1 else found

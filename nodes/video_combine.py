@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache, partial
@@ -114,6 +114,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         calls, notices = calls_of(lists), _Notices(cls.hidden.unique_id)
         sources = [_Source(*(call.pop(name, None) for name in _Source._fields)) for call in calls]
         if calls[0].pop("join_segments", False):
+            _check_joined(lists)
             shown = [cls._write(sources, notices, **{**calls[0], "join_segments": True})]
         else:
             shown = [cls._write([source], notices, **call) for source, call in zip(sources, calls, strict=True)]
@@ -239,6 +240,18 @@ class _Source(NamedTuple):
     def shared(self, clip: Clip) -> int:
         """Return how many of its first frames the segment before has too; one is always left."""
         return min(1 if self.latent is None else start_frames(self.latent), clip.frames - 1)
+
+
+def _check_joined(lists: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse lists that are no segments': with join_segments there is one file, and one value of all else."""
+    count = max(len(lists.get(name) or ()) for name in ("latent", "images"))
+    for name, values in lists.items():
+        most = count if name in _Source._fields else 1
+        if len(values) > most:
+            raise ValueError(
+                f"{name} has {len(values)} values, but with join_segments it can have {most}: "
+                + ("one for each segment." if name in _Source._fields else "one for the whole file.")
+            )
 
 
 class _Notices:

@@ -35,7 +35,9 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is None:
                     continue
                 state = self.state[matrix]
-                momentum = state.setdefault("momentum_buffer", torch.zeros_like(matrix))
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                momentum = state["momentum_buffer"]
                 momentum.lerp_(matrix.grad, 1 - _MOMENTUM)
                 update = orthogonalised(matrix.grad.lerp(momentum, _MOMENTUM))
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])

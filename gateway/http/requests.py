@@ -327,14 +327,15 @@ class RequestRoutes:
             change.cancel()
 
     async def _recent_health(self) -> Health:
-        """Return the store's health; all streams share one look."""
+        """Return the store's health, as of a moment ago; all streams share the look."""
         now = asyncio.get_running_loop().time()
         if self._health is None or now - self._health_at > _HEALTH_LOOK_S:
-            self._health, self._health_at = await self._store.health(), now
+            self._health_at = now  # first, so that no other stream looks too
+            self._health = await self._store.health()
         return self._health
 
     async def _is_valid(self, token: Token) -> bool:
-        """Return whether a token was not revoked; all its streams share one look."""
+        """Return whether a token was not revoked, as of a second ago at most; its streams share the look."""
         now = asyncio.get_running_loop().time()
         if token is ANONYMOUS or now - self._valid_at.get(token.hash, -math.inf) < _TOKEN_LOOK_S:
             return True

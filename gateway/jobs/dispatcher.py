@@ -83,7 +83,9 @@ class Dispatcher:
                 except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
                     _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
                     with contextlib.suppress(StoreError):
-                        await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
+                        # A store that does not say who dispatches may have another gateway that does.
+                        if leads or not isinstance(error, StoreError):
+                            await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _BACK_OFF_S[1])
                 await asyncio.sleep(_SHORTEST_ROUND_S)

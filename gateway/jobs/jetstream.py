@@ -79,6 +79,10 @@ class _NoAnswerError(Exception):
     """The server did not answer: whether it took what was sent is not known."""
 
 
+class _AppliedError(Exception):
+    """A batch whose answer was lost was taken after all, later than the records were looked at."""
+
+
 class Stream:
     """A stream on the servers of ``url``, ``nats://[user:password@]host[:port][,…][/fleet]``.
 
@@ -91,7 +95,7 @@ class Stream:
         self._where = ", ".join(urlsplit(server).netloc.rpartition("@")[2] for server in self._servers)  # no password
         self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
         self._client = Client()
-        self._error: Exception | None = None
+        self._last_error: str | None = None
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -147,10 +151,15 @@ class Stream:
     # Set-up
 
     async def _open(self) -> None:
+        errors: list[str] = []  # of this opening; a server that refuses may also just break the connection
+
         async def note(error: Exception) -> None:
-            if str(error) != str(self._error):
-                _LOG.warning("NATS connection servers=%s: %s", self._where, error or type(error).__name__)
-            self._error = error
+            text = str(error) or type(error).__name__
+            if text != self._last_error:
+                _LOG.warning("NATS connection servers=%s: %s", self._where, text)
+            self._last_error = text
+            if text not in errors:
+                errors.append(text)
 
         connecting = self._client.connect(
             list(self._servers),
@@ -166,9 +175,9 @@ class Stream:
         try:
             await asyncio.wait_for(connecting, _CONNECT_S)
         except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
-            why = self._error or error
+            why = "; ".join(errors) or str(error) or "no answer"
             raise StoreFileError(
-                f"NATS at {self._where} cannot be used: {why or 'no answer'}. Is a nats-server running there, and may "
+                f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
                 "this user connect to it?"
             ) from error
         version = self._client.connected_server_version
@@ -232,20 +241,27 @@ class Stream:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
         inbox = self._client.new_inbox()
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await self._client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
-        consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
+        consumer: dict[str, Any] | None = None
         try:
+            subscription = await self._client.subscribe(
+                inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except (nats.errors.Error, OSError):
+            raise self._silent() from None
+        try:
+            consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
             for _ in range(consumer["num_pending"]):
                 try:
                     message = await asyncio.wait_for(arrived.get(), _ANSWER_S)
                 except asyncio.TimeoutError:
-                    raise self._silent() from None
+                    return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
                 number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
                 yield self._decode(message.subject, number, message.data)
         finally:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
-            await self._remove_consumer(consumer)
+            if consumer is not None:
+                await self._remove_consumer(consumer)
 
     async def count(self, subject: str) -> int:
         """Return how many records there are of the subjects that ``subject`` matches."""
@@ -310,10 +326,15 @@ class Stream:
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
         try:
             answer = await self._client.request(subject, payload, _ANSWER_S, headers=headers)
+        except nats.errors.MaxPayloadError as error:
+            raise self._too_large() from error
         except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
             raise _NoAnswerError from error
         result: dict[str, Any] = json.loads(answer.data)
         return result
+
+    def _too_large(self) -> StoreError:
+        return StoreError(f"nats-server at {self._where} takes no record as large as this one: raise its max_payload.")
 
     def _silent(self) -> StoreError:
         return StoreError(
@@ -341,11 +362,11 @@ class Stream:
         The batch is refused if a record that is written was changed since it was read; then the work is done again,
         and from then on this process does one at a time: many at once would only refuse each other.
         """
-        operation = uuid.uuid4().hex
+        operation, unanswered = uuid.uuid4().hex, list[_T]()
         if not self._turn.locked():
             async with self._slots:
                 with contextlib.suppress(_RefusedError):
-                    return await self._attempt(work, operation)
+                    return await self._attempt(work, operation, unanswered)
         try:
             await asyncio.wait_for(self._turn.acquire(), _TURN_S)
         except asyncio.TimeoutError:
@@ -353,21 +374,29 @@ class Stream:
         try:
             async for _ in _repetitions():
                 with contextlib.suppress(_RefusedError):
-                    return await self._attempt(work, operation)
+                    return await self._attempt(work, operation, unanswered)
             raise self._busy()
         finally:
             self._turn.release()
 
-    async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str) -> _T:
-        """Do the work once. After an answer that was lost, the records tell whether the batch was taken."""
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str, unanswered: list[_T]) -> _T:
+        """Do the work once. After an answer that was lost, the records tell whether the batch was taken.
+
+        ``unanswered`` has what the work returned in attempts whose batch was not seen: one may be taken later.
+        """
         transaction = Transaction(self, operation)
-        result = await work(transaction)
+        try:
+            result = await work(transaction)
+        except _AppliedError:
+            return unanswered[-1]
         batch = transaction.batch()
         if batch:
             try:
                 await self._commit(batch)
-            except (_RefusedError, _NoAnswerError):
+            except (_RefusedError, _NoAnswerError) as error:
                 if not await self._taken(batch, operation):
+                    if isinstance(error, _NoAnswerError):
+                        unanswered.append(result)
                     raise _RefusedError from None
         return result
 
@@ -394,6 +423,8 @@ class Stream:
             if number < len(batch):
                 try:
                     await self._client.publish(write.subject, write.payload, headers=headers)
+                except nats.errors.MaxPayloadError as error:
+                    raise self._too_large() from error
                 except (nats.errors.Error, OSError) as error:
                     raise _NoAnswerError from error
                 continue
@@ -427,6 +458,8 @@ class Transaction:
         record = await self._stream.last(subject)
         if record is None:
             return None
+        if self._operation in record.operations:
+            raise _AppliedError
         self._read[record.subject] = record
         return record if record.data is not None else None
 

@@ -20,6 +20,7 @@ first record.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import re
@@ -101,7 +102,10 @@ class JetStreamStore(FollowingStore):
 
     async def submit(self, submission: Submission) -> Job:
         job = await self._submit(submission)
-        stored = await self.get(job.id) if job.number == 0 else job
+        stored: Job | None = job
+        if job.number == 0:
+            with contextlib.suppress(StoreError):  # it was accepted, though it cannot be read now
+                stored = await self.get(job.id)
         return replace(job, number=stored.number) if stored is not None else job
 
     @_transaction
@@ -272,8 +276,9 @@ class JetStreamStore(FollowingStore):
 
     @_transaction
     async def mark_clean(self, transaction: Transaction, job_id: str) -> None:
-        stored = await self._read_job(transaction, job_id)
-        self._write_job(transaction, stored._replace(job=replace(stored.job, dirty=False)))
+        with contextlib.suppress(KeyError):  # what it left may outlive the job's record
+            stored = await self._read_job(transaction, job_id)
+            self._write_job(transaction, stored._replace(job=replace(stored.job, dirty=False)))
         left = self._subject("now", "left", job_id)
         if await transaction.find(left) is not None:
             transaction.remove(left)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
+from support.stores import sqlite_only
 
 
 def png(size=(64, 64)):
@@ -267,6 +268,7 @@ def test_a_revoked_token_takes_its_streams_and_links_with_it(gateway):
     assert next(own_stream)[1]["status"] == "in_progress", "another token's goes on"
 
 
+@sqlite_only
 def test_a_stream_ends_when_the_store_cannot_be_read(tmp_path):
     """Its response has begun, so it can say nothing more: the client asks again, and gets the error."""
     with Gateway(tmp_path) as gateway:

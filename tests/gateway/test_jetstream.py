@@ -115,19 +115,28 @@ def test_a_burst_of_one_token_is_accepted(tmp_path):
         assert store.count("t", "in_queue") == 60
 
 
-@pytest.mark.parametrize("reaches", [True, False])
-def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, reaches):
-    """The batch was taken and the answer was lost, or the batch itself was lost."""
-    real, left = Stream._commit, [True]
+@pytest.mark.parametrize("taken", ["before the look", "after the look", "never"])
+def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
+    """The records are looked at when the answer is lost: the batch was taken before, is taken later, or was lost."""
+    commits, looks, left, late = Stream._commit, Stream._taken, [True], []
 
     async def commit(stream, batch):
         lost = left and left.pop()
-        if reaches or not lost:
-            await real(stream, batch)
+        if taken == "after the look" and lost:
+            late.append(batch)
+        elif taken != "never" or not lost:
+            await commits(stream, batch)
         if lost:
             raise jetstream._NoAnswerError
 
+    async def look(stream, batch, operation):
+        found = await looks(stream, batch, operation)
+        while late:
+            await commits(stream, late.pop())
+        return found
+
     monkeypatch.setattr(Stream, "_commit", commit)
+    monkeypatch.setattr(Stream, "_taken", look)
     with opened(tmp_path) as store:
         job = store.submit(new(idempotency=("key", "hash")))
         for call in (store.assign, lambda job_id: store.report(job_id, {"fraction": 0.5}), store.requeue):
@@ -293,7 +302,7 @@ def test_a_revoked_token_is_refused_by_every_gateway(tmp_path):
 
 
 def test_one_leads_and_another_follows_when_it_stops_or_falls_silent(tmp_path, monkeypatch):
-    monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream_store._LEAD_TTL_S", 1)
+    monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream_store._LEAD_TTL_S", 3)
     with opened(tmp_path, 2) as (store, other):
         assert [store.lead("a"), other.lead("b"), store.lead("a")] == [True, False, True]
         store.resign("a")
