@@ -9,16 +9,15 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .notice import show_notice
-from .sampler import (
+from .run_inputs import (
     advanced_inputs,
     cfg_input,
     expert_inputs,
     handover_inputs,
-    make_guider,
     prelude_inputs,
     resume_input,
-    run_settings,
 )
+from .sampler import make_guider, run_settings
 
 
 class WanFLF2VGuider(io.ComfyNode):

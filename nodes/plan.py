@@ -14,7 +14,7 @@ from ..preflight.model_files import expert_of
 from ..sampling.schedule import RunSettings
 from ..video import geometry
 from .notice import show_text
-from .sampler import (
+from .run_inputs import (
     boundary_input,
     cfg_input,
     cfg_low_noise_input,

@@ -171,7 +171,9 @@ def test_the_model_is_told_the_sigmas_of_its_own_phase(comfy_server):
 @pytest.mark.parametrize(("sampler", "latents"), [("euler", 1.0), ("dpmpp_2m", 1.0), ("euler_cfg_pp", 2.0)])
 def test_a_recorded_call_is_held_once_and_no_longer_than_needed(comfy_server, sampler, latents):
     """A cfg_pp sampler needs the unconditional prediction of each call too, and at cfg above 1 its conditional one."""
-    noted = seen(comfy_server, seeing_graph(n57_sampler_name=sampler, n57_noise_seed=12, n57_seed_count=2, n57_resume=False))
+    noted = seen(
+        comfy_server, seeing_graph(n57_sampler_name=sampler, n57_noise_seed=12, n57_seed_count=2, n57_resume=False)
+    )
     first_low = next(call for call in noted if call["label"] == "low")["records"]
     assert first_low["calls"] == FIRST_LOW, "the second seed's; those of the first are dropped"
     high = max(call["records"]["bytes"] for call in noted)
