@@ -124,17 +124,22 @@ async def _stalled(http: aiohttp.ClientSession, gateway: GatewayProcess) -> Asyn
 
 
 async def _drip(http: aiohttp.ClientSession, api: str) -> None:
-    """Upload a byte now and then; begin again when the gateway has had enough."""
+    """Upload an image a byte now and then; begin again when the gateway has had enough."""
 
     async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
         while True:
             yield b"x"
             await asyncio.sleep(_DRIP_S)
 
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
     while True:
+        began = time.perf_counter()
         with contextlib.suppress(aiohttp.ClientError):
-            async with http.post(f"{api}/files", data=body()) as response:
-                await response.read()
+            async with http.post(f"{api}/files", data=body(), headers=headers) as response:
+                text = await response.text()
+                if time.perf_counter() - began < _DRIP_S:
+                    raise RuntimeError(f"an upload was refused at once: {text}")
 
 
 async def _follow(http: aiohttp.ClientSession, url: str, headers: dict[str, str], opened: asyncio.Semaphore) -> None:

@@ -47,6 +47,7 @@ class FileRoutes:
 
     async def upload(self, request: web.Request) -> web.Response:
         """Keep an image; the id in the response can be the value of an image parameter."""
+        _check_headers(request, self._settings.max_image_bytes)
         token = token_of(request)
         async with self._large_bodies.place(request), self._images.intake(token.id) as intake:
             name, image = await self._keep_image(request, intake)
@@ -138,12 +139,16 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
     return first, end
 
 
-async def _read_form(request: web.Request, file: Path, max_bytes: int) -> str:
-    """Write the one file that the form holds to ``file``, and return its name."""
+def _check_headers(request: web.Request, max_bytes: int) -> None:
+    """Raise ``ApiError`` for a body that its headers say cannot be a form with an image; nothing is read."""
     if request.content_type != "multipart/form-data":
         raise ApiError(errors.NOT_SENT_AS_FORM, field=_FIELD, content_type=request.content_type)
     if request.content_length is not None and request.content_length > max_bytes + _FORM_BYTES:
         raise too_large(max_bytes)
+
+
+async def _read_form(request: web.Request, file: Path, max_bytes: int) -> str:
+    """Write the one file that the form holds to ``file``, and return its name."""
     pace, form = Pace(), await request.multipart()
     part = await pace.wait(form.next())
     if not isinstance(part, BodyPartReader) or part.name != _FIELD:

@@ -491,7 +491,9 @@ class SqliteStore(FollowingStore):
         return [WorkerState(**(json.loads(state) | {"drained": bool(drained)})) for state, drained in rows]
 
     async def lead(self, holder: str) -> bool:
-        lock = self._leading.setdefault(holder, FileLock(self._lead_lock, timeout=0, mode=0o600))
+        lock = self._leading.get(holder)
+        if lock is None:
+            lock = self._leading[holder] = FileLock(self._lead_lock, timeout=0, mode=0o600)
         if not lock.is_locked:
             try:
                 lock.acquire()
