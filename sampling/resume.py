@@ -161,8 +161,9 @@ class Resume:
 def _add_phase(fingerprint: Fingerprint, phase: Phase) -> None:
     """Add all that a phase before the last one sees, but for what the whole run shares."""
     expert = phase.expert
-    gate = GuidanceGate(expert.gate, phase.sigmas[phase.first : phase.end])
-    closes = None if math.isclose(expert.cfg, 1.0) else gate.close_sigma
+    closes = None
+    if expert.gate < 1 and not math.isclose(expert.cfg, 1.0):
+        closes = GuidanceGate(expert.gate, phase.sigmas[phase.first : phase.end]).close_sigma
     fingerprint.add([expert.name, expert.cfg, closes, phase.first, phase.end, phase.sigmas[: phase.end + 1]])
     fingerprint.add([expert.model, expert.positive, expert.negative])
 

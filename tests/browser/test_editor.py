@@ -257,6 +257,7 @@ class TestWhatUsersDo:
         assert editor.page.evaluate(SHOW_FROM_SUBGRAPH) == ["37"]
 
 
+@pytest.mark.parametrize("renderer", ["classic"], indirect=True)  # it draws the nodes, not the dialog
 def test_the_cards_of_the_template_browser(editor):
     """Each has its picture; the card of the hosted workflow opens it, and no node of it is unknown."""
     page = editor.page
@@ -298,6 +299,7 @@ def test_a_format_that_no_browser_plays_is_shown_by_its_copy(editor, comfy_serve
     assert editor.page.evaluate("app.nodeOutputs[73].images[0].type") == "temp"
 
 
+@pytest.mark.parametrize("renderer", ["nodes 2.0"], indirect=True)  # the form is the same in both
 def test_app_mode_runs(editor):
     """A form of the inputs that matter, one click away."""
     page = editor.page

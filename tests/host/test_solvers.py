@@ -24,8 +24,8 @@ def samplers(comfy_server):
 
 def runs_graph(samplers, *, same, **inputs):
     """Return a graph that runs node 57 with every sampler; the schedulers take turns."""
-    steps = {"n57_steps": STEPS, "n57_handover": "step", "n57_handover_step": FIRST_LOW}
-    graph = shorten_texts(demo_graph(**{**steps, **inputs}))
+    small = {"n57_steps": STEPS, "n57_handover": "step", "n57_handover_step": FIRST_LOW, "n67_length": 5}
+    graph = shorten_texts(demo_graph(**{**small, **inputs}))
     template = graph.pop("57")["inputs"]
     del graph["73"]
     if same:
@@ -84,8 +84,8 @@ def test_every_sampler_changes_experts_once_and_by_the_rule(comfy_server, sample
 
 @pytest.mark.parametrize("cfg", [4.0, 1.0])
 def test_several_seeds_are_their_single_runs_with_every_sampler(comfy_server, samplers, cfg):
-    small = {"n57_steps": 4, "n57_handover_step": 2, "n67_length": 5}
-    graph = runs_graph(samplers, same=False, n57_cfg=cfg, n57_noise_seed=7, n57_seed_count=2, **small)
+    few = {"n57_steps": 4, "n57_handover_step": 2}
+    graph = runs_graph(samplers, same=False, n57_cfg=cfg, n57_noise_seed=7, n57_seed_count=2, **few)
     for name in samplers:
         single = {**graph[name]["inputs"], "noise_seed": 8, "seed_count": 1}
         graph[f"single_{name}"] = {"class_type": "WanFLF2VSampler", "inputs": single}
