@@ -224,15 +224,18 @@ def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tens
 
 
 def _sample(runs: Sequence[Run], bar: tqdm) -> list[list[torch.Tensor]]:
-    """Sample the runs phase by phase; what is before them has been run."""
+    """Sample the runs expert by expert; what is before them has been run."""
     courses = [_begin(run) for run in runs]
     bar.update(sum(course.reused for course in courses))
-    for index in range(max(len(run.phases) for run in runs)):
-        if index:
+    # By expert, for there are runs with one phase: all on the low-noise expert, or all on the high-noise one.
+    by_phases = sorted(runs, key=lambda run: len(run.phases), reverse=True)
+    for number, expert in enumerate(dict.fromkeys(phase.expert.name for run in by_phases for phase in run.phases)):
+        if number:
             compat.release_model_buffers()
         for course in courses:
-            if index < len(course.run.phases):
-                _sample_phase(course, course.run.phases[index], bar)
+            for phase in course.run.phases:
+                if phase.expert.name == expert:
+                    _sample_phase(course, phase, bar)
     return [course.results for course in courses]
 
 

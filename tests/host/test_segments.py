@@ -46,21 +46,41 @@ def test_one_file_has_each_segment_and_each_shared_frame_once(comfy_server):
     assert equal(files_of(comfy_server, single)[0], apart[3])
 
 
-def test_all_segments_load_each_expert_once_and_count_as_one_run(comfy_server):
-    """On one base model with two LoRAs, so that the host has to load at every change."""
-    graph = segments_graph(4, n57_noise_seed=21, n57_handover="step", n57_handover_step=2)
+def probed(host, **inputs):
+    """Return a graph of three segments on one base model with two LoRAs: the host has to load at every change."""
+    graph = segments_graph(4, n57_handover="step", **inputs)
     graph["57"]["inputs"]["model_low_noise"] = ["37", 0]
     for expert, strength in (("high", 1.0), ("low", -1.0)):
-        patch(graph, expert, "LoraLoaderModelOnly", lora_name=write_lora(comfy_server), strength_model=strength)
+        patch(graph, expert, "LoraLoaderModelOnly", lora_name=write_lora(host), strength_model=strength)
         patch(graph, expert, "WanFLF2VMeasureProbe", label=expert)
-    notes(comfy_server)
+    notes(host)
+    return graph
+
+
+def loaded(host):
+    return [note["model"] for note in notes(host) if note.get("event") == "load"]
+
+
+def test_all_segments_load_each_expert_once_and_count_as_one_run(comfy_server):
+    graph = probed(comfy_server, n57_noise_seed=21, n57_handover_step=2)
     shown = Shown(comfy_server, graph)
-    assert [note["model"] for note in notes(comfy_server) if note.get("event") == "load"] == ["high", "low"]
+    assert loaded(comfy_server) == ["high", "low"]
     texts = [text for node_id, text in shown.texts if node_id == "57"]
     assert [text.partition(",")[0] for text in texts if ", step " in text][::2] == [
         *("segment 1 of 3", "segment 2 of 3", "segment 3 of 3") * 2
     ]
     assert texts[-1].startswith("high noise 6 model calls, low noise 6 model calls")
+
+
+def test_segments_that_need_one_expert_alone_wait_for_it(comfy_server):
+    graph = probed(comfy_server, n57_noise_seed=22)
+    for number, value in enumerate((0, 2, 4)):
+        graph[f"step_{number}"] = {"class_type": "PrimitiveInt", "inputs": {"value": value}}
+    inputs = {f"inputs.input{number}": [f"step_{number}", 0] for number in range(3)}
+    graph["steps"] = {"class_type": "CreateList", "inputs": inputs}
+    graph["57"]["inputs"]["handover_step"] = ["steps", 0]
+    comfy_server.run(graph)
+    assert loaded(comfy_server) == ["high", "low"]
 
 
 @pytest.mark.parametrize("count", [1, 5])
