@@ -7,7 +7,7 @@ seeded noise go on over a hand-over, and the host loads, wraps and cleans up eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -214,7 +214,7 @@ class _Course:
 
 
 def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tensor]]:
-    """Return the results of each run's seeds; all runs go phase by phase, so that each expert is loaded once."""
+    """Return the results of each run's seeds; all runs go expert by expert, so that each is loaded once."""
     before = [run.before for run in runs if run.before is not None]
     with tqdm(total=sum(run.steps for run in runs), disable=disable_pbar) as bar:
         if before:
@@ -223,13 +223,20 @@ def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tens
         return _sample(runs, bar)
 
 
+def expert_order(runs: Iterable[Sequence[Phase]]) -> list[str]:
+    """Return the names of the experts in the order in which they sample all runs, each told by its phases.
+
+    There may be runs with one phase, all on the low-noise expert or all on the high-noise one: they wait for it.
+    """
+    by_phases = sorted(runs, key=len, reverse=True)
+    return list(dict.fromkeys(phase.expert.name for phases in by_phases for phase in phases))
+
+
 def _sample(runs: Sequence[Run], bar: tqdm) -> list[list[torch.Tensor]]:
     """Sample the runs expert by expert; what is before them has been run."""
     courses = [_begin(run) for run in runs]
     bar.update(sum(course.reused for course in courses))
-    # By expert, for there are runs with one phase: all on the low-noise expert, or all on the high-noise one.
-    by_phases = sorted(runs, key=lambda run: len(run.phases), reverse=True)
-    for number, expert in enumerate(dict.fromkeys(phase.expert.name for run in by_phases for phase in run.phases)):
+    for number, expert in enumerate(expert_order([run.phases for run in runs])):
         if number:
             compat.release_model_buffers()
         for course in courses:

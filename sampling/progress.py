@@ -13,7 +13,7 @@ import comfy.utils
 import latent_preview
 import torch
 
-from .phases import Phase, Position
+from .phases import Phase, Position, expert_order
 from .schedule import in_words, reached
 
 STRIP_FRAMES = 4
@@ -35,10 +35,9 @@ class Track(NamedTuple):
         sigmas: list[float] = torch.cat([phase.sigmas[phase.first : phase.end] for phase in self.phases]).tolist()
         return sigmas
 
-    def phase(self) -> int:
-        """Return the index of the phase that runs."""
-        names = [phase.expert.name for phase in self.phases]
-        return names.index(self.position.expert)
+    def steps(self, expert: str) -> int:
+        """Return how many of the steps this expert makes."""
+        return sum(phase.end - phase.first for phase in self.phases if phase.expert.name == expert)
 
 
 class RunProgress:
@@ -48,13 +47,14 @@ class RunProgress:
 
     Args:
         model: the MODEL that tells how its latents are shown.
-        tracks: one for each seed of each run, in the order in which a phase goes over them.
+        tracks: one for each seed of each run, in the order in which each expert goes over them.
         say: takes the text to show.
     """
 
     def __init__(self, model: Any, tracks: Sequence[Track], say: Callable[[str], None]) -> None:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         self._tracks, self._say = tracks, say
+        self._experts = expert_order([track.phases for track in tracks])
         self._total = sum(len(track.starts) for track in tracks)
         self._bar = comfy.utils.ProgressBar(self._total)
         self._done, self._started = 0, time.perf_counter()
@@ -105,11 +105,12 @@ class RunProgress:
     def _over_all(self, number: int, step: int) -> int:
         """Return how many steps of all tracks are done when track ``number`` is at ``step``; 1 is the first."""
         own = self._tracks[number]
-        index = own.phase()
-        before = sum(_steps(track, first) for track in self._tracks for first in range(index))
-        before += sum(_steps(track, index) for track in self._tracks[:number])
-        first = sum(_steps(own, earlier) for earlier in range(index))
-        return before + min(max(step - first, 0), _steps(own, index))
+        expert = own.position.expert
+        earlier = self._experts[: self._experts.index(expert)]
+        before = sum(track.steps(name) for track in self._tracks for name in earlier)
+        before += sum(track.steps(expert) for track in self._tracks[:number])
+        first = sum(own.steps(name) for name in earlier)
+        return before + min(max(step - first, 0), own.steps(expert))
 
     def _text(self, track: Track, step: int) -> str:
         now = time.perf_counter()
@@ -121,11 +122,6 @@ class RunProgress:
             seconds = (now - then) / (self._done - first) * (self._total - self._done)
             text += f", {clock(seconds)} of sampling left"
         return text
-
-
-def _steps(track: Track, index: int) -> int:
-    """Return how many steps a track's phase has; 0 if it has no such phase."""
-    return track.phases[index].end - track.phases[index].first if index < len(track.phases) else 0
 
 
 def frame_strip(x0: torch.Tensor) -> torch.Tensor:

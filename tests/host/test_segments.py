@@ -79,8 +79,11 @@ def test_segments_that_need_one_expert_alone_wait_for_it(comfy_server):
     inputs = {f"inputs.input{number}": [f"step_{number}", 0] for number in range(3)}
     graph["steps"] = {"class_type": "CreateList", "inputs": inputs}
     graph["57"]["inputs"]["handover_step"] = ["steps", 0]
-    comfy_server.run(graph)
+    shown = Shown(comfy_server, graph)
     assert loaded(comfy_server) == ["high", "low"]
+    told = [data["value"] for kind, data in shown.events if kind == "progress" and data["node"] == "57"]
+    assert (told[0], told[-1]) == (1, 12), "the host leaves out some in between"
+    assert told == sorted(told)
 
 
 @pytest.mark.parametrize("count", [1, 5])
