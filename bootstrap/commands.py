@@ -18,9 +18,9 @@ from .paths import REPO, cache_dir
 from .server import ComfyServer, ServerError, comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
-# Three workers, also on two cores, since many tests wait; each has its own ComfyUI. tests/conftest.py says how tests
-# are shared out. `-n 0` after it wins.
-_WORKERS = ("-n", "3", "--dist", "loadscope")
+# One worker more than there are cores, since many tests wait; each has its own ComfyUI, so eight are enough.
+# tests/conftest.py says how tests are shared out. `-n 0` after it wins.
+_WORKERS = ("-n", str(min((os.cpu_count() or 2) + 1, 8)), "--dist", "loadscope")
 PACK = "wan-flf2v"
 TYPED = ("contract", "client", "cli", "gateway", "quality", "bootstrap")
 
