@@ -10,12 +10,13 @@ from .guider import WanFLF2VGuider
 from .keyframes import WanFLF2VKeyframes
 from .last_frames import WanFLF2VLastFrames
 from .mount import mount
+from .output_files import remove_leftovers
 from .plan import WanFLF2VPlan
 from .report import WanFLF2VReport
 from .resolution import WanFLF2VResolution
 from .sampler import WanFLF2VSampler
 from .segments import WanFLF2VSegments
-from .video_combine import WanFLF2VVideoCombine, remove_leftovers
+from .video_combine import WanFLF2VVideoCombine
 
 
 class WanFLF2VExtension(ComfyExtension):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,23 +28,14 @@ from ..video.clips import Clip, Recipe, Segment, clip_of_images, write_segments
 from ..video.color_match import ColorMatch
 from ..video.edit import Edit
 from ..video.formats import Format
-from ..video.geometry import SIZE_MAX, exact_size, start_frames
-from ..video.writer import DITHERS, WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
-from .color_match import COLOR_MATCH, ColorMatchSettings
+from ..video.geometry import exact_size, start_frames
+from ..video.writer import WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
+from .color_match import ColorMatchSettings
 from .lists import calls_of
 from .notice import show_notice
-from .video_inputs import FRAME_RATE_MAX, FRAME_RATE_MIN, frame_rate_input
+from .output_files import free_place, name_error, notes
+from .video_combine_inputs import CRF_PLAYABLE, OWN_QUALITY, check_values, combine_inputs
 
-INTERP_MODEL = io.Custom("INTERP_MODEL")
-
-_CRF_MIN, _CRF_MAX = 0, 51
-# x264 writes 0 without loss, in the profile High 4:4:4 Predictive, which browsers and hardware cannot play.
-_CRF_PLAYABLE = 1
-_OWN_QUALITY = -1
-_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-_SKIP_MAX = 10_000
-_LOOPS_MAX = 1000
-_MULTIPLIER_MAX = 16  # as of ComfyUI's own node
 _SAMPLER = "WanFLF2VSampler"
 _TOLD_OF_SAMPLER = ("noise_seed", "seed_count", "steps", "cfg", "handover", "handover_step", "boundary")
 
@@ -66,25 +56,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 "becomes a separate file."
             ),
             search_aliases=["save video", "VHS video combine", "mp4", "h264", "gif", "prores", "export video"],
-            inputs=[
-                *_sockets(),
-                *_settings(),
-                COLOR_MATCH.Input(
-                    "color_match",
-                    optional=True,
-                    tooltip="From Wan FLF2V Color Match: the video's colours follow the start and end image.",
-                ),
-                *_file_settings(),
-                *_frame_settings(),
-                *_more_sockets(),
-                io.Boolean.Input(
-                    "join_segments",
-                    default=False,
-                    optional=True,
-                    tooltip="A list of latents (or images) becomes one file, in which the frames that neighbours share "
-                    "are there once: the last image of a segment is the start image of the next. Off: a file for each.",
-                ),
-            ],
+            inputs=combine_inputs(),
             outputs=[
                 io.Video.Output(
                     display_name="video", is_output_list=True, tooltip="The files written, one for each clip."
@@ -97,16 +69,23 @@ class WanFLF2VVideoCombine(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, filename_prefix: Sequence[str | None], format: Sequence[str | None] = (formats.DEFAULT.name,)
+        cls,
+        filename_prefix: Sequence[str | None],
+        format: Sequence[str | None] = (formats.DEFAULT.name,),
+        quality: Sequence[int | None] = (OWN_QUALITY,),
     ) -> bool | str:
-        """Refuse a name that no file can have and a format that this machine cannot write, before anything is sampled.
+        """Refuse before anything is sampled: a name that no file can have, a format or quality that cannot be written.
 
         None is a value from another node.
         """
         if format[0] is not None and (error := formats.error_of(format[0])):
             return error
-        suffix = formats.BY_NAME[format[0] or formats.DEFAULT.name].suffix
-        return _name_error(filename_prefix[0], suffix) or True
+        if format[0] is not None and quality[0] is not None:
+            try:
+                _quality(formats.BY_NAME[format[0]], quality[0])
+            except ValueError as error:
+                return str(error)
+        return name_error(filename_prefix[0], formats.BY_NAME[format[0] or formats.DEFAULT.name].suffix) or True
 
     @classmethod
     def execute(cls, **lists: list) -> io.NodeOutput:
@@ -132,7 +111,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         height: int = 0,
         decode: str = "streamed",
         format: str = formats.DEFAULT.name,
-        quality: int = _OWN_QUALITY,
+        quality: int = OWN_QUALITY,
         preset: str = "medium",
         dither: str = "auto",
         save_output: bool = True,
@@ -151,15 +130,12 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         if error := formats.error_of(format):
             raise ValueError(error)
         chosen = formats.BY_NAME[format]
-        _check_range("frame_rate", frame_rate, FRAME_RATE_MIN, FRAME_RATE_MAX)
-        _check_range("crf", crf, _CRF_MIN, _CRF_MAX)
-        _check_choice("preset", preset, _PRESETS)
-        _check_choice("dither", dither, DITHERS)
-        if crf < _CRF_PLAYABLE and chosen.crf:
+        check_values(frame_rate=frame_rate, crf=crf, preset=preset, dither=dither)
+        if crf < CRF_PLAYABLE and chosen.crf:
             notices.warn(
-                f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {_CRF_PLAYABLE}."
+                f"crf {crf} is lossless, which browsers cannot play: the video is written with crf {CRF_PLAYABLE}."
             )
-            crf = _CRF_PLAYABLE
+            crf = CRF_PLAYABLE
         if audio is not None and not chosen.audio:
             notices.warn(f"{chosen.name} has no sound: audio is left out.")
             audio = None
@@ -194,9 +170,9 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             )
             notices.check_tags(one)
             preview = None if chosen.plays else temp / f"wan_flf2v_{secrets.token_hex(8)}.mp4"
-            folder, name, counter, subfolder = _place(filename_prefix, *size, save_output)
+            folder, name, counter, subfolder = free_place(filename_prefix, *size, save_output)
             with (
-                names.reserved(folder, name, counter, chosen.suffix, _notes()) as path,
+                names.reserved(folder, name, counter, chosen.suffix, notes()) as path,
                 _explained(chosen, size),
             ):
                 write_segments(partial(new_writer, path, *size, one, preview), progress, segments, recipe)
@@ -326,15 +302,6 @@ class _Shown:
         }
 
 
-def remove_leftovers() -> None:
-    """Remove what a ComfyUI that was killed left half written."""
-    names.remove_leftovers(_notes())
-
-
-def _notes() -> Path:
-    return Path(folder_paths.get_user_directory()) / "wan_flf2v" / "unfinished"
-
-
 @contextlib.contextmanager
 def _explained(chosen: Format, size: tuple[int, int]) -> Iterator[None]:
     """Say in words what it means when an encoder does not open."""
@@ -353,7 +320,7 @@ def _interpolation(interp_model: Any, multiplier: int) -> tuple[int, Callable[[t
     """Return how many frames become of each, and ComfyUI's own node that makes them."""
     if interp_model is None:
         return 1, None
-    _check_range("multiplier", multiplier, 2, _MULTIPLIER_MAX)
+    check_values(multiplier=multiplier)
     node = compat.frame_interpolation()
     return multiplier, lambda images: node.execute(interp_model, images, multiplier).args[0]
 
@@ -370,11 +337,9 @@ def _edit(
     interpolate: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> tuple[Edit, Fraction]:
     """Return what is done to the frames, and the file's frame rate."""
-    _check_range("skip_first_frames", skip_first, 0, _SKIP_MAX)
-    _check_range("skip_last_frames", skip_last, 0, _SKIP_MAX)
-    _check_range("loop_count", loop_count, 0, _LOOPS_MAX)
+    check_values(skip_first_frames=skip_first, skip_last_frames=skip_last, loop_count=loop_count)
     if hold_fps:
-        _check_range("hold_fps", hold_fps, FRAME_RATE_MIN, FRAME_RATE_MAX)
+        check_values(hold_fps=hold_fps)
     rate *= factor
     file_rate = exact_rate(hold_fps) if hold_fps else rate
     if chosen.most_fps and file_rate > chosen.most_fps:
@@ -388,12 +353,12 @@ def _edit(
 
 def _quality(chosen: Format, quality: int) -> int | None:
     """Return the quality to give to the encoder; None is its own default."""
-    if quality == _OWN_QUALITY or chosen.quality is None:
+    if quality == OWN_QUALITY or chosen.quality is None:
         return None
     least, most = chosen.quality.least, chosen.quality.most
     if not least <= quality <= most:
         raise ValueError(
-            f"quality is {quality}, but {chosen.name} takes {least} to {most}, or {_OWN_QUALITY} for its default of "
+            f"quality is {quality}, but {chosen.name} takes {least} to {most}, or {OWN_QUALITY} for its default of "
             f"{chosen.quality.default}."
         )
     return quality
@@ -499,219 +464,3 @@ def _clips(source: _Source, decode: str, floats: bool, alpha: bool, beside: list
     if 0 in samples.shape:
         raise ValueError(f"latent has the shape {list(samples.shape)}, so no frame. Connect one with frames in it.")
     return vae_decode.decode(vae, samples, decode, floats, beside=beside)
-
-
-def _check_range(name: str, value: float, least: float, most: float) -> None:
-    """Refuse a value that came through a link, where ComfyUI does not look at the range."""
-    if not least <= value <= most:  # `not`, for NaN
-        raise ValueError(f"{name} is {value}, but must be from {least} to {most}. Connect another value.")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that came through a link and is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}. Connect another value.")
-
-
-def _place(prefix: str, width: int, height: int, in_output: bool = True) -> tuple[Path, str, int, str]:
-    """Return the folder (made if it is not there), the name in it, the first free counter, and the subfolder."""
-    root = folder_paths.get_output_directory() if in_output else folder_paths.get_temp_directory()
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
-    return Path(folder), name, counter, subfolder
-
-
-def _find_places(prefix: str, suffix: str) -> list[Path]:
-    """Return what a file of this prefix and its folders are called, and the file in them, without making a folder.
-
-    Raises as ComfyUI does for a place outside its output folder. A name is looked at directly in that folder, which is
-    there: in a folder that is not, no system says that a name is too long.
-    """
-    parts = Path(os.path.normpath(prefix)).parts
-    if not parts or parts[0] == os.pardir or Path(prefix).anchor:
-        _place(prefix, SIZE_MAX, SIZE_MAX)
-    output = Path(folder_paths.get_output_directory())
-    *folders, name = (_place(part, SIZE_MAX, SIZE_MAX)[1] for part in parts or (prefix,))  # ComfyUI fills in %date%
-    names_alone = [*(output / folder for folder in folders), names.numbered(output, name, 1, suffix)]
-    return [*names_alone, names.numbered(output.joinpath(*folders), name, 1, suffix)]
-
-
-def _name_error(prefix: str | None, suffix: str) -> str:
-    """Say why no file can be called after ``prefix``; empty if one can, or if ``prefix`` is None."""
-    if prefix is None:
-        return ""
-    try:
-        for path in _find_places(prefix, suffix):
-            with contextlib.suppress(FileNotFoundError):
-                path.lstat()
-    except Exception as error:  # noqa: BLE001 -- ComfyUI's own, for a path outside the output folder, has no class
-        reason = getattr(error, "strerror", None) or error
-        return (
-            f"filename_prefix is {prefix!r}, but there can be no such file in the output folder: {reason}. Use another "
-            f"name; most systems allow 255 bytes, of which the counter and {suffix or '_'} take {len(suffix) + 7}."
-        )
-    return ""
-
-
-def _sockets() -> list[io.Input]:
-    return [
-        io.Latent.Input("latent", optional=True, tooltip="From the sampler; needs vae. Or connect images."),
-        io.Vae.Input("vae", optional=True, tooltip="The Wan 2.1 VAE; decodes the latent."),
-        io.Image.Input("images", optional=True, tooltip="Frames to write, instead of a latent."),
-    ]
-
-
-def _settings() -> list[io.Input]:
-    crop = {"default": 0, "min": 0, "max": SIZE_MAX, "step": 2, "optional": True, "advanced": True}
-    return [
-        frame_rate_input(),
-        io.String.Input(
-            "filename_prefix",
-            default="video/wan_flf2v",
-            tooltip="Folder and name in the output folder; %date:yyyy-MM-dd% and the like are filled in.",
-        ),
-        io.Int.Input(
-            "crf",
-            default=19,
-            min=_CRF_MIN,
-            max=_CRF_MAX,
-            tooltip="Quality of x264: lower is better and larger. 17 to 23 is usual; 0 is written as 1, since browsers "
-            "cannot play what is lossless.",
-        ),
-        io.Int.Input("width", tooltip="For images only: crop to this width around the centre. 0 keeps it.", **crop),
-        io.Int.Input("height", tooltip="For images only: crop to this height around the centre. 0 keeps it.", **crop),
-        io.Combo.Input(
-            "decode",
-            options=list(vae_decode.DECODES),
-            default="streamed",
-            optional=True,
-            advanced=True,
-            tooltip="For a latent: streamed decodes a few frames at a time while earlier ones are encoded, whole "
-            "decodes all of a clip first, as VAE Decode does. The file is the same.",
-        ),
-    ]
-
-
-def _file_settings() -> list[io.Input]:
-    """Return what is said about the file. Saved workflows hold widgets by their place: new ones come last."""
-    terms = ", ".join(
-        f"{one.name} {one.quality.option} {one.quality.least} to {one.quality.most}, {one.quality.default}"
-        for one in formats.FORMATS
-        if one.quality is not None and not one.hardware
-    )
-    return [
-        io.Combo.Input(
-            "format",
-            options=formats.listed(),
-            default=formats.DEFAULT.name,
-            optional=True,
-            tooltip="The file's format; the list has what this machine can write. mp4 H.264 plays everywhere; 10-bit, "
-            "ProRes and FFV1 are for editing; webm VP9, ProRes 4444, FFV1, webp and png keep transparency.",
-        ),
-        io.Int.Input(
-            "quality",
-            default=_OWN_QUALITY,
-            min=_OWN_QUALITY,
-            max=100,
-            optional=True,
-            advanced=True,
-            tooltip="Quality of formats that do not use the crf input, in the encoder's own terms; -1 is its default. "
-            f"For crf lower is better, for webp higher. {terms}.",
-        ),
-        io.Combo.Input(
-            "preset",
-            options=list(_PRESETS),
-            default="medium",
-            optional=True,
-            advanced=True,
-            tooltip="H.264 and H.265: how much time the encoder takes for a smaller file of the same quality.",
-        ),
-        io.Combo.Input(
-            "dither",
-            options=list(DITHERS),
-            default="auto",
-            optional=True,
-            advanced=True,
-            tooltip="For formats of 8 bits: ordered hides bands in smooth gradients by a fine pattern. auto uses error "
-            "diffusion for a gif and dithers nothing else.",
-        ),
-        io.Boolean.Input(
-            "save_output",
-            default=True,
-            optional=True,
-            advanced=True,
-            tooltip="Off: into ComfyUI's temp folder, which it empties when it starts.",
-        ),
-        io.Boolean.Input(
-            "save_metadata",
-            default=True,
-            optional=True,
-            advanced=True,
-            tooltip="Store prompt, workflow and settings in the file. Off: nobody can see how it was made, and "
-            "dropping it on ComfyUI restores nothing.",
-        ),
-    ]
-
-
-def _frame_settings() -> list[io.Input]:
-    """Return what is done to the frames, in its order."""
-    common = {"optional": True, "advanced": True}
-    skip = {"default": 0, "min": 0, "max": _SKIP_MAX, **common}
-    return [
-        io.Int.Input("skip_first_frames", tooltip="Frames left out at the start.", **skip),
-        io.Int.Input(
-            "skip_last_frames",
-            tooltip="Frames left out at the end. 1 for a loop, whose last frame is its first.",
-            **skip,
-        ),
-        io.Boolean.Input(
-            "ping_pong", default=False, tooltip="Run back to the start; neither end is shown twice.", **common
-        ),
-        io.Int.Input(
-            "loop_count",
-            default=0,
-            min=0,
-            max=_LOOPS_MAX,
-            tooltip="How often it plays. gif and webp store the number, and 0 is for ever. In other files the frames "
-            "are written so often, once for 0.",
-            **common,
-        ),
-        io.Float.Input(
-            "hold_fps",
-            default=0.0,
-            min=0.0,
-            max=FRAME_RATE_MAX,
-            step=0.001,
-            tooltip="The file's frames per second, at the same speed of motion: frames are shown longer or left out. 0 "
-            "keeps those of frame_rate (times multiplier).",
-            **common,
-        ),
-        io.Int.Input(
-            "multiplier",
-            default=2,
-            min=2,
-            max=_MULTIPLIER_MAX,
-            tooltip="With interp_model: so many times the frames per second, at the same speed of motion. N frames "
-            "become (N - 1) x multiplier + 1.",
-            **common,
-        ),
-    ]
-
-
-def _more_sockets() -> list[io.Input]:
-    sockets = [
-        io.Audio.Input(
-            "audio",
-            optional=True,
-            tooltip="Sound, cut or filled with silence to the video's length. AAC in mp4, Opus in webm, PCM in mov, "
-            "FLAC in mkv. Of a batch of sounds each clip gets its own.",
-        )
-    ]
-    if compat.frame_interpolation() is not None:
-        sockets.append(
-            INTERP_MODEL.Input(
-                "interp_model",
-                optional=True,
-                tooltip="From Load Frame Interpolation Model: frames in between, made while the video is written.",
-            )
-        )
-    return sockets

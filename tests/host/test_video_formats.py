@@ -145,9 +145,15 @@ def test_a_gif_faster_than_browsers_show_is_refused(comfy_server):
         comfy_server.run(images_graph(comfy_server, numbered(3), n73_format="gif", n73_frame_rate=60.0))
 
 
-def test_a_quality_of_another_encoder_is_refused(comfy_server):
-    with pytest.raises(RunFailedError, match=r"quality is 80, but mp4 H\.265 takes 0 to 51, or -1 for its default"):
-        comfy_server.run(images_graph(comfy_server, numbered(3), n73_format="mp4 H.265", n73_quality=80))
+@pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
+def test_a_quality_of_another_encoder_is_refused(comfy_server, through_a_link, error):
+    """Before anything runs, if the value is typed."""
+    graph = images_graph(comfy_server, numbered(3), n73_format="mp4 H.265", n73_quality=80)
+    if through_a_link:
+        graph["quality"] = {"class_type": "PrimitiveInt", "inputs": {"value": 80}}
+        graph["73"]["inputs"]["quality"] = ["quality", 0]
+    with pytest.raises(error, match=r"quality is 80, but mp4 H\.265 takes 0 to 51, or -1 for its default"):
+        comfy_server.run(graph)
 
 
 def test_png_sequence_is_a_folder_and_the_video_output_says_why_it_cannot_be(comfy_server):
