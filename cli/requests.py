@@ -75,12 +75,7 @@ def submit(
             return request_id
         say(f"Request {request_id}")
         target = output or Path(f"{request_id}.mp4")
-        again = ["wan-flf2v", "watch", request_id, "-o", str(target)]
-        if api != os.environ.get(_API_VARIABLE, DEFAULT_API):
-            again += ["--api", api]
-        if token_file is not None:
-            again += ["--token-file", str(token_file)]
-        return str(await _watch(client, request_id, target, f" To watch it again: {shlex.join(again)}"))
+        return str(await _watch(client, request_id, target, _watch_command(request_id, target, api, token_file)))
 
     try:
         check_output(output)
@@ -143,21 +138,34 @@ def watch(
         check_output(output)
     except UsageError as error:
         fail(str(error), EXIT_USAGE)
-    typer.echo(str(_call(api, token, token_file, lambda client: _watch(client, request_id, output))))
+    again = _watch_command(request_id, output, api, token_file)
+    typer.echo(str(_call(api, token, token_file, lambda client: _watch(client, request_id, output, again))))
 
 
-async def _watch(client: HostedApi, request_id: str, output: Path | None, then: str = "") -> Path | str:
-    """Return the file ``output`` once it is there, or without one the video's address; ``then`` follows Ctrl-C."""
+def _watch_command(request_id: str, output: Path | None, api: str, token_file: Path | None) -> str:
+    """Return the command line that watches a request as this one does; a token is not in it."""
+    command = ["wan-flf2v", "watch", request_id, *(() if output is None else ("-o", str(output)))]
+    if api != os.environ.get(_API_VARIABLE, DEFAULT_API):
+        command += ["--api", api]
+    if token_file is not None:
+        command += ["--token-file", str(token_file)]
+    return shlex.join(command)
+
+
+async def _watch(client: HostedApi, request_id: str, output: Path | None, again: str) -> Path | str:
+    """Return the file ``output`` once it is there, or without one the video's address; Ctrl-C shows ``again``."""
+    state = "goes on"
     try:
         await _show_progress(client, request_id)
+        state = "has ended"
+        response = await client.result(request_id)
+        if response["status"] != "succeeded":
+            raise HostedApiError(_no_video(request_id, response))
+        video = str(response["output"]["video"])
+        return video if output is None else await client.download(video, output)
     except asyncio.CancelledError:  # Ctrl-C
-        say(f"The request {request_id} goes on.{then}", "red")
+        say(f"The request {request_id} {state}. To watch it again: {again}", "red")
         raise
-    response = await client.result(request_id)
-    if response["status"] != "succeeded":
-        raise HostedApiError(_no_video(request_id, response))
-    video = str(response["output"]["video"])
-    return video if output is None else await client.download(video, output)
 
 
 def _no_video(request_id: str, response: dict[str, Any]) -> str:

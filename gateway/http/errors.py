@@ -35,6 +35,9 @@ NOT_A_NUMBER = ErrorKind(400001, "The body has {value}, which is not JSON. Give 
 TOO_MANY_ITEMS = ErrorKind(400001, "The body has too many items. Send one flat object with at most ten values.")
 TOO_DEEP = ErrorKind(400001, "The body is nested deeper than {limit} levels. Send one flat object.")
 BODY_CUT_OFF = ErrorKind(400001, "The connection ended before the whole body arrived. Send the request again.")
+BODY_DAMAGED = ErrorKind(
+    400001, "The body cannot be read: its chunks or its Content-Encoding are damaged. Send it again, uncompressed."
+)
 INVALID_FORM = ErrorKind(400001, "The body is not valid multipart/form-data. Send the image as a form.")
 QUERY_NOT_INTEGER = ErrorKind(400001, "{name} must be an integer from {low} to {high}.")
 QUERY_NOT_BOOLEAN = ErrorKind(400001, "{name} must be true or false.")
@@ -194,4 +197,6 @@ def http_error_response(error: web.HTTPException) -> web.Response:
         response = error_response(ApiError(METHOD_NOT_ALLOWED, methods=", ".join(sorted(error.allowed_methods))))
         response.headers["Allow"] = error.headers["Allow"]
         return response
+    if error.status == 417:
+        return error_response(ApiError(UNKNOWN_EXPECT))
     return error_response(ApiError(ErrorKind(error.status * 1000 + 1, "{reason}."), reason=error.reason))

@@ -270,6 +270,14 @@ class RequestHandler(web.RequestHandler):
     def __init__(self, server: web.Server, **options: Any) -> None:
         super().__init__(server, max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_LINE_BYTES, **options)
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; an error that no middleware saw, such as of an odd ``Expect``, in the contract's form."""
+        if isinstance(resp, web.HTTPException) and resp.status >= 400:
+            resp = http_error_response(resp)
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -112,6 +112,8 @@ class Pace:
             raise ApiError(errors.TOO_SLOW) from None
         except (web.PayloadAccessError, ConnectionError):
             raise ApiError(errors.BODY_CUT_OFF) from None
+        except web.RequestPayloadError:  # its chunks or its compression are damaged
+            raise ApiError(errors.BODY_DAMAGED) from None
         finally:
             self._waited += clock() - start
 

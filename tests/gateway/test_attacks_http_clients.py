@@ -97,8 +97,13 @@ AUTHORIZED = "Host: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
         ),
         ("GET /" + "x" * 9000 + " HTTP/1.1\r\n" + AUTHORIZED + "\r\n", 400001, "longer than 8190 bytes"),
         ("GET /v1/models HTTP/1.1\r\n" + AUTHORIZED + "Expect: miracles\r\n\r\n", 417001, "100-continue"),
+        ("GET /nothing HTTP/1.1\r\n" + AUTHORIZED + "Expect: miracles\r\n\r\n", 417001, "100-continue"),
+        ("PUT /v1/models HTTP/1.1\r\n" + AUTHORIZED + "Expect: miracles\r\n\r\n", 417001, "100-continue"),
     ],
-    ids=["nonsense", "method", "version", "header", "nul", "long-header", "long-path", "expect"],
+    ids=[
+        *("nonsense", "method", "version", "header", "nul", "long-header", "long-path"),
+        *("expect", "expect-nowhere", "expect-other-method"),
+    ],
 )
 def test_what_aiohttp_answers_itself_is_the_contracts_too(gateway, request_text, code, reason):
     received = raw(gateway, request_text.format(token=gateway.token).encode("latin-1"), seconds=3)
@@ -112,6 +117,19 @@ def test_what_aiohttp_answers_itself_is_the_contracts_too(gateway, request_text,
     assert answer["error_code"] == code
     assert reason in answer["error_message"]
     assert gateway.token not in gateway.log_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [(SUBMIT, "application/json"), ("/v1/files", "multipart/form-data; boundary=b")]
+)
+def test_a_body_that_cannot_be_unpacked(gateway, path, kind):
+    head = f"POST {path} HTTP/1.1\r\n{AUTHORIZED.format(token=gateway.token)}Content-Type: {kind}\r\n"
+    encoding = "Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\n"
+    received = raw(gateway, (head + encoding).encode(), b"rubbish!!", seconds=3)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    answer = json.loads(received.partition(b"\r\n\r\n")[2])
+    assert answer["error_code"] == 400001
+    assert "Content-Encoding are damaged" in answer["error_message"]
 
 
 @pytest.mark.parametrize("key", ["a\tb", "\x7f", "é", " "])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -100,6 +101,25 @@ def test_ctrl_c_prints_the_command_that_goes_on(gateway, start, tmp_path):
     assert f"The request {request_id} goes on. To watch it again: {again}\n" in err
     assert process.returncode == 130
     assert gateway.status(request_id)["status"] == "in_queue"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
+def test_ctrl_c_during_the_download_prints_it_too(gateway, start, tmp_path):
+    request_id = gateway.submit()
+    with gateway.store() as store:
+        store.assign(request_id)
+        gateway.succeed(store, request_id)
+    with (gateway.data / "results" / request_id / "video.mp4").open("r+b") as video:
+        video.truncate(20 << 30)  # it takes no room, but long to download
+    with start("watch", request_id, "-o", "out.mp4") as process:
+        while not list(tmp_path.glob(".out.mp4.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert f"The request {request_id} has ended. To watch it again: wan-flf2v watch {request_id} -o out.mp4\n" in err
+    assert process.returncode == 130
+    assert not list(tmp_path.glob("*out.mp4*"))
 
 
 def test_a_missing_or_wrong_token_says_where_it_belongs(cli, tmp_path):
