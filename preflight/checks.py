@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import comfy.memory_management
 import psutil
 
+from ..contract.downloads import VARIANTS
 from ..sampling.schedule import RunSettings
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAMES
 from .model_files import SAFETENSORS, ModelFile, expert_of, read_file
@@ -172,11 +173,12 @@ def check_machine(ram_needed: int, folder: Path) -> Report:
     report = Report()
     ram = available_ram()
     if ram < ram_needed:
+        smallest = sum(file.size for file in VARIANTS["gguf"].files)
+        smaller = f", or use the GGUF files, which need {smallest / _GIB:.0f} GiB" if ram_needed > smallest else ""
         report.warnings.append(
             Finding(
                 f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB "
-                "are available: the run may become very slow or end ComfyUI. Close other programs, or use smaller "
-                "files: fp8 has half the size of fp16, GGUF Q4 half of fp8."
+                f"are available: the run may become very slow or end ComfyUI. Close other programs{smaller}."
             )
         )
     free = free_disk(folder)

@@ -37,7 +37,7 @@ _DISTILLED = re.compile(
     r"(?<!un)(?<!non )(?<!not )(?<!no )(?<![a-z])"
     r"(?:lightning|light ?x2v|(?:step|cfg)? ?distill(?:ed|ation)?|r ?cm|caus ?vid|acc ?vid(?:eo)?|fast ?wan"
     r"|self ?forcing|dmd2?)(?![a-z])"
-    r"|(?<!\d)[1-8](?:steps?| steps?(?! ?\d))(?![a-z])"
+    r"|(?<!\d)(?<!epoch )[1-8](?:steps?| steps?(?! ?\d))(?![a-z])"
 )
 # What a file's metadata calls it: the ModelSpec standard, kohya's and musubi's trainers, ai-toolkit.
 _TITLES = ("modelspec.title", "modelspec.tags", "ss_output_name", "title", "name")

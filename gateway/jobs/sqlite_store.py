@@ -178,6 +178,11 @@ class SqliteStore(FollowingStore):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise StoreFileError(f"{path} is a folder, but the API's store must be a file. Move the folder away.")
+        if path.exists() and path.stat().st_size == 0 and any(path.parent.glob("results/*")):
+            raise StoreFileError(
+                f"{path} is empty, although there are results of requests beside it: it was cut short. Put a copy of it "
+                "there, or remove it: then a new one is made."
+            )
         path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         try:
             _create(path)

@@ -404,6 +404,10 @@ _SPOILT = {  # how a good store's file is spoilt, and what the error says
     "text": (lambda path: path.write_text("hello\n" * 500), "is damaged, or no store of this API"),
     "cut short": (lambda path: os.truncate(path, 5000), "is damaged, or no store of this API"),
     "its first pages only": (lambda path: os.truncate(path, 8192), "is damaged, or no store of this API"),
+    "cut to nothing": (
+        lambda path: (os.truncate(path, 0), (path.parent / "results" / "one").mkdir(parents=True)),
+        "is empty, although there are results",
+    ),
     "a page that is none": (
         lambda path: path.write_bytes(path.read_bytes()[:8192] + b"?" * 4096 + path.read_bytes()[12288:]),
         "is damaged, or no store of this API",

@@ -79,6 +79,7 @@ def test_what_comfyui_copies_must_fit_into_main_memory(cases, case):
     found = cases[case]
     (warning,) = found["graph"]
     assert warning.startswith(f"The model files need about {BIG / 2**30:.1f} GiB of main memory, but only ")
+    assert warning.endswith("Close other programs, or use the GGUF files, which need 22 GiB.")
     assert [text.partition(", but only ")[0] for text in found["plan"]["warnings"]] == [warning.partition(", but")[0]]
     assert found["plan"]["ram"] >= BIG
     assert found["plan"]["mapped"] == 0

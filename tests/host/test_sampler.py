@@ -30,7 +30,7 @@ from wan_flf2v.client.run import run_graph
         ("boundary", 10, 1.0, 0, 2),
         ("step", 6, 8.0, 2, 2),
         ("step", 4, 8.0, 4, 4),
-        ("half", 6, 5.0, 0, 3),
+        ("half", 20, 5.0, 0, 10),  # the stock template's split
     ],
 )
 def test_equals_two_ksamplers(comfy_server, rule, steps, shift, step, first_low_step):

@@ -133,6 +133,7 @@ def test_experts_by_name(name, expert):
         ("Wan2_2-TI2V-5B-FastWan.safetensors", True),
         ("wan_self_forcing_dmd.safetensors", True),
         ("wan_lora_epoch_8_step_200.safetensors", False),
+        ("epoch_8_steps.safetensors", False),
         ("wan_lora_step_200_epoch_8.safetensors", False),
         ("my_style_e8_steps_2000.safetensors", False),
         ("my_style_2000steps.safetensors", False),
