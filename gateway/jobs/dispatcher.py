@@ -243,6 +243,7 @@ class Dispatcher:
         """Remove what ended jobs left on workers, before these get another job."""
         now, leftovers = time.monotonic(), await self._store.leftovers()
         self._tidied = {job.id: self._tidied.get(job.id, set()) for job in leftovers}
+        self._tidy_at = {job_id: at for job_id, at in self._tidy_at.items() if job_id in self._tidied}
         for job in leftovers:
             held = any(worker.holds(job.id) for worker in self._workers.values())
             if held or self._tidy_at.get(job.id, 0.0) > now:
