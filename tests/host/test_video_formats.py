@@ -140,6 +140,16 @@ def test_skipping_everything_is_refused(comfy_server):
         comfy_server.run(lossless(comfy_server, 5, skip_first_frames=3, skip_last_frames=2))
 
 
+@pytest.mark.sweep
+def test_ten_thousand_frames(comfy_server):
+    """There and back, so that they also go through the spool."""
+    frames = torch.arange(5001).remainder(256).div(255).view(-1, 1, 1, 1).expand(-1, 16, 16, 3)
+    graph = images_graph(comfy_server, frames, n73_ping_pong=True, n73_preset="ultrafast")
+    (file,) = comfy_server.run(graph).files
+    with av.open(str(comfy_server.path(file))) as container:
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) == 10_000
+
+
 def test_a_gif_faster_than_browsers_show_is_refused(comfy_server):
     with pytest.raises(RunFailedError, match=r"60 frames per second, but a gif shows 50 at most\. Set hold_fps to 50"):
         comfy_server.run(images_graph(comfy_server, numbered(3), n73_format="gif", n73_frame_rate=60.0))
