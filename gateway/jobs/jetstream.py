@@ -95,7 +95,7 @@ class Stream:
         self._where = ", ".join(urlsplit(server).netloc.rpartition("@")[2] for server in self._servers)  # no password
         self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
         self._client = Client()
-        self._last_error: str | None = None
+        self._errors: list[str] = []  # since it was connected; a server that refuses may also just break the connection
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -141,6 +141,7 @@ class Stream:
     async def _finish(self) -> None:
         if self._calls:
             await asyncio.wait(list(self._calls))
+        self._connecting.cancel()
         with contextlib.suppress(nats.errors.Error, OSError):
             await self._client.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -150,21 +151,17 @@ class Stream:
 
     # Set-up
 
-    async def _open(self) -> None:
-        errors: list[str] = []  # of this opening; a server that refuses may also just break the connection
+    def _begin_to_connect(self) -> None:
+        self._client = Client()
+        self._connecting = asyncio.ensure_future(self._connect())
 
-        async def note(error: Exception) -> None:
-            text = str(error) or type(error).__name__
-            if text != self._last_error:
-                _LOG.warning("NATS connection servers=%s: %s", self._where, text)
-            self._last_error = text
-            if text not in errors:
-                errors.append(text)
-
-        connecting = self._client.connect(
+    async def _connect(self) -> None:
+        """Try until the client is connected. From then on it reconnects by itself."""
+        await self._client.connect(
             list(self._servers),
             name="wan-flf2v",
-            error_cb=note,
+            error_cb=self._note,
+            reconnected_cb=self._note_success,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             connect_timeout=2,
@@ -172,10 +169,36 @@ class Stream:
             max_outstanding_pings=2,
             pending_size=0,  # while there is no connection nothing is kept to be sent later
         )
+        await self._note_success()
+
+    async def _note_success(self) -> None:
+        self._errors = []
+        _LOG.info("NATS connected servers=%s", self._where)
+
+    async def _note(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if text not in self._errors:
+            self._errors.append(text)
+            _LOG.warning("NATS connection servers=%s: %s", self._where, text)
+
+    def _connected(self) -> Client:
+        """Return the client if it is connected; ``ConnectionClosedError`` if not.
+
+        The library closes a client for good after most errors that a server sends, such as that its user was removed.
+        Then another one connects.
+        """
+        if self._client.is_closed and self._connecting.done():
+            self._begin_to_connect()
+        if not self._client.is_connected:
+            raise nats.errors.ConnectionClosedError
+        return self._client
+
+    async def _open(self) -> None:
+        self._begin_to_connect()
         try:
-            await asyncio.wait_for(connecting, _CONNECT_S)
+            await asyncio.wait_for(self._connecting, _CONNECT_S)
         except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
-            why = "; ".join(errors) or str(error) or "no answer"
+            why = "; ".join(self._errors) or str(error) or "no answer"
             raise StoreFileError(
                 f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
                 "this user connect to it?"
@@ -239,11 +262,12 @@ class Stream:
 
     async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
-        inbox = self._client.new_inbox()
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         consumer: dict[str, Any] | None = None
         try:
-            subscription = await self._client.subscribe(
+            client = self._connected()
+            inbox = client.new_inbox()
+            subscription = await client.subscribe(
                 inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except (nats.errors.Error, OSError):
@@ -284,7 +308,7 @@ class Stream:
 
     async def _remove_consumer(self, consumer: Mapping[str, Any]) -> None:
         with contextlib.suppress(nats.errors.Error, OSError):  # it also goes by itself
-            await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
+            await self._connected().publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
 
     async def _message(self, query: Mapping[str, Any]) -> Record | None:
         answer = await self._ask(f"STREAM.MSG.GET.{self.name}", query, may_fail=(_NO_MESSAGE,))
@@ -325,7 +349,7 @@ class Stream:
 
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
         try:
-            answer = await self._client.request(subject, payload, _ANSWER_S, headers=headers)
+            answer = await self._connected().request(subject, payload, _ANSWER_S, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
         except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
@@ -422,7 +446,7 @@ class Stream:
                 headers["Nats-TTL"] = f"{write.ttl_s}s"
             if number < len(batch):
                 try:
-                    await self._client.publish(write.subject, write.payload, headers=headers)
+                    await self._connected().publish(write.subject, write.payload, headers=headers)
                 except nats.errors.MaxPayloadError as error:
                     raise self._too_large() from error
                 except (nats.errors.Error, OSError) as error:

@@ -266,6 +266,17 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
         server.kill()
 
 
+def test_a_client_that_the_library_closed_is_replaced(tmp_path):
+    """It closes one for good after most errors that a server sends."""
+    with opened(tmp_path) as store:
+        stream, closed = store.store._stream, store.store._stream._client
+        while not closed.is_closed:
+            if closed.is_connected:
+                stream._loop.call_soon_threadsafe(closed._transport.write, b"NONSENSE\r\n")
+            time.sleep(0.05)
+        store.check()
+
+
 def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_path):
     server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
     try:
