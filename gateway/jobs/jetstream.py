@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -267,9 +267,7 @@ class Stream:
         try:
             client = self._connected()
             inbox = client.new_inbox()
-            subscription = await client.subscribe(
-                inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
         except (nats.errors.Error, OSError):
             raise self._silent() from None
         try:
@@ -335,7 +333,8 @@ class Stream:
     ) -> dict[str, Any]:
         """Ask JetStream's API, again while nothing answers; ``StoreError`` unless it does what was asked."""
         payload = json.dumps(query).encode() if query is not None else b""
-        async for _ in _repetitions():
+        for pause in _pauses():
+            await asyncio.sleep(pause)
             try:
                 answer = await self._request(f"$JS.API.{call}", payload)
             except _NoAnswerError:
@@ -383,8 +382,9 @@ class Stream:
     async def transact(self, work: Callable[[Transaction], Awaitable[_T]]) -> _T:
         """Do ``work``, which reads and writes records, and commit what it wrote as one atomic batch.
 
-        The batch is refused if a record that is written was changed since it was read; then the work is done again,
-        and from then on this process does one at a time: many at once would only refuse each other.
+        The batch is refused if a record that is written was changed since it was read. Then the work is done again from
+        its beginning, until it is taken. It has to take turns for that, since many at once would only refuse each
+        other; while there is a turn, a new call takes its turn too.
         """
         operation, unanswered = uuid.uuid4().hex, list[_T]()
         if not self._turn.locked():
@@ -396,7 +396,8 @@ class Stream:
         except asyncio.TimeoutError:
             raise self._busy() from None
         try:
-            async for _ in _repetitions():
+            for pause in _pauses():
+                await asyncio.sleep(pause)
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unanswered)
             raise self._busy()
@@ -564,16 +565,13 @@ def _passes(error: Mapping[str, Any]) -> bool:
     return error.get("code") in (429, 503) and error.get("err_code") not in (*_NO_JETSTREAM, *_FULL)
 
 
-async def _repetitions() -> AsyncIterator[int]:
-    """Yield until a call has taken too long, with pauses that grow and differ."""
-    end, number = time.monotonic() + _CALL_S, 0
-    while True:
-        yield number
-        if time.monotonic() > end:
-            return
-        mean = min(_PAUSE_S[0] * 2**number, _PAUSE_S[1])
-        await asyncio.sleep(random.uniform(0, 2 * mean))  # noqa: S311 -- so that two writers do not meet again
-        number += 1
+def _pauses() -> Iterator[float]:
+    """Yield how long to wait before each attempt of a call: not at all, then longer, until it has taken too long."""
+    end, (mean, longest) = time.monotonic() + _CALL_S, _PAUSE_S
+    yield 0.0
+    while time.monotonic() < end:
+        yield random.uniform(0, 2 * mean)  # noqa: S311 -- so that two writers do not meet again
+        mean = min(2 * mean, longest)
 
 
 def _parse(url: str) -> tuple[list[str], str]:
