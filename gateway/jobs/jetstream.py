@@ -30,7 +30,7 @@ _CONNECT_S = 5.0
 _ANSWER_S = 1.5  # for one answer of the server
 _CALL_S = 5.0  # for one call of the store, with all repetitions; longer than most elections of a leader
 _AT_ONCE = 8  # transactions of one process
-_TURN_S = 30.0  # for the calls before it that write the same records
+_TURN_S = 30.0  # how long a transaction waits for those before it
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
@@ -388,21 +388,27 @@ class Stream:
         """
         operation, unanswered = uuid.uuid4().hex, list[_T]()
         if not self._turn.locked():
-            async with self._slots:
+            async with self._holding(self._slots):
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unanswered)
-        try:
-            await asyncio.wait_for(self._turn.acquire(), _TURN_S)
-        except asyncio.TimeoutError:
-            raise self._busy() from None
-        try:
+        async with self._holding(self._turn):
             for pause in _pauses():
                 await asyncio.sleep(pause)
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unanswered)
             raise self._busy()
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
+        """Hold a lock; ``StoreError`` if the calls that came before take too long."""
+        try:
+            await asyncio.wait_for(lock.acquire(), _TURN_S)
+        except asyncio.TimeoutError:
+            raise self._busy() from None
+        try:
+            yield
         finally:
-            self._turn.release()
+            lock.release()
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str, unanswered: list[_T]) -> _T:
         """Do the work once. After an answer that was lost, the records tell whether the batch was taken.

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nats
@@ -113,6 +114,32 @@ def test_a_burst_of_one_token_is_accepted(tmp_path):
         assert len({job.number for job in jobs}) == 60
         assert [job.id for job in store.queue()] == [job.id for job in sorted(jobs, key=lambda job: job.number)]
         assert store.count("t", "in_queue") == 60
+
+
+@contextlib.contextmanager
+def stuck_calls(store):
+    """Keep calls of a store under way, as many as it does at once."""
+
+    async def work(_):
+        await asyncio.to_thread(released.wait)
+
+    stream, released = store.store._stream, threading.Event()
+    calls = [asyncio.run_coroutine_threadsafe(stream.transact(work), stream._loop) for _ in range(jetstream._AT_ONCE)]
+    while not stream._slots.locked():
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        released.set()
+        for call in calls:
+            call.result()
+
+
+def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(jetstream, "_TURN_S", 0.1)
+    too_many = pytest.raises(StoreError, match="Too many others write the same records")
+    with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store), too_many:
+        threads.submit(store.submit, new()).result(5)
 
 
 @pytest.mark.parametrize("taken", ["before the look", "after the look", "never"])
