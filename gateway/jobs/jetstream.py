@@ -379,19 +379,19 @@ class Stream:
 
     # Writing
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[_T]]) -> _T:
+    async def transact(self, work: Callable[[Transaction], Awaitable[_T]], *, waits: bool = True) -> _T:
         """Do ``work``, which reads and writes records, and commit what it wrote as one atomic batch.
 
         The batch is refused if a record that is written was changed since it was read. Then the work is done again from
         its beginning, until it is taken. It has to take turns for that, since many at once would only refuse each
-        other; while there is a turn, a new call takes its turn too.
+        other; while there is a turn, a new call takes its turn too. One that is not to wait for others takes none.
         """
         operation, unanswered = uuid.uuid4().hex, list[_T]()
-        if not self._turn.locked():
+        if waits and not self._turn.locked():
             async with self._holding(self._slots):
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unanswered)
-        async with self._holding(self._turn):
+        async with self._holding(self._turn) if waits else contextlib.nullcontext():
             for pause in _pauses():
                 await asyncio.sleep(pause)
                 with contextlib.suppress(_RefusedError):

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import math
 import re
@@ -58,12 +59,19 @@ def _on_stream(
 
 def _transaction(
     work: Callable[Concatenate[JetStreamStore, Transaction, _P], Coroutine[Any, Any, _T]],
+    *,
+    waits: bool = True,
 ) -> Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]]:
-    """Make a method one transaction on the stream's own loop; it is done again if another writer was faster."""
+    """Make a method one transaction on the stream's own loop; it is done again if another writer was faster.
+
+    With ``waits=False`` it does not wait for the other transactions of this process.
+    """
 
     async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         async def go() -> _T:
-            return await self._stream.transact(lambda transaction: work(self, transaction, *args, **kwargs))
+            return await self._stream.transact(
+                lambda transaction: work(self, transaction, *args, **kwargs), waits=waits
+            )
 
         try:
             return await self._stream.run(go)
@@ -503,7 +511,7 @@ class JetStreamStore(FollowingStore):
         self._led = {**self._led, holder: asked_at} if leads else {}
         return leads
 
-    @_transaction
+    @functools.partial(_transaction, waits=False)  # however much is submitted, it must not lose its right
     async def _lead(self, transaction: Transaction, holder: str) -> bool:
         subject = self._subject("fact", "dispatcher")
         if await transaction.read(subject) not in (None, holder):

@@ -142,6 +142,11 @@ def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
         threads.submit(store.submit, new()).result(5)
 
 
+def test_who_dispatches_keeps_the_right_however_many_calls_wait(tmp_path):
+    with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store):
+        assert threads.submit(store.lead, "a").result(5)
+
+
 @pytest.mark.parametrize("taken", ["before the look", "after the look", "never"])
 def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
     """The records are looked at when the answer is lost: the batch was taken before, is taken later, or was lost."""
