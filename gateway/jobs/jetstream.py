@@ -21,7 +21,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from .store import StoreError, StoreFileError
+from .store import StoreError, StoreFileError, StoreFullError
 
 SCHEMA_VERSION = 1
 _NAME, _PREFIX = "WF", "wf"  # of the stream, and of its subjects; those of a fleet with a name end with it
@@ -43,7 +43,7 @@ _AGAIN = (10071, 10164, 10176, 10210)  # wrong last sequence (two codes); batch 
 _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
 _NO_JETSTREAM = (10039, 10076)  # not for this account; not on this server
-_FULL = (10047, 10077, 10122)  # no resources; the stream's max_bytes, of one message; of a batch
+_FULL = (10002, 10023, 10047, 10077)  # the account's room; the server's or its disk's (two codes); the stream's limits
 
 _OPTIONS: Mapping[str, Any] = {  # what the store relies on
     "max_msgs_per_subject": 1,
@@ -367,15 +367,16 @@ class Stream:
 
     def _refused(self, error: Mapping[str, Any]) -> StoreError:
         code, text = error.get("err_code"), error.get("description")
+        kind = StoreFullError if code in _FULL else StoreError
         if code == _STREAM_NOT_FOUND:
             why = "It was deleted, or this is another account. Restart the gateway to make a new, empty one."
         elif code in _NO_JETSTREAM:
             why = "JetStream is off there, or not allowed to this account."
         elif code in _FULL:
-            why = "It is full: raise its max_bytes, or give the server more room."
+            why = "It is full: raise its max_bytes or max_msgs, or give the server or the account more room."
         else:
             why = "The log of nats-server may say more."
-        return StoreError(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
+        return kind(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
 
     # Writing
 
@@ -432,7 +433,10 @@ class Stream:
         return result
 
     def _busy(self) -> StoreError:
-        return StoreError(f"Too many others write the same records of the stream {self.name}, or it has no leader.")
+        return StoreError(
+            f"Too many others write the same records of the stream {self.name}, it has no leader, or its account's "
+            "room is used up."  # which the server calls an incomplete batch
+        )
 
     async def _taken(self, batch: list[_Write], operation: str) -> bool:
         for write in batch:

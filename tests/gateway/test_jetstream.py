@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nats
 import pytest
-from support.gateway_process import SUBMIT, SUBMIT_DEMO, Gateway, events
+from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, Gateway, events
 from support.nats_server import CONFIG, NatsServer, free_ports, shared_server
 from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
@@ -22,7 +22,7 @@ from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.records import Submission, Token
-from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError
+from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
 
@@ -197,17 +197,32 @@ def test_what_was_removed_long_ago_is_not_seen(tmp_path, monkeypatch):
         assert other.queue() == ()
 
 
-def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path):
+@pytest.mark.parametrize("limit", [{"max_bytes": 2000}, {"max_msgs": 5}])
+def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path, limit):
     with opened(tmp_path) as store:
         store.submit(new())
-        edit(tmp_path, max_bytes=2000)
-        with pytest.raises(StoreError, match="full: raise its max_bytes"):
+        edit(tmp_path, **limit)
+        with pytest.raises(StoreFullError, match="full: raise its max_bytes or max_msgs"):
             while True:
                 store.submit(new())
         count = store.count()
-        edit(tmp_path, max_bytes=-1)
+        edit(tmp_path, max_bytes=-1, max_msgs=-1)
         store.submit(new())
         assert store.count() == count + 1
+
+
+def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
+    """As while SQLite's disk is full."""
+    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("small.conf")
+    config.write_text(CONFIG.read_text().replace("jetstream {", "jetstream {\n  max_file_store: 12K"))
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0], config=config).start()
+    try:
+        with Gateway(tmp_path / "gateway", nats=server.url) as gateway:
+            while (response := gateway.post(SUBMIT, BODY)).status == 200:
+                pass
+            assert (response.status, response.code) == (507, 507001)
+    finally:
+        server.kill()
 
 
 def test_a_deleted_stream_is_said(tmp_path, monkeypatch):
