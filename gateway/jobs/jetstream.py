@@ -524,12 +524,17 @@ class Transaction:
 
 
 class View:
-    """The records whose subjects match a filter, kept in memory; each look begins with what is new."""
+    """The records whose subjects match a filter, kept in memory; each look begins with what is new.
 
-    def __init__(self, stream: Stream, subject: str, decode: Callable[[Record], Any]) -> None:
+    What ``decode`` makes of a record is kept; ``None``: nothing of it. With ``removals=False`` no such record is ever
+    removed before ``decode`` makes ``None`` of it: then a look after a long time need not begin from scratch.
+    """
+
+    def __init__(self, stream: Stream, subject: str, decode: Callable[[Record], Any], *, removals: bool = True) -> None:
         self._stream = stream
         self._subject = subject
         self._decode = decode
+        self._removals = removals
         self._records: dict[str, Any] = {}
         self._at: float | None = None
         self._lock = asyncio.Lock()
@@ -547,7 +552,8 @@ class View:
 
     async def _refresh(self) -> None:
         now = time.monotonic()
-        if self._at is None or now - self._at > _FRESH_S:  # what was removed meanwhile may leave no trace
+        # What was removed meanwhile may leave no trace.
+        if self._at is None or (self._removals and now - self._at > _FRESH_S):
             self._records, self.sequence = {}, 0
             await self._read_many()
         self._at = now
@@ -564,10 +570,11 @@ class View:
 
     def _apply(self, record: Record) -> None:
         self.sequence = record.sequence
-        if record.data is None:
+        kept = self._decode(record) if record.data is not None else None
+        if kept is None:
             self._records.pop(record.subject, None)
         else:
-            self._records[record.subject] = self._decode(record)
+            self._records[record.subject] = kept
 
 
 def _passes(error: Mapping[str, Any]) -> bool:

@@ -13,8 +13,8 @@ Below the prefix ``wf``, a record's subject is:
 ``file.TOKEN.ID``              an uploaded file, and ``uploads.TOKEN`` the sum of their sizes
 ``fact.NAME``                  health, workers, and who dispatches
 
-What lies below ``now`` is small and kept in memory (``jetstream.View``). A job's number is the sequence number of its
-first record.
+What lies below ``now`` is small and kept in memory (``jetstream.View``), and of each job that ended and has not expired
+what its place in lists depends on. A job's number is the sequence number of its first record.
 """
 
 from __future__ import annotations
@@ -89,6 +89,16 @@ class _Stored(NamedTuple):
     has_webhook: bool
 
 
+class _Ended(NamedTuple):
+    """What is kept in memory of a job that ended and has not expired."""
+
+    id: str
+    token: str
+    status: Status
+    created_at: float
+    finished_at: float
+
+
 class JetStreamStore(FollowingStore):
     """``Store`` on the servers of ``url`` (``jetstream.Stream``). ``max_wait_s`` is that of ``order.in_order``.
 
@@ -100,6 +110,7 @@ class JetStreamStore(FollowingStore):
         self._stream = Stream(url)
         self._prefix = self._stream.prefix
         self._now = View(self._stream, self._subject("now", ">"), self._decode)
+        self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)
         self._max_wait_s = max_wait_s
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
 
@@ -162,6 +173,9 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def get(self, job_id: str) -> Job | None:
+        return await self._read(job_id)
+
+    async def _read(self, job_id: str) -> Job | None:
         record = await self._stream.last(self._job_subject(job_id))
         return _stored(record).job if record is not None and record.data is not None else None
 
@@ -201,14 +215,18 @@ class JetStreamStore(FollowingStore):
     async def newest(
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
-        found = {job.id: job for job in await self._open_jobs() if job.token == token}
+        found: dict[str, Job | _Ended] = {job.id: job for job in await self._open_jobs()}
         if status not in _OPEN:  # read after the open ones: a job that ends in between is in both
-            ended = await self._ended(self._subject("done", "job", _word(token), status or "*", "*"))
-            found |= {job.id: job for job in ended}
-        jobs = [job for job in found.values() if not job.expired and status in (None, job.status)]
+            found |= {job.id: job for job in (await self._ended.look()).values()}
+        jobs = [job for job in found.values() if job.token == token and status in (None, job.status)]
         if before is not None:
             jobs = [job for job in jobs if (job.created_at, job.id) < (before.created_at, before.id)]
-        return sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
+        jobs = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
+        whole = await asyncio.gather(*map(self._whole, jobs))
+        return [job for job in whole if job is not None and not job.expired]  # it may expire meanwhile
+
+    async def _whole(self, job: Job | _Ended) -> Job | None:
+        return await self._read(job.id) if isinstance(job, _Ended) else job
 
     @_transaction
     async def assign(self, transaction: Transaction, job_id: str, worker: str | None = None) -> bool:
@@ -293,9 +311,8 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def unexpired(self) -> list[tuple[str, float]]:
-        jobs = await self._ended(self._subject("done", "job", ">"))
-        ended = [(job.id, job.finished_at) for job in jobs if not job.expired and job.finished_at is not None]
-        return sorted(ended, key=lambda job: job[1])
+        ended = (await self._ended.look()).values()
+        return sorted(((job.id, job.finished_at) for job in ended), key=lambda job: job[1])
 
     async def expire(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
@@ -441,7 +458,8 @@ class JetStreamStore(FollowingStore):
     async def due_webhooks(
         self, now: float, *, lease_s: float = 60.0, wanted: Callable[[Webhook], bool] = lambda _: True
     ) -> list[Webhook]:
-        taken = [await self._lease(hook.job_id, now, lease_s) for hook in await self._due(now, wanted)]
+        due = await self._due(now, wanted)
+        taken = await asyncio.gather(*(self._lease(hook.job_id, now, lease_s) for hook in due))
         return [hook for hook in taken if hook is not None]
 
     @_on_stream
@@ -588,9 +606,6 @@ class JetStreamStore(FollowingStore):
     async def _open_jobs(self) -> list[Job]:
         return list((await self._kept("job")).values())
 
-    async def _ended(self, subject: str) -> list[Job]:
-        return list((await View(self._stream, subject, lambda record: _stored(record).job).look()).values())
-
 
 def _word(text: str) -> str:
     """Return a text as a word of a subject: as it is, or hashed if NATS could not take it."""
@@ -605,6 +620,11 @@ def _stored(record: Record) -> _Stored:
     fields = record.data["job"]
     job = Job(**{**fields, "number": fields["number"] or record.sequence})
     return _Stored(job, record.data["idempotency"], record.data["has_webhook"])
+
+
+def _ended(record: Record) -> _Ended | None:
+    job = _stored(record).job
+    return _Ended(*(getattr(job, name) for name in _Ended._fields)) if not job.expired else None
 
 
 def _queued(job: Job) -> QueuedJob:

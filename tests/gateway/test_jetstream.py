@@ -348,6 +348,41 @@ def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_pa
         server.kill()
 
 
+def test_lists_read_no_more_records_than_they_show(tmp_path, monkeypatch):
+    decode, read = Stream._decode, []
+    monkeypatch.setattr(Stream, "_decode", lambda *args: read.append(args[1]) or decode(*args))
+    with opened(tmp_path) as store:
+        ids = [store.submit(new()).id for _ in range(9)]
+        for job_id in ids[:7]:
+            store.cancel(job_id)
+        assert len(store.unexpired()) == 7
+        store.expire(ids[:1])
+        monkeypatch.setattr(jetstream, "_FRESH_S", 0)  # for those who have not ended
+        read.clear()
+        assert [job.id for job in store.newest("t", 2, status="cancelled")] == ids[6:4:-1]
+        assert [job_id for job_id, _ in store.unexpired()] == ids[1:7]
+        assert sum(".done." in subject for subject in read) == 3, "the two that are shown, and the one that expired"
+        assert [job.id for job in store.newest("t", 9)] == ids[:0:-1]
+        assert store.newest("other", 9) == []
+
+
+def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):
+    commits, under_way, all_are = Stream._commit, [], threading.Event()
+
+    async def commit(stream, batch):
+        under_way.append(batch)
+        if len(under_way) == 3:
+            all_are.set()
+        assert await asyncio.to_thread(all_are.wait, 5)
+        await commits(stream, batch)
+
+    with opened(tmp_path) as store:
+        for _ in range(3):
+            store.cancel(store.submit(new(webhook="https://example.com/hook")).id)
+        monkeypatch.setattr(Stream, "_commit", commit)
+        assert len(store.due_webhooks(now=2e9)) == 3
+
+
 def test_a_revoked_token_is_refused_by_every_gateway(tmp_path):
     with opened(tmp_path, 2) as (store, other):
         token = Token("laptop", "h", 1.0, None, None, None)
