@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -57,7 +56,13 @@ _OPTIONS: Mapping[str, Any] = {  # what the store relies on
     "max_msgs": -1,
 }
 
-_URL = re.compile(r"(?:(nats|tls)://)?([^/\s]+)(?:/([A-Za-z0-9_-]{1,32})?)?")
+_SERVER = re.compile(  # scheme, user, host, fleet; a user's "," and "@" would look like another server's
+    r"(?:(nats|tls)://)?"
+    r"((?:[^\s/?#\[\]@]*|[^\s/?#\[\],]*)@)?"
+    r"((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)"
+    r"(?:/([A-Za-z0-9_-]{1,32})?)?"
+)
+_NEXT_SERVER = {False: re.compile(","), True: re.compile(r",(?=\s*(?:nats|tls)://)")}  # by whether there are users
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _T = TypeVar("_T")
 
@@ -84,15 +89,17 @@ class _AppliedError(Exception):
 
 
 class Stream:
-    """A stream on the servers of ``url``, ``nats://[user:password@]host[:port][,…][/fleet]``.
+    """A stream on the servers of ``url``: ``nats://host[:port][,host[:port]…][/fleet]``.
+
+    With users it is ``nats://user:password@host[:port][,nats://user:password@host[:port]…][/fleet]``.
 
     It has a thread with an event loop: ``run`` may be called from any other loop. The constructor blocks; it makes the
     stream if there is none, and raises ``StoreFileError`` if that cannot be used.
     """
 
     def __init__(self, url: str) -> None:
-        self._servers, fleet = _parse(url)
-        self._where = ", ".join(urlsplit(server).netloc.rpartition("@")[2] for server in self._servers)  # no password
+        self._servers, hosts, fleet = _parse(url)
+        self._where = ", ".join(hosts)
         self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
         self._client = Client()
         self._errors: list[str] = []  # since it was connected; a server that refuses may also just break the connection
@@ -591,16 +598,18 @@ def _pauses() -> Iterator[float]:
         mean = min(2 * mean, longest)
 
 
-def _parse(url: str) -> tuple[list[str], str]:
-    """Return the servers of an address and the fleet's name, ``""`` for the default one."""
-    servers, fleet = [], ""
-    for part in url.split(","):
-        match = _URL.fullmatch(part.strip())
+def _parse(url: str) -> tuple[list[str], list[str], str]:
+    """Return the servers of an address, their hosts, and the fleet's name, ``""`` for the default one."""
+    servers, hosts, fleet = [], [], ""
+    for part in _NEXT_SERVER["@" in url].split(url):
+        match = _SERVER.fullmatch(part.strip())
         if match is None:  # it is not shown: there may be a password in it
             raise StoreFileError(
                 "The address of NATS is not understood. Give nats://HOST:PORT, several separated by commas; behind the "
-                "last one may stand /NAME, the fleet's name of letters, digits, - and _."
+                "last one may stand /NAME, the fleet's name of letters, digits, - and _. With users, give each as "
+                "nats://USER:PASSWORD@HOST:PORT; a password has no spaces and none of / ? # [ ], nor both , and @."
             )
-        servers.append(f"{match[1] or 'nats'}://{match[2]}")
-        fleet = match[3] or fleet
-    return servers, fleet
+        servers.append(f"{match[1] or 'nats'}://{match[2] or ''}{match[3]}")
+        hosts.append(match[3])
+        fleet = match[4] or fleet
+    return servers, hosts, fleet

@@ -282,11 +282,25 @@ def test_a_server_that_is_too_old_is_refused():
     old.listener.close()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:1/a b", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:1/a b", ""]
+    + [f"nats://me:{password}@127.0.0.1:1" for password in ("42/22", "42?22", "42#22", "[42]", "4,2@2", "4 2")]
+    + ["nats://me:42@one,two", "me:42@one,me:42@two"],
+)
 def test_an_address_that_is_none_is_refused_and_not_shown(url):
     with pytest.raises(StoreFileError, match="The address of NATS is not understood") as error:
         JetStreamStore(url)
-    assert "4222" not in str(error.value)
+    assert "4" not in str(error.value)
+
+
+@pytest.mark.parametrize("password", ["42,43", "42@43", "4:2", "42%2C"])
+def test_no_part_of_a_password_is_shown(monkeypatch, caplog, password):
+    monkeypatch.setattr(jetstream, "_CONNECT_S", 0.5)
+    url = f"nats://me:{password}@127.0.0.1:1, tls://me:{password}@localhost:1/fleet"
+    with pytest.raises(StoreFileError, match=r"NATS at 127\.0\.0\.1:1, localhost:1 cannot be used") as error:
+        JetStreamStore(url)
+    assert not any(part in f"{error.value} {caplog.text}" for part in ("me:", "42", "4:2", "43"))
 
 
 def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tmp_path, monkeypatch):
@@ -299,7 +313,7 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
     config = Path(shutil.copy(CONFIG, tmp_path)).with_name("accounts.conf")
     config.write_text(
         f'include "{CONFIG.name}"\naccounts {{ A {{ users: [{{user: one, password: p}}] }}\n'
-        "B { jetstream: enabled, users: [{user: other, password: p}] } }"
+        "B { jetstream: enabled, users: [{user: other, password: 'p,p'}] } }"
     )
     server = NatsServer(tmp_path / "nats", port, config=config).start()
     try:
@@ -308,7 +322,7 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
         assert "secret" not in str(error.value)
         with pytest.raises(StoreFileError, match="JetStream is off there, or not allowed to this account"):
             JetStreamStore(f"nats://one:p@127.0.0.1:{port}")
-        Blocking(JetStreamStore(f"nats://other:p@127.0.0.1:{port}")).close()
+        Blocking(JetStreamStore(f"nats://other:p,p@127.0.0.1:{port},nats://other:p,p@localhost:{port}")).close()
     finally:
         server.kill()
 
