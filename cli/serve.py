@@ -140,12 +140,12 @@ def list_tokens(data: _Data = None, nats: _Nats = None) -> None:
     """List the tokens' names and limits."""
     from ..gateway.http.responses import timestamp
 
-    place = _place(data, nats)
-    if not _has_store(data, nats):
-        say(f"No token was ever made in {place}. `wan-flf2v token create NAME {_option(data, nats)}` makes one there.")
+    tokens = _with_store(data, nats, lambda store: store.tokens()) if _has_store(data, nats) else []
+    if not tokens:
+        command = f"wan-flf2v token create NAME {_option(data, nats)}"
+        say(f"There is no token in {_place(data, nats)}. `{command}` makes one there.")
         return
-    say(f"Tokens in {place}:")
-    tokens = _with_store(data, nats, lambda store: store.tokens())
+    say(f"Tokens in {_place(data, nats)}:")
     table = Table("Name", "Made", "Calls a minute", "Waiting")
     for token in tokens:
         limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
@@ -207,19 +207,19 @@ def _folder(data: Path | None) -> Path:
 
 def _place(data: Path | None, nats: str | None) -> Path | str:
     """Return where the store is, in words; an address may have a password in it."""
-    return _folder(data) if nats is None else "NATS"
+    return "NATS" if nats else _folder(data)
 
 
 def _option(data: Path | None, nats: str | None) -> str:
     """Return the option that leads a command to the same store."""
-    return f"--data {_folder(data)}" if nats is None else "--nats URL"
+    return "--nats URL" if nats else f"--data {_folder(data)}"
 
 
 def _has_store(data: Path | None, nats: str | None) -> bool:
     """Say whether there is a store; opening one would make it."""
     from ..gateway.jobs.opening import store_file
 
-    return nats is not None or store_file(_folder(data)).exists()
+    return bool(nats) or store_file(_folder(data)).exists()
 
 
 def _with_store(data: Path | None, nats: str | None, work: Callable[[Store], Awaitable[_T]]) -> _T:

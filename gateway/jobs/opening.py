@@ -15,11 +15,11 @@ def store_file(data: Path) -> Path:
 
 
 def open_store(data: Path, nats_url: str | None, *, max_wait_s: float = math.inf) -> Store:
-    """Return the store on the servers of ``nats_url``; ``None``: the one in the file of the data folder.
+    """Return the store on the servers of ``nats_url``; without one, that in the file of the data folder.
 
     Blocks. Raises ``StoreFileError`` and ``OSError``.
     """
-    if nats_url is None:
+    if not nats_url:
         return SqliteStore(store_file(data), max_wait_s=max_wait_s)
     try:
         from .jetstream_store import JetStreamStore

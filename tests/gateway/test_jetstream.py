@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nats
@@ -21,7 +22,7 @@ from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.records import Submission, Token
+from wan_flf2v.gateway.jobs.records import Health, Submission, Token
 from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
@@ -223,6 +224,19 @@ def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
             assert (response.status, response.code) == (507, 507001)
     finally:
         server.kill()
+
+
+def test_a_record_that_is_too_large_is_said(tmp_path):
+    """The one of several, and the only one."""
+    text = "x" * (1 << 20)
+    with opened(tmp_path) as store:
+        for call in (
+            lambda: store.submit(replace(new(), values={"6_text": text})),
+            lambda: store.set_health(Health("down", reason=text)),
+        ):
+            with pytest.raises(StoreError, match="takes no record as large as this one: raise its max_payload"):
+                call()
+        assert store.count() == 0
 
 
 def test_a_deleted_stream_is_said(tmp_path, monkeypatch):
