@@ -33,7 +33,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
 from .order import QueuedJob, in_order
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Unfinished, Webhook, WorkerState
 from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, StoreError
 
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
@@ -157,6 +157,24 @@ class JetStreamStore(FollowingStore):
             }  # fmt: skip
             transaction.write(self._subject("now", "hook", new.id), _told(hook, "in_queue"))
         return job
+
+    @_transaction
+    async def adopt(self, transaction: Transaction, unfinished: Unfinished) -> bool:
+        """Keep a job of another store as it is, but with a new number; ``False`` if it is here already."""
+        job, hook, key = unfinished.job, unfinished.webhook, None
+        if await transaction.find(self._job_subject(job.id)) is not None:
+            return False
+        if unfinished.idempotency is not None:
+            subject = self._idempotency_subject(job.token, unfinished.idempotency[0])
+            if await transaction.find(subject) is None:
+                key = subject
+                transaction.write(key, {"body_hash": unfinished.idempotency[1], "job_id": job.id})
+        self._write_job(transaction, _Stored(replace(job, number=0), key, hook is not None))
+        if job.status == "in_queue":
+            self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
+        if hook is not None:
+            transaction.write(self._subject("now", "hook", job.id), hook)
+        return True
 
     @_transaction
     async def submitted_before(self, transaction: Transaction, token: str, idempotency: tuple[str, str]) -> Job | None:

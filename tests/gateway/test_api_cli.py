@@ -120,6 +120,18 @@ def test_what_is_missing_on_nats_is_said_with_the_command_that_makes_it(cli, tmp
     assert "Tokens in NATS:" in listed.stderr and "me" in listed.stdout
 
 
+def test_the_file_is_copied_to_nats(cli, tmp_path):
+    url = fleet_url(tmp_path)
+    for arguments, missing in (((), "Give --nats URL"), (("--nats", url), "Give --data FOLDER")):
+        done = cli("store", "copy", "--data", tmp_path, *arguments, WAN_FLF2V_NATS_URL="")
+        assert done.returncode == 2 and missing in done.stderr, done.stderr
+    assert cli("token", "create", "me", "--data", tmp_path).returncode == 0
+    done = cli("store", "copy", "--data", tmp_path, "--nats", url)
+    assert done.returncode == 0, done.stderr
+    assert "Copied to NATS: 1 tokens and 0 requests" in done.stderr
+    assert "me" in cli("token", "list", "--nats", url).stdout
+
+
 def test_an_empty_address_of_nats_is_none(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("WAN_FLF2V_NATS_URL", "")
     store = open_store(tmp_path, read_settings(tmp_path, None).nats_url)

@@ -22,6 +22,7 @@ from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
+from wan_flf2v.gateway.jobs.opening import copy_to_nats
 from wan_flf2v.gateway.jobs.records import Health, Submission, Token
 from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 
@@ -409,6 +410,39 @@ def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):
             store.cancel(store.submit(new(webhook="https://example.com/hook")).id)
         monkeypatch.setattr(Stream, "_commit", commit)
         assert len(store.due_webhooks(now=2e9)) == 3
+
+
+def test_tokens_and_unfinished_requests_are_copied_from_the_file(tmp_path):
+    """As they are there: attempts, keys, what webhooks are told. A second copy changes nothing."""
+    hook = {"webhook": "https://example.com/hook", "webhook_every_status": True, "webhook_secret": "whsec_x"}
+    token = Token("laptop", "h", 1.0, "whsec_y", 60, None)
+    source = Blocking(STORES["sqlite"](tmp_path))
+    assert source.add_token(token)
+    running, waiting, ended = [source.submit(new(idempotency=(f"key {n}", "hash"), **hook)) for n in range(3)]
+    source.end(ended.id, "failed")
+    for _ in range(2):
+        source.requeue(running.id)
+        source.assign(running.id, "a ComfyUI")
+    source.mark_sent(running.id)
+    source.next_webhook(running.id)
+    assert source.lead("a gateway")
+    with pytest.raises(StoreFileError, match="A gateway runs requests of"):
+        asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path)))
+    source.resign("a gateway")
+    with opened(tmp_path) as store:
+        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (1, 2)
+        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (0, 0)
+        assert store.tokens() == [token]
+        assert [job.id for job in store.queue()] == [running.id, waiting.id]
+        for job in (running, waiting):
+            assert replace(store.get(job.id), number=0) == replace(source.get(job.id), number=0)
+        assert (store.get(running.id).attempt, store.get(ended.id)) == (2, None)
+        with pytest.raises(QueueFullError):
+            store.submit(new(queue_limit=1))
+        assert store.submit(new(idempotency=("key 1", "hash"))).id == waiting.id
+        due = [each for each in source.due_webhooks(now=2e9) if each.job_id != ended.id]
+        assert (store.due_webhooks(now=2e9), len(due)) == (due, 2)
+    source.close()
 
 
 def test_a_revoked_token_is_refused_by_every_gateway(tmp_path):
