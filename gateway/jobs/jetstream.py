@@ -62,7 +62,6 @@ _SERVER = re.compile(  # scheme, user, host, fleet; a user's "," and "@" would l
     r"((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)"
     r"(?:/([A-Za-z0-9_-]{1,32})?)?"
 )
-_NEXT_SERVER = {False: re.compile(","), True: re.compile(r",(?=\s*(?:nats|tls)://)")}  # by whether there are users
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _T = TypeVar("_T")
 
@@ -392,7 +391,7 @@ class Stream:
 
         The batch is refused if a record that is written was changed since it was read. Then the work is done again from
         its beginning, until it is taken. It has to take turns for that, since many at once would only refuse each
-        other; while there is a turn, a new call takes its turn too. One that is not to wait for others takes none.
+        other; while there is a turn, a new call takes its turn too. With ``waits=False`` it neither takes turns nor waits.
         """
         operation, unanswered = uuid.uuid4().hex, list[_T]()
         if waits and not self._turn.locked():
@@ -601,7 +600,8 @@ def _pauses() -> Iterator[float]:
 def _parse(url: str) -> tuple[list[str], list[str], str]:
     """Return the servers of an address, their hosts, and the fleet's name, ``""`` for the default one."""
     servers, hosts, fleet = [], [], ""
-    for part in _NEXT_SERVER["@" in url].split(url):
+    comma = r",(?=\s*(?:nats|tls)://)" if "@" in url else ","  # another one may stand in a password
+    for part in re.split(comma, url):
         match = _SERVER.fullmatch(part.strip())
         if match is None:  # it is not shown: there may be a password in it
             raise StoreFileError(
