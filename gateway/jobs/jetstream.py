@@ -391,7 +391,7 @@ class Stream:
 
         The batch is refused if a record that is written was changed since it was read. Then the work is done again from
         its beginning, until it is taken. It has to take turns for that, since many at once would only refuse each
-        other; while there is a turn, a new call takes its turn too. With ``waits=False`` it neither takes turns nor waits.
+        other; while there is a turn, a new call takes its turn too. With ``waits=False`` it waits for no others.
         """
         operation, unanswered = uuid.uuid4().hex, list[_T]()
         if waits and not self._turn.locked():
