@@ -1,13 +1,16 @@
-"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs."""
+"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs.
+
+``store copy`` copies the API's file to NATS.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -23,6 +26,7 @@ _NEEDS = ("av", "filelock", "pydantic_settings")  # what the extra [serve] has a
 _T = TypeVar("_T")
 _tokens = typer.Typer(help="The tokens that clients of the API send.", no_args_is_help=True)
 _workers = typer.Typer(help="The ComfyUIs that the API runs requests on.", no_args_is_help=True)
+_store = typer.Typer(help="Where the API keeps requests and tokens.", no_args_is_help=True)
 
 _Data = Annotated[
     Path | None, typer.Option("--data", envvar="WAN_FLF2V_DATA", help="Where requests, results and tokens are kept.")
@@ -42,10 +46,11 @@ _Nats = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``serve``, ``token`` and ``workers`` to the command line."""
+    """Add ``serve``, ``token``, ``workers`` and ``store`` to the command line."""
     app.command()(serve)
     app.add_typer(_tokens, name="token")
     app.add_typer(_workers, name="workers")
+    app.add_typer(_store, name="store")
 
 
 def serve(
@@ -102,6 +107,7 @@ def serve(
         fail("Stopped.", EXIT_INTERRUPTED)
 
 
+@_store.callback()
 @_workers.callback()
 @_tokens.callback()
 def check_extra() -> None:
@@ -140,12 +146,12 @@ def list_tokens(data: _Data = None, nats: _Nats = None) -> None:
     """List the tokens' names and limits."""
     from ..gateway.http.responses import timestamp
 
-    place = _place(data, nats)
-    if not _has_store(data, nats):
-        say(f"No token was ever made in {place}. `wan-flf2v token create NAME {_option(data, nats)}` makes one there.")
+    tokens = _with_store(data, nats, lambda store: store.tokens()) if _has_store(data, nats) else []
+    if not tokens:
+        command = f"wan-flf2v token create NAME {_option(data, nats)}"
+        say(f"There is no token in {_place(data, nats)}. `{command}` makes one there.")
         return
-    say(f"Tokens in {place}:")
-    tokens = _with_store(data, nats, lambda store: store.tokens())
+    say(f"Tokens in {_place(data, nats)}:")
     table = Table("Name", "Made", "Calls a minute", "Waiting")
     for token in tokens:
         limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
@@ -199,6 +205,20 @@ def drain(
     say(f"{worker} gets requests again." if undo else f"{worker} gets no more requests.")
 
 
+@_store.command()
+def copy(data: _Data = None, nats: _Nats = None) -> None:
+    """Copy tokens and unfinished requests from the file in --data to NATS, for gateways with --nats and that folder."""
+    from ..gateway.jobs.opening import copy_to_nats
+
+    if not nats:
+        fail("Give --nats URL: where to copy to.", EXIT_USAGE)
+    if not _has_store(data, None):
+        fail(f"There are no requests or tokens in {_folder(data)}. Give --data FOLDER: what to copy.", EXIT_USAGE)
+    tokens, jobs = _run(copy_to_nats(_folder(data), nats))
+    say(f"Copied to NATS: {tokens} tokens and {jobs} requests; what was there already is left as it is.")
+    say(f"Start no gateway on {_folder(data)} without --nats: it would run these requests too.")
+
+
 def _folder(data: Path | None) -> Path:
     from ..gateway.serve import default_data
 
@@ -207,24 +227,23 @@ def _folder(data: Path | None) -> Path:
 
 def _place(data: Path | None, nats: str | None) -> Path | str:
     """Return where the store is, in words; an address may have a password in it."""
-    return _folder(data) if nats is None else "NATS"
+    return "NATS" if nats else _folder(data)
 
 
 def _option(data: Path | None, nats: str | None) -> str:
     """Return the option that leads a command to the same store."""
-    return f"--data {_folder(data)}" if nats is None else "--nats URL"
+    return "--nats URL" if nats else f"--data {_folder(data)}"
 
 
 def _has_store(data: Path | None, nats: str | None) -> bool:
     """Say whether there is a store; opening one would make it."""
     from ..gateway.jobs.opening import store_file
 
-    return nats is not None or store_file(_folder(data)).exists()
+    return bool(nats) or store_file(_folder(data)).exists()
 
 
 def _with_store(data: Path | None, nats: str | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
     from ..gateway.jobs.opening import open_store
-    from ..gateway.jobs.store import StoreError, StoreFileError
 
     async def go() -> _T:
         store = open_store(_folder(data), nats)
@@ -233,8 +252,14 @@ def _with_store(data: Path | None, nats: str | None, work: Callable[[Store], Awa
         finally:
             await store.close()
 
+    return _run(go())
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    from ..gateway.jobs.store import StoreError, StoreFileError
+
     try:
-        return asyncio.run(go())
+        return asyncio.run(work)
     except (StoreFileError, StoreError, OSError) as error:
         fail(str(error), EXIT_FAILED)
 

@@ -26,8 +26,9 @@ class Settings(BaseSettings):
     nats_url: str | None = None
     """The address of NATS, nats://HOST:PORT[/NAME], if the store is on its JetStream and not in the data folder's file.
 
-    Several servers are separated by commas. NAME is the fleet's, where several share the servers. The gateways of a
-    fleet share the data folder too: it has their uploads and results. ``wan-flf2v serve`` alone reads this.
+    An empty text is none. Several servers are separated by commas. NAME is the fleet's, where several share the
+    servers. The gateways of a fleet share the data folder too: it has their uploads and results. ``wan-flf2v serve``
+    alone reads this.
     """
     comfyui_url: str | tuple[str, ...] = "http://127.0.0.1:8188"
     """The address of ComfyUI, or of several. A name with several IP addresses is several."""

@@ -28,6 +28,7 @@ _SHORTEST_ROUND_S = 0.02  # many requests may come at once
 _RESOLVE_S = 30.0  # how often names are looked up again
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _LEAD_RETRY_S = 2.0
+_KEEP_LEAD_S = 1.0  # how often the right is renewed, however long a round takes
 _TIDY_AGAIN_S = 60.0
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
@@ -42,6 +43,7 @@ class Dispatcher:
         self._addresses = addresses_of(settings)
         self._results = results
         self._name = uuid.uuid4().hex
+        self._leads = False
         self._poked = asyncio.Event()
         self._workers: dict[Address, Worker] = {}
         self._tasks: dict[Address, asyncio.Task[None]] = {}
@@ -67,14 +69,14 @@ class Dispatcher:
         """
         if ready is not None:
             await ready()
-        pause, leads = _BACK_OFF_S[0], False
+        pause, keeping = _BACK_OFF_S[0], asyncio.create_task(self._keep_lead())
         try:
             while True:
                 try:
-                    led, leads = leads, await self._store.lead(self._name)
-                    if leads != led:
-                        _LOG.info("this gateway dispatches now" if leads else "another gateway dispatches now")
-                    if not leads:
+                    led, self._leads = self._leads, await self._store.lead(self._name)
+                    if self._leads != led:
+                        _LOG.info("this gateway dispatches now" if self._leads else "another gateway dispatches now")
+                    if not self._leads:
                         await self._stop_all()
                         await asyncio.sleep(_LEAD_RETRY_S)
                         continue
@@ -84,7 +86,7 @@ class Dispatcher:
                     _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
                     with contextlib.suppress(StoreError):
                         # A store that does not say who dispatches may have another gateway that does.
-                        if leads or not isinstance(error, StoreError):
+                        if self._leads or not isinstance(error, StoreError):
                             await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _BACK_OFF_S[1])
@@ -92,9 +94,19 @@ class Dispatcher:
                 await wait_for(self._poked, _LOOK_S)
                 self._poked.clear()
         finally:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
             await self._stop_all()
             with contextlib.suppress(StoreError):  # then its right ends by itself
                 await self._store.resign(self._name)
+
+    async def _keep_lead(self) -> None:
+        """Keep the right to dispatch while a round waits for a store with much to write."""
+        while True:
+            await asyncio.sleep(_KEEP_LEAD_S)
+            if self._leads:
+                with contextlib.suppress(StoreError):  # the next round meets it too
+                    await self._store.lead(self._name)
 
     async def _round(self) -> None:
         """Look at everything once."""

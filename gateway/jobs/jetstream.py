@@ -12,16 +12,15 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from .store import StoreError, StoreFileError
+from .store import StoreError, StoreFileError, StoreFullError
 
 SCHEMA_VERSION = 1
 _NAME, _PREFIX = "WF", "wf"  # of the stream, and of its subjects; those of a fleet with a name end with it
@@ -30,7 +29,7 @@ _CONNECT_S = 5.0
 _ANSWER_S = 1.5  # for one answer of the server
 _CALL_S = 5.0  # for one call of the store, with all repetitions; longer than most elections of a leader
 _AT_ONCE = 8  # transactions of one process
-_TURN_S = 30.0  # for the calls before it that write the same records
+_TURN_S = 30.0  # how long a transaction waits for those before it
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
@@ -43,7 +42,7 @@ _AGAIN = (10071, 10164, 10176, 10210)  # wrong last sequence (two codes); batch 
 _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
 _NO_JETSTREAM = (10039, 10076)  # not for this account; not on this server
-_FULL = (10047, 10077, 10122)  # no resources; the stream's max_bytes, of one message; of a batch
+_FULL = (10002, 10023, 10047, 10077)  # the account's room; the server's or its disk's (two codes); the stream's limits
 
 _OPTIONS: Mapping[str, Any] = {  # what the store relies on
     "max_msgs_per_subject": 1,
@@ -57,7 +56,12 @@ _OPTIONS: Mapping[str, Any] = {  # what the store relies on
     "max_msgs": -1,
 }
 
-_URL = re.compile(r"(?:(nats|tls)://)?([^/\s]+)(?:/([A-Za-z0-9_-]{1,32})?)?")
+_SERVER = re.compile(  # scheme, user, host, fleet; a user's "," and "@" would look like another server's
+    r"(?:(nats|tls)://)?"
+    r"((?:[^\s/?#\[\]@]*|[^\s/?#\[\],]*)@)?"
+    r"((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)"
+    r"(?:/([A-Za-z0-9_-]{1,32})?)?"
+)
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _T = TypeVar("_T")
 
@@ -84,18 +88,20 @@ class _AppliedError(Exception):
 
 
 class Stream:
-    """A stream on the servers of ``url``, ``nats://[user:password@]host[:port][,…][/fleet]``.
+    """A stream on the servers of ``url``: ``nats://host[:port][,host[:port]…][/fleet]``.
+
+    With users it is ``nats://user:password@host[:port][,nats://user:password@host[:port]…][/fleet]``.
 
     It has a thread with an event loop: ``run`` may be called from any other loop. The constructor blocks; it makes the
     stream if there is none, and raises ``StoreFileError`` if that cannot be used.
     """
 
     def __init__(self, url: str) -> None:
-        self._servers, fleet = _parse(url)
-        self._where = ", ".join(urlsplit(server).netloc.rpartition("@")[2] for server in self._servers)  # no password
+        self._servers, hosts, fleet = _parse(url)
+        self._where = ", ".join(hosts)
         self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
         self._client = Client()
-        self._last_error: str | None = None
+        self._errors: list[str] = []  # since it was connected; a server that refuses may also just break the connection
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -141,6 +147,7 @@ class Stream:
     async def _finish(self) -> None:
         if self._calls:
             await asyncio.wait(list(self._calls))
+        self._connecting.cancel()
         with contextlib.suppress(nats.errors.Error, OSError):
             await self._client.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -150,21 +157,17 @@ class Stream:
 
     # Set-up
 
-    async def _open(self) -> None:
-        errors: list[str] = []  # of this opening; a server that refuses may also just break the connection
+    def _begin_to_connect(self) -> None:
+        self._client = Client()
+        self._connecting = asyncio.ensure_future(self._connect())
 
-        async def note(error: Exception) -> None:
-            text = str(error) or type(error).__name__
-            if text != self._last_error:
-                _LOG.warning("NATS connection servers=%s: %s", self._where, text)
-            self._last_error = text
-            if text not in errors:
-                errors.append(text)
-
-        connecting = self._client.connect(
+    async def _connect(self) -> None:
+        """Try until the client is connected. From then on it reconnects by itself."""
+        await self._client.connect(
             list(self._servers),
             name="wan-flf2v",
-            error_cb=note,
+            error_cb=self._note,
+            reconnected_cb=self._note_success,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             connect_timeout=2,
@@ -172,10 +175,36 @@ class Stream:
             max_outstanding_pings=2,
             pending_size=0,  # while there is no connection nothing is kept to be sent later
         )
+        await self._note_success()
+
+    async def _note_success(self) -> None:
+        self._errors = []
+        _LOG.info("NATS connected servers=%s", self._where)
+
+    async def _note(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if text not in self._errors:
+            self._errors.append(text)
+            _LOG.warning("NATS connection servers=%s: %s", self._where, text)
+
+    def _connected(self) -> Client:
+        """Return the client if it is connected; ``ConnectionClosedError`` if not.
+
+        The library closes a client for good after most errors that a server sends, such as that its user was removed.
+        Then another one connects.
+        """
+        if self._client.is_closed and self._connecting.done():
+            self._begin_to_connect()
+        if not self._client.is_connected:
+            raise nats.errors.ConnectionClosedError
+        return self._client
+
+    async def _open(self) -> None:
+        self._begin_to_connect()
         try:
-            await asyncio.wait_for(connecting, _CONNECT_S)
+            await asyncio.wait_for(self._connecting, _CONNECT_S)
         except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
-            why = "; ".join(errors) or str(error) or "no answer"
+            why = "; ".join(self._errors) or str(error) or "no answer"
             raise StoreFileError(
                 f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
                 "this user connect to it?"
@@ -239,13 +268,12 @@ class Stream:
 
     async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
-        inbox = self._client.new_inbox()
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         consumer: dict[str, Any] | None = None
         try:
-            subscription = await self._client.subscribe(
-                inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            client = self._connected()
+            inbox = client.new_inbox()
+            subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
         except (nats.errors.Error, OSError):
             raise self._silent() from None
         try:
@@ -284,7 +312,7 @@ class Stream:
 
     async def _remove_consumer(self, consumer: Mapping[str, Any]) -> None:
         with contextlib.suppress(nats.errors.Error, OSError):  # it also goes by itself
-            await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
+            await self._connected().publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
 
     async def _message(self, query: Mapping[str, Any]) -> Record | None:
         answer = await self._ask(f"STREAM.MSG.GET.{self.name}", query, may_fail=(_NO_MESSAGE,))
@@ -311,7 +339,8 @@ class Stream:
     ) -> dict[str, Any]:
         """Ask JetStream's API, again while nothing answers; ``StoreError`` unless it does what was asked."""
         payload = json.dumps(query).encode() if query is not None else b""
-        async for _ in _repetitions():
+        for pause in _pauses():
+            await asyncio.sleep(pause)
             try:
                 answer = await self._request(f"$JS.API.{call}", payload)
             except _NoAnswerError:
@@ -325,7 +354,7 @@ class Stream:
 
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
         try:
-            answer = await self._client.request(subject, payload, _ANSWER_S, headers=headers)
+            answer = await self._connected().request(subject, payload, _ANSWER_S, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
         except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
@@ -344,40 +373,49 @@ class Stream:
 
     def _refused(self, error: Mapping[str, Any]) -> StoreError:
         code, text = error.get("err_code"), error.get("description")
+        kind = StoreFullError if code in _FULL else StoreError
         if code == _STREAM_NOT_FOUND:
             why = "It was deleted, or this is another account. Restart the gateway to make a new, empty one."
         elif code in _NO_JETSTREAM:
             why = "JetStream is off there, or not allowed to this account."
         elif code in _FULL:
-            why = "It is full: raise its max_bytes, or give the server more room."
+            why = "It is full: raise its max_bytes or max_msgs, or give the server or the account more room."
         else:
             why = "The log of nats-server may say more."
-        return StoreError(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
+        return kind(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
 
     # Writing
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[_T]]) -> _T:
+    async def transact(self, work: Callable[[Transaction], Awaitable[_T]], *, waits: bool = True) -> _T:
         """Do ``work``, which reads and writes records, and commit what it wrote as one atomic batch.
 
-        The batch is refused if a record that is written was changed since it was read; then the work is done again,
-        and from then on this process does one at a time: many at once would only refuse each other.
+        The batch is refused if a record that is written was changed since it was read. Then the work is done again from
+        its beginning, until it is taken. It has to take turns for that, since many at once would only refuse each
+        other; while there is a turn, a new call takes its turn too. With ``waits=False`` it waits for no others.
         """
         operation, unanswered = uuid.uuid4().hex, list[_T]()
-        if not self._turn.locked():
-            async with self._slots:
+        if waits and not self._turn.locked():
+            async with self._holding(self._slots):
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unanswered)
-        try:
-            await asyncio.wait_for(self._turn.acquire(), _TURN_S)
-        except asyncio.TimeoutError:
-            raise self._busy() from None
-        try:
-            async for _ in _repetitions():
+        async with self._holding(self._turn) if waits else contextlib.nullcontext():
+            for pause in _pauses():
+                await asyncio.sleep(pause)
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unanswered)
             raise self._busy()
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
+        """Hold a lock; ``StoreError`` if the calls that came before take too long."""
+        try:
+            await asyncio.wait_for(lock.acquire(), _TURN_S)
+        except asyncio.TimeoutError:
+            raise self._busy() from None
+        try:
+            yield
         finally:
-            self._turn.release()
+            lock.release()
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str, unanswered: list[_T]) -> _T:
         """Do the work once. After an answer that was lost, the records tell whether the batch was taken.
@@ -401,7 +439,10 @@ class Stream:
         return result
 
     def _busy(self) -> StoreError:
-        return StoreError(f"Too many others write the same records of the stream {self.name}, or it has no leader.")
+        return StoreError(
+            f"Too many others write the same records of the stream {self.name}, it has no leader, or its account's "
+            "room is used up."  # which the server calls an incomplete batch
+        )
 
     async def _taken(self, batch: list[_Write], operation: str) -> bool:
         for write in batch:
@@ -422,7 +463,7 @@ class Stream:
                 headers["Nats-TTL"] = f"{write.ttl_s}s"
             if number < len(batch):
                 try:
-                    await self._client.publish(write.subject, write.payload, headers=headers)
+                    await self._connected().publish(write.subject, write.payload, headers=headers)
                 except nats.errors.MaxPayloadError as error:
                     raise self._too_large() from error
                 except (nats.errors.Error, OSError) as error:
@@ -489,12 +530,17 @@ class Transaction:
 
 
 class View:
-    """The records whose subjects match a filter, kept in memory; each look begins with what is new."""
+    """The records whose subjects match a filter, kept in memory; each look begins with what is new.
 
-    def __init__(self, stream: Stream, subject: str, decode: Callable[[Record], Any]) -> None:
+    What ``decode`` makes of a record is kept; ``None``: nothing of it. With ``removals=False`` no such record is ever
+    removed before ``decode`` makes ``None`` of it: then a look after a long time need not begin from scratch.
+    """
+
+    def __init__(self, stream: Stream, subject: str, decode: Callable[[Record], Any], *, removals: bool = True) -> None:
         self._stream = stream
         self._subject = subject
         self._decode = decode
+        self._removals = removals
         self._records: dict[str, Any] = {}
         self._at: float | None = None
         self._lock = asyncio.Lock()
@@ -512,7 +558,8 @@ class View:
 
     async def _refresh(self) -> None:
         now = time.monotonic()
-        if self._at is None or now - self._at > _FRESH_S:  # what was removed meanwhile may leave no trace
+        # What was removed meanwhile may leave no trace.
+        if self._at is None or (self._removals and now - self._at > _FRESH_S):
             self._records, self.sequence = {}, 0
             await self._read_many()
         self._at = now
@@ -529,10 +576,11 @@ class View:
 
     def _apply(self, record: Record) -> None:
         self.sequence = record.sequence
-        if record.data is None:
+        kept = self._decode(record) if record.data is not None else None
+        if kept is None:
             self._records.pop(record.subject, None)
         else:
-            self._records[record.subject] = self._decode(record)
+            self._records[record.subject] = kept
 
 
 def _passes(error: Mapping[str, Any]) -> bool:
@@ -540,28 +588,28 @@ def _passes(error: Mapping[str, Any]) -> bool:
     return error.get("code") in (429, 503) and error.get("err_code") not in (*_NO_JETSTREAM, *_FULL)
 
 
-async def _repetitions() -> AsyncIterator[int]:
-    """Yield until a call has taken too long, with pauses that grow and differ."""
-    end, number = time.monotonic() + _CALL_S, 0
-    while True:
-        yield number
-        if time.monotonic() > end:
-            return
-        mean = min(_PAUSE_S[0] * 2**number, _PAUSE_S[1])
-        await asyncio.sleep(random.uniform(0, 2 * mean))  # noqa: S311 -- so that two writers do not meet again
-        number += 1
+def _pauses() -> Iterator[float]:
+    """Yield how long to wait before each attempt of a call: not at all, then longer, until it has taken too long."""
+    end, (mean, longest) = time.monotonic() + _CALL_S, _PAUSE_S
+    yield 0.0
+    while time.monotonic() < end:
+        yield random.uniform(0, 2 * mean)  # noqa: S311 -- so that two writers do not meet again
+        mean = min(2 * mean, longest)
 
 
-def _parse(url: str) -> tuple[list[str], str]:
-    """Return the servers of an address and the fleet's name, ``""`` for the default one."""
-    servers, fleet = [], ""
-    for part in url.split(","):
-        match = _URL.fullmatch(part.strip())
+def _parse(url: str) -> tuple[list[str], list[str], str]:
+    """Return the servers of an address, their hosts, and the fleet's name, ``""`` for the default one."""
+    servers, hosts, fleet = [], [], ""
+    comma = r",(?=\s*(?:nats|tls)://)" if "@" in url else ","  # another one may stand in a password
+    for part in re.split(comma, url):
+        match = _SERVER.fullmatch(part.strip())
         if match is None:  # it is not shown: there may be a password in it
             raise StoreFileError(
                 "The address of NATS is not understood. Give nats://HOST:PORT, several separated by commas; behind the "
-                "last one may stand /NAME, the fleet's name of letters, digits, - and _."
+                "last one may stand /NAME, the fleet's name of letters, digits, - and _. With users, give each as "
+                "nats://USER:PASSWORD@HOST:PORT; a password has no spaces and none of / ? # [ ], nor both , and @."
             )
-        servers.append(f"{match[1] or 'nats'}://{match[2]}")
-        fleet = match[3] or fleet
-    return servers, fleet
+        servers.append(f"{match[1] or 'nats'}://{match[2] or ''}{match[3]}")
+        hosts.append(match[3])
+        fleet = match[4] or fleet
+    return servers, hosts, fleet

@@ -13,14 +13,15 @@ Below the prefix ``wf``, a record's subject is:
 ``file.TOKEN.ID``              an uploaded file, and ``uploads.TOKEN`` the sum of their sizes
 ``fact.NAME``                  health, workers, and who dispatches
 
-What lies below ``now`` is small and kept in memory (``jetstream.View``). A job's number is the sequence number of its
-first record.
+What lies below ``now`` is small and kept in memory (``jetstream.View``), and of each job that ended and has not expired
+what its place in lists depends on. A job's number is the sequence number of its first record.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import math
 import re
@@ -32,7 +33,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
 from .order import QueuedJob, in_order
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Unfinished, Webhook, WorkerState
 from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, StoreError
 
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
@@ -58,12 +59,19 @@ def _on_stream(
 
 def _transaction(
     work: Callable[Concatenate[JetStreamStore, Transaction, _P], Coroutine[Any, Any, _T]],
+    *,
+    waits: bool = True,
 ) -> Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]]:
-    """Make a method one transaction on the stream's own loop; it is done again if another writer was faster."""
+    """Make a method one transaction on the stream's own loop; it is done again if another writer was faster.
+
+    With ``waits=False`` it does not wait for the other transactions of this process.
+    """
 
     async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         async def go() -> _T:
-            return await self._stream.transact(lambda transaction: work(self, transaction, *args, **kwargs))
+            return await self._stream.transact(
+                lambda transaction: work(self, transaction, *args, **kwargs), waits=waits
+            )
 
         try:
             return await self._stream.run(go)
@@ -81,6 +89,16 @@ class _Stored(NamedTuple):
     has_webhook: bool
 
 
+class _Ended(NamedTuple):
+    """What is kept in memory of a job that ended and has not expired."""
+
+    id: str
+    token: str
+    status: Status
+    created_at: float
+    finished_at: float
+
+
 class JetStreamStore(FollowingStore):
     """``Store`` on the servers of ``url`` (``jetstream.Stream``). ``max_wait_s`` is that of ``order.in_order``.
 
@@ -92,6 +110,7 @@ class JetStreamStore(FollowingStore):
         self._stream = Stream(url)
         self._prefix = self._stream.prefix
         self._now = View(self._stream, self._subject("now", ">"), self._decode)
+        self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)
         self._max_wait_s = max_wait_s
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
 
@@ -140,6 +159,24 @@ class JetStreamStore(FollowingStore):
         return job
 
     @_transaction
+    async def adopt(self, transaction: Transaction, unfinished: Unfinished) -> bool:
+        """Keep a job of another store as it is, but with a new number; ``False`` if it is here already."""
+        job, hook, key = unfinished.job, unfinished.webhook, None
+        if await transaction.find(self._job_subject(job.id)) is not None:
+            return False
+        if unfinished.idempotency is not None:
+            subject = self._idempotency_subject(job.token, unfinished.idempotency[0])
+            if await transaction.find(subject) is None:
+                key = subject
+                transaction.write(key, {"body_hash": unfinished.idempotency[1], "job_id": job.id})
+        self._write_job(transaction, _Stored(replace(job, number=0), key, hook is not None))
+        if job.status == "in_queue":
+            self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
+        if hook is not None:
+            transaction.write(self._subject("now", "hook", job.id), hook)
+        return True
+
+    @_transaction
     async def submitted_before(self, transaction: Transaction, token: str, idempotency: tuple[str, str]) -> Job | None:
         key, body_hash = idempotency
         return await self._submitted_before(transaction, self._idempotency_subject(token, key), body_hash)
@@ -154,6 +191,9 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def get(self, job_id: str) -> Job | None:
+        return await self._read(job_id)
+
+    async def _read(self, job_id: str) -> Job | None:
         record = await self._stream.last(self._job_subject(job_id))
         return _stored(record).job if record is not None and record.data is not None else None
 
@@ -193,14 +233,18 @@ class JetStreamStore(FollowingStore):
     async def newest(
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
-        found = {job.id: job for job in await self._open_jobs() if job.token == token}
+        found: dict[str, Job | _Ended] = {job.id: job for job in await self._open_jobs()}
         if status not in _OPEN:  # read after the open ones: a job that ends in between is in both
-            ended = await self._ended(self._subject("done", "job", _word(token), status or "*", "*"))
-            found |= {job.id: job for job in ended}
-        jobs = [job for job in found.values() if not job.expired and status in (None, job.status)]
+            found |= {job.id: job for job in (await self._ended.look()).values()}
+        jobs = [job for job in found.values() if job.token == token and status in (None, job.status)]
         if before is not None:
             jobs = [job for job in jobs if (job.created_at, job.id) < (before.created_at, before.id)]
-        return sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
+        jobs = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
+        whole = await asyncio.gather(*map(self._whole, jobs))
+        return [job for job in whole if job is not None and not job.expired]  # it may expire meanwhile
+
+    async def _whole(self, job: Job | _Ended) -> Job | None:
+        return await self._read(job.id) if isinstance(job, _Ended) else job
 
     @_transaction
     async def assign(self, transaction: Transaction, job_id: str, worker: str | None = None) -> bool:
@@ -285,9 +329,8 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def unexpired(self) -> list[tuple[str, float]]:
-        jobs = await self._ended(self._subject("done", "job", ">"))
-        ended = [(job.id, job.finished_at) for job in jobs if not job.expired and job.finished_at is not None]
-        return sorted(ended, key=lambda job: job[1])
+        ended = (await self._ended.look()).values()
+        return sorted(((job.id, job.finished_at) for job in ended), key=lambda job: job[1])
 
     async def expire(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
@@ -433,7 +476,8 @@ class JetStreamStore(FollowingStore):
     async def due_webhooks(
         self, now: float, *, lease_s: float = 60.0, wanted: Callable[[Webhook], bool] = lambda _: True
     ) -> list[Webhook]:
-        taken = [await self._lease(hook.job_id, now, lease_s) for hook in await self._due(now, wanted)]
+        due = await self._due(now, wanted)
+        taken = await asyncio.gather(*(self._lease(hook.job_id, now, lease_s) for hook in due))
         return [hook for hook in taken if hook is not None]
 
     @_on_stream
@@ -503,7 +547,7 @@ class JetStreamStore(FollowingStore):
         self._led = {**self._led, holder: asked_at} if leads else {}
         return leads
 
-    @_transaction
+    @functools.partial(_transaction, waits=False)  # however much is submitted, it must not lose its right
     async def _lead(self, transaction: Transaction, holder: str) -> bool:
         subject = self._subject("fact", "dispatcher")
         if await transaction.read(subject) not in (None, holder):
@@ -580,9 +624,6 @@ class JetStreamStore(FollowingStore):
     async def _open_jobs(self) -> list[Job]:
         return list((await self._kept("job")).values())
 
-    async def _ended(self, subject: str) -> list[Job]:
-        return list((await View(self._stream, subject, lambda record: _stored(record).job).look()).values())
-
 
 def _word(text: str) -> str:
     """Return a text as a word of a subject: as it is, or hashed if NATS could not take it."""
@@ -597,6 +638,11 @@ def _stored(record: Record) -> _Stored:
     fields = record.data["job"]
     job = Job(**{**fields, "number": fields["number"] or record.sequence})
     return _Stored(job, record.data["idempotency"], record.data["has_webhook"])
+
+
+def _ended(record: Record) -> _Ended | None:
+    job = _stored(record).job
+    return _Ended(*(getattr(job, name) for name in _Ended._fields)) if not job.expired else None
 
 
 def _queued(job: Job) -> QueuedJob:

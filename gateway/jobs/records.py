@@ -122,6 +122,19 @@ def prompt_id(job_id: str, attempt: int) -> str:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A job that has not ended, as one store gives it to another.
+
+    ``idempotency`` is its key and the hash of the body. ``webhook`` has what ``Webhook`` has, except ``job_id``, and
+    ``every_status``, the list ``tells`` of what it is to be told next, and ``due_at``.
+    """
+
+    job: Job
+    idempotency: tuple[str, str] | None
+    webhook: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class Token:
     """A bearer token: its name and the hash of its text. A limit of ``None`` is that of the settings.
 

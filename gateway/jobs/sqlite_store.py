@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from .following import FollowingStore, State, states_of
 from .order import QueuedJob, in_order
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
+from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Unfinished, Webhook, WorkerState
 from .store import (
     CancelOutcome,
     IdempotencyConflictError,
@@ -238,6 +238,27 @@ class SqliteStore(FollowingStore):
         if self._queue is None or self._queue[0] != version or not 0 <= now - self._queue[1] < _ORDER_S:
             self._queue = version, now, self._ordered(database, now)[0]
         return self._queue[2]
+
+    @_reads
+    def unfinished(self, database: sqlite3.Connection) -> list[Unfinished]:
+        """Return all jobs that have not ended, oldest first, with all that belongs to them."""
+        query = "SELECT * FROM jobs WHERE status IN ('in_queue', 'in_progress') ORDER BY number"
+        found = []
+        for job in [_job(row) for row in database.execute(query)]:
+            query = "SELECT key, body_hash FROM idempotency WHERE job_id = ?"
+            key = database.execute(query, (job.id,)).fetchone()
+            query = (
+                "SELECT url, secret, base_url, every_status, tells, attempts, first_at, due_at FROM webhooks "
+                "WHERE job_id = ?"
+            )
+            row = database.execute(query, (job.id,)).fetchone()
+            webhook = None
+            if row is not None:
+                fields = dict(row)
+                changed = {"every_status": bool(fields["every_status"]), "tells": fields["tells"].split()}
+                webhook = {**fields, **changed, "token": job.token}
+            found.append(Unfinished(job, tuple(key) if key is not None else None, webhook))
+        return found
 
     @_reads
     def running(self, database: sqlite3.Connection) -> list[QueuedJob]:

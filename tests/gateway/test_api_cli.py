@@ -1,5 +1,6 @@
 """The commands ``serve`` and ``token``, and what the client's commands say when something is wrong."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -8,7 +9,10 @@ import time
 
 import pytest
 from support.gateway_process import NOWHERE, Gateway
-from support.stores import nats_url, sqlite_only
+from support.stores import fleet_url, nats_url, sqlite_only
+from wan_flf2v.gateway.jobs.opening import open_store
+from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
+from wan_flf2v.gateway.settings import read_settings
 
 
 @pytest.fixture
@@ -70,8 +74,6 @@ def test_bad_settings_are_named(cli, tmp_path, content, word):
 
 
 def test_settings_from_the_environment_are_under_the_options(cli, tmp_path, monkeypatch):
-    from wan_flf2v.gateway.settings import read_settings
-
     monkeypatch.setenv("WAN_FLF2V_QUEUE_LIMIT", "7")
     monkeypatch.setenv("WAN_FLF2V_TRUSTED_PROXIES", "10.0.0.1, 10.0.0.2")
     monkeypatch.setenv("WAN_FLF2V_DEMO", "false")
@@ -99,6 +101,44 @@ def test_a_nats_that_is_not_there_is_said_at_the_start(cli, tmp_path, command):
     assert done.returncode == 1, done.stderr
     assert "NATS at 127.0.0.1:9 cannot be used" in done.stderr
     assert "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_missing_on_nats_is_said_with_the_command_that_makes_it(cli, tmp_path):
+    url = fleet_url(tmp_path)
+    for command, hint in (
+        (("token", "list"), "no token in NATS. `wan-flf2v token create NAME --nats URL` makes one there"),
+        (
+            ("workers", "list"),
+            "No gateway has run with NATS yet. `wan-flf2v serve --comfyui URL --nats URL` starts one",
+        ),
+    ):
+        done = cli(*command, "--nats", url)
+        assert done.returncode == 0, done.stderr
+        assert hint in " ".join(done.stderr.split())
+    assert cli("token", "create", "me", "--nats", url).returncode == 0
+    listed = cli("token", "list", "--nats", url)
+    assert "Tokens in NATS:" in listed.stderr and "me" in listed.stdout
+
+
+def test_the_file_is_copied_to_nats(cli, tmp_path):
+    url = fleet_url(tmp_path)
+    for arguments, missing in (((), "Give --nats URL"), (("--nats", url), "Give --data FOLDER")):
+        done = cli("store", "copy", "--data", tmp_path, *arguments, WAN_FLF2V_NATS_URL="")
+        assert done.returncode == 2 and missing in done.stderr, done.stderr
+    assert cli("token", "create", "me", "--data", tmp_path).returncode == 0
+    done = cli("store", "copy", "--data", tmp_path, "--nats", url)
+    assert done.returncode == 0, done.stderr
+    assert "Copied to NATS: 1 tokens and 0 requests" in done.stderr
+    assert "me" in cli("token", "list", "--nats", url).stdout
+
+
+def test_an_empty_address_of_nats_is_none(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAN_FLF2V_NATS_URL", "")
+    store = open_store(tmp_path, read_settings(tmp_path, None).nats_url)
+    asyncio.run(store.close())
+    assert isinstance(store, SqliteStore)
+    listed = cli("token", "list", "--data", tmp_path, "--nats", "")
+    assert f"wan-flf2v token create NAME --data {tmp_path}" in " ".join(listed.stderr.split())
 
 
 def test_the_file_store_needs_no_nats(tmp_path):

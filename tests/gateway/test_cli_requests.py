@@ -141,7 +141,7 @@ def test_tokens_are_listed_without_making_a_store(cli, tmp_path):
     data = tmp_path / "data"
     code, out, err = cli("token", "list", "--data", data)
     assert (code, out) == (0, "")
-    assert err.startswith(f"No token was ever made in {data}. ")
+    assert err.startswith(f"There is no token in {data}. ")
     assert cli("token", "revoke", "bob", "--data", data)[0] == 2
     assert not data.exists()
     cli("token", "create", "bob", "--data", data)

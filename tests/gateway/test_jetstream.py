@@ -9,19 +9,22 @@ import socket
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nats
 import pytest
-from support.gateway_process import SUBMIT, SUBMIT_DEMO, Gateway, events
+from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, Gateway, events
 from support.nats_server import CONFIG, NatsServer, free_ports, shared_server
 from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.records import Submission, Token
-from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError
+from wan_flf2v.gateway.jobs.opening import copy_to_nats
+from wan_flf2v.gateway.jobs.records import Health, Submission, Token
+from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
 
@@ -115,6 +118,37 @@ def test_a_burst_of_one_token_is_accepted(tmp_path):
         assert store.count("t", "in_queue") == 60
 
 
+@contextlib.contextmanager
+def stuck_calls(store):
+    """Keep calls of a store under way, as many as it does at once."""
+
+    async def work(_):
+        await asyncio.to_thread(released.wait)
+
+    stream, released = store.store._stream, threading.Event()
+    calls = [asyncio.run_coroutine_threadsafe(stream.transact(work), stream._loop) for _ in range(jetstream._AT_ONCE)]
+    while not stream._slots.locked():
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        released.set()
+        for call in calls:
+            call.result()
+
+
+def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(jetstream, "_TURN_S", 0.1)
+    too_many = pytest.raises(StoreError, match="Too many others write the same records")
+    with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store), too_many:
+        threads.submit(store.submit, new()).result(5)
+
+
+def test_who_dispatches_keeps_the_right_however_many_calls_wait(tmp_path):
+    with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store):
+        assert threads.submit(store.lead, "a").result(5)
+
+
 @pytest.mark.parametrize("taken", ["before the look", "after the look", "never"])
 def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
     """The records are looked at when the answer is lost: the batch was taken before, is taken later, or was lost."""
@@ -165,17 +199,45 @@ def test_what_was_removed_long_ago_is_not_seen(tmp_path, monkeypatch):
         assert other.queue() == ()
 
 
-def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path):
+@pytest.mark.parametrize("limit", [{"max_bytes": 2000}, {"max_msgs": 5}])
+def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path, limit):
     with opened(tmp_path) as store:
         store.submit(new())
-        edit(tmp_path, max_bytes=2000)
-        with pytest.raises(StoreError, match="full: raise its max_bytes"):
+        edit(tmp_path, **limit)
+        with pytest.raises(StoreFullError, match="full: raise its max_bytes or max_msgs"):
             while True:
                 store.submit(new())
         count = store.count()
-        edit(tmp_path, max_bytes=-1)
+        edit(tmp_path, max_bytes=-1, max_msgs=-1)
         store.submit(new())
         assert store.count() == count + 1
+
+
+def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
+    """As while SQLite's disk is full."""
+    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("small.conf")
+    config.write_text(CONFIG.read_text().replace("jetstream {", "jetstream {\n  max_file_store: 12K"))
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0], config=config).start()
+    try:
+        with Gateway(tmp_path / "gateway", nats=server.url) as gateway:
+            while (response := gateway.post(SUBMIT, BODY)).status == 200:
+                pass
+            assert (response.status, response.code) == (507, 507001)
+    finally:
+        server.kill()
+
+
+def test_a_record_that_is_too_large_is_said(tmp_path):
+    """The one of several, and the only one."""
+    text = "x" * (1 << 20)
+    with opened(tmp_path) as store:
+        for call in (
+            lambda: store.submit(replace(new(), values={"6_text": text})),
+            lambda: store.set_health(Health("down", reason=text)),
+        ):
+            with pytest.raises(StoreError, match="takes no record as large as this one: raise its max_payload"):
+                call()
+        assert store.count() == 0
 
 
 def test_a_deleted_stream_is_said(tmp_path, monkeypatch):
@@ -235,11 +297,25 @@ def test_a_server_that_is_too_old_is_refused():
     old.listener.close()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:1/a b", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:1/a b", ""]
+    + [f"nats://me:{password}@127.0.0.1:1" for password in ("42/22", "42?22", "42#22", "[42]", "4,2@2", "4 2")]
+    + ["nats://me:42@one,two", "me:42@one,me:42@two"],
+)
 def test_an_address_that_is_none_is_refused_and_not_shown(url):
     with pytest.raises(StoreFileError, match="The address of NATS is not understood") as error:
         JetStreamStore(url)
-    assert "4222" not in str(error.value)
+    assert "4" not in str(error.value)
+
+
+@pytest.mark.parametrize("password", ["42,43", "42@43", "4:2", "42%2C"])
+def test_no_part_of_a_password_is_shown(monkeypatch, caplog, password):
+    monkeypatch.setattr(jetstream, "_CONNECT_S", 0.5)
+    url = f"nats://me:{password}@127.0.0.1:1, tls://me:{password}@localhost:1/fleet"
+    with pytest.raises(StoreFileError, match=r"NATS at 127\.0\.0\.1:1, localhost:1 cannot be used") as error:
+        JetStreamStore(url)
+    assert not any(part in f"{error.value} {caplog.text}" for part in ("me:", "42", "4:2", "43"))
 
 
 def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tmp_path, monkeypatch):
@@ -252,7 +328,7 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
     config = Path(shutil.copy(CONFIG, tmp_path)).with_name("accounts.conf")
     config.write_text(
         f'include "{CONFIG.name}"\naccounts {{ A {{ users: [{{user: one, password: p}}] }}\n'
-        "B { jetstream: enabled, users: [{user: other, password: p}] } }"
+        "B { jetstream: enabled, users: [{user: other, password: 'p,p'}] } }"
     )
     server = NatsServer(tmp_path / "nats", port, config=config).start()
     try:
@@ -261,9 +337,20 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
         assert "secret" not in str(error.value)
         with pytest.raises(StoreFileError, match="JetStream is off there, or not allowed to this account"):
             JetStreamStore(f"nats://one:p@127.0.0.1:{port}")
-        Blocking(JetStreamStore(f"nats://other:p@127.0.0.1:{port}")).close()
+        Blocking(JetStreamStore(f"nats://other:p,p@127.0.0.1:{port},nats://other:p,p@localhost:{port}")).close()
     finally:
         server.kill()
+
+
+def test_a_client_that_the_library_closed_is_replaced(tmp_path):
+    """It closes one for good after most errors that a server sends."""
+    with opened(tmp_path) as store:
+        stream, closed = store.store._stream, store.store._stream._client
+        while not closed.is_closed:
+            if closed.is_connected:
+                stream._loop.call_soon_threadsafe(closed._transport.write, b"NONSENSE\r\n")
+            time.sleep(0.05)
+        store.check()
 
 
 def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_path):
@@ -288,6 +375,74 @@ def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_pa
             assert (gateway.data / "store.sqlite3").exists() is False
     finally:
         server.kill()
+
+
+def test_lists_read_no_more_records_than_they_show(tmp_path, monkeypatch):
+    decode, read = Stream._decode, []
+    monkeypatch.setattr(Stream, "_decode", lambda *args: read.append(args[1]) or decode(*args))
+    with opened(tmp_path) as store:
+        ids = [store.submit(new()).id for _ in range(9)]
+        for job_id in ids[:7]:
+            store.cancel(job_id)
+        assert len(store.unexpired()) == 7
+        store.expire(ids[:1])
+        monkeypatch.setattr(jetstream, "_FRESH_S", 0)  # for those who have not ended
+        read.clear()
+        assert [job.id for job in store.newest("t", 2, status="cancelled")] == ids[6:4:-1]
+        assert [job_id for job_id, _ in store.unexpired()] == ids[1:7]
+        assert sum(".done." in subject for subject in read) == 3, "the two that are shown, and the one that expired"
+        assert [job.id for job in store.newest("t", 9)] == ids[:0:-1]
+        assert store.newest("other", 9) == []
+
+
+def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):
+    commits, under_way, all_are = Stream._commit, [], threading.Event()
+
+    async def commit(stream, batch):
+        under_way.append(batch)
+        if len(under_way) == 3:
+            all_are.set()
+        assert await asyncio.to_thread(all_are.wait, 5)
+        await commits(stream, batch)
+
+    with opened(tmp_path) as store:
+        for _ in range(3):
+            store.cancel(store.submit(new(webhook="https://example.com/hook")).id)
+        monkeypatch.setattr(Stream, "_commit", commit)
+        assert len(store.due_webhooks(now=2e9)) == 3
+
+
+def test_tokens_and_unfinished_requests_are_copied_from_the_file(tmp_path):
+    """As they are there: attempts, keys, what webhooks are told. A second copy changes nothing."""
+    hook = {"webhook": "https://example.com/hook", "webhook_every_status": True, "webhook_secret": "whsec_x"}
+    token = Token("laptop", "h", 1.0, "whsec_y", 60, None)
+    source = Blocking(STORES["sqlite"](tmp_path))
+    assert source.add_token(token)
+    running, waiting, ended = [source.submit(new(idempotency=(f"key {n}", "hash"), **hook)) for n in range(3)]
+    source.end(ended.id, "failed")
+    for _ in range(2):
+        source.requeue(running.id)
+        source.assign(running.id, "a ComfyUI")
+    source.mark_sent(running.id)
+    source.next_webhook(running.id)
+    assert source.lead("a gateway")
+    with pytest.raises(StoreFileError, match="A gateway runs requests of"):
+        asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path)))
+    source.resign("a gateway")
+    with opened(tmp_path) as store:
+        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (1, 2)
+        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (0, 0)
+        assert store.tokens() == [token]
+        assert [job.id for job in store.queue()] == [running.id, waiting.id]
+        for job in (running, waiting):
+            assert replace(store.get(job.id), number=0) == replace(source.get(job.id), number=0)
+        assert (store.get(running.id).attempt, store.get(ended.id)) == (2, None)
+        with pytest.raises(QueueFullError):
+            store.submit(new(queue_limit=1))
+        assert store.submit(new(idempotency=("key 1", "hash"))).id == waiting.id
+        due = [each for each in source.due_webhooks(now=2e9) if each.job_id != ended.id]
+        assert (store.due_webhooks(now=2e9), len(due)) == (due, 2)
+    source.close()
 
 
 def test_a_revoked_token_is_refused_by_every_gateway(tmp_path):

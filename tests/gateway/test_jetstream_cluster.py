@@ -5,6 +5,7 @@ import json
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import nats
 import pytest
@@ -76,21 +77,23 @@ def test_nothing_accepted_is_lost_when_the_leader_is_killed(cluster, store):
             except StoreError as error:
                 refused.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    while len(accepted) < 10:
-        time.sleep(0.05)
-    killed = cluster.nodes[leader(cluster)]
-    killed.kill()
-    before = len(accepted)
-    deadline = time.monotonic() + 60
-    while len(accepted) < before + 10:
-        assert time.monotonic() < deadline, refused
-        time.sleep(0.05)
-    stopped.set()
-    for thread in threads:
-        thread.join()
+    def until(count):
+        deadline = time.monotonic() + 60
+        while len(accepted) < count and not any(each.done() for each in working):
+            assert time.monotonic() < deadline, refused
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor() as threads:
+        working = [threads.submit(work) for _ in range(3)]
+        try:
+            until(10)
+            killed = cluster.nodes[leader(cluster)]
+            killed.kill()
+            until(len(accepted) + 10)
+        finally:
+            stopped.set()
+    for each in working:
+        each.result()
     killed.start()
     ids = {job.id for job in accepted}
     kept = {job.id: job for job in store.newest("t", 10_000)}

@@ -12,7 +12,7 @@ from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
-from wan_flf2v.gateway.jobs import worker
+from wan_flf2v.gateway.jobs import dispatcher, worker
 from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses_of, resolve
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
@@ -68,6 +68,19 @@ async def on(job, hosts):
     """Wait until the job's first attempt runs on one of them; return that one first, then the others."""
     await until(lambda: any(job.id in ids(host) for host in hosts))
     return sorted(hosts, key=lambda host: job.id not in ids(host))
+
+
+def test_the_right_to_dispatch_is_kept_while_a_round_waits_for_the_store(tmp_path, monkeypatch):
+    async def test():
+        async with stand_ins(1) as hosts, api_of(tmp_path, hosts) as api:
+            lead, asked = api.store.lead, []
+            monkeypatch.setattr(api.store, "lead", lambda holder: asked.append(holder) or lead(holder))
+            monkeypatch.setattr(api.store, "workers", asyncio.Event().wait)
+            async with api.dispatching():
+                await until(lambda: len(asked) > 3)
+
+    monkeypatch.setattr(dispatcher, "_KEEP_LEAD_S", 0.02)
+    run(test())
 
 
 def test_jobs_run_on_all_of_them_at_once_and_each_once(tmp_path):
