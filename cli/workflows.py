@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ..client.offers import read_value
 from ..contract.parameters import NodeInput, inputs_named
 from ..contract.suggestions import near
-from ..contract.workflow import Graph, graph_names, load_graph, node_title
+from ..contract.workflow import Graph, graph_names, load_graph, node_title, settable
 from .shared import UsageError
 
 _CONDITIONING, _RESOLUTION, _LORA = "WanFLF2VConditioning", "WanFLF2VResolution", "LoraLoaderModelOnly"
@@ -48,8 +48,11 @@ class Workflow:
         return _upstream(self.graph, nodes[0]["inputs"].get(name), wanted) if len(nodes) == 1 else None
 
 
-def read_workflow(given: str) -> Workflow:
-    """Return the template of this name, or the workflow in this file; ``UsageError`` if it is neither."""
+def read_workflow(given: str, label: str = "--workflow") -> Workflow:
+    """Return the template of this name, or the workflow in this file; ``UsageError`` if it is neither.
+
+    ``label`` is what messages call what was given.
+    """
     if given in graph_names():
         return Workflow(given, load_graph(given), bundled=True)
     path = Path(given)
@@ -57,36 +60,28 @@ def read_workflow(given: str) -> Workflow:
         found = near(given.removesuffix(".json"), {name: (name,) for name in graph_names()})
         meant = f"Did you mean {' or '.join(found)}? " if found else ""
         raise UsageError(
-            f'--workflow is "{given}", but there is no such file and no such template. {meant}'
+            f'{label} is "{given}", but there is no such file and no such template. {meant}'
             f"Templates: {', '.join(graph_names())}."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--workflow {path} cannot be read as JSON ({error}).") from error
+        raise UsageError(f"{label} {path} cannot be read as JSON ({error}).") from error
     if isinstance(content, dict) and isinstance(content.get("nodes"), list):
         raise UsageError(
-            f"--workflow {path} is a workflow as the editor saves it. A run needs its API form: in ComfyUI choose "
+            f"{label} {path} is a workflow as the editor saves it. A run needs its API form: in ComfyUI choose "
             "Workflow, Export (API), and give that file."
         )
     nodes = content.values() if isinstance(content, dict) and content else [None]
     if not all(isinstance(node, dict) and _is_node(node) for node in nodes):
         raise UsageError(
-            f"--workflow {path} is not a workflow in API form: an object of nodes with class_type and inputs."
+            f"{label} {path} is not a workflow in API form: an object of nodes with class_type and inputs."
         )
     return Workflow(given, content, bundled=False)
 
 
 def _is_node(node: Mapping[str, Any]) -> bool:
     return isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
-
-
-def settable(graph: Graph) -> Iterator[NodeInput]:
-    """Yield every input that has a value of its own, none that comes from another node."""
-    for node_id, node in graph.items():
-        for name, value in node["inputs"].items():
-            if not isinstance(value, list):
-                yield NodeInput(node_id, name)
 
 
 def read_assignments(workflow: Workflow, texts: Iterable[str]) -> tuple[list[Assignment], list[str]]:
@@ -106,13 +101,18 @@ def read_assignments(workflow: Workflow, texts: Iterable[str]) -> tuple[list[Ass
 
 
 def _assign(workflow: Workflow, key: str, value: str) -> list[Assignment]:
+    known, targets = set(settable(workflow.graph)), inputs_named(key)
+    if len(targets) == 2 and known.issuperset(targets):
+        return [Assignment(key, *pair) for pair in zip(targets, read_size(key, value), strict=True)]
+    return [Assignment(key, find_input(workflow, key), value)]
+
+
+def find_input(workflow: Workflow, key: str) -> NodeInput:
+    """Return the input that a key such as ``57_steps`` names; ``UsageError`` if there is none, or it has no value."""
     graph = workflow.graph
     known = {f"{one.node_id}_{one.name}": one for one in settable(graph)}
     if key in known:
-        return [Assignment(key, known[key], value)]
-    targets = inputs_named(key)
-    if len(targets) == 2 and all(target in known.values() for target in targets):
-        return [Assignment(key, *pair) for pair in zip(targets, read_size(key, value), strict=True)]
+        return known[key]
     node_id, _, name = key.partition("_")
     source = graph.get(node_id, {"inputs": {}})["inputs"].get(name)
     if isinstance(source, list):

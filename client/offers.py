@@ -28,7 +28,7 @@ def choices(inputs: Mapping[str, Any], name: str) -> list[str] | None:
     ``inputs`` are a node's inputs as ``/object_info`` and ``INPUT_TYPES`` describe them, under ``required`` and
     ``optional``. ComfyUI writes the list in the place of the type, or, for newer nodes, as ``options`` of a COMBO.
     """
-    kind, config = _spec(inputs, name)
+    kind, config = spec(inputs, name)
     listed = kind if isinstance(kind, list | tuple) else config.get("options")
     return None if listed is None else [str(item) for item in listed]
 
@@ -39,7 +39,7 @@ def read_value(inputs: Mapping[str, Any], name: str, text: str) -> object:
     ``inputs`` is described at ``choices``. Raises ``ValueError``, with what the input takes and what was given, if the
     text has not its type, lies outside its range, or is none of its choices.
     """
-    kind, config = _spec(inputs, name)
+    kind, config = spec(inputs, name)
     if kind == "COMBO" or isinstance(kind, list | tuple):
         return _choice(kind if isinstance(kind, list | tuple) else config.get("options"), config, text)
     if kind in ("INT", "FLOAT"):
@@ -53,7 +53,7 @@ def read_value(inputs: Mapping[str, Any], name: str, text: str) -> object:
     raise ValueError(f"takes no value: it comes from another node ({kind}).")
 
 
-def _spec(inputs: Mapping[str, Any], name: str) -> tuple[Any, Mapping[str, Any]]:
+def spec(inputs: Mapping[str, Any], name: str) -> tuple[Any, Mapping[str, Any]]:
     """Return an input's type, or its list of choices, and its settings; ``None`` and nothing if there is no such."""
     for group in ("required", "optional"):
         spec = (inputs.get(group) or {}).get(name)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 Value: TypeAlias = str | int | float
-ParameterType: TypeAlias = Literal["string", "integer", "float"]
+ParameterType: TypeAlias = Literal["string", "integer", "float", "boolean"]
+Makes: TypeAlias = Literal["video", "image"]
 
 MAX_SEED = 2**64 - 1  # ComfyUI's own limit of noise_seed (comfy_extras/nodes_custom_sampler.py, nodes.py)
 
+_SEEDS = ("noise_seed", "seed")  # what nodes call it
 _BETWEEN_INPUTS = re.compile(r"x(?=\d+_)")  # in 71_widthx71_height
 _SIZE_LABEL = re.compile(r"(\d+)x(\d+)( |$)")
 
@@ -78,9 +80,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ModelContract:
-    """One model as the API offers it: its id, its parameters and the bundled API workflow they fill.
+    """One model as the API offers it: its id, its parameters and the API workflow they fill.
 
-    ``loaders`` replaces nodes of the workflow: node id → the ``class_type`` and ``inputs`` to use.
+    ``workflow`` is a bundled one, ``loaders`` replaces nodes of it: node id → the ``class_type`` and ``inputs`` to use.
+    A model that an operator added, at ``added_at`` (Unix seconds), has a ``graph`` in its place. ``output_node`` is the
+    id of the node that saves what the model ``makes``, a file named after its input ``filename_prefix``.
     """
 
     model_id: str
@@ -88,6 +92,15 @@ class ModelContract:
     workflow: str
     parameters: tuple[Parameter, ...]
     loaders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    graph: Mapping[str, Mapping[str, Any]] | None = field(default=None, compare=False)
+    added_at: float = 0.0
+    output_node: str = "73"
+    makes: Makes = "video"
+
+    @property
+    def category(self) -> str:
+        """What goes in and what comes out: ``image-to-video``, ``text-to-image``, …"""
+        return f"{'image' if any(parameter.is_image for parameter in self.parameters) else 'text'}-to-{self.makes}"
 
     def parameter(self, key: str) -> Parameter:
         """Return the parameter called ``key``; ``KeyError`` if there is none."""
@@ -95,6 +108,11 @@ class ModelContract:
             if parameter.key == key:
                 return parameter
         raise KeyError(key)
+
+
+def seed_in(values: Mapping[str, Value]) -> Value | None:
+    """Return the value of the first key that names a seed; ``None`` if there is none."""
+    return next((value for key, value in values.items() if inputs_named(key)[0].name in _SEEDS), None)
 
 
 PROMPT = Parameter(
