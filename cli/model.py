@@ -32,7 +32,16 @@ from .shared import (
     say,
 )
 from .stores import DataOption, NatsOption, check_extra, has_store, store_option, store_place, with_store
-from .workflows import Workflow, find_input, read_workflow
+from .workflows import (
+    Assignment,
+    LoraHighOption,
+    LoraLowOption,
+    Workflow,
+    add_loras,
+    assign,
+    find_input,
+    read_workflow,
+)
 
 if TYPE_CHECKING:
     from ..gateway.jobs.store import Store
@@ -68,6 +77,8 @@ def add(
             "By default numbers, prompts, choices and images: never a file or a path, unless you name it here.",
         ),
     ] = None,
+    lora_high: LoraHighOption = None,
+    lora_low: LoraLowOption = None,
     server: Annotated[
         str, typer.Option(envvar="COMFYUI_URL", help="The address of a ComfyUI that has all nodes of the workflow.")
     ] = DEFAULT_SERVER,
@@ -78,7 +89,8 @@ def add(
     try:
         _check_name(name)
         chosen = read_workflow(workflow, "The workflow")
-        model, lacking = asyncio.run(_derive(name, chosen, _read_exposed(chosen, expose), server))
+        loras = add_loras(chosen, lora_high, lora_low)
+        model, lacking = asyncio.run(_derive(name, chosen, loras, _read_exposed(chosen, expose), server))
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
     except (UsageError, DeriveError, ServerAddressError) as error:
@@ -166,13 +178,16 @@ def _read_exposed(workflow: Workflow, texts: Iterable[str] | None) -> list[NodeI
 
 
 async def _derive(
-    name: str, workflow: Workflow, exposed: list[NodeInput] | None, server: str
+    name: str, workflow: Workflow, loras: list[Assignment], exposed: list[NodeInput] | None, server: str
 ) -> tuple[ModelContract, list[str]]:
     """Return the model, and what it lacks on this ComfyUI to run."""
+    graph = workflow.graph
     async with ComfyClient(server) as client:
         await client.system_stats()
-        model = derive(name, workflow.graph, await describe(client, workflow.graph), exposed)
-        return replace(model, added_at=time.time()), await find_lacking(client, workflow.graph)
+        infos = await describe(client, graph)
+        if errors := assign(graph, infos, loras):
+            raise UsageError("\n".join(errors))
+        return replace(derive(name, graph, infos, exposed), added_at=time.time()), await find_lacking(client, graph)
 
 
 def _print_parameters(model: ModelContract) -> None:

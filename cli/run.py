@@ -36,8 +36,10 @@ from .shared import (
 )
 from .workflows import (
     Assignment,
+    LoraHighOption,
+    LoraLowOption,
     Workflow,
-    add_lora,
+    add_loras,
     assign,
     no_place,
     read_assignments,
@@ -77,13 +79,8 @@ def run(
     negative: Annotated[str | None, typer.Option(help="What must not happen, instead of Wan's own text.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="The video's size, e.g. 720x1280.")] = None,
     workflow: _WorkflowOption = HOSTED.workflow,
-    lora_high: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA of ComfyUI's for the high-noise expert; repeatable."),
-    ] = None,
-    lora_low: Annotated[
-        list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="The same for the low-noise expert.")
-    ] = None,
+    lora_high: LoraHighOption = None,
+    lora_low: LoraLowOption = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,9 +99,7 @@ def run(
         chosen = read_workflow(workflow)
         images, values = _read_options(chosen, texts, files, assignments or [])
         values += size_assignments(chosen, size) if size is not None else []
-        for option, names in (("--lora-high", lora_high), ("--lora-low", lora_low)):
-            for name in names or ():
-                values += add_lora(chosen, option, name)
+        values += add_loras(chosen, lora_high, lora_low)
         _refuse_twice([*images, *values])
         check_output(output)
         path, seconds = asyncio.run(_make_video(chosen, images, values, server, output))

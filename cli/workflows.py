@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ..client.offers import read_value
 from ..contract.parameters import NodeInput, inputs_named
@@ -19,6 +21,17 @@ from .shared import UsageError
 _CONDITIONING, _RESOLUTION, _LORA = "WanFLF2VConditioning", "WanFLF2VResolution", "LoraLoaderModelOnly"
 _SIZE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*(?:\(.*\))?\s*")
 _EXPERTS = {"--lora-high": "model_high_noise", "--lora-low": "model_low_noise"}
+
+LoraHighOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora-high", metavar="FILE[:STRENGTH]", help="A LoRA of ComfyUI's for the high-noise expert; repeatable."
+    ),
+]
+LoraLowOption = Annotated[
+    list[str] | None,
+    typer.Option("--lora-low", metavar="FILE[:STRENGTH]", help="The same for the low-noise expert."),
+]
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,12 @@ def no_place(workflow: Workflow, option: str) -> str:
         f"{option}: the workflow {workflow.name} has no one place for it. Use --set; "
         f"`wan-flf2v params --workflow {workflow.name}` lists its inputs."
     )
+
+
+def add_loras(workflow: Workflow, high: list[str] | None, low: list[str] | None) -> list[Assignment]:
+    """Add the LoRAs of ``--lora-high`` and ``--lora-low``; return what they set."""
+    given = [("--lora-high", text) for text in high or ()] + [("--lora-low", text) for text in low or ()]
+    return [one for option, text in given for one in add_lora(workflow, option, text)]
 
 
 def add_lora(workflow: Workflow, option: str, text: str) -> list[Assignment]:
