@@ -202,3 +202,25 @@ def test_the_commands_say_what_is_wrong(model, still, tmp_path):
     assert "1_width, 1_height, 1_color" in model("list").stdout
     assert "an integer" in model("show", "still").stdout
     assert "6_text" in model("show", DEMO.model_id).stdout
+
+
+def test_each_expert_can_have_a_lora_whose_file_only_the_operator_exposes(gateway, model, comfy_server):
+    folder = comfy_server.base_dir / "models" / "loras"
+    folder.mkdir(exist_ok=True)
+    lora = folder / "added_model_test.safetensors"
+    lora.touch()
+    try:
+        given = ("--lora-high", f"{lora.name}:0.5", "--lora-low", lora.name)
+        assert model("add", "two-loras", "wan22_flf2v", *given).exit_code == 0
+        keys = ("74_strength_model", "75_lora_name", "57_steps")
+        assert model("add", "chosen-lora", "wan22_flf2v", *given, "--expose", ",".join(keys)).exit_code == 0
+        unknown = model("add", "no-lora", "wan22_flf2v", "--lora-low", "none.safetensors")
+    finally:
+        lora.unlink()
+    assert (unknown.exit_code, "which this ComfyUI does not offer" in unknown.stderr) == (2, True)
+    properties = gateway.get("/v1/models/two-loras").json["input_schema"]["properties"]
+    assert [properties[f"{node_id}_strength_model"]["default"] for node_id in ("74", "75")] == [0.5, 1.0]
+    assert not [key for key in properties if key.endswith(("_lora_name", "_unet_name"))]
+    properties = gateway.get("/v1/models/chosen-lora").json["input_schema"]["properties"]
+    assert set(properties) == set(keys)
+    assert lora.name in properties["75_lora_name"]["enum"]
