@@ -16,7 +16,7 @@ from rich.table import Table
 from ..client.comfy import ComfyClient
 from ..client.derive import DeriveError, derive
 from ..client.errors import ComfyError, ServerAddressError
-from ..client.offers import describe, find_lacking
+from ..client.offers import describe, lacking_in
 from ..contract.parameters import MODELS, ModelContract, NodeInput
 from .shared import (
     DEFAULT_SERVER,
@@ -185,9 +185,9 @@ async def _derive(
     async with ComfyClient(server) as client:
         await client.system_stats()
         infos = await describe(client, graph)
-        if errors := assign(graph, infos, loras):
-            raise UsageError("\n".join(errors))
-        return replace(derive(name, graph, infos, exposed), added_at=time.time()), await find_lacking(client, graph)
+    if errors := assign(graph, infos, loras):
+        raise UsageError("\n".join(errors))
+    return replace(derive(name, graph, infos, exposed), added_at=time.time()), lacking_in(graph, infos)
 
 
 def _print_parameters(model: ModelContract) -> None:

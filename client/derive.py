@@ -10,7 +10,7 @@ from typing import Any
 from ..contract.parameters import ModelContract, NodeInput, Parameter, Value, inputs_named
 from ..contract.validation import ContractError, allowed, validate
 from ..contract.workflow import Graph, node_title, settable
-from .offers import choices, spec
+from .offers import choices, lacking_in, spec
 
 _PREFIX = "filename_prefix"  # the input by which nodes that save name their files
 _FILE_WORDS = {"dir", "directory", "file", "filename", "folder", "path", "paths", "uri", "url", "urls"}
@@ -39,13 +39,8 @@ def derive(
 
     ``infos`` comes from ``offers.describe``. Raises ``DeriveError``.
     """
-    lacking = [
-        f"ComfyUI has no node {class_type}. Install or update the node pack that brings it."
-        for class_type, info in infos.items()
-        if info is None
-    ]
-    if lacking:
-        raise DeriveError("\n".join(lacking))
+    if None in infos.values():
+        raise DeriveError("\n".join(lacking_in(graph, infos)))
     described = {node_id: infos[node["class_type"]] or {} for node_id, node in graph.items()}
     output_node = _find_output(graph, described)
     parameters, problems = [], []

@@ -97,24 +97,28 @@ def _number(kind: str, config: Mapping[str, Any], text: str) -> int | float:
     return int(value) if kind == "INT" else float(value)
 
 
-async def describe(client: ComfyClient, graph: Graph) -> dict[str, dict[str, Any] | None]:
-    """Return what ComfyUI says of each type of node in ``graph``, ``None`` for a type that it does not have."""
-    types = sorted({node["class_type"] for node in graph.values()})
+async def describe(client: ComfyClient, *graphs: Graph) -> dict[str, dict[str, Any] | None]:
+    """Return what ComfyUI says of each type of node in the graphs, ``None`` for a type that it does not have."""
+    types = sorted({node["class_type"] for graph in graphs for node in graph.values()})
     described = await asyncio.gather(*map(client.object_info, types))
     return dict(zip(types, described, strict=True))
 
 
 async def find_lacking(client: ComfyClient, graph: Graph) -> list[str]:
-    """Return what ``graph`` needs and this ComfyUI lacks, a sentence for each node type and each model file.
+    """Return what ``graph`` needs and this ComfyUI lacks; raise a ``ComfyError`` if ComfyUI does not answer."""
+    return lacking_in(graph, await describe(client, graph))
 
-    A model file is there if the node that takes it lists it, whichever folder it lies in. Raises a ``ComfyError`` if
-    ComfyUI does not answer.
+
+def lacking_in(graph: Graph, infos: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """Return what ``graph`` needs and a ComfyUI lacks, a sentence for each node type and each model file.
+
+    A model file is there if the node that takes it lists it, whichever folder it lies in. ``infos`` comes from
+    ``describe``, of this graph and perhaps of others.
     """
-    infos = await describe(client, graph)
     lacking = [
         f"ComfyUI has no node {class_type}. Install or update the node pack that brings it."
-        for class_type, info in infos.items()
-        if info is None
+        for class_type in sorted({node["class_type"] for node in graph.values()})
+        if infos[class_type] is None
     ]
     for node in graph.values():
         info = infos[node["class_type"]]

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from ...client.errors import ComfyError
-from ...client.offers import find_lacking
+from ...client.offers import describe, lacking_in
 from ...contract.parameters import HOSTED, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import Graph, graph_for
@@ -104,7 +104,8 @@ class Availability:
 async def _find_lacking_on(address: Address, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
     async with address.client() as client:
         await client.system_stats()
-        return {model_id: await find_lacking(client, graph) for model_id, graph in graphs.items()}
+        infos = await describe(client, *graphs.values())
+        return {model_id: lacking_in(graph, infos) for model_id, graph in graphs.items()}
 
 
 class ModelRoutes:
