@@ -61,6 +61,7 @@ def derive(
         model_id,
         "",
         tuple(parameters),
+        description="A workflow that the operator of this API added.",
         graph=graph,
         output_node=output_node,
         makes="image" if graph[output_node]["class_type"] == "SaveImage" else "video",

@@ -92,6 +92,7 @@ class ModelContract:
     workflow: str
     parameters: tuple[Parameter, ...]
     loaders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    description: str = "Two images, the first and the last frame, and a prompt become a video."
     graph: Mapping[str, Mapping[str, Any]] | None = field(default=None, compare=False)
     added_at: float = 0.0
     output_node: str = "73"
@@ -228,6 +229,57 @@ HOSTED = ModelContract(
     parameters=(PROMPT, START_IMAGE, END_IMAGE, RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
 )
 
+# The other templates, as models. Which files they load, only the operator chooses.
+_LORA_STRENGTH = Parameter(
+    key="91_strength_model", title="LoRA Strength (High Noise)", type="float", default=1, minimum=0, maximum=2
+)
+FOUR_STEPS = ModelContract(
+    model_id="wan-flf2v/4-steps",
+    display_name="Wan 2.2 FLF2V, 4 steps",
+    workflow="wan22_flf2v_4_steps_lora",
+    parameters=(
+        *(PROMPT, START_IMAGE, END_IMAGE, RESOLUTION, LENGTH, FRAME_RATE, SEED),
+        replace(STEPS, minimum=4, maximum=8, default=4),  # what the LoRAs were made for
+        replace(CFG, default=1),
+        replace(SHIFT, default=5),
+        _LORA_STRENGTH,
+        replace(_LORA_STRENGTH, key="92_strength_model", title="LoRA Strength (Low Noise)"),
+    ),
+)
+SEGMENTS = ModelContract(
+    model_id="wan-flf2v/segments",
+    display_name="Wan 2.2 FLF2V, several images",
+    workflow="wan22_flf2v_several_images",
+    description="Four images and a prompt for each of the three segments between them become one video.",
+    parameters=(
+        Parameter(
+            key="60_prompts",
+            title="Prompts",
+            description="One line for each segment; a single line is for all of them.",
+            type="string",
+            default="The puppy runs to the beach\nThe puppy jumps into the water\nThe puppy shakes itself dry",
+            required=True,
+            aliases=("prompt", "prompts"),
+        ),
+        *(
+            replace(START_IMAGE, key=f"{node_id}_image", title=f"Image {number}", aliases=(f"image_{number}",))
+            for number, node_id in enumerate(("68", "63", "64", "62"), 1)
+        ),
+        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+    ),
+)
+LOOP = ModelContract(
+    model_id="wan-flf2v/loop",
+    display_name="Wan 2.2 FLF2V, loop",
+    workflow="wan22_flf2v_loop",
+    description="One image and a prompt become a video that begins again where it ends.",
+    parameters=(
+        PROMPT,
+        replace(START_IMAGE, title="Image", aliases=("start_image", *START_IMAGE.aliases)),
+        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+    ),
+)
+
 # The demo's tiny models make a video in seconds on a CPU: the same keys at values that fit them. They know the words
 # of seven transitions (demo/models/README.md), and were not trained for guidance, so cfg is 1.
 DEMO = ModelContract(
@@ -254,4 +306,4 @@ DEMO = ModelContract(
     },
 )
 
-MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, DEMO)}
+MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, FOUR_STEPS, SEGMENTS, LOOP, DEMO)}

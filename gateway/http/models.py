@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ...client.errors import ComfyError
 from ...client.offers import describe, lacking_in
-from ...contract.parameters import HOSTED, MODELS, ModelContract
+from ...contract.parameters import DEMO, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import Graph, graph_for
 from ..jobs.catalogue import Catalogue
@@ -32,8 +32,6 @@ _OLD_S = 60.0  # until then, a model that could run is taken to be there while C
 _PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to answer
 _LOOK_S = 5.0
 _KIND = "workflow"
-_BUNDLED = "Two images, the first and the last frame, and a prompt become a video."
-_ADDED = "A workflow that the operator of this API added."
 MAX_LIMIT = 100  # of a list
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -152,7 +150,7 @@ class ModelRoutes:
         return ModelResponse(
             model_id=model.model_id,
             display_name=model.display_name,
-            description=_BUNDLED if model.graph is None else _ADDED,
+            description=model.description,
             categories=[model.category],
             kind=_KIND,
             available=not lacking,
@@ -161,8 +159,8 @@ class ModelRoutes:
 
 
 def offered(settings: Settings) -> dict[str, ModelContract]:
-    """Return the bundled models of this API by id: the hosted one, and the demo's if the settings say so."""
-    return MODELS if settings.demo else {HOSTED.model_id: HOSTED}
+    """Return the bundled models of this API by id, the hosted one first; the demo's only if the settings say so."""
+    return {model_id: model for model_id, model in MODELS.items() if settings.demo or model is not DEMO}
 
 
 async def find_model(models: Catalogue, model_id: str) -> ModelContract:
