@@ -233,7 +233,7 @@ def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
     keys = {parameter.key for parameter in bundled.parameters}
     given = {key: "start.jpg" for key in keys if key.endswith("_image")}
     texts = dict.fromkeys(keys & {"6_text", "60_prompts"}, "circle")
-    values = {**texts, **given, "71_widthx71_height": "96x128 (3:4)", "67_length": 17, "57_steps": 1, "57_cfg": 1.0}
+    values = {**texts, **given, "71_widthx71_height": "96x128 (3:4)", "67_length": 5, "57_steps": 1, "57_cfg": 1.0}
 
     async def use(_, dispatcher):
         job = await api.store.submit(Submission(str(uuid.uuid4()), "test", bundled.model_id, values, {}))
@@ -244,5 +244,5 @@ def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
     assert ended.status == "succeeded", ended.error
     with av.open(str(api.settings.data / "results" / ended.id / "video.mp4")) as container:
         frames, form = container.streams.video[0].frames, json.loads(container.metadata["workflow"])
-    assert frames == {LOOP: 16, SEGMENTS: 49}[bundled]
+    assert frames == {LOOP: 4, SEGMENTS: 13}[bundled]
     assert form["nodes"], "dropped on the editor, it restores the workflow"
