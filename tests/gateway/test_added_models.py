@@ -62,8 +62,14 @@ def film(tmp_path_factory, model):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory, model):
+    """A workflow that makes an image, as the model still; a preview of another one comes first."""
     path = tmp_path_factory.mktemp("workflow") / "still.json"
-    path.write_text(json.dumps(slow_graph()))
+    size = {"width": 16, "height": 16, "batch_size": 1, "color": 0}
+    other = {
+        "4": {"class_type": "EmptyImage", "inputs": size},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+    path.write_text(json.dumps({**other, **slow_graph()}))
     added = model("add", "still", path, "--expose", "1_width, 1_height", "--expose", "1_color")
     assert added.exit_code == 0, added.output
     return path
