@@ -40,6 +40,7 @@ from .workflows import (
     add_loras,
     assign,
     find_input,
+    free_sizes,
     read_workflow,
 )
 
@@ -90,7 +91,9 @@ def add(
         _check_name(name)
         chosen = read_workflow(workflow, "The workflow")
         loras = add_loras(chosen, lora_high, lora_low)
-        model, lacking = asyncio.run(_derive(name, chosen, loras, _read_exposed(chosen, expose), server))
+        exposed = _read_exposed(chosen, expose)
+        free_sizes(chosen.graph, exposed)
+        model, lacking = asyncio.run(_derive(name, chosen, loras, exposed, server))
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
     except (UsageError, DeriveError, ServerAddressError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..client.offers import read_value
-from ..contract.parameters import NodeInput, inputs_named
+from ..contract.parameters import RESOLUTIONS, NodeInput, inputs_named
 from ..contract.suggestions import near
 from ..contract.workflow import Graph, graph_names, load_graph, node_title, settable
 from .shared import UsageError
@@ -216,6 +216,15 @@ def assign(graph: Graph, infos: Mapping[str, Mapping[str, Any] | None], assignme
         if graph[node_id]["class_type"] == _RESOLUTION:
             graph[node_id]["inputs"]["preset"] = "custom"  # a preset would win over both
     return errors
+
+
+def free_sizes(graph: Graph, exposed: Collection[NodeInput] | None) -> None:
+    """Let width and height of Resolution nodes count, which a preset wins over; unless ``exposed`` has the preset."""
+    for node_id, node in graph.items():
+        size = RESOLUTIONS.get(str(node["inputs"].get("preset")))
+        if node["class_type"] == _RESOLUTION and size is not None and (node_id, "preset") not in (exposed or ()):
+            node["inputs"]["width"], node["inputs"]["height"] = size
+            node["inputs"]["preset"] = "custom"
 
 
 _Wanted = Callable[[Mapping[str, Any]], str | None]
