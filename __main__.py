@@ -3,6 +3,7 @@
 import sys
 
 try:
+    from .cli.model import add_commands as add_model_commands
     from .cli.models import add_commands as add_models_command
     from .cli.plan import add_commands as add_plan_command
     from .cli.report import add_commands as add_report_command
@@ -19,6 +20,7 @@ for add_commands in (
     add_report_command,
     add_client_commands,
     add_server_commands,
+    add_model_commands,
     add_models_command,
 ):
     add_commands(app)

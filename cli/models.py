@@ -28,7 +28,10 @@ class Choice(str, Enum):
     GGUF = "gguf"
 
 
-_models = typer.Typer(help="The model files: what is missing, and its download.", no_args_is_help=True)
+_models = typer.Typer(
+    help="The model files that ComfyUI loads: what is missing, and its download. `model` is about the API's models.",
+    no_args_is_help=True,
+)
 _ComfyUI = Annotated[
     Path | None,
     typer.Option(

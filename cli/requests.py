@@ -17,7 +17,8 @@ import typer
 from ..client.errors import ComfyError, HostedApiError, ServerAddressError
 from ..client.hosted_api import HostedApi
 from ..client.images import ImageError, check_image
-from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, Value
+from ..contract.added import from_schema
+from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, ModelContract, Value
 from ..contract.validation import ContractError, validate
 from .progress_bar import ProgressRenderer
 from .shared import (
@@ -51,13 +52,18 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def submit(
-    start: Annotated[str, typer.Option(help="The first frame: a file here, a URL, or a name the server knows.")],
-    end: Annotated[str, typer.Option(help="The last frame, likewise.")],
-    prompt: Annotated[str, typer.Option(help="What happens in between.")],
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter, e.g. 57_steps=12.")
+    start: Annotated[
+        str | None, typer.Option(help="The first frame: a file here, a URL, or a name the server knows.")
     ] = None,
-    model: Annotated[str, typer.Option(help="The model's id.")] = HOSTED.model_id,
+    end: Annotated[str | None, typer.Option(help="The last frame, likewise.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What happens in between.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A parameter, e.g. 57_steps=12; of an image, what --start takes."
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="The model's id. The API says what others take.")] = HOSTED.model_id,
     key: Annotated[str | None, typer.Option("--idempotency-key", help="The same key never makes two requests.")] = None,
     webhook: Annotated[str | None, typer.Option(help="An https:// address that is told about the end.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch the request and download the video.")] = False,
@@ -69,6 +75,8 @@ def submit(
     """Submit a request; prints its id, or with --wait the downloaded file. Exit code 1 if it does not succeed."""
 
     async def go(client: HostedApi) -> str:
+        contract = MODELS.get(model) or from_schema(model, (await client.model(model)).get("input_schema") or {})
+        values = _read_values(contract, given, assignments or [])
         response = await client.submit(model, values, idempotency_key=key, webhook=webhook)
         request_id = str(response["request_id"])
         if not wait:
@@ -79,9 +87,9 @@ def submit(
 
     try:
         check_output(output)
-        given = {PROMPT.key: prompt, START_IMAGE.key: _image(start), END_IMAGE.key: _image(end)}
-        values = _read_values(model, given, assignments or [])
-    except (ContractError, ImageError, UsageError) as error:
+        options = {PROMPT.key: prompt, START_IMAGE.key: start, END_IMAGE.key: end}
+        given = {key: text for key, text in options.items() if text is not None}
+    except UsageError as error:
         fail(str(error), EXIT_USAGE)
     typer.echo(_call(api, token, token_file, go))
 
@@ -202,14 +210,13 @@ def _image(text: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _read_values(model_id: str, given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
-    """Check the values. A model that only the server knows is checked as the hosted one."""
-    model = MODELS.get(model_id, HOSTED)
+def _read_values(model: ModelContract, given: dict[str, str], assignments: list[str]) -> dict[str, Value]:
+    """Check the values, and read the images that are files here."""
     values, errors = merge_assignments(model, given, assignments)
     if errors:
         raise ContractError(errors)
     checked = validate(model, values)
-    return {key: checked[key] for key in values}
+    return {key: _image(str(checked[key])) if model.parameter(key).is_image else checked[key] for key in values}
 
 
 def _call(api: str, token: str | None, token_file: Path | None, use: Callable[[HostedApi], Awaitable[_T]]) -> _T:
@@ -225,7 +232,7 @@ def _call(api: str, token: str | None, token_file: Path | None, use: Callable[[H
         return asyncio.run(go())
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
-    except (UsageError, ServerAddressError) as error:
+    except (ContractError, ImageError, UsageError, ServerAddressError) as error:
         fail(str(error), EXIT_USAGE)
     except HostedApiError as error:
         hint = ""

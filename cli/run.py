@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..client.comfy import ComfyClient, OutputFile
 from ..client.errors import ComfyError, PreflightError, ServerAddressError
@@ -16,32 +15,35 @@ from ..client.images import ImageError, check_image, plain_file
 from ..client.offers import describe
 from ..client.run import check_graph, run_graph
 from ..contract.downloads import FILES, variant_with
-from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput, Parameter
-from ..contract.validation import allowed
-from ..contract.workflow import Graph, load_graph, node_title, ui_form
+from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput
+from ..contract.workflow import Graph, load_graph, node_title, settable, ui_form
 from .progress_bar import ProgressRenderer
 from .shared import (
     DEFAULT_SERVER,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    PARAMETER_COLUMNS,
     UsageError,
     check_output,
     err,
     fail,
     node_info,
     out,
+    parameter_rows,
+    print_inputs,
     say,
 )
 from .workflows import (
     Assignment,
+    LoraHighOption,
+    LoraLowOption,
     Workflow,
-    add_lora,
+    add_loras,
     assign,
     no_place,
     read_assignments,
     read_workflow,
-    settable,
     size_assignments,
 )
 
@@ -77,13 +79,8 @@ def run(
     negative: Annotated[str | None, typer.Option(help="What must not happen, instead of Wan's own text.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="The video's size, e.g. 720x1280.")] = None,
     workflow: _WorkflowOption = HOSTED.workflow,
-    lora_high: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA of ComfyUI's for the high-noise expert; repeatable."),
-    ] = None,
-    lora_low: Annotated[
-        list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="The same for the low-noise expert.")
-    ] = None,
+    lora_high: LoraHighOption = None,
+    lora_low: LoraLowOption = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,9 +99,7 @@ def run(
         chosen = read_workflow(workflow)
         images, values = _read_options(chosen, texts, files, assignments or [])
         values += size_assignments(chosen, size) if size is not None else []
-        for option, names in (("--lora-high", lora_high), ("--lora-low", lora_low)):
-            for name in names or ():
-                values += add_lora(chosen, option, name)
+        values += add_loras(chosen, lora_high, lora_low)
         _refuse_twice([*images, *values])
         check_output(output)
         path, seconds = asyncio.run(_make_video(chosen, images, values, server, output))
@@ -132,15 +127,14 @@ def params(
 ) -> None:
     """List the parameters of the hosted API, or every input of a workflow."""
     if workflow is None:
-        title, names = HOSTED.model_id, ["Key", "Title", "Takes", "Default"]
-        rows = [[one.key, one.title, one.description, allowed(one), _default(one)] for one in HOSTED.parameters]
+        title, names, rows = HOSTED.model_id, PARAMETER_COLUMNS, parameter_rows(HOSTED)
     else:
         try:
             chosen = read_workflow(workflow)
         except UsageError as error:
             fail(str(error), EXIT_USAGE)
         graph = chosen.graph
-        title, names = chosen.name, ["Key", "Node", "Value"]
+        title, names = chosen.name, ("Key", "Node", "Value")
         rows = [
             [f"{node_id}_{name}", node_title(graph, node_id), "", str(graph[node_id]["inputs"][name])]
             for node_id, name in settable(graph)
@@ -149,16 +143,7 @@ def params(
         for key, name, _, *rest in rows:
             typer.echo("\t".join((key, name, *rest)))
         return
-    table = Table(title=title)
-    for name in names:
-        table.add_column(name, overflow="fold", min_width=20 if name == "Takes" else None)  # 2**64 - 1 in one line
-    for key, name, description, *rest in rows:
-        table.add_row(key, f"{name}\n[dim]{description}[/dim]" if description else name, *rest)
-    out.print(table)
-
-
-def _default(parameter: Parameter) -> str:
-    return "required" if parameter.required else str(parameter.default)
+    print_inputs(title, names, rows)
 
 
 def _read_options(

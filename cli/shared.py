@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from ..client.comfy import ComfyClient
 from ..contract.parameters import ModelContract
-from ..contract.validation import ContractError, FieldError, parse_assignment
+from ..contract.validation import ContractError, FieldError, allowed, parse_assignment
 
 EXIT_FAILED = 1  # the server or the run failed
 EXIT_USAGE = 2  # wrong usage or values; nothing was queued
 EXIT_INTERRUPTED = 130  # Ctrl-C
+PARAMETER_COLUMNS: Sequence[str] = ("Key", "Title", "Takes", "Default")  # of parameter_rows
 DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 
 out = Console()
@@ -55,6 +59,25 @@ async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
             "custom_nodes folder (or update it) and restart it."
         )
     return info
+
+
+def parameter_rows(model: ModelContract) -> list[list[str]]:
+    """Return key, title, description, what it takes and default of each parameter."""
+    return [
+        [one.key, one.title, one.description, allowed(one), "required" if one.required else str(one.default)]
+        for one in model.parameters
+    ]
+
+
+def print_inputs(title: str, columns: Sequence[str], rows: Iterable[list[str]]) -> None:
+    """Print a table; the third text of each row is a description and stands below the second."""
+    table = Table(title=escape(title))
+    for name in columns:
+        table.add_column(name, overflow="fold", min_width=20 if name == "Takes" else None)  # 2**64 - 1 in one line
+    for key, name, description, *rest in rows:
+        shown = f"{escape(name)}\n[dim]{escape(description)}[/dim]" if description else escape(name)
+        table.add_row(escape(key), shown, *map(escape, rest))
+    out.print(table)
 
 
 def describe_step(node: str, step: int, steps: int, seconds_left: float | None) -> str:

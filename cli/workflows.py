@@ -5,20 +5,33 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ..client.offers import read_value
-from ..contract.parameters import NodeInput, inputs_named
+from ..contract.parameters import RESOLUTIONS, NodeInput, inputs_named
 from ..contract.suggestions import near
-from ..contract.workflow import Graph, graph_names, load_graph, node_title
+from ..contract.workflow import Graph, graph_names, load_graph, node_title, settable
 from .shared import UsageError
 
 _CONDITIONING, _RESOLUTION, _LORA = "WanFLF2VConditioning", "WanFLF2VResolution", "LoraLoaderModelOnly"
 _SIZE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*(?:\(.*\))?\s*")
 _EXPERTS = {"--lora-high": "model_high_noise", "--lora-low": "model_low_noise"}
+
+LoraHighOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora-high", metavar="FILE[:STRENGTH]", help="A LoRA of ComfyUI's for the high-noise expert; repeatable."
+    ),
+]
+LoraLowOption = Annotated[
+    list[str] | None,
+    typer.Option("--lora-low", metavar="FILE[:STRENGTH]", help="The same for the low-noise expert."),
+]
 
 
 @dataclass(frozen=True)
@@ -48,8 +61,11 @@ class Workflow:
         return _upstream(self.graph, nodes[0]["inputs"].get(name), wanted) if len(nodes) == 1 else None
 
 
-def read_workflow(given: str) -> Workflow:
-    """Return the template of this name, or the workflow in this file; ``UsageError`` if it is neither."""
+def read_workflow(given: str, label: str = "--workflow") -> Workflow:
+    """Return the template of this name, or the workflow in this file; ``UsageError`` if it is neither.
+
+    ``label`` is what messages call what was given.
+    """
     if given in graph_names():
         return Workflow(given, load_graph(given), bundled=True)
     path = Path(given)
@@ -57,36 +73,28 @@ def read_workflow(given: str) -> Workflow:
         found = near(given.removesuffix(".json"), {name: (name,) for name in graph_names()})
         meant = f"Did you mean {' or '.join(found)}? " if found else ""
         raise UsageError(
-            f'--workflow is "{given}", but there is no such file and no such template. {meant}'
+            f'{label} is "{given}", but there is no such file and no such template. {meant}'
             f"Templates: {', '.join(graph_names())}."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--workflow {path} cannot be read as JSON ({error}).") from error
+        raise UsageError(f"{label} {path} cannot be read as JSON ({error}).") from error
     if isinstance(content, dict) and isinstance(content.get("nodes"), list):
         raise UsageError(
-            f"--workflow {path} is a workflow as the editor saves it. A run needs its API form: in ComfyUI choose "
+            f"{label} {path} is a workflow as the editor saves it. A run needs its API form: in ComfyUI choose "
             "Workflow, Export (API), and give that file."
         )
     nodes = content.values() if isinstance(content, dict) and content else [None]
     if not all(isinstance(node, dict) and _is_node(node) for node in nodes):
         raise UsageError(
-            f"--workflow {path} is not a workflow in API form: an object of nodes with class_type and inputs."
+            f"{label} {path} is not a workflow in API form: an object of nodes with class_type and inputs."
         )
     return Workflow(given, content, bundled=False)
 
 
 def _is_node(node: Mapping[str, Any]) -> bool:
     return isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
-
-
-def settable(graph: Graph) -> Iterator[NodeInput]:
-    """Yield every input that has a value of its own, none that comes from another node."""
-    for node_id, node in graph.items():
-        for name, value in node["inputs"].items():
-            if not isinstance(value, list):
-                yield NodeInput(node_id, name)
 
 
 def read_assignments(workflow: Workflow, texts: Iterable[str]) -> tuple[list[Assignment], list[str]]:
@@ -106,13 +114,18 @@ def read_assignments(workflow: Workflow, texts: Iterable[str]) -> tuple[list[Ass
 
 
 def _assign(workflow: Workflow, key: str, value: str) -> list[Assignment]:
+    known, targets = set(settable(workflow.graph)), inputs_named(key)
+    if len(targets) == 2 and known.issuperset(targets):
+        return [Assignment(key, *pair) for pair in zip(targets, read_size(key, value), strict=True)]
+    return [Assignment(key, find_input(workflow, key), value)]
+
+
+def find_input(workflow: Workflow, key: str) -> NodeInput:
+    """Return the input that a key such as ``57_steps`` names; ``UsageError`` if there is none, or it has no value."""
     graph = workflow.graph
     known = {f"{one.node_id}_{one.name}": one for one in settable(graph)}
     if key in known:
-        return [Assignment(key, known[key], value)]
-    targets = inputs_named(key)
-    if len(targets) == 2 and all(target in known.values() for target in targets):
-        return [Assignment(key, *pair) for pair in zip(targets, read_size(key, value), strict=True)]
+        return known[key]
     node_id, _, name = key.partition("_")
     source = graph.get(node_id, {"inputs": {}})["inputs"].get(name)
     if isinstance(source, list):
@@ -159,6 +172,12 @@ def no_place(workflow: Workflow, option: str) -> str:
     )
 
 
+def add_loras(workflow: Workflow, high: list[str] | None, low: list[str] | None) -> list[Assignment]:
+    """Add the LoRAs of ``--lora-high`` and ``--lora-low``; return what they set."""
+    given = [("--lora-high", text) for text in high or ()] + [("--lora-low", text) for text in low or ()]
+    return [one for option, text in given for one in add_lora(workflow, option, text)]
+
+
 def add_lora(workflow: Workflow, option: str, text: str) -> list[Assignment]:
     """Put a LoRA, ``FILE`` or ``FILE:STRENGTH``, between an expert and its sampler; return what it sets."""
     name, separator, tail = text.rpartition(":")
@@ -197,6 +216,15 @@ def assign(graph: Graph, infos: Mapping[str, Mapping[str, Any] | None], assignme
         if graph[node_id]["class_type"] == _RESOLUTION:
             graph[node_id]["inputs"]["preset"] = "custom"  # a preset would win over both
     return errors
+
+
+def free_sizes(graph: Graph, exposed: Collection[NodeInput] | None) -> None:
+    """Let width and height of Resolution nodes count, which a preset wins over; unless ``exposed`` has the preset."""
+    for node_id, node in graph.items():
+        size = RESOLUTIONS.get(str(node["inputs"].get("preset")))
+        if node["class_type"] == _RESOLUTION and size is not None and (node_id, "preset") not in (exposed or ()):
+            node["inputs"]["width"], node["inputs"]["height"] = size
+            node["inputs"]["preset"] = "custom"
 
 
 _Wanted = Callable[[Mapping[str, Any]], str | None]

@@ -28,7 +28,7 @@ def choices(inputs: Mapping[str, Any], name: str) -> list[str] | None:
     ``inputs`` are a node's inputs as ``/object_info`` and ``INPUT_TYPES`` describe them, under ``required`` and
     ``optional``. ComfyUI writes the list in the place of the type, or, for newer nodes, as ``options`` of a COMBO.
     """
-    kind, config = _spec(inputs, name)
+    kind, config = spec(inputs, name)
     listed = kind if isinstance(kind, list | tuple) else config.get("options")
     return None if listed is None else [str(item) for item in listed]
 
@@ -39,7 +39,7 @@ def read_value(inputs: Mapping[str, Any], name: str, text: str) -> object:
     ``inputs`` is described at ``choices``. Raises ``ValueError``, with what the input takes and what was given, if the
     text has not its type, lies outside its range, or is none of its choices.
     """
-    kind, config = _spec(inputs, name)
+    kind, config = spec(inputs, name)
     if kind == "COMBO" or isinstance(kind, list | tuple):
         return _choice(kind if isinstance(kind, list | tuple) else config.get("options"), config, text)
     if kind in ("INT", "FLOAT"):
@@ -53,7 +53,7 @@ def read_value(inputs: Mapping[str, Any], name: str, text: str) -> object:
     raise ValueError(f"takes no value: it comes from another node ({kind}).")
 
 
-def _spec(inputs: Mapping[str, Any], name: str) -> tuple[Any, Mapping[str, Any]]:
+def spec(inputs: Mapping[str, Any], name: str) -> tuple[Any, Mapping[str, Any]]:
     """Return an input's type, or its list of choices, and its settings; ``None`` and nothing if there is no such."""
     for group in ("required", "optional"):
         spec = (inputs.get(group) or {}).get(name)
@@ -97,24 +97,28 @@ def _number(kind: str, config: Mapping[str, Any], text: str) -> int | float:
     return int(value) if kind == "INT" else float(value)
 
 
-async def describe(client: ComfyClient, graph: Graph) -> dict[str, dict[str, Any] | None]:
-    """Return what ComfyUI says of each type of node in ``graph``, ``None`` for a type that it does not have."""
-    types = sorted({node["class_type"] for node in graph.values()})
+async def describe(client: ComfyClient, *graphs: Graph) -> dict[str, dict[str, Any] | None]:
+    """Return what ComfyUI says of each type of node in the graphs, ``None`` for a type that it does not have."""
+    types = sorted({node["class_type"] for graph in graphs for node in graph.values()})
     described = await asyncio.gather(*map(client.object_info, types))
     return dict(zip(types, described, strict=True))
 
 
 async def find_lacking(client: ComfyClient, graph: Graph) -> list[str]:
-    """Return what ``graph`` needs and this ComfyUI lacks, a sentence for each node type and each model file.
+    """Return what ``graph`` needs and this ComfyUI lacks; raise a ``ComfyError`` if ComfyUI does not answer."""
+    return lacking_in(graph, await describe(client, graph))
 
-    A model file is there if the node that takes it lists it, whichever folder it lies in. Raises a ``ComfyError`` if
-    ComfyUI does not answer.
+
+def lacking_in(graph: Graph, infos: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """Return what ``graph`` needs and a ComfyUI lacks, a sentence for each node type and each model file.
+
+    A model file is there if the node that takes it lists it, whichever folder it lies in. ``infos`` comes from
+    ``describe``, of this graph and perhaps of others.
     """
-    infos = await describe(client, graph)
     lacking = [
         f"ComfyUI has no node {class_type}. Install or update the node pack that brings it."
-        for class_type, info in infos.items()
-        if info is None
+        for class_type in sorted({node["class_type"] for node in graph.values()})
+        if infos[class_type] is None
     ]
     for node in graph.values():
         info = infos[node["class_type"]]

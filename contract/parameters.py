@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 Value: TypeAlias = str | int | float
-ParameterType: TypeAlias = Literal["string", "integer", "float"]
+ParameterType: TypeAlias = Literal["string", "integer", "float", "boolean"]
+Makes: TypeAlias = Literal["video", "image"]
 
 MAX_SEED = 2**64 - 1  # ComfyUI's own limit of noise_seed (comfy_extras/nodes_custom_sampler.py, nodes.py)
 
+_SEEDS = ("noise_seed", "seed")  # what nodes call it
 _BETWEEN_INPUTS = re.compile(r"x(?=\d+_)")  # in 71_widthx71_height
 _SIZE_LABEL = re.compile(r"(\d+)x(\d+)( |$)")
 
@@ -78,9 +80,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ModelContract:
-    """One model as the API offers it: its id, its parameters and the bundled API workflow they fill.
+    """One model as the API offers it: its id, its parameters and the API workflow they fill.
 
-    ``loaders`` replaces nodes of the workflow: node id → the ``class_type`` and ``inputs`` to use.
+    ``workflow`` is a bundled one, ``loaders`` replaces nodes of it: node id → the ``class_type`` and ``inputs`` to use.
+    A model that an operator added, at ``added_at`` (Unix seconds), has a ``graph`` in its place. ``output_node`` is the
+    id of the node that saves what the model ``makes``, a file named after its input ``filename_prefix``.
     """
 
     model_id: str
@@ -88,6 +92,16 @@ class ModelContract:
     workflow: str
     parameters: tuple[Parameter, ...]
     loaders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    description: str = "Two images, the first and the last frame, and a prompt become a video."
+    graph: Mapping[str, Mapping[str, Any]] | None = field(default=None, compare=False)
+    added_at: float = 0.0
+    output_node: str = "73"
+    makes: Makes = "video"
+
+    @property
+    def category(self) -> str:
+        """What goes in and what comes out: ``image-to-video``, ``text-to-image``, …"""
+        return f"{'image' if any(parameter.is_image for parameter in self.parameters) else 'text'}-to-{self.makes}"
 
     def parameter(self, key: str) -> Parameter:
         """Return the parameter called ``key``; ``KeyError`` if there is none."""
@@ -95,6 +109,11 @@ class ModelContract:
             if parameter.key == key:
                 return parameter
         raise KeyError(key)
+
+
+def seed_in(values: Mapping[str, Value]) -> Value | None:
+    """Return the value of the first key that names a seed; ``None`` if there is none."""
+    return next((value for key, value in values.items() if inputs_named(key)[0].name in _SEEDS), None)
 
 
 PROMPT = Parameter(
@@ -210,6 +229,57 @@ HOSTED = ModelContract(
     parameters=(PROMPT, START_IMAGE, END_IMAGE, RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
 )
 
+# The other templates, as models. Which files they load, only the operator chooses.
+_LORA_STRENGTH = Parameter(
+    key="91_strength_model", title="LoRA Strength (High Noise)", type="float", default=1, minimum=0, maximum=2
+)
+FOUR_STEPS = ModelContract(
+    model_id="wan-flf2v/4-steps",
+    display_name="Wan 2.2 FLF2V, 4 steps",
+    workflow="wan22_flf2v_4_steps_lora",
+    parameters=(
+        *(PROMPT, START_IMAGE, END_IMAGE, RESOLUTION, LENGTH, FRAME_RATE, SEED),
+        replace(STEPS, minimum=4, maximum=8, default=4),  # what the LoRAs were made for
+        replace(CFG, default=1),
+        replace(SHIFT, default=5),
+        _LORA_STRENGTH,
+        replace(_LORA_STRENGTH, key="92_strength_model", title="LoRA Strength (Low Noise)"),
+    ),
+)
+SEGMENTS = ModelContract(
+    model_id="wan-flf2v/segments",
+    display_name="Wan 2.2 FLF2V, several images",
+    workflow="wan22_flf2v_several_images",
+    description="Four images and a prompt for each of the three segments between them become one video.",
+    parameters=(
+        Parameter(
+            key="60_prompts",
+            title="Prompts",
+            description="One line for each segment; a single line is for all of them.",
+            type="string",
+            default="The puppy runs to the beach\nThe puppy jumps into the water\nThe puppy shakes itself dry",
+            required=True,
+            aliases=("prompt", "prompts"),
+        ),
+        *(
+            replace(START_IMAGE, key=f"{node_id}_image", title=f"Image {number}", aliases=(f"image_{number}",))
+            for number, node_id in enumerate(("68", "63", "64", "62"), 1)
+        ),
+        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+    ),
+)
+LOOP = ModelContract(
+    model_id="wan-flf2v/loop",
+    display_name="Wan 2.2 FLF2V, loop",
+    workflow="wan22_flf2v_loop",
+    description="One image and a prompt become a video that begins again where it ends.",
+    parameters=(
+        PROMPT,
+        replace(START_IMAGE, title="Image", aliases=("start_image", *START_IMAGE.aliases)),
+        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+    ),
+)
+
 # The demo's tiny models make a video in seconds on a CPU: the same keys at values that fit them. They know the words
 # of seven transitions (demo/models/README.md), and were not trained for guidance, so cfg is 1.
 DEMO = ModelContract(
@@ -236,4 +306,4 @@ DEMO = ModelContract(
     },
 )
 
-MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, DEMO)}
+MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, FOUR_STEPS, SEGMENTS, LOOP, DEMO)}

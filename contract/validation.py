@@ -19,7 +19,9 @@ from .suggestions import near
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tabs and line breaks may be in it
 _SHOWN_CHARACTERS = 80
+_SHOWN_CHOICES = 60  # a folder can have thousands of LoRAs
 _SHOWN_UNKNOWN = 20  # unknown keys that get an entry each
+_BOOLEANS = {"true": True, "false": False}  # as a command line has them
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ def parse_assignment(model: ModelContract, text: str) -> tuple[str, Value]:
     parameter = next((item for item in model.parameters if item.key == key), None)
     if parameter is None:
         raise ContractError([FieldError((key,), _unknown_key(model, key), "extra_forbidden")])
-    value: Value = raw if parameter.type == "string" else _number(raw)
+    value: Value = raw
+    if parameter.type == "boolean":
+        value = _BOOLEANS.get(raw.lower(), raw)
+    elif parameter.type != "string":
+        value = _number(raw)
     only_this = ModelContract(model.model_id, model.display_name, model.workflow, (parameter,))
     return key, validate(only_this, {key: value})[key]
 
@@ -75,11 +81,17 @@ def parse_assignment(model: ModelContract, text: str) -> tuple[str, Value]:
 def allowed(parameter: Parameter) -> str:
     """Say in words what the parameter accepts, e.g. ``an integer from 6 to 20``."""
     if parameter.enum:
-        return "one of " + ", ".join(_show(value) for value in parameter.enum)
+        more = len(parameter.enum) - _SHOWN_CHOICES
+        shown = ", ".join(_show(value) for value in parameter.enum[:_SHOWN_CHOICES])
+        return f"one of {shown}" + (f" and {more} more, which the model's schema lists" if more > 0 else "")
     if parameter.type == "string":
         return "the name of an image" if parameter.is_image else "a text"
+    if parameter.type == "boolean":
+        return "true or false"
     noun = "an integer" if parameter.type == "integer" else "a number"
     low, high = parameter.range
+    if low is None or high is None:
+        return noun + (f" of {low} or more" if low is not None else f" of {high} or less" if high is not None else "")
     return f"{noun} from {low} to {high}"
 
 
@@ -95,6 +107,8 @@ def _request_model(model: ModelContract) -> type[BaseModel]:
 def _annotation(parameter: Parameter) -> Any:
     if parameter.type == "string":
         return Literal[parameter.enum] if parameter.enum else Annotated[str, AfterValidator(_text_check(parameter))]
+    if parameter.type == "boolean":
+        return bool
     if parameter.type == "float":
         low, high = parameter.range
         return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
@@ -196,7 +210,7 @@ def _advice(parameter: Parameter, value: object) -> str:
 
 def _can_compare(parameter: Parameter, value: float) -> bool:
     is_nan = isinstance(value, float) and math.isnan(value)  # of a huge integer, math.isnan raises OverflowError
-    return parameter.type != "string" and not is_nan
+    return parameter.type in ("integer", "float") and not is_nan
 
 
 def _nearest(parameter: Parameter, value: float) -> Value:

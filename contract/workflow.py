@@ -1,14 +1,14 @@
-"""Puts parameter values into the bundled workflow: ``57_steps`` becomes the input ``steps`` of node 57 in the graph."""
+"""Puts parameter values into a workflow: ``57_steps`` becomes the input ``steps`` of node 57 in the graph."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .parameters import ModelContract, Parameter, Value, parse_size
+from .parameters import ModelContract, NodeInput, Parameter, Value, parse_size
 
 Graph: TypeAlias = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
 
@@ -32,11 +32,21 @@ def graph_names() -> list[str]:
 
 
 def graph_for(model: ModelContract) -> Graph:
-    """Return the bundled graph of ``model`` with the model's loaders in it, ready for ``fill``."""
+    """Return a copy of the graph of ``model`` with the model's loaders in it, ready for ``fill``."""
+    if model.graph is not None:
+        return copy.deepcopy({node_id: dict(node) for node_id, node in model.graph.items()})
     graph = load_graph(model.workflow)
     for node_id, node in model.loaders.items():
         graph[node_id].update(copy.deepcopy(dict(node)))
     return graph
+
+
+def settable(graph: Graph) -> Iterator[NodeInput]:
+    """Yield every input that has a value of its own, none that comes from another node."""
+    for node_id, node in graph.items():
+        for name, value in node["inputs"].items():
+            if not isinstance(value, list):
+                yield NodeInput(node_id, name)
 
 
 def node_title(graph: Graph, node_id: str) -> str:

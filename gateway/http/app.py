@@ -12,6 +12,7 @@ from aiohttp import web
 from ..decoders import Decoders
 from ..fetch import Fetcher
 from ..images import Images
+from ..jobs.catalogue import Catalogue
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.opening import open_store
 from ..jobs.records import Job
@@ -56,9 +57,9 @@ def create_app(
         return result_response(job, output).model_dump(mode="json", exclude_unset=True)
 
     sender = WebhookSender(settings, store, fetcher, webhook_body)
-    models, metrics, large_bodies = offered(settings), Metrics(), LargeBodies()
+    models, metrics, large_bodies = Catalogue(store, offered(settings)), Metrics(), LargeBodies()
     cors, authentication = Cors(settings.cors_origins), Authentication(settings, store, results)
-    requests = RequestRoutes(settings, store, results, dispatcher)
+    requests = RequestRoutes(settings, store, results, dispatcher, models)
     availability = Availability(settings, models)
     ops = OpsRoutes(settings, store, models, metrics, authentication, availability)
     page = PageRoutes(auth=settings.auth, mounted=mounted)

@@ -12,11 +12,13 @@ from typing import Any
 from aiohttp import web
 
 from ...client.errors import ComfyError
-from ...client.offers import find_lacking
-from ...contract.parameters import HOSTED, MODELS, ModelContract
+from ...client.offers import describe, lacking_in
+from ...contract.parameters import DEMO, MODELS, ModelContract
 from ...contract.suggestions import near
-from ...contract.workflow import graph_for
+from ...contract.workflow import Graph, graph_for
+from ..jobs.catalogue import Catalogue
 from ..jobs.comfyui import Address, addresses_of, resolved
+from ..jobs.store import StoreError
 from ..settings import Settings
 from . import errors
 from .errors import ApiError
@@ -29,7 +31,6 @@ _FRESH_S = 3.0  # an answer is not asked for again
 _OLD_S = 60.0  # until then, a model that could run is taken to be there while ComfyUI is asked again
 _PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to answer
 _LOOK_S = 5.0
-_CATEGORIES = ("image-to-video",)
 _KIND = "workflow"
 MAX_LIMIT = 100  # of a list
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -38,10 +39,10 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 class Availability:
     """Which models can run: what ComfyUI said last. Calls at the same time share one look."""
 
-    def __init__(self, settings: Settings, models: Mapping[str, ModelContract]) -> None:
+    def __init__(self, settings: Settings, models: Catalogue) -> None:
         self._addresses = addresses_of(settings)
-        self._graphs = {model_id: graph_for(model) for model_id, model in models.items()}
-        self._lacking: dict[str, list[str]] = {model_id: [] for model_id in models}
+        self._models = models
+        self._lacking: dict[str, list[str]] = {}
         self._problem: str | None = None
         self._known_at = -math.inf
         self._look: asyncio.Task[None] | None = None
@@ -49,20 +50,20 @@ class Availability:
     async def lacking(self, model: ModelContract) -> list[str]:
         """Return what ``model`` lacks on ComfyUI; nothing while ComfyUI does not answer, since it may have all then.
 
-        A model that lacked something is looked for again. Waits a second at most.
+        A model that lacked something, or is new, is looked for again. Waits a second at most.
         """
-        age = time.monotonic() - self._known_at
-        if age > _FRESH_S:
+        age, known = time.monotonic() - self._known_at, self._lacking.get(model.model_id)
+        if age > _FRESH_S or known is None:
             look = self._begin_look()
-            if age > _OLD_S or self._lacking[model.model_id]:
+            if age > _OLD_S or known != []:
                 await asyncio.wait((look,), timeout=_PATIENCE_S)
-        return self._lacking[model.model_id]
+        return self._lacking.get(model.model_id, [])
 
     async def problem(self) -> str | None:
         """Return why ComfyUI can run no request now, ``None`` if it can run one."""
         if time.monotonic() - self._known_at > _FRESH_S:
             await asyncio.wait((self._begin_look(),))
-        if self._problem is None and all(self._lacking.values()):
+        if self._problem is None and self._lacking and all(self._lacking.values()):
             return "No model of this API can run on this ComfyUI; GET /v1/models says what each lacks."
         return self._problem
 
@@ -72,38 +73,43 @@ class Availability:
         return self._look
 
     async def _ask(self) -> None:
-        lacking: dict[str, list[str]] = {model_id: [] for model_id in self._graphs}
+        lacking: dict[str, list[str]] = {model_id: [] for model_id in self._lacking}
         problem = None
         try:
-            lacking = await self._find_lacking()
+            models = await self._models.all()
+            lacking = {model_id: [] for model_id in models}
+            lacking = await self._find_lacking({model_id: graph_for(model) for model_id, model in models.items()})
         except asyncio.TimeoutError:
             problem = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
-        except ComfyError as error:
+        except (ComfyError, StoreError) as error:
             problem = str(error)
         except Exception:  # noqa: BLE001 -- what cannot be understood must not pass for readiness
             _LOG.exception("look at ComfyUI failed")
             problem = "ComfyUI's answer could not be understood. The API's log says more."
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
-    async def _find_lacking(self) -> dict[str, list[str]]:
+    async def _find_lacking(self, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
         """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none answers."""
-        looks = [asyncio.wait_for(self._find_lacking_on(each), _LOOK_S) for each in await resolved(self._addresses)]
+        addresses = await resolved(self._addresses)
+        looks = [asyncio.wait_for(_find_lacking_on(each, graphs), _LOOK_S) for each in addresses]
         answers = await asyncio.gather(*looks, return_exceptions=True)
         found = [answer for answer in answers if not isinstance(answer, BaseException)]
         if not found and isinstance(answers[0], BaseException):
             raise answers[0]
-        return {model_id: min((each[model_id] for each in found), key=len) for model_id in self._graphs}
+        return {model_id: min((each[model_id] for each in found), key=len) for model_id in graphs}
 
-    async def _find_lacking_on(self, address: Address) -> dict[str, list[str]]:
-        async with address.client() as client:
-            await client.system_stats()
-            return {model_id: await find_lacking(client, graph) for model_id, graph in self._graphs.items()}
+
+async def _find_lacking_on(address: Address, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
+    async with address.client() as client:
+        await client.system_stats()
+        infos = await describe(client, *graphs.values())
+        return {model_id: lacking_in(graph, infos) for model_id, graph in graphs.items()}
 
 
 class ModelRoutes:
     """``GET /models``, ``GET /models/categories`` and ``GET /models/{model_id}``."""
 
-    def __init__(self, models: Mapping[str, ModelContract], availability: Availability) -> None:
+    def __init__(self, models: Catalogue, availability: Availability) -> None:
         self._models = models
         self._availability = availability
 
@@ -117,7 +123,8 @@ class ModelRoutes:
     async def list_models(self, request: web.Request) -> web.Response:
         """List the models that match ``search``, ``category`` and ``kind``."""
         query = request.query
-        found = _search(self._models.values(), *(query.get(name, "") for name in ("search", "category", "kind")))
+        models = (await self._models.all()).values()
+        found = _search(models, *(query.get(name, "") for name in ("search", "category", "kind")))
         schema = boolean_query(request, "include_schema")
         limit = integer_query(request, "limit", default=50, low=1, high=MAX_LIMIT)
         offset = integer_query(request, "offset", default=0, low=0, high=1_000_000)
@@ -126,11 +133,12 @@ class ModelRoutes:
 
     async def list_categories(self, _: web.Request) -> web.Response:
         """List what ``category`` can be."""
-        return json_response(CategoryListResponse(categories=list(_CATEGORIES)))
+        models = (await self._models.all()).values()
+        return json_response(CategoryListResponse(categories=sorted({model.category for model in models})))
 
     async def get_model(self, request: web.Request) -> web.Response:
         """Describe one model, with its schemas."""
-        model = find_model(self._models, request.match_info["model_id"])
+        model = await find_model(self._models, request.match_info["model_id"])
         return json_response(await self._describe(model, schema=True))
 
     async def _describe(self, model: ModelContract, *, schema: bool) -> ModelResponse:
@@ -138,12 +146,12 @@ class ModelRoutes:
         if lacking := await self._availability.lacking(model):
             optional["reason"] = " ".join(lacking)
         if schema:
-            optional |= {"input_schema": page_schema(model), "output_schema": output_schema()}
+            optional |= {"input_schema": page_schema(model), "output_schema": output_schema(model)}
         return ModelResponse(
             model_id=model.model_id,
             display_name=model.display_name,
-            description="Two images, the first and the last frame, and a prompt become a video.",
-            categories=list(_CATEGORIES),
+            description=model.description,
+            categories=[model.category],
             kind=_KIND,
             available=not lacking,
             **optional,
@@ -151,26 +159,29 @@ class ModelRoutes:
 
 
 def offered(settings: Settings) -> dict[str, ModelContract]:
-    """Return the models of this API by id: the hosted one, and the demo's if the settings say so."""
-    return MODELS if settings.demo else {HOSTED.model_id: HOSTED}
+    """Return the bundled models of this API by id, the hosted one first; the demo's only if the settings say so."""
+    return {model_id: model for model_id, model in MODELS.items() if settings.demo or model is not DEMO}
 
 
-def find_model(models: Mapping[str, ModelContract], model_id: str) -> ModelContract:
+async def find_model(models: Catalogue, model_id: str) -> ModelContract:
     """Return a model that is offered; for an unknown one, the text of the ``ApiError`` names one that is near."""
-    if model_id in models:
-        return models[model_id]
-    found = near(model_id, {known: (known, model.display_name) for known, model in models.items()})
+    if (model := await models.find(model_id)) is not None:
+        return model
+    found = near(model_id, {known: (known, model.display_name) for known, model in (await models.all()).items()})
     advice = f"Did you mean {' or '.join(found)}?" if found else "GET /v1/models lists those that are."
     raise ApiError(errors.NO_SUCH_MODEL, advice=advice)
 
 
 def _search(models: Iterable[ModelContract], text: str, category: str, kind: str) -> list[ModelContract]:
     """Return the models whose id or name has every word of ``text``; empty criteria match all."""
-    if (category and category not in _CATEGORIES) or (kind and kind != _KIND):
+    if kind and kind != _KIND:
         return []
     words = text.lower().split()
     return [
-        model for model in models if all(word in f"{model.model_id} {model.display_name}".lower() for word in words)
+        model
+        for model in models
+        if category in ("", model.category)
+        and all(word in f"{model.model_id} {model.display_name}".lower() for word in words)
     ]
 
 

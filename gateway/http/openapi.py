@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from ...contract.parameters import ModelContract
 from ..jobs.records import STATUSES
+from ..jobs.results import CONTENT_TYPES
 from .errors import SUMMARIES
 from .models import MAX_LIMIT
 from .responses import (
@@ -42,10 +44,15 @@ _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}]
 def document(models: Iterable[ModelContract]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of an API that offers ``models``."""
     paths: dict[str, Any] = {}
-    schemas = _response_schemas()
+    schemas = dict(_response_schemas())
     for index, model in enumerate(models):
         schemas[f"Input_{index}"] = json_schema(model)
-        paths[f"/v1/models/{model.model_id}"] = {"get": _get_model(model), "post": _submit(model, f"Input_{index}")}
+        name = "".join(character if character.isalnum() else "_" for character in model.model_id)
+        name += f"_{index}" if model.graph is not None else ""  # a.b is another model than a_b
+        paths[f"/v1/models/{model.model_id}"] = {
+            "get": _get_model(model, f"describe_{name}"),
+            "post": _submit(model, f"Input_{index}", f"submit_{name}"),
+        }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -64,27 +71,26 @@ def document(models: Iterable[ModelContract]) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _response_schemas() -> dict[str, Any]:
     _, top = models_json_schema([(body, "validation") for body in _BODIES], ref_template="#/components/schemas/{model}")
     definitions: dict[str, Any] = top["$defs"]
     return definitions
 
 
-def _get_model(model: ModelContract) -> dict[str, Any]:
+def _get_model(model: ModelContract, name: str) -> dict[str, Any]:
     responses = {200: _json("The model, with the hosted page's schemas.", ModelResponse)}
-    return _operation(f"Describe {model.display_name}", responses, (404,), _id("describe", model))
+    return _operation(f"Describe {model.display_name}", responses, (404,), name)
 
 
-def _submit(model: ModelContract, schema: str) -> dict[str, Any]:
+def _submit(model: ModelContract, schema: str, name: str) -> dict[str, Any]:
     parameters = [
         _parameter("Idempotency-Key", "header", {"type": "string", "format": "idempotency-key", "maxLength": 255}),
         _parameter("webhook", "query", {"type": "string", "format": "webhook-url"}),
         _parameter("webhook_intermediate_status", "query", {"type": "boolean"}),
     ]
     responses = {200: {**_json("Accepted.", SubmitResponse), "links": _LINKS}}
-    operation = _operation(
-        f"Submit a request to {model.display_name}", responses, (404, 408, 413, 415, 422, 503), _id("submit", model)
-    )
+    operation = _operation(f"Submit a request to {model.display_name}", responses, (404, 408, 413, 415, 422, 503), name)
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {**operation, "parameters": parameters, "requestBody": {"required": True, "content": content}}
 
@@ -164,7 +170,7 @@ def _file(request_id: dict[str, Any]) -> dict[str, Any]:
         _parameter("expires", "query", {"type": "integer"}, required=True),
         _parameter("signature", "query", {"type": "string"}, required=True),
     ]
-    kinds: dict[str, Any] = {kind: {} for kind in ("video/mp4", "image/png")}
+    kinds: dict[str, Any] = {kind: {} for kind in sorted(set(CONTENT_TYPES.values()))}
     responses = {
         200: {"description": "The file.", "content": kinds},
         206: {"description": "A range of it.", "content": kinds},
@@ -188,7 +194,3 @@ def _json(description: str, body: type[BaseModel]) -> dict[str, Any]:
 
 def _parameter(name: str, place: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
     return {"name": name, "in": place, "required": required, "schema": schema}
-
-
-def _id(verb: str, model: ModelContract) -> str:
-    return f"{verb}_{''.join(character if character.isalnum() else '_' for character in model.model_id)}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
-from ...contract.parameters import ModelContract
 from ..durable import check_room
+from ..jobs.catalogue import Catalogue
 from ..jobs.records import STATUSES
 from ..jobs.store import Store, StoreError
 from ..settings import Settings
@@ -33,14 +32,14 @@ class OpsRoutes:
         self,
         settings: Settings,
         store: Store,
-        models: Mapping[str, ModelContract],
+        models: Catalogue,
         metrics: Metrics,
         authentication: Authentication,
         availability: Availability,
     ) -> None:
         self._settings = settings
         self._store = store
-        self._document = document(models.values())
+        self._models = models
         self._metrics = metrics
         self._authentication = authentication
         self._availability = availability
@@ -103,7 +102,7 @@ class OpsRoutes:
     @public
     async def openapi(self, _: web.Request) -> web.Response:
         """Return the OpenAPI document."""
-        return web.json_response(self._document)
+        return web.json_response(document((await self._models.all()).values()))
 
     async def _find_disk_problem(self) -> ErrorKind | None:
         """Try to write, into the store and beside it; return what a client is told if that fails."""

@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 from aiohttp import web
 
 from ...client.images import ImageError
-from ...contract.parameters import ModelContract, Value
+from ...contract.parameters import MODELS, ModelContract, Value
 from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
+from ..jobs.catalogue import Catalogue
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.records import REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
 from ..jobs.results import Results
@@ -68,7 +69,7 @@ class SubmitRoute:
         results: Results,
         fetcher: Fetcher,
         dispatcher: Dispatcher,
-        models: Mapping[str, ModelContract],
+        models: Catalogue,
         availability: Availability,
         large_bodies: LargeBodies,
     ) -> None:
@@ -88,7 +89,7 @@ class SubmitRoute:
     async def submit(self, request: web.Request) -> web.Response:
         """Accept a request for a model; a request that got a 200 survives a crash."""
         token = token_of(request)
-        model = find_model(self._models, request.match_info["model_id"])
+        model = await find_model(self._models, request.match_info["model_id"])
         webhook = _webhook(request)
         every_status = boolean_query(request, _EVERY_STATUS)
         base = base_url(request, self._settings)
@@ -180,11 +181,13 @@ class RequestRoutes:
         store: Store,
         results: Results,
         dispatcher: Dispatcher,
+        models: Catalogue,
     ) -> None:
         self._settings = settings
         self._store = store
         self._results = results
         self._dispatcher = dispatcher
+        self._models = models
         self._streams: Counter[str] = Counter()  # token id -> open event streams
         self._health: Health | None = None
         self._health_at = -math.inf
@@ -217,7 +220,8 @@ class RequestRoutes:
         found = await self._store.newest(token.id, limit + 1, status=status, before=before)
         page = found[:limit]
         kept = await asyncio.to_thread(lambda: [job for job in page if not self._results.lost(job)])
-        return json_response(list_response(kept, page[-1].id if len(found) > limit else None))
+        next_cursor = page[-1].id if len(found) > limit else None
+        return json_response(list_response(kept, MODELS | await self._models.all(), next_cursor))
 
     async def status(self, request: web.Request) -> web.Response:
         """Return the status of a request."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from ...contract.parameters import MODELS, SEED
+from ...contract.parameters import ModelContract, seed_in
 from ..jobs.records import Health, Job, Status
 
 StatusWord = Literal["in_queue", "in_progress", "completed", "cancelled"]
@@ -68,10 +69,10 @@ class StatusResponse(BaseModel):
 class Output(BaseModel):
     """Signed links to the files; anyone who has a link can download the file until the link expires."""
 
-    image: str
-    video: str
+    image: str = Field(description="The video's first frame; or the image itself, if the model makes one.")
+    video: str | None = None
     images: list[str]
-    videos: list[str]
+    videos: list[str] | None = None
 
 
 class ResultResponse(BaseModel):
@@ -215,7 +216,7 @@ def result_response(job: Job, output: dict[str, Any] | None) -> ResultResponse:
         optional["error"] = job.error or "unknown"
     if job.finished:
         optional |= {name: job.detail[name] for name in ("timings", "warnings", "host_version") if name in job.detail}
-        optional["seed"] = job.values.get(SEED.key)
+        optional["seed"] = seed_in(job.values)
     return ResultResponse(
         request_id=job.id,
         status=job.status,
@@ -225,8 +226,8 @@ def result_response(job: Job, output: dict[str, Any] | None) -> ResultResponse:
     )
 
 
-def list_response(jobs: list[Job], next_cursor: str | None) -> RequestListResponse:
-    """Return the body of a list of requests."""
+def list_response(jobs: list[Job], models: Mapping[str, ModelContract], next_cursor: str | None) -> RequestListResponse:
+    """Return the body of a list of requests. Of a model that is gone, images by name alone count as texts."""
     requests = [
         ListedRequest(
             request_id=job.id,
@@ -234,12 +235,16 @@ def list_response(jobs: list[Job], next_cursor: str | None) -> RequestListRespon
             status=job.status,
             created_at=timestamp(job.created_at),
             finished_at=timestamp(job.finished_at) if job.finished_at is not None else None,
-            input={key: value for key, value in job.values.items() if not _is_image(job.model_id, key)},
+            input={
+                key: value
+                for key, value in job.values.items()
+                if key not in job.inputs and not _is_image(models.get(job.model_id), key)
+            },
         )
         for job in jobs
     ]
     return RequestListResponse(requests=requests, next_cursor=next_cursor)
 
 
-def _is_image(model_id: str, key: str) -> bool:
-    return model_id in MODELS and any(item.key == key and item.is_image for item in MODELS[model_id].parameters)
+def _is_image(model: ModelContract | None, key: str) -> bool:
+    return model is not None and any(item.key == key and item.is_image for item in model.parameters)

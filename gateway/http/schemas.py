@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...contract.added import IMAGE_FORMAT
 from ...contract.parameters import ModelContract, Parameter
 
 MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
@@ -11,17 +12,24 @@ TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # a prompt may hold
 
 
 def page_schema(model: ModelContract) -> dict[str, Any]:
-    """Return the input schema as the hosted model's page prints it, ``"type": "float"`` and placeholders included."""
+    """Return the input schema as the hosted model's page prints it, ``"type": "float"`` and placeholders included.
+
+    The page does not say which parameters take an image; of a model that an operator added, ``format`` does.
+    """
+    properties = {parameter.key: _page_property(parameter) for parameter in model.parameters}
+    for parameter in model.parameters:
+        if parameter.is_image and model.graph is not None:
+            properties[parameter.key]["format"] = IMAGE_FORMAT
     return {
         "type": "object",
-        "title": "modelApiDoc_navInputSchema",
+        "title": "modelApiDoc_navInputSchema" if model.graph is None else model.display_name,
         "required": _required(model),
-        "properties": {parameter.key: _page_property(parameter) for parameter in model.parameters},
+        "properties": properties,
     }
 
 
-def output_schema() -> dict[str, Any]:
-    """Return the output schema as the hosted model's page prints it."""
+def output_schema(model: ModelContract) -> dict[str, Any]:
+    """Return the output schema as the hosted model's page prints it; an image alone for a model that makes one."""
 
     def one(description: str) -> dict[str, Any]:
         return {"type": "string", "format": "uri", "description": description}
@@ -35,6 +43,8 @@ def output_schema() -> dict[str, Any]:
         "images": many("modelApiDoc_outDescImages"),
         "videos": many("modelApiDoc_outDescVideos"),
     }
+    if model.makes == "image":
+        properties = {name: shown for name, shown in properties.items() if name.startswith("image")}
     return {"output": {"type": "object", "properties": properties}}
 
 
@@ -74,13 +84,15 @@ def _page_property(parameter: Parameter) -> dict[str, Any]:
 def _json_property(parameter: Parameter) -> dict[str, Any]:
     schema = _page_property(parameter)
     low, high = parameter.range
+    if parameter.type == "boolean":
+        return schema
     if parameter.type != "string":
         schema["type"] = "number" if parameter.type == "float" else "integer"
         limits = {} if parameter.enum else {"minimum": low, "maximum": high}
-        return {**schema, **limits}
+        return {**schema, **{name: limit for name, limit in limits.items() if limit is not None}}
     if parameter.is_image:
         about = "A public HTTPS URL, a data URI, a name in ComfyUI's input folder, or the id of an uploaded file."
-        return {**schema, "description": about, "format": "image-reference", "minLength": 1}
+        return {**schema, "description": about, "format": IMAGE_FORMAT, "minLength": 1}
     if not parameter.enum:
         return {**schema, "pattern": TEXT_PATTERN, "maxLength": MAX_PROMPT_CHARACTERS}
     return schema

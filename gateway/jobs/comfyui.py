@@ -27,15 +27,15 @@ from ...client.errors import (
 from ...client.offers import find_lacking, is_model_file
 from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
-from ...contract.parameters import FRAME_RATE, MODELS
-from ...contract.workflow import Graph, fill, graph_for, ui_form
+from ...contract.parameters import ModelContract
+from ...contract.workflow import Graph, fill, graph_for, node_title, ui_form
 from ..fetch import system_resolve
 from ..settings import ConfigError, Settings
+from .catalogue import Catalogue
 from .records import Job, attempt_name, prompt_id
 
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
 ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI must not take a second prompt with the same id
-_VIDEO_NODE = FRAME_RATE.inputs[0].node_id  # the node that writes the video
 _BAD_GATEWAY = (502, 503, 504)  # a proxy in front of ComfyUI cannot reach it
 # ComfyUI's previews are off by default. This method costs a matrix product a step, and node 57 then shows four frames;
 # TAESD would decode the first frame alone, which is the start image.
@@ -46,6 +46,10 @@ _LATE_POST_S = 1.0
 _FOLDERS = re.compile(r"""(?<![\w./\\])(?:[A-Za-z]:[\\/]|\\\\|/)(?:[^\s'"<>|:\\/][^'"<>|:\\/\n]*[\\/])+""")
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
+
+
+class NoModelError(ComfyError):
+    """The model of a job was removed, or another one now has its id."""
 
 
 LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -74,23 +78,17 @@ def public_text(error: ComfyError) -> str:
     return _FOLDERS.sub("", str(error))
 
 
-def request_graph(job: Job, images: Mapping[str, str] | None = None) -> Graph:
-    """Return the bundled graph with the job's values; ``images`` maps parameters to the names of uploaded images."""
-    model = MODELS[job.model_id]
+def request_graph(model: ModelContract, job: Job, images: Mapping[str, str] | None = None) -> Graph:
+    """Return the model's graph with the job's values; ``images`` maps parameters to the names of uploaded images."""
     graph = fill(graph_for(model), model, {**job.values, **(images or {})})
-    graph[_VIDEO_NODE]["inputs"]["filename_prefix"] = f"{FOLDER}/{job.attempt_name}"
+    graph[model.output_node]["inputs"]["filename_prefix"] = f"{FOLDER}/{job.attempt_name}"
     return graph
 
 
-def result_file(job: Job) -> OutputFile:
-    """Return the file that a finished prompt has written; ComfyUI numbers the files of a prefix from 1."""
-    return OutputFile(f"{job.attempt_name}_00001_.mp4", FOLDER, "output", _VIDEO_NODE)
-
-
-@functools.cache
-def loads(model_id: str) -> frozenset[str]:
+@functools.lru_cache(maxsize=64)
+def loads(model: ModelContract | None) -> frozenset[str]:
     """Return the names of the model files that a model's graph loads; they stay in ComfyUI's memory."""
-    nodes = graph_for(MODELS[model_id]).values()
+    nodes = graph_for(model).values() if model is not None else ()
     return frozenset(
         value for node in nodes for value in node["inputs"].values() if isinstance(value, str) and is_model_file(value)
     )
@@ -168,9 +166,10 @@ async def resolved(addresses: Iterable[Address], look_up: LookUp = system_resolv
 class ComfyBackend:
     """The client of one ComfyUI. Every method raises a ``ComfyError``; ``is_lost`` tells whether to wait for it."""
 
-    def __init__(self, client: ComfyClient, inputs: Path) -> None:
+    def __init__(self, client: ComfyClient, inputs: Path, models: Catalogue) -> None:
         self.client = client
         self._inputs = inputs
+        self._models = models
 
     async def identify(self) -> Identity:
         """Return which ComfyUI process is there."""
@@ -179,15 +178,25 @@ class ComfyBackend:
 
     async def has_result(self, job: Job) -> bool:
         """Whether the prompt's file is there. Until it is whole, an empty file holds its name."""
-        return await self.client.has_file(result_file(job))
+        return await self.client.has_file(await self.result_file(job))
+
+    async def result_file(self, job: Job) -> OutputFile:
+        """Return the file that a finished prompt has written; ComfyUI numbers the files of a prefix from 1.
+
+        Of a model that an operator added it is a guess: only the prompt's history knows what its node wrote.
+        """
+        model = await self._models.find(job.model_id)
+        suffix = "png" if model is not None and model.makes == "image" else "mp4"
+        node_id = model.output_node if model is not None else ""
+        return OutputFile(f"{job.attempt_name}_00001_.{suffix}", FOLDER, "output", node_id)
 
     async def has_inputs(self, job: Job) -> bool:
         """Whether the images that the job names, and does not bring, are in ComfyUI's input folder."""
-        parameters = MODELS[job.model_id].parameters
+        model = await self._models.find(job.model_id)
         names = [
             str(job.values[parameter.key])
-            for parameter in parameters
-            if parameter.is_image and parameter.key not in job.inputs
+            for parameter in (model.parameters if model is not None else ())
+            if parameter.is_image and parameter.key in job.values.keys() - job.inputs.keys()
         ]
         files = [OutputFile(name, "", "input", "") for name in names]
         try:
@@ -199,22 +208,26 @@ class ComfyBackend:
 
     async def lacking(self, model_id: str) -> list[str]:
         """Return what a model lacks on this ComfyUI."""
-        return await find_lacking(self.client, graph_for(MODELS[model_id]))
+        model = await self._models.find(model_id)
+        return [] if model is None else await find_lacking(self.client, graph_for(model))
 
     async def check(self, job: Job) -> list[str]:
         """Run preflight on the job's graph; return the warnings. Raises ``PreflightError`` if it cannot run."""
-        return [_FOLDERS.sub("", text) for text in await check_graph(self.client, request_graph(job))]
+        graph = request_graph(await self._model_of(job), job)
+        return [_FOLDERS.sub("", text) for text in await check_graph(self.client, graph)]
 
     async def submit(self, job: Job) -> None:
         """Upload the job's images and queue its graph."""
+        model = await self._model_of(job)
         await self._remove_leftovers(job, range(1, job.attempt))
         images = {
             key: await self.client.upload_image(self._inputs / name, f"{FOLDER}/{job.attempt_name}")
             for key, name in job.inputs.items()
         }
-        graph = request_graph(job, images)
-        form = ui_form(MODELS[job.model_id].workflow, graph)
-        extra_data = {ONCE: True, "preview_method": _PREVIEW_METHOD, "extra_pnginfo": {"workflow": form}}
+        graph = request_graph(model, job, images)
+        extra_data: dict[str, Any] = {ONCE: True, "preview_method": _PREVIEW_METHOD}
+        if model.graph is None:
+            extra_data["extra_pnginfo"] = {"workflow": ui_form(model.workflow, graph)}
         try:
             node_errors = await self.client.queue_prompt(
                 graph, prompt_id=job.prompt_id, client_id=job.prompt_id, extra_data=extra_data
@@ -229,14 +242,20 @@ class ComfyBackend:
     async def follow(
         self, job: Job, on_progress: Callable[[Progress], None], on_preview: Callable[[bytes], None]
     ) -> RunResult:
-        """Wait until the prompt has ended; raise the error that ended it."""
+        """Wait until the prompt has ended; raise the error that ended it. The files are those of the output node."""
+        model = await self._model_of(job)
         callbacks: Any = {"on_progress": on_progress, "on_preview": on_preview}
         try:
-            return await follow_graph(self.client, request_graph(job), job.prompt_id, **callbacks)
+            run = await follow_graph(self.client, request_graph(model, job), job.prompt_id, **callbacks)
+            files = tuple(file for file in run.files if file.node_id == model.output_node)
+            if not files:
+                title = node_title(graph_for(model), model.output_node)
+                raise NoOutputError(f'The run finished, but its node {model.output_node} "{title}" reported no file.')
+            return replace(run, files=files)
         except NoOutputError:
             # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
             if await self.has_result(job):
-                return RunResult(job.prompt_id, (result_file(job),), 0.0, cached=True)
+                return RunResult(job.prompt_id, (await self.result_file(job),), 0.0, cached=True)
             raise
 
     async def find(self, identity: Identity, job: Job) -> Found:
@@ -275,6 +294,15 @@ class ComfyBackend:
             return True
         await self._remove_leftovers(job, range(1, max(job.attempt, 1) + 1))
         return True
+
+    async def _model_of(self, job: Job) -> ModelContract:
+        model = await self._models.find(job.model_id)
+        if model is None or not job.values.keys() <= {parameter.key for parameter in model.parameters}:
+            raise NoModelError(
+                f"The model {job.model_id} was removed from this API, or replaced, before this request had run. Submit "
+                "it again, to a model that the API lists now."
+            )
+        return model
 
     async def _remove_leftovers(self, job: Job, attempts: Iterable[int]) -> None:
         try:

@@ -12,10 +12,12 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
+from ...contract.parameters import MODELS, ModelContract
 from ..settings import Settings
+from .catalogue import Catalogue
 from .comfyui import Address, addresses_of, loads, resolve
 from .order import QueuedJob
 from .records import Health, Job, WorkerState
@@ -42,6 +44,8 @@ class Dispatcher:
         self._settings = settings
         self._addresses = addresses_of(settings)
         self._results = results
+        self._catalogue = Catalogue(store, MODELS)
+        self._models: Mapping[str, ModelContract] = MODELS
         self._name = uuid.uuid4().hex
         self._leads = False
         self._poked = asyncio.Event()
@@ -119,7 +123,10 @@ class Dispatcher:
                 await self._find_again(job)
         await self._tidy()
         if any(worker.free for worker in self._workers.values()):
-            self._hand_out(await self._store.queue())
+            queue = await self._store.queue()
+            if any(job.model_id not in MODELS for job in queue):
+                self._models = await self._catalogue.all()
+            self._hand_out(queue)
         await self._tell()
 
     # Workers
@@ -140,7 +147,7 @@ class Dispatcher:
         workers = {}
         for address in wanted:
             workers[address] = self._workers.get(address) or Worker(
-                address, self._store, self._settings, self._results, self.poke
+                address, self._store, self._settings, self._results, self._catalogue, self.poke
             )
             workers[address].alone = len(wanted) == 1
             if address not in self._tasks:
@@ -242,7 +249,7 @@ class Dispatcher:
         """
         overdue = time.time() - job.created_at > self._settings.max_wait_s
         among = [worker for worker in free if worker in able and (not worker.foreign or len(able) == 1 or overdue)]
-        files = loads(job.model_id)
+        files = loads(self._models.get(job.model_id))
         return min(
             among,
             key=lambda worker: (worker.foreign, worker.warm != files, bool(worker.warm), worker.idle_since),

@@ -9,6 +9,7 @@ Below the prefix ``wf``, a record's subject is:
 ``now.hook.ID``                a webhook
 ``now.left.ID``                an ended job that may have left something on its worker
 ``now.token.HASH``             a token, and ``name.NAME`` its hash
+``now.model.ID``               a model that an operator added
 ``idem.TOKEN.SHA256``          an idempotency key
 ``file.TOKEN.ID``              an uploaded file, and ``uploads.TOKEN`` the sum of their sizes
 ``fact.NAME``                  health, workers, and who dispatches
@@ -30,6 +31,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from ...contract.added import from_data, to_data
+from ...contract.parameters import ModelContract
 from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
 from .order import QueuedJob, in_order
@@ -471,6 +474,28 @@ class JetStreamStore(FollowingStore):
     async def inputs_in_use(self) -> set[str]:
         return {name for job in await self._open_jobs() for name in job.inputs.values()}
 
+    # Models
+
+    @_on_stream
+    async def models(self) -> list[ModelContract]:
+        return sorted((await self._kept("model")).values(), key=lambda model: (model.added_at, model.model_id))
+
+    @_transaction
+    async def add_model(self, transaction: Transaction, model: ModelContract) -> bool:
+        subject = self._subject("now", "model", _word(model.model_id))
+        if await transaction.find(subject) is not None:
+            return False
+        transaction.write(subject, to_data(model))
+        return True
+
+    @_transaction
+    async def remove_model(self, transaction: Transaction, model_id: str) -> bool:
+        subject = self._subject("now", "model", _word(model_id))
+        if await transaction.find(subject) is None:
+            return False
+        transaction.remove(subject)
+        return True
+
     # Webhooks
 
     async def due_webhooks(
@@ -613,6 +638,8 @@ class JetStreamStore(FollowingStore):
         kind = record.subject.split(".")[2]
         if kind in ("job", "left"):
             return _stored(record).job
+        if kind == "model":
+            return from_data(record.data)
         return Token(**record.data) if kind == "token" else record.data
 
     async def _kept(self, kind: str) -> dict[str, Any]:

@@ -24,8 +24,15 @@ from .store import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_VIDEO, _FRAME = "video.mp4", "frame0.png"
-CONTENT_TYPES = {_VIDEO: "video/mp4", _FRAME: "image/png"}
+_VIDEOS = {  # the end of a file's name -> its content type
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".gif": "image/gif",
+}
+_FRAME, _IMAGE = "frame0.png", "image.png"
+CONTENT_TYPES = {_FRAME: "image/png", _IMAGE: "image/png", **{f"video{end}": kind for end, kind in _VIDEOS.items()}}
 _KEY_BYTES = 32
 _EXPIRES = re.compile(r"[0-9]{1,12}")
 _EVENTS = "events"
@@ -66,17 +73,24 @@ class Results:
     async def collect(self, client: ComfyClient, file: OutputFile, job_id: str) -> dict[str, str]:
         """Copy a job's video from ComfyUI and save its first frame; both survive a power cut when this returns.
 
-        Returns the file names by kind, ``video`` and ``image``. May be repeated. Raises a ``ComfyError`` if ComfyUI
-        does not send the file, ``ResultError`` if it is not a video, ``StorageError`` if it cannot be written here.
+        Returns the file names by kind, ``video`` and ``image``; of a PNG file, ``image`` alone. May be repeated. Raises
+        a ``ComfyError`` if ComfyUI does not send the file, ``ResultError`` if it is neither a video nor a PNG,
+        ``StorageError`` if it cannot be written here.
         """
-        folder = self._folder / job_id
+        folder, suffix = self._folder / job_id, Path(file.filename).suffix.lower()
+        if suffix not in (*_VIDEOS, ".png"):
+            raise ResultError(
+                f"The workflow wrote {file.filename}, but this API can give {', '.join((*_VIDEOS, '.png'))}. Its "
+                "operator can choose another format in the workflow, and add it again."
+            )
+        output = {"image": _IMAGE} if suffix == ".png" else {"video": f"video{suffix}", "image": _FRAME}
         try:
             folder.mkdir(exist_ok=True)
-            video = await client.download(file, folder / _VIDEO)
-            await asyncio.to_thread(_finish, video)
+            copy = await client.download(file, folder / next(iter(output.values())))
+            await asyncio.to_thread(_finish, copy, with_frame="video" in output)
         except OSError as error:
             raise StorageError(f"The result of request {job_id} cannot be written: {error}") from error
-        return {"video": _VIDEO, "image": _FRAME}
+        return output
 
     def lost(self, job: Job) -> bool:
         """Return whether a succeeded job's files are gone, because someone deleted them."""
@@ -188,13 +202,15 @@ class Results:
         return hmac.new(self._key, f"{job_id}/{name}?{expires}".encode(), hashlib.sha256).hexdigest()
 
 
-def _finish(video: Path) -> None:
-    """Save frame 0, and wait until both files are on disk."""
+def _finish(copy: Path, *, with_frame: bool) -> None:
+    """Check that the file can be read, save its frame 0 if asked for, and wait until all is on disk."""
     image = io.BytesIO()
-    _first_frame(video).save(image, "PNG", compress_level=1)
-    sync(video)
-    write_durably(video.with_name(_FRAME), image.getvalue())
-    sync_folder(video.parent.parent)
+    _first_frame(copy).save(image, "PNG", compress_level=1)
+    sync(copy)
+    sync_folder(copy.parent)
+    if with_frame:
+        write_durably(copy.with_name(_FRAME), image.getvalue())
+    sync_folder(copy.parent.parent)
 
 
 def _first_frame(video: Path) -> Image:

@@ -16,6 +16,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
+from ...contract.added import from_data, to_data
+from ...contract.parameters import ModelContract
 from .following import FollowingStore, State, states_of
 from .order import QueuedJob, in_order
 from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Unfinished, Webhook, WorkerState
@@ -105,6 +107,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_status_and_age ON jobs (token, status, create
 CREATE INDEX IF NOT EXISTS jobs_unfinished ON jobs (
     number, id, status, token, created_at, model_id, worker, cancel_requested, version
 ) WHERE status IN ('in_queue', 'in_progress');
+CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, added_at REAL NOT NULL, model TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, drained INTEGER NOT NULL DEFAULT 0);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
@@ -451,6 +454,20 @@ class SqliteStore(FollowingStore):
     def inputs_in_use(self, database: sqlite3.Connection) -> set[str]:
         rows = database.execute("SELECT inputs FROM jobs WHERE status IN ('in_queue', 'in_progress')")
         return {name for row in rows for name in json.loads(row[0]).values()}
+
+    @_reads
+    def models(self, database: sqlite3.Connection) -> list[ModelContract]:
+        rows = database.execute("SELECT model FROM models ORDER BY added_at, id")
+        return [from_data(json.loads(row[0])) for row in rows]
+
+    @_writes
+    def add_model(self, database: sqlite3.Connection, model: ModelContract) -> bool:
+        row = model.model_id, model.added_at, json.dumps(to_data(model))
+        return database.execute("INSERT OR IGNORE INTO models VALUES (?, ?, ?)", row).rowcount == 1
+
+    @_writes
+    def remove_model(self, database: sqlite3.Connection, model_id: str) -> bool:
+        return database.execute("DELETE FROM models WHERE id = ?", (model_id,)).rowcount == 1
 
     @_writes
     def due_webhooks(

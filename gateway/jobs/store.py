@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
+from ...contract.parameters import ModelContract
 from .order import QueuedJob
 from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
 
@@ -176,6 +177,17 @@ class Store(Protocol):
 
     async def inputs_in_use(self) -> set[str]:
         """Return the names below ``<data>/inputs/`` that unfinished jobs need."""
+
+    # Models
+
+    async def models(self) -> list[ModelContract]:
+        """Return the models that operators added, oldest first."""
+
+    async def add_model(self, model: ModelContract) -> bool:
+        """Keep a model; ``False`` if there is one with that id."""
+
+    async def remove_model(self, model_id: str) -> bool:
+        """Forget a model; ``False`` if there is none with that id. Jobs that ended stay; the others will fail."""
 
     # Webhooks
 

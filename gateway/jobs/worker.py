@@ -25,9 +25,10 @@ from ...client.errors import (
 )
 from ...client.progress import Progress
 from ...client.run import RunResult
-from ...contract.parameters import SEED
+from ...contract.parameters import seed_in
 from ..settings import Settings
-from .comfyui import Address, ComfyBackend, Found, Identity, is_lost, loads, public_text, result_file
+from .catalogue import Catalogue
+from .comfyui import Address, ComfyBackend, Found, Identity, NoModelError, is_lost, loads, public_text
 from .order import QueuedJob
 from .records import Job, WorkerState, WorkerWord, prompt_id
 from .results import ResultError, Results, StorageError
@@ -66,7 +67,13 @@ class Worker:
     """
 
     def __init__(
-        self, address: Address, store: Store, settings: Settings, results: Results, changed: Callable[[], None]
+        self,
+        address: Address,
+        store: Store,
+        settings: Settings,
+        results: Results,
+        models: Catalogue,
+        changed: Callable[[], None],
     ) -> None:
         self.address = address
         self.name = address.name
@@ -81,6 +88,7 @@ class Worker:
         self._store = store
         self._settings = settings
         self._results = results
+        self._models = models
         self._changed = changed
         self._backend: ComfyBackend
         self._up = asyncio.Event()
@@ -175,7 +183,7 @@ class Worker:
         pause = _BACK_OFF_S[0]
         try:
             async with self.address.client() as client:
-                self._backend = ComfyBackend(client, self._settings.data / "inputs")
+                self._backend = ComfyBackend(client, self._settings.data / "inputs", self._models)
                 while True:
                     try:
                         await self._look()
@@ -367,18 +375,18 @@ class Worker:
             # Warnings are not stored: a gateway that finds a running job asks for them again.
             try:
                 warnings = await self._backend.check(job)
-            except PreflightError:
+            except (PreflightError, NoModelError):
                 if found == "never_sent":
                     raise
                 warnings = []
             if found == "never_sent":
                 await self._submit(job)
-                self.warm = loads(job.model_id)
+                self.warm = loads(await self._models.find(job.model_id))
             run = await self._follow(job) if found != "file" else None
         except Exception as error:  # noqa: BLE001 -- the jobs behind this one must not wait for ever
             await self._fail(job, error)
             return
-        file = run.files[0] if run is not None else result_file(job)
+        file = run.files[0] if run is not None else await self._backend.result_file(job)
 
         async def collect() -> None:
             await self._again_and_again(job.id, lambda: self._collect(identity, job, run, file, warnings))
@@ -521,7 +529,7 @@ def _detail(job: Job, identity: Identity, run: RunResult | None, found: list[str
     total = max(time.time() - job.created_at, queued + (running or 0.0))
     warnings = ["ComfyUI ended while it ran this request, which then ran again."] if job.deaths else []
     return {
-        "seed": job.values[SEED.key],
+        "seed": seed_in(job.values),
         "timings": {
             "queued": round(queued, 3),
             "running": round(running, 3) if running is not None else None,

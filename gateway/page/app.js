@@ -277,12 +277,14 @@ function showResult(result) {
   $("note").textContent = result.status === "cancelled" ? "The request was cancelled." : "";
   if (result.status === "failed") showError(result.error);
   if (result.status !== "succeeded") return;
-  const link = local(result.output.video);
-  $("video").poster = local(result.output.image);
-  $("video").src = link;
-  $("video").play().catch(() => {}); // a browser may want a click first
-  $("download").href = link;
-  for (const id of ["video", "done"]) show(id, true);
+  const { video, image } = result.output;
+  if (video) {
+    $("video").poster = local(image);
+    $("video").src = local(video);
+    $("video").play().catch(() => {}); // a browser may want a click first
+  } else $("preview").src = local(image);
+  $("download").href = local(video ?? image);
+  for (const id of [video ? "video" : "preview", "done"]) show(id, true);
   show("again", known.has(result.request_id));
   const { queued, running, total } = result.timings ?? {};
   const facts = { Seed: result.seed, Waited: seconds(queued), Ran: seconds(running), "In all": seconds(total), ComfyUI: result.host_version };

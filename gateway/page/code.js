@@ -1,9 +1,10 @@
 /** The request of the form as a program: curl, Python, JavaScript. Each value is quoted as its language wants it. */
-import { isNumber } from "./form.js";
+import { isBare } from "./form.js";
 
 /** Name of a language -> function of `{base, auth, model, values, schema}` that returns the program. */
 export const PROGRAMS = { curl, Python: python, JavaScript: javaScript };
 
+const BOOLEANS = { true: "True", false: "False" }; // in Python
 const files = (values) => Object.entries(values).filter(([, value]) => value instanceof File);
 const shell = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 const variable = (key) => `IMAGE_${key.replace(/\W.*|_.*/, "")}`;
@@ -17,7 +18,7 @@ function curl({ base, auth, model, values, schema }) {
   // JSON has no NUL, so it can mark where the quotes end for a variable.
   const parts = Object.entries(values).map(([key, value]) => {
     const literal =
-      value instanceof File ? `"\0${variable(key)}\0"` : isNumber(schema, key, value) ? value : JSON.stringify(value);
+      value instanceof File ? `"\0${variable(key)}\0"` : isBare(schema, key, value) ? value : JSON.stringify(value);
     return `  ${JSON.stringify(key)}: ${literal}`;
   });
   const pieces = shell(`{\n${parts.join(",\n")}\n}`).split("\0");
@@ -38,7 +39,7 @@ function python({ base, auth, model, values, schema }) {
   const body = Object.entries(values).map(([key, value]) => {
     const literal =
       value instanceof File ? `upload(${JSON.stringify(value.name)})`
-      : isNumber(schema, key, value) ? value
+      : isBare(schema, key, value) ? (BOOLEANS[value] ?? value)
       : JSON.stringify(value);
     return `    ${JSON.stringify(key)}: ${literal},`;
   });
@@ -75,11 +76,12 @@ function python({ base, auth, model, values, schema }) {
 }
 
 function javaScript({ base, auth, model, values, schema }) {
-  const big = (value) => (Number.isSafeInteger(Number(value)) || value.includes(".") ? value : `JSON.rawJSON("${value}")`);
+  const isBig = (value) => /^-?\d+$/.test(value) && !Number.isSafeInteger(Number(value));
+  const big = (value) => (isBig(value) ? `JSON.rawJSON("${value}")` : value);
   const body = Object.entries(values).map(([key, value]) => {
     const literal =
       value instanceof File ? `await upload(${JSON.stringify(value.name)})`
-      : isNumber(schema, key, value) ? big(value)
+      : isBare(schema, key, value) ? big(value)
       : JSON.stringify(value);
     return `  ${JSON.stringify(key)}: ${literal},`;
   });

@@ -69,14 +69,16 @@ export class Form {
   }
 }
 
-/** Whether the text `value` is to be sent as a JSON number. */
-export const isNumber = (schema, key, value) =>
-  ["integer", "number"].includes(schema.properties[key]?.type) && /^-?(0|[1-9]\d*)(\.\d+)?$/.test(value);
+/** Whether the text `value` is to be sent without quotes: as a JSON number, or true or false. */
+export const isBare = (schema, key, value) => {
+  const type = schema.properties[key]?.type;
+  return type === "boolean" || (["integer", "number"].includes(type) && /^-?(0|[1-9]\d*)(\.\d+)?$/.test(value));
+};
 
 /** Write values as JSON. Integers that are texts of digits stay exact, whatever their size. */
 export function toJson(values, schema) {
   const parts = Object.entries(values).map(([key, value]) => {
-    return `${JSON.stringify(key)}: ${isNumber(schema, key, value) ? value : JSON.stringify(value)}`;
+    return `${JSON.stringify(key)}: ${isBare(schema, key, value) ? value : JSON.stringify(value)}`;
   });
   return `{${parts.join(", ")}}`;
 }
@@ -87,7 +89,7 @@ function makeField(key, property, changed) {
   const help = element("span", { className: "help", id: `${id}-help`, textContent: property.description ?? "" });
   const make =
     property.format === "image-reference" ? image
-    : property.enum ? choice
+    : property.enum || property.type === "boolean" ? choice
     : property.type === "string" ? text
     : property.maximum - property.minimum <= FEW ? slider
     : number;
@@ -123,7 +125,7 @@ function text(id, property, changed) {
 }
 
 function choice(id, property, changed) {
-  const options = property.enum.map((value) => element("option", { value, textContent: value }));
+  const options = (property.enum ?? [true, false]).map((value) => element("option", { value, textContent: value }));
   return plain(element("select", { id }, ...options), changed);
 }
 

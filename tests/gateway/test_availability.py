@@ -3,9 +3,11 @@
 import asyncio
 
 from aiohttp import web
+from support.stores import chosen_store
 from support.web_server import serve
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.gateway.http.models import Availability
+from wan_flf2v.gateway.jobs.catalogue import Catalogue
 from wan_flf2v.gateway.settings import Settings
 
 STATS = {"system": {"comfyui_version": "0.30.0"}}
@@ -22,7 +24,11 @@ def look(tmp_path, answer, use):
     async def go():
         async with serve(handler) as port:
             settings = Settings(data=tmp_path, comfyui_url=f"http://127.0.0.1:{port}")
-            return await use(Availability(settings, {HOSTED.model_id: HOSTED}))
+            store = chosen_store(tmp_path)
+            try:
+                return await use(Availability(settings, Catalogue(store, {HOSTED.model_id: HOSTED})))
+            finally:
+                await store.close()
 
     return asyncio.run(go()), asked
 

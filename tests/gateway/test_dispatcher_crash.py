@@ -266,7 +266,7 @@ def test_one_prompt_id_queued_twice_makes_one_file(api, server):
     async def queue_twice():
         async with ComfyClient(server.url) as client:
             for _ in range(2):
-                await client.queue_prompt(request_graph(job), prompt_id=job.id, client_id=job.id)
+                await client.queue_prompt(request_graph(DEMO, job), prompt_id=job.id, client_id=job.id)
             await wait_until(empty(client))
 
     asyncio.run(queue_twice())

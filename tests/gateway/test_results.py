@@ -324,7 +324,7 @@ def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results
     job_id = str(uuid.uuid4())
     (tmp_path / "results" / job_id).touch()
     with pytest.raises(StorageError, match=job_id):
-        asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a", "", "output", "73"), job_id))
+        asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a.mp4", "", "output", "73"), job_id))
 
 
 @sqlite_only

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pytest
 from support.stores import STORES, Blocking, sql
+from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
 from wan_flf2v.gateway.jobs.records import Health, StoredFile, Submission, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
@@ -261,6 +262,23 @@ def test_tokens_and_files(store):
     assert store.files() == [file]
     assert store.remove_file("file_1")
     assert store.get_file("file_1") is None
+
+
+def test_models_are_kept_for_all_processes(open_store):
+    store, other = open_store(), open_store()
+    assert store.models() == []
+    first = replace(
+        DEMO, model_id="mine/first", graph={"1": {"class_type": "A", "inputs": {"b": ["2", 0]}}}, added_at=1.0
+    )
+    second = replace(first, model_id="second", added_at=2.5, makes="image", output_node="1")
+    assert store.add_model(second) and store.add_model(first)
+    assert not other.add_model(replace(first, added_at=3.0)), "a name is taken once"
+    assert other.models() == [first, second]
+    assert [model.graph for model in other.models()] == [first.graph] * 2
+    assert other.remove_model("second")
+    assert not store.remove_model("second")
+    assert store.add_model(second), "a name can be used again"
+    assert [model.model_id for model in other.models()] == ["mine/first", "second"]
 
 
 def test_following_a_request_yields_every_state_until_its_end(open_store):

@@ -2,7 +2,15 @@
 
 import pytest
 from wan_flf2v.cli.shared import UsageError
-from wan_flf2v.cli.workflows import Workflow, add_lora, assign, read_assignments, read_size, size_assignments
+from wan_flf2v.cli.workflows import (
+    Workflow,
+    add_lora,
+    assign,
+    free_sizes,
+    read_assignments,
+    read_size,
+    size_assignments,
+)
 from wan_flf2v.contract.parameters import RESOLUTION, NodeInput
 from wan_flf2v.contract.workflow import load_graph
 
@@ -73,3 +81,15 @@ def test_loras_follow_each_other(workflow):
 def test_what_is_no_size(text):
     with pytest.raises(UsageError):
         read_size("--size", text)
+
+
+def test_a_preset_does_not_win_over_what_requests_set(workflow):
+    inputs = workflow.graph["71"]["inputs"]
+    inputs["preset"] = "1280x720 (16:9)"
+    free_sizes(workflow.graph, [NodeInput("71", "preset")])
+    assert inputs == {"preset": "1280x720 (16:9)", "width": 720, "height": 720}
+    free_sizes(workflow.graph, None)
+    assert inputs == {"preset": "custom", "width": 1280, "height": 720}
+    inputs["preset"] = ["9", 0]
+    free_sizes(workflow.graph, [NodeInput("71", "width")])
+    assert inputs["preset"] == ["9", 0], "what comes from another node stays"

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-from wan_flf2v.contract.parameters import DEMO, HOSTED, RESOLUTIONS, parse_size
-from wan_flf2v.contract.workflow import load_graph
+from wan_flf2v.contract.parameters import DEMO, HOSTED, MODELS, RESOLUTIONS, parse_size
+from wan_flf2v.contract.workflow import graph_for, load_graph
 
 STEPS_TEXT = "Number of denoising iterations; more steps refine detail and stability but take longer."
 CFG_TEXT = "Controls how strongly the output adheres to the prompt versus allowing creative variation."
@@ -56,20 +56,24 @@ def test_page_numbers_keep_the_type_they_are_served_with():
         assert (type(parameter.minimum), type(parameter.maximum)) == (type(page[5]), type(page[6]))
 
 
-@pytest.mark.parametrize("model", [HOSTED, DEMO], ids=lambda model: model.model_id)
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.model_id)
 def test_every_key_is_spelled_from_the_node_inputs_it_fills(model):
     for parameter in model.parameters:
         assert parameter.key == "x".join(f"{target.node_id}_{target.name}" for target in parameter.inputs)
 
 
 @pytest.mark.parametrize(
-    "parameter",
+    ("model", "parameter"),
     # Images are required, so the API always fills them; the workflow shows a picture that every ComfyUI has.
-    [parameter for parameter in HOSTED.parameters if not parameter.is_image],
-    ids=lambda parameter: parameter.key,
+    [
+        pytest.param(model, parameter, id=f"{model.model_id}-{parameter.key}")
+        for model in MODELS.values()
+        for parameter in model.parameters
+        if model is not DEMO and not parameter.is_image
+    ],
 )
-def test_defaults_are_what_the_bundled_workflow_holds(parameter):
-    graph = load_graph(HOSTED.workflow)
+def test_defaults_are_what_the_bundled_workflow_holds(model, parameter):
+    graph = load_graph(model.workflow)
     held = [graph[target.node_id]["inputs"][target.name] for target in parameter.inputs]
     assert held == (list(parse_size(parameter.default)) if len(held) == 2 else [parameter.default])
 
@@ -90,6 +94,14 @@ def test_the_demo_differs_only_where_its_models_are_small():
     assert DEMO.parameter("71_widthx71_height").default == "128x128 (1:1)"
     assert (DEMO.parameter("67_length").enum, DEMO.parameter("67_length").default) == ((17, 33), 33)
     assert (DEMO.parameter("57_steps").minimum, DEMO.parameter("57_steps").default) == (1, 6)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.model_id)
+def test_every_image_of_the_workflow_can_be_given(model):
+    graph = graph_for(model)
+    loaders = {f"{node_id}_image" for node_id, node in graph.items() if node["class_type"] == "LoadImage"}
+    assert {parameter.key for parameter in model.parameters if parameter.is_image} == loaders
+    assert graph[model.output_node]["inputs"]["format"].startswith("mp4"), "result_file names it"
 
 
 def test_sizes_are_read_from_their_labels():
