@@ -185,15 +185,15 @@ def drain(
 
 @_store.command()
 def copy(data: DataOption = None, nats: NatsOption = None) -> None:
-    """Copy tokens and unfinished requests from the file in --data to NATS, for gateways with --nats and that folder."""
+    """Copy tokens, added models and unfinished requests from the file in --data to NATS, for gateways with --nats."""
     from ..gateway.jobs.opening import copy_to_nats
 
     if not nats:
         fail("Give --nats URL: where to copy to.", EXIT_USAGE)
     if not has_store(data, None):
         fail(f"There are no requests or tokens in {data_folder(data)}. Give --data FOLDER: what to copy.", EXIT_USAGE)
-    tokens, jobs = run_on_store(copy_to_nats(data_folder(data), nats))
-    say(f"Copied to NATS: {tokens} tokens and {jobs} requests; what was there already is left as it is.")
+    tokens, models, jobs = run_on_store(copy_to_nats(data_folder(data), nats))
+    say(f"Copied to NATS: {tokens} tokens, {models} models, {jobs} requests; what was there already is left as it is.")
     say(f"Start no gateway on {data_folder(data)} without --nats: it would run these requests too.")
 
 

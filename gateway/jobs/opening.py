@@ -34,11 +34,11 @@ def open_store(data: Path, nats_url: str | None, *, max_wait_s: float = math.inf
     return _on_nats(nats_url, max_wait_s)
 
 
-async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int]:
-    """Copy the tokens and unfinished jobs in the file of a data folder to NATS.
+async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
+    """Copy the tokens, added models and unfinished jobs in the file of a data folder to NATS.
 
-    Returns how many tokens and jobs were not there yet. Raises what ``open_store`` raises, ``StoreFileError`` also if a
-    gateway runs on the file, and ``StoreError``.
+    Returns how many tokens, models and jobs were not there yet. Raises what ``open_store`` raises, ``StoreFileError``
+    also if a gateway runs on the file, and ``StoreError``.
     """
     async with contextlib.AsyncExitStack() as stack:
         source = SqliteStore(store_file(data))
@@ -49,8 +49,9 @@ async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int]:
             raise StoreFileError(f"A gateway runs requests of {data}, and another would run them too. Stop it first.")
         stack.push_async_callback(source.resign, _COPIER)
         tokens = [await target.add_token(token) for token in await source.tokens()]
+        models = [await target.add_model(model) for model in await source.models()]
         jobs = [await target.adopt(unfinished) for unfinished in await source.unfinished()]
-    return sum(tokens), sum(jobs)
+    return sum(tokens), sum(models), sum(jobs)
 
 
 def _on_nats(nats_url: str, max_wait_s: float) -> JetStreamStore:

@@ -183,8 +183,8 @@ class SqliteStore(FollowingStore):
             raise StoreFileError(f"{path} is a folder, but the API's store must be a file. Move the folder away.")
         if path.exists() and path.stat().st_size == 0 and any(path.parent.glob("results/*")):
             raise StoreFileError(
-                f"{path} is empty, although there are results of requests beside it: it was cut short. Put a copy of it "
-                "there, or remove it: then a new one is made."
+                f"{path} is empty, although there are results of requests beside it: it was cut short. Put a copy of "
+                "it there, or remove it: then a new one is made."
             )
         path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         try:

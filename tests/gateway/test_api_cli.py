@@ -128,7 +128,7 @@ def test_the_file_is_copied_to_nats(cli, tmp_path):
     assert cli("token", "create", "me", "--data", tmp_path).returncode == 0
     done = cli("store", "copy", "--data", tmp_path, "--nats", url)
     assert done.returncode == 0, done.stderr
-    assert "Copied to NATS: 1 tokens and 0 requests" in done.stderr
+    assert "Copied to NATS: 1 tokens, 0 models, 0 requests" in done.stderr
     assert "me" in cli("token", "list", "--nats", url).stdout
 
 

@@ -19,6 +19,7 @@ from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, Gateway, events
 from support.nats_server import CONFIG, NatsServer, free_ports, shared_server
 from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
+from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
@@ -412,12 +413,14 @@ def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):
         assert len(store.due_webhooks(now=2e9)) == 3
 
 
-def test_tokens_and_unfinished_requests_are_copied_from_the_file(tmp_path):
+def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path):
     """As they are there: attempts, keys, what webhooks are told. A second copy changes nothing."""
     hook = {"webhook": "https://example.com/hook", "webhook_every_status": True, "webhook_secret": "whsec_x"}
     token = Token("laptop", "h", 1.0, "whsec_y", 60, None)
     source = Blocking(STORES["sqlite"](tmp_path))
     assert source.add_token(token)
+    model = replace(HOSTED, model_id="mine/one")
+    assert source.add_model(model)
     running, waiting, ended = [source.submit(new(idempotency=(f"key {n}", "hash"), **hook)) for n in range(3)]
     source.end(ended.id, "failed")
     for _ in range(2):
@@ -430,9 +433,9 @@ def test_tokens_and_unfinished_requests_are_copied_from_the_file(tmp_path):
         asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path)))
     source.resign("a gateway")
     with opened(tmp_path) as store:
-        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (1, 2)
-        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (0, 0)
-        assert store.tokens() == [token]
+        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (1, 1, 2)
+        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (0, 0, 0)
+        assert (store.tokens(), store.models()) == ([token], [model])
         assert [job.id for job in store.queue()] == [running.id, waiting.id]
         for job in (running, waiting):
             assert replace(store.get(job.id), number=0) == replace(source.get(job.id), number=0)
