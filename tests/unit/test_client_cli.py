@@ -65,7 +65,7 @@ def test_version_and_completion(tmp_path):
     named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the shell that started these tests may be gone
     script = cli("--show-completion", "bash", cwd=tmp_path, **named).stdout
     assert script.endswith(" wan-flf2v\n"), "of the installed command, however it was called"
-    completed = {"_WAN_FLF2V_COMPLETE": "complete_bash", "COMP_WORDS": "wan-flf2v st", "COMP_CWORD": "1"}
+    completed = {"_WAN_FLF2V_COMPLETE": "complete_bash", "COMP_WORDS": "wan-flf2v sta", "COMP_CWORD": "1"}
     assert cli(cwd=tmp_path, **completed).stdout.split() == ["status"]
 
 
