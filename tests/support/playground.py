@@ -1,6 +1,7 @@
 """The API's page in a browser: signs in, fills the form, runs, reads what is shown."""
 
 import json
+import time
 import urllib.request
 
 from wan_flf2v.bootstrap.paths import REPO
@@ -98,13 +99,20 @@ class Busy:
 
     def __enter__(self):
         body = {"prompt": slow_graph(steps=10_000), "client_id": "busy"}
-        self._prompt_id = self._post("/prompt", body)["prompt_id"]
+        self._prompt_id = self._ask("/prompt", body)["prompt_id"]
         return self
 
     def __exit__(self, *_):
-        self._post("/interrupt", {"prompt_id": self._prompt_id})
+        while self._is_queued():  # an interrupt that comes before the prompt has begun is lost
+            self._ask("/queue", {"delete": [self._prompt_id]})
+            self._ask("/interrupt", {"prompt_id": self._prompt_id})
+            time.sleep(0.05)
 
-    def _post(self, path, body):
-        request = urllib.request.Request(self._url + path, json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=60) as response:
+    def _is_queued(self):
+        queue = self._ask("/queue")
+        return any(self._prompt_id == entry[1] for entry in (*queue["queue_running"], *queue["queue_pending"]))
+
+    def _ask(self, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self._url + path, data), timeout=60) as response:
             return json.loads(response.read() or "null")
