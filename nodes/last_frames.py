@@ -62,7 +62,7 @@ class WanFLF2VLastFrames(io.ComfyNode):
                 f"frames is {frames}, but must be from 1 to {clip.frames - 1}: the video has {clip.frames} frames, and "
                 "the next segment needs one more. Set fewer."
             )
-        size = exact_size(latent, clip.width, clip.height) or (clip.width, clip.height)
+        size = exact_size(latent, clip.width, clip.height)
         return io.NodeOutput(crop_to_exact(_last(clip, frames).movedim(1, -1), *size).cpu().contiguous())
 
 

@@ -369,7 +369,7 @@ def _size(
 ) -> tuple[int, int]:
     """Return the exact width and height, from the latent or as given for images, as the format can have them."""
     if latent is not None:
-        width, height = _exact(latent, clip)
+        width, height = exact_size(latent, clip.width, clip.height)
     else:
         width, height = width or clip.width, height or clip.height
     if width > clip.width or height > clip.height:
@@ -426,7 +426,10 @@ def _check_alike(sources: Sequence[_Source], batches: Sequence[Sequence[Clip]]) 
     for what, of in (
         (
             "frames of {}x{} pixels",
-            [_exact(source.latent, batch[0]) for source, batch in zip(sources, batches, strict=True)],
+            [
+                exact_size(source.latent, batch[0].width, batch[0].height)
+                for source, batch in zip(sources, batches, strict=True)
+            ],
         ),
         ("{} clips", [(len(batch),) for batch in batches]),
     ):
@@ -437,12 +440,6 @@ def _check_alike(sources: Sequence[_Source], batches: Sequence[Sequence[Clip]]) 
                     f"{what.format(*of[0])}. Give all segments the same size and the same number of seeds, or turn "
                     "join_segments off."
                 )
-
-
-def _exact(latent: dict | None, clip: Clip) -> tuple[int, int]:
-    """Return the width and height that a clip is cropped to, where its latent tells them."""
-    size = None if latent is None else exact_size(latent, clip.width, clip.height)
-    return size or (clip.width, clip.height)
 
 
 def _clips(source: _Source, decode: str, floats: bool, alpha: bool, beside: list[Any]) -> list[Clip]:

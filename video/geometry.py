@@ -69,11 +69,11 @@ def latent_frames(length: int) -> int:
     return (length - 1) // wan.FRAMES_PER_LATENT + 1
 
 
-def exact_size(latent: dict, width: int, height: int) -> tuple[int, int] | None:
-    """Return (width, height) to crop frames of this size to, or None if the LATENT was changed since its encode."""
-    size: VideoSize | None = latent.get(SIZE_KEY)
+def exact_size(latent: dict | None, width: int, height: int) -> tuple[int, int]:
+    """Return (width, height) to crop frames of this size to: the same if no LATENT tells, or it was changed since."""
+    size: VideoSize | None = None if latent is None else latent.get(SIZE_KEY)
     if size is None or (size.generated_width, size.generated_height) != (width, height):
-        return None
+        return width, height
     return size.width, size.height
 
 
