@@ -140,7 +140,7 @@ def _parameter(graph: Graph, inputs: Mapping[str, Any], target: NodeInput) -> Pa
         "default": value,
     }
     if kind in ("INT", "FLOAT"):
-        fields |= {"minimum": _limit(config, "min"), "maximum": _limit(config, "max")}
+        fields |= {"minimum": _limit(kind, config, "min"), "maximum": _limit(kind, config, "max")}
         return Parameter(**fields, type="integer" if kind == "INT" else "float")
     if kind == "BOOLEAN":
         return Parameter(**fields, type="boolean")
@@ -154,9 +154,11 @@ def _parameter(graph: Graph, inputs: Mapping[str, Any], target: NodeInput) -> Pa
     raise _UnfitError(f"takes no value that a request can give ({kind})")
 
 
-def _limit(config: Mapping[str, Any], name: str) -> float | None:
+def _limit(kind: str, config: Mapping[str, Any], name: str) -> float | None:
     limit = config.get(name)
-    return limit if isinstance(limit, int | float) and math.isfinite(limit) else None
+    if not isinstance(limit, int | float) or not math.isfinite(limit):
+        return None
+    return int(limit) if kind == "INT" else limit  # nodes write 1e20 too
 
 
 def _options(kind: Any, config: Mapping[str, Any]) -> tuple[Value, ...]:

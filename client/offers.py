@@ -84,14 +84,12 @@ def _number(kind: str, config: Mapping[str, Any], text: str) -> int | float:
     noun = "an integer" if kind == "INT" else "a number"
     takes = f"must be {noun}" + (f" from {low} to {high}" if math.isfinite(high - low) else "")
     try:
-        value: int | float = int(text)
+        number = float(text)
     except ValueError:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(f'{takes}, got "{text}".') from None
-    if (isinstance(value, float) and not math.isfinite(value)) or (kind == "INT" and value != int(value)):
+        number = math.nan
+    if not math.isfinite(number) or (kind == "INT" and not number.is_integer()):
         raise ValueError(f'{takes}, got "{text}".')
+    value = int(text) if kind == "INT" and text.lstrip("+-").isdecimal() else number  # a seed is exact as text alone
     if not low <= value <= high:
         raise ValueError(f"{takes}, got {text}. The nearest that it takes is {low if value < low else high}.")
     return int(value) if kind == "INT" else float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,8 @@ _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tabs 
 _SHOWN_CHARACTERS = 80
 _SHOWN_CHOICES = 60  # a folder can have thousands of LoRAs
 _SHOWN_UNKNOWN = 20  # unknown keys that get an entry each
+# Where the contract has no limit: the integers that a node can count with (torch's int64, and seeds), any finite float.
+_LIMITS = {"integer": (-(2**63), 2**64 - 1), "float": (-sys.float_info.max, sys.float_info.max)}
 _BOOLEANS = {"true": True, "false": False}  # as a command line has them
 
 
@@ -110,12 +113,18 @@ def _annotation(parameter: Parameter) -> Any:
     if parameter.type == "boolean":
         return bool
     if parameter.type == "float":
-        low, high = parameter.range
+        low, high = _limits(parameter)
         return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
     if parameter.enum:
         return Annotated[int, AfterValidator(_enum_check(parameter)), BeforeValidator(_integral)]
-    low, high = parameter.range
+    low, high = _limits(parameter)
     return Annotated[int, Field(ge=low, le=high), BeforeValidator(_integral)]
+
+
+def _limits(parameter: Parameter) -> tuple[float, float]:
+    low, high = parameter.range
+    lowest, highest = _LIMITS[parameter.type]
+    return lowest if low is None else max(low, lowest), highest if high is None else min(high, highest)
 
 
 def _integral(value: object) -> object:
@@ -215,9 +224,8 @@ def _can_compare(parameter: Parameter, value: float) -> bool:
 
 def _nearest(parameter: Parameter, value: float) -> Value:
     choices = [choice for choice in parameter.enum if not isinstance(choice, str)]
-    low, high = (min(choices), max(choices)) if choices else parameter.range
-    above = value if low is None else max(value, low)
-    inside = above if high is None else min(above, high)  # from here on the value is small: arithmetic cannot overflow
+    low, high = (min(choices), max(choices)) if choices else _limits(parameter)
+    inside = min(max(value, low), high)  # from here on the value is finite: arithmetic cannot overflow
     if choices:
         return min(choices, key=lambda choice: abs(choice - inside))
     return round(inside) if parameter.type == "integer" else inside

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 
 # heads = dim / 128 in ComfyUI's detection; the rest is as small as its loader accepts.
 TINY_WAN = {"dim": 128, "ffn_dim": 256, "num_layers": 2, "num_heads": 1, "out_dim": 16, "text_dim": 4096}
-# ComfyUI's configuration of the Wan 2.1 VAE (comfy/sd.py), with dim 8 instead of 96.
+# ComfyUI's configuration of the Wan 2.1 VAE (comfy/sd.py), with dim 4 instead of 96.
 TINY_VAE = {
-    "dim": 8,
+    "dim": 4,
     "z_dim": 16,
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
@@ -59,7 +59,7 @@ def wan_transformer(seed: int, in_dim: int) -> dict[str, torch.Tensor]:
 
 
 def wan_vae(seed: int) -> dict[str, torch.Tensor]:
-    """Return a Wan 2.1 VAE of width 8 (96 in the real one)."""
+    """Return a Wan 2.1 VAE of width 4 (96 in the real one)."""
     import comfy.ldm.wan.vae
 
     return random_weights(comfy.ldm.wan.vae.WanVAE(**TINY_VAE).state_dict(), seed)

@@ -119,7 +119,9 @@ def _once(vae: Any, what: str, check: Callable[[torch.nn.Module], bool]) -> bool
     if key not in results:
         try:
             results[key] = check(model)
-        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:  # another layout
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # noqa: BLE001 -- another layout, or what a pack's layer raises
             _LOG.warning("self-check failed check=%s: %s: %s", what, type(error).__name__, error)
             if comfy.model_management.is_oom(error):  # says nothing about the VAE: checked again next time
                 return False

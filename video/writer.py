@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import shutil
 import threading
@@ -35,6 +36,7 @@ _SWS_ACCURATE_RND = 1 << 18
 _WAITING_FRAMES = 8
 _POLL_S = 0.1
 _REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.25
+_MOVES_FOLDERS = os.name == "posix"  # over an empty one, at once; Windows moves none over another
 _PREVIEW_SIDE, _PREVIEW_CRF, _PREVIEW_PRESET = 640, 23, "veryfast"
 # libswscale takes 255 * 256 for white where RGB of 16 bits becomes luma and colour differences, but 65535 for opaque.
 _SWS_WHITE, _FULL = 255 * 256, 65535
@@ -507,10 +509,16 @@ class _Filter:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Move a file over another. On Windows that fails while a virus scanner or a viewer has the other open: wait."""
-    if source.is_dir():
-        with contextlib.suppress(FileNotFoundError):
-            target.rmdir()  # only Linux and macOS move a folder over an empty one
+    """Move a file or a folder over the empty one that reserves its name.
+
+    The name is never free meanwhile: another process would take it. On Windows a move fails while a virus scanner or a
+    viewer has the file open: wait.
+    """
+    if source.is_dir() and not _MOVES_FOLDERS:
+        target.mkdir(exist_ok=True)
+        for file in sorted(source.iterdir()):
+            _replace(file, target / file.name)
+        return
     for _ in range(_REPLACE_TRIES):
         with contextlib.suppress(PermissionError):
             source.replace(target)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from wan_flf2v.demo.base import demo_workflow
+from wan_flf2v.demo.base import copy_trained_models, demo_workflow
 
 pytestmark = pytest.mark.pictures
 
@@ -48,6 +48,7 @@ def save(page, path):
 @pytest.fixture(scope="module")
 def made(editor, comfy_server):
     """The workflow on the trained models of the demo, after a run."""
+    copy_trained_models(comfy_server.base_dir / "models")
     workflow = demo_workflow()
     for node in workflow["nodes"]:
         if node["type"] == "LoadImage":

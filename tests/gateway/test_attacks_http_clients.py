@@ -176,7 +176,11 @@ def test_slow_loris(gateway):
         f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
         "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     )
-    starts = ["", "GET / HTT", "GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Slow: ", body_head]
+    form_head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\nContent-Disp"
+    )
+    starts = ["", "GET / HTT", "GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Slow: ", body_head, form_head]
     connections = []
     unread = socket.socket()  # its client reads nothing of many responses
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -198,7 +202,7 @@ def test_slow_loris(gateway):
     finally:
         for connection in connections:
             connection.close()
-    assert ends == {0: {b""}, 1: {b""}, 2: {b""}, 3: {b"HTTP/1.1 408"}}
+    assert ends == {0: {b""}, 1: {b""}, 2: {b""}, 3: {b"HTTP/1.1 408"}, 4: {b"HTTP/1.1 408"}}
     deadline = time.monotonic() + 60
     while "client dropped, it does not read" not in gateway.log_text():
         assert time.monotonic() < deadline

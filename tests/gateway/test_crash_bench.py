@@ -11,9 +11,8 @@ from wan_flf2v.demo import base
 
 @pytest.mark.timeout(1800)  # six videos, and three starts of ComfyUI: a busy machine takes long
 def test_every_accepted_request_ends_once_whatever_is_killed(project_comfyui, demo_models, monkeypatch):
-    monkeypatch.setattr(
-        base, "make_models", lambda _, __, to, ___: shutil.copytree(demo_models, to, dirs_exist_ok=True)
-    )
+    monkeypatch.setattr(base, "make_models", lambda *_: None)
+    monkeypatch.setattr(base, "copy_trained_models", lambda to: shutil.copytree(demo_models, to, dirs_exist_ok=True))
     monkeypatch.setattr(crash, "REQUESTS", 2)
     figures = crash.run(Options(Path(project_comfyui), rounds=3))
     assert {name: figure.value for name, figure in figures.items() if not figure.holds()} == {}

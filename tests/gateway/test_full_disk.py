@@ -80,11 +80,15 @@ def test_a_store_that_cannot_be_written_is_said(tmp_path):
     import resource  # not on Windows
 
     with Gateway(tmp_path) as gateway:
+        waiting = gateway.submit()
         _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (0, hard))
         assert call(gateway, SUBMIT, BODY) == (503, 503001)
+        cancel = gateway.cancel(waiting)
+        assert (cancel.status, cancel.code) == (503, 503001)
         assert health(gateway, but=200).code == 503001
         assert upload(gateway)[0] == 507, "the file system says that the file is too large"
         resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         assert health(gateway, but=503).status == 200
+        assert gateway.cancel(waiting).json["outcome"] == "cancelled"
         gateway.submit()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import io
+import json
 import os
 import re
 import socket
@@ -14,12 +16,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from PIL import Image
 from support.gateway_process import BODY, SUBMIT
 from support.pictures import data_uri, encoded, picture, take
 from support.web_server import serve
 from wan_flf2v.gateway.http.errors import ApiError
-from wan_flf2v.gateway.http.request_body import Pace
+from wan_flf2v.gateway.http.request_body import LARGE_BYTES, Body, LargeBodies, Pace
+from wan_flf2v.gateway.jobs.records import Token
 
 MEBIBYTE = 1 << 20
 FORM = {"Content-Type": "multipart/form-data; boundary=edge"}
@@ -160,6 +164,38 @@ def test_large_bodies_that_drip_keep_no_other_waiting(gateway):
         assert upload.status == 422
 
 
+def test_of_two_large_bodies_of_a_token_one_is_in_memory(tmp_path):
+    """Both that are parsed at once are those of two tokens."""
+    begun, leave = Counter(), threading.Event()
+
+    def work(values):
+        begun[values["of"]] += 1
+        assert leave.wait(60)
+
+    async def go():
+        bodies = LargeBodies()
+
+        async def read(token, owner):
+            request = make_mocked_request("POST", "/")
+            request["wan_flf2v_token"] = Token(owner, "", 0.0, None, None, None, id=owner)
+            content = io.BytesIO(json.dumps({"of": token, "text": "A" * LARGE_BYTES}).encode())
+            await bodies.read(request, Body(content, len(content.getvalue())), work)
+
+        annas = [asyncio.create_task(read(f"anna {number}", "anna")) for number in range(2)]
+        while not begun:
+            await asyncio.sleep(0.01)
+        bens = asyncio.create_task(read("ben", "ben"))
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        seen = set(begun)
+        leave.set()
+        await asyncio.gather(*annas, bens)
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(go(), 60)) == {"anna 0", "ben"}
+    assert set(begun) == {"anna 0", "anna 1", "ben"}
+
+
 @pytest.mark.parametrize(("size", "most"), [(0, 20.0), (10 * 16_384, 30.0), (1 << 30, 300.0)])
 def test_a_body_that_drips_is_refused(size, most):
     async def wait(waited):
@@ -204,6 +240,32 @@ def test_fetches_of_a_token_have_a_limit_and_leave_room_for_others(make):
         assert most == {"anna": 4, "ben": 1}
 
     asyncio.run(go())
+
+
+def test_fetches_of_all_tokens_together_have_a_limit(make):
+    async def go():
+        under_way, most, leave = 0, 0, asyncio.Event()
+
+        async def send(request):
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await leave.wait()
+            under_way -= 1
+            return web.Response(body=encoded(picture(), "PNG"))
+
+        images = make()
+        async with serve(send) as port:
+            urls = [(f"http://127.0.0.1:{port}/{token}", token) for token in "abcde" for _ in range(4)]
+            tasks = [asyncio.create_task(take(images, *one)) for one in urls]
+            while under_way < 16:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            leave.set()
+            await asyncio.gather(*tasks)
+        assert most == 16
+
+    asyncio.run(asyncio.wait_for(go(), 60))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -86,8 +86,16 @@ def test_work_of_the_14b_at_720p(comfy_server, models):
     assert "6,523 TFLOP a forward pass" in text
 
 
-@pytest.mark.parametrize("file", ["tiny_wan_high_noise.safetensors", "tiny_wan_t2v.safetensors"])
-def test_memory_is_what_the_host_will_ask_for(comfy_server, models, file):
+@pytest.mark.parametrize(
+    ("file", "cfg"),
+    [
+        ("tiny_wan_high_noise.safetensors", 4.0),
+        ("tiny_wan_high_noise.safetensors", 1.0),
+        ("tiny_wan_t2v.safetensors", 4.0),
+    ],
+)
+def test_memory_is_what_the_host_will_ask_for(comfy_server, models, file, cfg):
+    """ComfyUI asks for the same memory at cfg 1."""
     graph = only(demo_graph(n37_unet_name=file), "37")
     latent = {"width": 96, "height": 64, "length": 33, "batch_size": 1}
     graph["latent"] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": latent}
@@ -95,7 +103,7 @@ def test_memory_is_what_the_host_will_ask_for(comfy_server, models, file):
     graph["1"] = {"class_type": "WanFLF2VTestEstimateMemory", "inputs": inputs}
     comfy_server.run(graph)
     host = comfy_server.state("memory")
-    _, made = plan(comfy_server, model_high_noise=file, width=96, height=64, length=33)
+    _, made = plan(comfy_server, model_high_noise=file, cfg=cfg, width=96, height=64, length=33)
     expert = made["experts"][0]
     assert expert["activation_bytes"] == host["bytes"]
     weights = host["weights"] - 1000 * 4  # the host counts the schedule's 1000 sigmas, which are in no file

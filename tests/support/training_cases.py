@@ -21,7 +21,7 @@ from wan_flf2v.training.muon import Muon
 from wan_flf2v.training.trainer import Machine, Schedule, Trainer
 from wan_flf2v.training.transitions import TRANSITIONS, transition_clip
 
-SMALL_VAE = {**vae.VAE_CONFIG, "dim": 8}
+SMALL_VAE = {**vae.VAE_CONFIG, "dim": 4}
 SMALL_EXPERT = {**EXPERT_CONFIG, "num_layers": 2, "ffn_dim": 128}
 CPU = Machine()
 FOLDER = Path(RESULTS).parent

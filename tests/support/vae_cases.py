@@ -58,7 +58,7 @@ def weights(dim, seed=1, channels=3):
             for i, (key, v) in enumerate(state_dict.items())}  # fmt: skip
 
 
-def new_vae(dim=8, dtype="fp32", seed=1):
+def new_vae(dim=4, dtype="fp32", seed=1):
     return comfy.sd.VAE(sd=weights(dim, seed), dtype=DTYPES[dtype])
 
 
@@ -152,17 +152,21 @@ def vae_encode_is(newer):
         comfy.sd.VAE.encode = original
 
 
+class UnreadableError(Exception):
+    """An error of a pack."""
+
+
 class Opaque(torch.Tensor):
     """A type of weights that cannot be read as bytes, as some packs' quantised ones."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         if function is torch.Tensor.view:
-            raise NotImplementedError("this type has no view")
+            raise UnreadableError("this type has no view")
         return super().__torch_function__(function, types, args, kwargs)
 
 
-def encode_cases(lengths, dtypes, ends, dim=8):
+def encode_cases(lengths, dtypes, ends, dim=4):
     for dtype in dtypes:
         vae = new_vae(dim, dtype)
         for length, end in itertools.product(lengths, ends):
@@ -171,7 +175,7 @@ def encode_cases(lengths, dtypes, ends, dim=8):
     yield "warnings", LOG.take()
 
 
-def decode_cases(counts, dtypes, dim=8):
+def decode_cases(counts, dtypes, dim=4):
     for dtype in dtypes:
         vae = new_vae(dim, dtype)
         for count in counts:

@@ -35,6 +35,7 @@ INPUTS = {
     "required": {
         "steps": ["INT", {"default": 20, "min": 1, "max": 100}],
         "cfg": ["FLOAT", {"min": 0.0, "max": 10.0}],
+        "seed": ["INT", {"min": 0, "max": 2**64 - 1}],
         "free": ["FLOAT", {}],
         "on": ["BOOLEAN", {}],
         "text": ["STRING", {"multiline": True}],
@@ -53,6 +54,8 @@ INPUTS = {
     [
         ("steps", "4", 4),
         ("steps", "4.0", 4),
+        ("steps", "1e2", 100),
+        ("seed", str(2**64 - 1), 2**64 - 1),
         ("cfg", "1", 1.0),
         ("free", "-1e9", -1e9),
         ("on", "True", True),
@@ -77,6 +80,7 @@ def test_a_value_gets_the_inputs_type(name, text, value):
         ("steps", "101", "must be an integer from 1 to 100, got 101. The nearest that it takes is 100."),
         ("cfg", "nan", 'must be a number from 0.0 to 10.0, got "nan".'),
         ("free", "inf", 'must be a number, got "inf".'),
+        ("free", "9" * 400, f'must be a number, got "{"9" * 400}".'),
         ("on", "yes", 'must be true or false, got "yes".'),
         ("kind", "eular", 'is "eular", which this ComfyUI does not offer. Did you mean euler?'),
         ("kind", "xyz", 'is "xyz", which this ComfyUI does not offer. It has: euler, heun.'),

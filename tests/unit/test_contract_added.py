@@ -1,6 +1,8 @@
 """Models as JSON, and contracts from the schemas that APIs show."""
 
 import json
+import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -40,12 +42,25 @@ def test_switches_and_open_ranges():
     for text in ("9_on=yes", "9_on=1"):
         with pytest.raises(ContractError, match="9_on must be true or false, got"):
             parse_assignment(MODEL, text)
+    for value, nearest in ((10**400, 2**64 - 1), (1e999, 2**64 - 1), (-1e999, 0)):
+        with pytest.raises(ContractError, match=f"9_least must be an integer of 0 or more, got .* is {nearest}."):
+            validate(MODEL, {"9_least": value})
     with pytest.raises(ContractError, match=r"9_least must be an integer of 0 or more, got -1. .* nearest .* is 0."):
         validate(MODEL, {"9_least": -1})
     properties = json_schema(MODEL)["properties"]
     assert properties["9_on"]["type"] == "boolean"
     assert properties["9_least"]["minimum"] == 0
     assert "maximum" not in properties["9_least"]
+
+
+@pytest.mark.parametrize(
+    ("value", "nearest"), [(10**400, sys.float_info.max), (-1e999, -sys.float_info.max), (float("nan"), None)]
+)
+def test_a_number_without_a_range_is_finite(value, nearest):
+    model = replace(MODEL, parameters=(Parameter("9_scale", "Scale", "float", 1.0),))
+    advice = "The default is 1.0." if nearest is None else f"the nearest allowed one is {nearest}."
+    with pytest.raises(ContractError, match=f"9_scale must be a number, got .* {re.escape(advice)}"):
+        validate(model, {"9_scale": value})
 
 
 def test_long_lists_of_choices_are_cut():

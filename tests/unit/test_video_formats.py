@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from support.media import decoded, described, ffmpeg, pictures, samples
 from wan_flf2v.video import formats
 from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME, FORMATS
+from wan_flf2v.video.names import reserved
 from wan_flf2v.video.writer import Settings, exact_rate, new_writer, to_planar_bytes
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 33
@@ -256,6 +258,23 @@ def test_luma_of_ten_bits_is_bt709_of_the_floats(tmp_path):
     apart = luma - (64 + 876 * grey[0, 0].numpy())
     assert abs(apart.mean()) < 0.1
     assert np.abs(apart).max() < 3.5  # what the encoder leaves
+
+
+@pytest.mark.parametrize("moves_folders", [True, False])
+def test_the_name_of_a_png_sequence_is_never_free(tmp_path, monkeypatch, moves_folders):
+    """Else another process takes it, and the first to finish loses its pictures."""
+    free = []
+    remove = Path.rmdir
+    monkeypatch.setattr(Path, "rmdir", lambda path: (remove(path), free.append(path)))
+    monkeypatch.setattr("wan_flf2v.video.writer._MOVES_FOLDERS", moves_folders)
+    with reserved(tmp_path, "clip", 1, "") as path:
+        chosen = BY_NAME["png sequence"]
+        with new_writer(path, WIDTH, HEIGHT, Settings(RATE, chosen, frames=3)) as made:
+            for frame in to_planar_bytes(clip()[:3].movedim(1, -1)):
+                made.write(frame)
+    assert free == []
+    assert sorted(file.name for file in path.iterdir()) == ["00001.png", "00002.png", "00003.png"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("dither", ["none", "ordered"])

@@ -14,21 +14,22 @@ from pathlib import Path
 from wan_flf2v.video.names import reserved
 sys.stdin.readline()
 for _ in range(int(sys.argv[2])):
-    with reserved(Path(sys.argv[1]), "clip", 1, ".mp4") as path:
+    with reserved(Path(sys.argv[1]), "clip", 1, sys.argv[3]) as path:
         print(path.name)
 """
 
 
-def test_two_processes_never_get_the_same_name(tmp_path):
-    """Both count the files at the same moment, so both begin with 1."""
-    command = [sys.executable, "-I", "-c", TAKE, str(tmp_path), "100"]
+@pytest.mark.parametrize("suffix", [".mp4", ""])
+def test_two_processes_never_get_the_same_name(tmp_path, suffix):
+    """Both count the files at the same moment, so both begin with 1. Without a suffix it is a folder."""
+    command = [sys.executable, "-I", "-c", TAKE, str(tmp_path), "100", suffix]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
         for process in (one, other):
             process.stdin.write("go\n")
             process.stdin.flush()
         names = one.stdout.read().split() + other.stdout.read().split()
-    assert sorted(names) == [f"clip_{number:05}_.mp4" for number in range(1, 201)]
+    assert sorted(names) == [f"clip_{number:05}_{suffix}" for number in range(1, 201)]
 
 
 def test_a_name_is_given_back_after_an_error_and_kept_otherwise(tmp_path):
