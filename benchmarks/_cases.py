@@ -13,12 +13,13 @@ LEAST_PHOTOGRAPHS = 8
 
 
 class Case(NamedTuple):
-    """One video: the names of its start and its end photograph, the word of its transition, the seed."""
+    """One video: its start and its end photograph, its transition's word, its seed, a photograph on the way if any."""
 
     start: str
     end: str
     word: str
     seed: int
+    key: str | None = None
 
 
 def held_out_photographs() -> dict[str, Path]:
@@ -52,6 +53,15 @@ def pairs_of(names: Sequence[str], count: int) -> list[tuple[str, str]]:
     if count > n * (n - 1):
         raise ValueError(f"{n} photographs make {n * (n - 1)} pairs, not {count}: ask for fewer rounds")
     return [(names[i % n], names[(i + 1 + i // n) % n]) for i in range(count)]
+
+
+def triples_of(names: Sequence[str], count: int) -> list[tuple[str, str, str]]:
+    """Return ``count`` pairs, as ``pairs_of`` does, each with the next name that it does not have."""
+    triples = []
+    for start, end in pairs_of(names, count):
+        behind = names.index(end) + 1
+        triples.append((start, end, next(name for name in (*names[behind:], *names) if name not in (start, end))))
+    return triples
 
 
 def cases_of(pairs: Sequence[tuple[str, str]], words: Sequence[str], each: int) -> list[Case]:

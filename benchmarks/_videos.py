@@ -24,6 +24,7 @@ from ._graphs import add_chained, add_node
 from ._stage import run_graph
 
 SIDE, LENGTH, STEPS, SHIFT = 128, 33, 6, 8.0  # the demo's own
+KEY_FRAME = LENGTH // 2  # where a photograph on the way stands, a multiple of 4
 _SAMPLER: dict[str, Any] = {"steps": STEPS, "cfg": 1.0, "sampler_name": "euler", "handover": "boundary"}
 _STOCK_ENDS = ("positive", "negative", "vae", "width", "height", "length", "batch_size", "start_image", "end_image")
 _CONDITIONING = ("positive", "negative", "latent_image")  # node 67's outputs, as node 57 calls them
@@ -114,6 +115,10 @@ class Videos:
         for end, name in (("start", case.start), ("end", case.end)):
             image = self._add_photograph(graph, name)
             inputs |= {f"{end}_image": image, f"{end}_mask": [image[0], 1]}
+        if case.key is not None:
+            key = {"images": self._add_photograph(graph, case.key), "frames": str(KEY_FRAME)}
+            strengths = {"strength": 1.0, "strength_low_noise": 1.0}
+            inputs["keyframes"] = add_node(graph, f"key_{number}", "WanFLF2VKeyframes", **key, **strengths)
         if setting.stock_ends:
             inputs = {name: inputs[name] for name in _STOCK_ENDS}
             return add_node(graph, f"67_{number}", "WanFirstLastFrameToVideo", **inputs)

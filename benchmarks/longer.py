@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._figures import Figures, Options
+from ._prelude import prelude_figures
 from ._resume import resume_figures
 from ._stage import comfyui_alone
 
@@ -10,4 +11,4 @@ from ._stage import comfyui_alone
 def run(options: Options) -> Figures:
     """Run every part once."""
     with comfyui_alone(options) as server:
-        return {**resume_figures(server)}
+        return {**resume_figures(server), **prelude_figures(server)}

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..bootstrap.server import ComfyServer
 from ..client.comfy import ComfyClient
 from ..client.run import run_graph as queue_and_wait
-from ..contract.parameters import DEMO
+from ..contract.parameters import DEMO, END_IMAGE, START_IMAGE
 from ..contract.workflow import Graph, graph_for
 from ..quality.detectors import colour_shift
 from ..quality.report import Report, make_report
+from ..quality.seams import Joined
 from ..quality.thresholds import Thresholds
 from ..quality.video_file import open_video
 from ._cases import held_out_photographs
@@ -41,10 +41,10 @@ def run(options: Options) -> Figures:
         names = list(asyncio.run(upload(server, photographs)).values())
         independent = _segments(names)
         reports, shifts = {}, {}
-        for name, graph in (("", independent), ("_carried", _carried(names))):
+        for name, graph in (("", independent), ("_carried", _carried(independent))):
             for match in ("", "_matched"):
                 path = _file(server, _matched(copy.deepcopy(graph)) if match else graph)
-                reports[name + match] = _report(path, _SEGMENTS)
+                reports[name + match] = _report(path, Joined(_SEGMENTS))
                 shifts[name + match] = _shifts(server, path, names)
                 seams = ", ".join(f"{seam.jump:.2f}" for seam in reports[name + match].seams)
                 print(f"longer_segments{name}{match}: seams {seams}, drift {shifts[name + match]:.3f}", flush=True)
@@ -58,8 +58,8 @@ def run(options: Options) -> Figures:
             figures[f"seam_jump{key}"] = Figure(max(jumps), "x", len(jumps), min(jumps), max(jumps), limit)
         for name in ("", "_carried"):
             plain, matched = shifts[name], shifts[name + "_matched"]
-            figures[f"colour_drift{name}"] = _once(plain, "of linear light")
-            figures[f"colour_drift{name}_matched"] = _once(matched, "of linear light", ("<=", plain / 2))
+            figures[f"color_drift{name}"] = _once(plain, "of linear light")
+            figures[f"color_drift{name}_matched"] = _once(matched, "of linear light", ("<=", plain / 2))
         figures |= _loop(server, names[0])
     with comfyui_alone(options, {**ONE_THREAD, **EXACT_MEMORY}) as server:
         return figures | _loads(server) | _memory(server)
@@ -85,9 +85,9 @@ def _segments(names: list[str], **inputs: Any) -> Graph:
     return graph
 
 
-def _carried(names: list[str]) -> Graph:
-    """Return the graph of segments one after another, each from the last frame of the one before."""
-    graph = _segments(names)
+def _carried(segments: Graph) -> Graph:
+    """Return the graph of the same segments one after another, each from the last frame of the one before."""
+    graph = copy.deepcopy(segments)
     ends, sampler = graph.pop("67")["inputs"], graph.pop("57")["inputs"]
     encoder = graph.pop("6")["inputs"]
     del graph["segments"]
@@ -103,7 +103,9 @@ def _carried(names: list[str]) -> Graph:
         if number < _SEGMENTS - 1:
             inputs = {"latent": latents[f"inputs.input{number}"], "vae": ["39", 0], "frames": 1}
             start = add_node(graph, f"last_{number}", "WanFLF2VLastFrames", **inputs)
-    graph["73"]["inputs"]["latent"] = add_node(graph, "latents", "CreateList", **latents)
+    add_node(graph, "latents", "CreateList", **latents)
+    if "73" in graph:
+        graph["73"]["inputs"]["latent"] = ["latents", 0]
     return graph
 
 
@@ -131,9 +133,9 @@ def _file(server: ComfyServer, graph: Graph) -> Path:
     return asyncio.run(go())
 
 
-def _report(path: Path, segments: int, *, loop: bool = False) -> Report:
+def _report(path: Path, joined: Joined) -> Report:
     with open_video(path) as source:
-        return make_report(source.frames, source.frame_rate, None, None, Thresholds(), segments=segments, loop=loop)
+        return make_report(source.frames, source.frame_rate, None, None, Thresholds(), joined=joined)
 
 
 def _shifts(server: ComfyServer, path: Path, names: list[str]) -> float:
@@ -162,33 +164,38 @@ def _loop(server: ComfyServer, name: str) -> Figures:
     graph["segments"]["inputs"]["prompts"] = "slide left"
     graph["67"]["inputs"]["length"] = _LOOP_LENGTH
     graph["73"]["inputs"]["skip_last_frames"] = 1
-    report = _report(_file(server, graph), 1, loop=True)
+    report = _report(_file(server, graph), Joined(loop=True))
     return {
         "loop_frames": _once(report.video.frames, "frames", ("==", _LOOP_LENGTH - 1)),
         "loop_jump": _once(report.seams[0].jump, "x", ("<=", 1.0)),
     }
 
 
-def _small(server: ComfyServer, segments: int, **inputs: Any) -> Graph:
-    """Return a graph of segments between made-up images, up to node 57."""
-    pictures = torch.rand(segments + 1, 64, 64, 3, generator=torch.Generator().manual_seed(1)).numpy()
-    np.save(server.base_dir / "input" / "pictures.npy", pictures)
-    graph = _segments([], **inputs)
+def _small(segments: int) -> Graph:
+    """Return a graph of segments between the demo's images, small, up to node 57."""
+    images = [str(END_IMAGE.default if number % 2 else START_IMAGE.default) for number in range(segments + 1)]
+    graph = _segments(images)  # prepare_demo puts them there
     del graph["73"]
+    graph["71"]["inputs"].update(width=64, height=64)
     graph["67"]["inputs"]["length"] = 9
-    images = add_node(graph, "pictures", "WanFLF2VMeasureLoadFrames", name="pictures")
-    graph["segments"]["inputs"].update(image_1=images, prompts="dissolve")
-    add_node(graph, "end", "PreviewAny", source=["57", 0])
     return graph
 
 
 def _loads(server: ComfyServer) -> Figures:
-    graph = _small(server, _SEGMENTS)
-    add_one_model_twice(server, graph)
-    notes(server)
-    run_graph(server, graph)
-    loads = sum(note.get("event") == "load" for note in notes(server))
-    return {"segment_loads": _once(loads, "loads", ("==", 2))}
+    """Return how often an expert is loaded for the segments, between images and with a frame carried over."""
+    figures = {}
+    independent = _small(_SEGMENTS)
+    add_one_model_twice(server, independent)
+    for name, graph, end, wanted in (
+        ("", copy.deepcopy(independent), "57", 2),
+        ("_carried", _carried(independent), "latents", 2 * _SEGMENTS),
+    ):
+        add_node(graph, "end", "PreviewAny", source=[end, 0])
+        notes(server)
+        run_graph(server, graph)
+        loads = sum(note.get("event") == "load" for note in notes(server))
+        figures[f"segment_loads{name}"] = _once(loads, "loads", ("==", wanted))
+    return figures
 
 
 def _memory(server: ComfyServer) -> Figures:
@@ -199,7 +206,7 @@ def _memory(server: ComfyServer) -> Figures:
     few, many = 2, 10
     peaks = {}
     for segments in (few, few, many):  # the first reads the models
-        graph = _small(server, 1)
+        graph = _small(1)
         for expert in ("high", "low"):
             inputs, key = graph["57"]["inputs"], f"model_{expert}_noise"
             inputs[key] = add_node(graph, f"stand_in_{expert}", "WanFLF2VMeasureStandIn", model=inputs[key])
@@ -210,14 +217,16 @@ def _memory(server: ComfyServer) -> Figures:
         latents = add_node(graph, "latents", "CreateList", **empty)
         encoded = {"positive": ["6", 0], "negative": ["7", 0]}
         graph["57"]["inputs"].update(encoded, latent_image=latents, noise_seed=segments + len(peaks))
-        sampler, end = graph.pop("57"), graph.pop("end")
+        sampler = graph.pop("57")
         for number, source in enumerate((latents, ["6", 0], ["7", 0])):
             add_node(graph, f"ready_{number}", "PreviewAny", source=source)
         run_graph(server, graph)
         process = Path(f"/proc/{server.pid}")
         (process / "clear_refs").write_text("5", encoding="utf-8")  # the peak begins where the memory stands now
         before = _status(process, "VmRSS")
-        run_graph(server, {**graph, "57": sampler, "end": end})
+        graph["57"] = sampler
+        add_node(graph, "end", "PreviewAny", source=["57", 0])
+        run_graph(server, graph)
         peaks[segments] = _status(process, "VmHWM") - before
     growth = (peaks[many] - peaks[few]) / (many - few)
     latent = _MEMORY_LATENT * np.dtype(np.float32).itemsize

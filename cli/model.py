@@ -23,11 +23,10 @@ from .shared import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
-    PARAMETER_COLUMNS,
     UsageError,
     fail,
     out,
-    parameter_rows,
+    parameters_of,
     print_inputs,
     say,
 )
@@ -107,7 +106,7 @@ def add(
             EXIT_USAGE,
         )
     say(f"The model {name} is added in {store_place(data, nats)}. POST /v1/models/{name} takes:")
-    _print_parameters(model)
+    print_inputs(parameters_of(model))
     if expose is None:
         say("All other inputs stay as they are in the workflow. --expose chooses which can be set.")
     for text in lacking:
@@ -138,7 +137,7 @@ def show(name: _Name, data: DataOption = None, nats: NatsOption = None) -> None:
     model = next((model for model in models if model.model_id == name), MODELS.get(name))
     if model is None:
         fail(_unknown(name, store_place(data, nats)), EXIT_USAGE)
-    _print_parameters(model)
+    print_inputs(parameters_of(model))
 
 
 @_models.command()
@@ -191,10 +190,6 @@ async def _derive(
     if errors := assign(graph, infos, loras):
         raise UsageError("\n".join(errors))
     return replace(derive(name, graph, infos, exposed), added_at=time.time()), lacking_in(graph, infos)
-
-
-def _print_parameters(model: ModelContract) -> None:
-    print_inputs(model.model_id, PARAMETER_COLUMNS, parameter_rows(model))
 
 
 def _unknown(name: str, place: object) -> str:

@@ -16,6 +16,7 @@ from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, check
 
 if TYPE_CHECKING:
     from ..quality.report import Fitted, Report
+    from ..quality.seams import Joined
     from ..quality.thresholds import Thresholds
 
 _NO_IMAGE = "-"
@@ -40,6 +41,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plot as this PNG file.")] = None,
     segments: Annotated[int, typer.Option(help="How many segments it was joined from: each seam is measured.")] = 1,
     loop: Annotated[bool, typer.Option("--loop", help="It begins again after its end: that seam is measured.")] = False,
+    shared_frames: Annotated[int, typer.Option(help="How many frames one segment has of the one before.")] = 1,
 ) -> None:
     """Say whether a video begins and ends on its images and what is wrong in between.
 
@@ -47,12 +49,14 @@ def report(
     """
     try:
         from ..quality import report_plot, report_text
+        from ..quality.seams import Joined
         from ..quality.video_file import VideoError
     except ImportError as error:
         fail(f"{error.name} is not installed, but report needs it: pip install 'wan-flf2v[report]'.", EXIT_USAGE)
     try:
         check_output(output)
-        made = _report(video, (start, end), _thresholds(assignments or []), fit, background, segments, loop)
+        joined = Joined(segments, loop, shared_frames)
+        made = _report(video, (start, end), _thresholds(assignments or []), fit, background, joined)
         if output is not None:
             report_plot.draw(made).save(output, "PNG")
     except KeyboardInterrupt:
@@ -67,7 +71,7 @@ def report(
 
 
 def _report(
-    video: Path, images: tuple[str, str], thresholds: Thresholds, fit: str, background: str, segments: int, loop: bool
+    video: Path, images: tuple[str, str], thresholds: Thresholds, fit: str, background: str, joined: Joined
 ) -> Report:
     from ..quality.fit import FITS, parse_hex_colour
     from ..quality.report import make_report
@@ -80,7 +84,7 @@ def _report(
         raise UsageError(f"{video}: there is no such file. Give the path of a video.")
     start, end = (_fitted(image, fit, colour) for image in images)
     with open_video(video) as source, _bar(source.expected) as tick:
-        return make_report(source.frames, source.frame_rate, start, end, thresholds, tick, segments, loop)
+        return make_report(source.frames, source.frame_rate, start, end, thresholds, tick, joined)
 
 
 def _thresholds(assignments: list[str]) -> Thresholds:

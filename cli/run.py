@@ -23,14 +23,14 @@ from .shared import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
-    PARAMETER_COLUMNS,
+    Inputs,
     UsageError,
     check_output,
     err,
     fail,
     node_info,
     out,
-    parameter_rows,
+    parameters_of,
     print_inputs,
     say,
 )
@@ -127,23 +127,23 @@ def params(
 ) -> None:
     """List the parameters of the hosted API, or every input of a workflow."""
     if workflow is None:
-        title, names, rows = HOSTED.model_id, PARAMETER_COLUMNS, parameter_rows(HOSTED)
+        listed = parameters_of(HOSTED)
     else:
         try:
             chosen = read_workflow(workflow)
         except UsageError as error:
             fail(str(error), EXIT_USAGE)
         graph = chosen.graph
-        title, names = chosen.name, ("Key", "Node", "Value")
         rows = [
-            [f"{node_id}_{name}", node_title(graph, node_id), "", str(graph[node_id]["inputs"][name])]
+            (f"{node_id}_{name}", node_title(graph, node_id), "", str(graph[node_id]["inputs"][name]))
             for node_id, name in settable(graph)
         ]
+        listed = Inputs(chosen.name, ("Key", "Node", "Value"), rows)
     if as_tsv:
-        for key, name, _, *rest in rows:
+        for key, name, _, *rest in listed.rows:
             typer.echo("\t".join((key, name, *rest)))
         return
-    print_inputs(title, names, rows)
+    print_inputs(listed)
 
 
 def _read_options(

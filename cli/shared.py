@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,7 +18,6 @@ from ..contract.validation import ContractError, FieldError, allowed, parse_assi
 EXIT_FAILED = 1  # the server or the run failed
 EXIT_USAGE = 2  # wrong usage or values; nothing was queued
 EXIT_INTERRUPTED = 130  # Ctrl-C
-PARAMETER_COLUMNS: Sequence[str] = ("Key", "Title", "Takes", "Default")  # of parameter_rows
 DEFAULT_SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 
 out = Console()
@@ -61,20 +60,29 @@ async def node_info(client: ComfyClient, node: str) -> dict[str, Any]:
     return info
 
 
-def parameter_rows(model: ModelContract) -> list[list[str]]:
-    """Return key, title, description, what it takes and default of each parameter."""
-    return [
-        [one.key, one.title, one.description, allowed(one), "required" if one.required else str(one.default)]
+class Inputs(NamedTuple):
+    """A table of inputs; the third text of each row is a description, which stands below the second."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def parameters_of(model: ModelContract) -> Inputs:
+    """Return what each parameter takes, and its default."""
+    rows = [
+        (one.key, one.title, one.description, allowed(one), "required" if one.required else str(one.default))
         for one in model.parameters
     ]
+    return Inputs(model.model_id, ("Key", "Title", "Takes", "Default"), rows)
 
 
-def print_inputs(title: str, columns: Sequence[str], rows: Iterable[list[str]]) -> None:
-    """Print a table; the third text of each row is a description and stands below the second."""
-    table = Table(title=escape(title))
-    for name in columns:
+def print_inputs(inputs: Inputs) -> None:
+    """Print the table."""
+    table = Table(title=escape(inputs.title))
+    for name in inputs.columns:
         table.add_column(name, overflow="fold", min_width=20 if name == "Takes" else None)  # 2**64 - 1 in one line
-    for key, name, description, *rest in rows:
+    for key, name, description, *rest in inputs.rows:
         shown = f"{escape(name)}\n[dim]{escape(description)}[/dim]" if description else escape(name)
         table.add_row(escape(key), shown, *map(escape, rest))
     out.print(table)

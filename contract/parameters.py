@@ -246,6 +246,32 @@ FOUR_STEPS = ModelContract(
         replace(_LORA_STRENGTH, key="92_strength_model", title="LoRA Strength (Low Noise)"),
     ),
 )
+_STRENGTH = Parameter(
+    key="61_strength", title="Keyframe Strength (High Noise)", type="float", default=1, minimum=0, maximum=1
+)
+KEYFRAMES = ModelContract(
+    model_id="wan-flf2v/keyframes",
+    display_name="Wan 2.2 FLF2V, keyframes",
+    workflow="wan22_flf2v_keyframes",
+    description="A video from the start to the end image that passes through one more image on the way.",
+    parameters=(
+        PROMPT,
+        START_IMAGE,
+        replace(START_IMAGE, key="63_image", title="Image on the Way", aliases=("middle_image", "keyframe")),
+        END_IMAGE,
+        Parameter(
+            key="61_frames",
+            title="Frame of the Image on the Way",
+            description="Counted from 0; it becomes the nearest multiple of 4. It must lie between the ends.",
+            type="string",
+            default="40",
+            aliases=("keyframe_index",),
+        ),
+        _STRENGTH,
+        replace(_STRENGTH, key="61_strength_low_noise", title="Keyframe Strength (Low Noise)"),
+        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+    ),
+)
 SEGMENTS = ModelContract(
     model_id="wan-flf2v/segments",
     display_name="Wan 2.2 FLF2V, several images",
@@ -306,4 +332,6 @@ DEMO = ModelContract(
     },
 )
 
-MODELS: dict[str, ModelContract] = {model.model_id: model for model in (HOSTED, FOUR_STEPS, SEGMENTS, LOOP, DEMO)}
+MODELS: dict[str, ModelContract] = {
+    model.model_id: model for model in (HOSTED, FOUR_STEPS, KEYFRAMES, SEGMENTS, LOOP, DEMO)
+}

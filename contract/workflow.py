@@ -85,7 +85,7 @@ def ui_form(name: str, graph: Graph) -> dict[str, Any]:
     form: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     for node in form["nodes"]:
         made = graph.get(str(node["id"]))
-        if made is None:  # a note
+        if made is None:  # a note, or bypassed
             continue
         inputs = made["inputs"]
         if made["class_type"] != node["type"]:  # another loader: its values are all that it has

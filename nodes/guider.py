@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -17,7 +16,7 @@ from .run_inputs import (
     prelude_inputs,
     resume_input,
 )
-from .sampler import make_guider, run_settings
+from .sampler import make_guider
 
 
 class WanFLF2VGuider(io.ComfyNode):
@@ -54,26 +53,10 @@ class WanFLF2VGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model_high_noise: Any,
-        model_low_noise: Any,
-        positive: list,
-        negative: list,
-        model_prelude: Any = None,
-        prelude_scheduler: str = "simple",
-        **settings: Any,
-    ) -> io.NodeOutput:
+    def execute(cls, prelude_scheduler: str = "simple", **inputs: Any) -> io.NodeOutput:
         """Check the experts; nothing is loaded before the sampler runs."""
-        models = {
-            "model_high_noise": model_high_noise,
-            "model_low_noise": model_low_noise,
-            "model_prelude": model_prelude,
-        }
-        conditioning = {"positive": positive, "negative": negative}
         # The sampler gives the experts' sigmas, and with them denoise; a scheduler is needed for the prelude alone.
-        run = replace(run_settings(model_prelude, **settings), scheduler=prelude_scheduler, denoise=None)
-        guider, warnings = make_guider(cls.hidden, run, None, **models, **conditioning)
+        guider, warnings = make_guider(cls.hidden, None, scheduler=prelude_scheduler, denoise=None, **inputs)
         if warnings:
             show_notice(cls.hidden.unique_id, "\n".join(warnings), warning=True)
         return io.NodeOutput(guider)

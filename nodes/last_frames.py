@@ -12,11 +12,10 @@ import torch
 from comfy_api.latest import io
 
 from ..video import vae_decode
-from ..video.clips import Clip
+from ..video.clips import Clip, with_retry
 from ..video.frames import crop_to_exact
 from ..video.geometry import exact_size
-
-_MOST = 81
+from .video_inputs import CARRIED_MOST
 
 
 class WanFLF2VLastFrames(io.ComfyNode):
@@ -41,7 +40,7 @@ class WanFLF2VLastFrames(io.ComfyNode):
                     "frames",
                     default=1,
                     min=1,
-                    max=_MOST,
+                    max=CARRIED_MOST,
                     step=4,
                     tooltip="How many. 1 carries the picture over, 5 or 9 also how it moves.",
                 ),
@@ -63,21 +62,12 @@ class WanFLF2VLastFrames(io.ComfyNode):
                 "the next segment needs one more. Set fewer."
             )
         size = exact_size(latent, clip.width, clip.height)
-        return io.NodeOutput(crop_to_exact(_last(clip, frames).movedim(1, -1), *size).cpu().contiguous())
+        last = with_retry(lambda again: _last(clip.attempt(again), frames), [clip])
+        return io.NodeOutput(crop_to_exact(last.movedim(1, -1), *size).cpu().contiguous())
 
 
 def _last(clip: Clip, count: int) -> torch.Tensor:
-    """Return the last frames, [count, 3, height, width]; after out-of-memory ComfyUI decodes the clip again."""
-    try:
-        return _read(clip, count)
-    except Exception as error:
-        if clip.by_comfyui is None or not comfy.model_management.is_oom(error):
-            raise
-    # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
-    return _read(clip.by_comfyui(), count)
-
-
-def _read(clip: Clip, count: int) -> torch.Tensor:
+    """Return the last frames, [count, 3, height, width]."""
     kept: deque[torch.Tensor] = deque(maxlen=count)
     progress = comfy.utils.ProgressBar(clip.frames)
     with contextlib.closing(clip.parts):

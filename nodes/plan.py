@@ -23,7 +23,7 @@ from .run_inputs import (
     solver_inputs,
     steps_input,
 )
-from .video_inputs import frame_rate_input, length_input, size_inputs
+from .video_inputs import frame_rate_input, length_input, shared_frames_input, size_inputs
 
 NONE = "none"
 
@@ -50,7 +50,15 @@ class WanFLF2VPlan(io.ComfyNode):
                 "preflight",
                 "wan moe split",
             ],
-            inputs=[*_files(), *size_inputs(), length_input(), frame_rate_input(), *_sampling(), *_prelude()],
+            inputs=[
+                *_files(),
+                *size_inputs(),
+                length_input(),
+                frame_rate_input(),
+                *_sampling(),
+                *_prelude(),
+                shared_frames_input(),
+            ],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The plan in words."),
                 io.String.Output(display_name="json", tooltip="The plan as a JSON object."),
@@ -84,6 +92,7 @@ class WanFLF2VPlan(io.ComfyNode):
         segments: int = 1,
         model_prelude: str = NONE,
         prelude_shift: float = 8.0,
+        shared_frames: int = 1,
         **sampling: Any,
     ) -> io.NodeOutput:
         chosen = {
@@ -94,9 +103,12 @@ class WanFLF2VPlan(io.ComfyNode):
             "vae": vae,
         }
         frames = geometry.snap_length(length)
-        video = plan.Video(
-            *geometry.video_size(width, height), length, frames, geometry.latent_frames(frames), frame_rate, segments
-        )
+        if segments > 1 and shared_frames >= frames:
+            raise ValueError(
+                f"shared_frames is {shared_frames}, but must be below {frames}, the length of a segment. Set fewer."
+            )
+        size, of_latent = geometry.video_size(width, height), geometry.latent_frames(frames)
+        video = plan.Video(*size, length, frames, of_latent, frame_rate, segments, shared_frames)
         made = plan.make_plan(
             {key: None if name == NONE else name for key, name in chosen.items()},
             video,

@@ -15,11 +15,12 @@ from comfy_api.latest import InputImpl, io, ui
 from ..quality import report_plot, report_text
 from ..quality.fit import FITS, Colour, parse_hex_colour
 from ..quality.report import Fitted, Report, make_report
+from ..quality.seams import Joined
 from ..quality.thresholds import Thresholds, numbers
 from ..quality.video_file import Frames, open_video
 from ..video import frames, geometry
 from .notice import show_text
-from .video_inputs import background_error, frame_rate_input
+from .video_inputs import background_error, frame_rate_input, shared_frames_input
 
 
 class WanFLF2VReport(io.ComfyNode):
@@ -68,6 +69,7 @@ class WanFLF2VReport(io.ComfyNode):
         end_mask: torch.Tensor | None = None,
         segments: int = 1,
         loop: bool = False,
+        shared_frames: int = 1,
         **thresholds: float,
     ) -> io.NodeOutput:
         colour = parse_hex_colour("background", background)
@@ -83,8 +85,7 @@ class WanFLF2VReport(io.ComfyNode):
                 _fitted(end_image, fit, colour),
                 Thresholds(**thresholds),  # type: ignore[arg-type]  # ComfyUI gives whole numbers for io.Int
                 _ticker(source.expected),
-                segments,
-                loop,
+                Joined(segments, loop, shared_frames),
             )
         return cls._output(made)
 
@@ -202,6 +203,7 @@ def _settings() -> list[io.Input]:
             optional=True,
             tooltip="The video begins again after its last frame: that seam is measured.",
         ),
+        shared_frames_input(),
     ]
 
 

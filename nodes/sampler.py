@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ import torch
 from comfy_api.latest import io
 
 from ..preflight.checks import check_run
-from ..sampling import prelude, schedule
+from ..sampling import schedule
 from ..sampling.gate import refuse_with_cfg_functions
 from ..sampling.phases import Expert, LatentRun, Phase, PhasedGuider, sample_latents
+from ..sampling.prelude import PreludeGuider
 from ..sampling.progress import RunProgress, Track
 from ..sampling.schedule import RunSettings
 from .conditioning import LOW_NOISE_MASK
@@ -103,28 +103,17 @@ class WanFLF2VSampler(io.ComfyNode):
         latent_image: dict,
         noise_seed: int,
         seed_count: int,
-        model_high_noise: Any,
-        model_low_noise: Any,
-        positive: list,
-        negative: list,
         sigmas: torch.Tensor | None = None,
-        model_prelude: Any = None,
-        **settings: Any,
+        **inputs: Any,
     ) -> _Planned:
         """Return a call's run, with nothing loaded yet."""
-        run = run_settings(model_prelude, **settings)
         if sigmas is not None:
             schedule.check_sigmas(sigmas)
-            run = replace(run, steps=len(sigmas) - 1, denoise=None)
-        models = {
-            "model_high_noise": model_high_noise,
-            "model_low_noise": model_low_noise,
-            "model_prelude": model_prelude,
-        }
-        conditioning = {"positive": positive, "negative": negative}
-        guider, warnings = make_guider(cls.hidden, run, latent_image, follow, **models, **conditioning)
-        phases = guider.phases(run.sigmas(model_high_noise) if sigmas is None else sigmas)
-        sampler = comfy.samplers.sampler_object(run.sampler_name)
+            inputs |= {"steps": len(sigmas) - 1, "denoise": None}
+        guider, warnings = make_guider(cls.hidden, latent_image, follow, **inputs)
+        settings = guider.settings
+        phases = guider.phases(settings.sigmas(inputs["model_high_noise"]) if sigmas is None else sigmas)
+        sampler = comfy.samplers.sampler_object(settings.sampler_name)
         return _Planned(guider, phases, sampler, latent_image, noise_seed, seed_count, warnings)
 
 
@@ -149,31 +138,29 @@ def _name(number: int, calls: int, seed: int, seeds: int) -> str:
     return ", ".join(f"{what} {index + 1} of {count}" for what, index, count in parts if count > 1)
 
 
-def run_settings(model_prelude: Any, prelude: str = "steps", **settings: Any) -> RunSettings:
-    """Return a node's settings; without ``model_prelude`` there is no prelude."""
-    return RunSettings(prelude="none" if model_prelude is None else prelude, **settings)
-
-
 def make_guider(
     hidden: Any,
-    settings: RunSettings,
     latent: dict | None,
     follow: Callable[[Any, Any], Any] = schedule.follow_schedule,
     *,
     model_high_noise: Any,
     model_low_noise: Any,
-    model_prelude: Any,
     positive: list,
     negative: list,
+    model_prelude: Any = None,
+    prelude: str = "steps",
+    **run: Any,
 ) -> tuple[PhasedGuider, list[str]]:
     """Return the guider of a node's inputs and the warnings about them; no model is loaded or changed.
 
     ``hidden`` is the node's. ``latent`` is ``None`` where the node does not know it. ``follow`` gives the low-noise
-    model the high-noise model's schedule.
+    model the high-noise model's schedule. Without ``model_prelude`` there is no prelude. ``run`` are the other fields
+    of ``RunSettings``.
 
     Raises:
         ValueError: the inputs do not go together.
     """
+    settings = RunSettings(prelude="none" if model_prelude is None else prelude, **run)
     models = {"high": model_high_noise, "low": model_low_noise}
     if settings.prelude != "none":
         models["prelude"] = model_prelude
@@ -190,7 +177,7 @@ def make_guider(
     # A clone, since one patcher must not be two experts of a run. No gate: the guidance is what the prelude is for.
     conditioning = [_for_expert("prelude", each) for each in (positive, negative)]
     first = Expert("prelude", model_prelude.clone(), *conditioning, settings.prelude_cfg)
-    return prelude.PreludeGuider(first, *experts, settings), warnings
+    return PreludeGuider(first, *experts, settings), warnings
 
 
 def _for_expert(name: str, conditioning: list) -> list:

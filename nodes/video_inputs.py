@@ -1,4 +1,4 @@
-"""The inputs that several nodes have: width, height, length, frame rate; and the check of their background colour."""
+"""The inputs that several nodes have: size, length, frame rate, shared frames; and the check of their background."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..video import geometry
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAME_RATE, TRAINED_FRAMES
 
 FRAME_RATE_MIN, FRAME_RATE_MAX = 0.1, 240.0
+CARRIED_MOST = 81  # frames that one segment hands to the next
 
 
 def size_inputs(used: str = "") -> list[io.Input]:
@@ -43,6 +44,20 @@ def frame_rate_input() -> io.Input:
         max=FRAME_RATE_MAX,
         step=0.001,  # the editor shows as many decimals as the step has: with 1.0, 23.976 was shown as 24
         tooltip="Frames per second. Wan 2.2 14B makes 16; 81 frames are then 5 seconds.",
+    )
+
+
+def shared_frames_input() -> io.Input:
+    """Return how many frames two segments share."""
+    return io.Int.Input(
+        "shared_frames",
+        default=1,
+        min=1,
+        max=CARRIED_MOST,
+        step=FRAMES_PER_LATENT,
+        optional=True,
+        tooltip="How many last frames of a segment are the first ones of the next: 1 between images, else frames of "
+        "Wan FLF2V Last Frames.",
     )
 
 

@@ -34,7 +34,7 @@ FOLDERS = {
 class Video:
     """The video, as asked for and as generated: sizes in pixels (multiples of 16), ``frames`` (4n+1) of ``length``.
 
-    Of several ``segments`` all else is told of one.
+    Of several ``segments`` all else is told of one; each but the last has ``shared_frames`` that the next begins with.
     """
 
     width: int
@@ -46,11 +46,12 @@ class Video:
     latent_frames: int
     frame_rate: float
     segments: int = 1
+    shared_frames: int = 1
 
     @property
     def joined_frames(self) -> int:
-        """How many frames all segments have in one file, where two neighbours share one."""
-        return (self.frames - 1) * self.segments + 1
+        """How many frames all segments have in one file, which has shared ones once."""
+        return (self.frames - self.shared_frames) * self.segments + self.shared_frames
 
     @property
     def seconds(self) -> float:

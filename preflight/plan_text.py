@@ -49,9 +49,11 @@ def _segments(plan: Plan) -> Iterator[str]:
     experts = sum(expert.steps > 0 for expert in plan.experts)
     seconds = (video.joined_frames - 1) / video.frame_rate
     yield f"Segments    {count}, joined {video.joined_frames} frames, {seconds:.2f} s; what follows is one segment's"
-    kept = f", {_size(plan.record_bytes * count)} of records" if plan.record_bytes else ""
-    yield f"  images    from image to image, all phase by phase: {experts} loads of experts in all{kept}"
-    yield f"  carried   each begins with the last frames of the one before: {experts} loads a segment"
+    last = "last frame" if video.shared_frames == 1 else f"last {video.shared_frames} frames"
+    if video.shared_frames == 1:  # else no segment begins with an image
+        kept = f", {_size(plan.record_bytes * count)} of records" if plan.record_bytes else ""
+        yield f"  images    from image to image, all phase by phase: {experts} loads of experts in all{kept}"
+    yield f"  carried   each begins with the {last} of the one before: {experts} loads a segment"
 
 
 def _schedule(plan: Plan) -> Iterator[str]:

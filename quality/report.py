@@ -15,7 +15,7 @@ from .curves import Curves, sampled
 from .detectors import BalanceDrift, ColourShift, Range
 from .fit import resized
 from .metrics import Array
-from .seams import Seam, find_seams
+from .seams import ALONE, Joined, Seam, find_seams
 from .thresholds import Thresholds
 
 MOST_PSNR = 100.0  # dB, for equal pictures: JSON has no infinity
@@ -103,8 +103,7 @@ def make_report(
     end: Fitted | None,
     thresholds: Thresholds,
     tick: Callable[[int], None] = lambda done: None,
-    segments: int = 1,
-    loop: bool = False,
+    joined: Joined = ALONE,
 ) -> Report:
     """Read a video to its end and judge it.
 
@@ -116,8 +115,7 @@ def make_report(
         end: the same of the end image.
         thresholds: what counts as a fault.
         tick: called with the number of frames read, after each; what it raises comes through.
-        segments: how many of one length the video was joined from.
-        loop: whether it begins again after its last frame.
+        joined: what the video was joined from.
 
     Raises:
         ValueError: there are no frames, a frame has another size than the first, a threshold is out of range, or the
@@ -138,7 +136,7 @@ def make_report(
         tick(len(curves.times))
     if first is None:
         raise ValueError("the video has no frames. Give one with at least 1.")
-    return _judged(curves, first, last, frame_rate, start, end, thresholds, segments, loop)
+    return _judged(curves, first, last, frame_rate, start, end, thresholds, joined)
 
 
 def _judged(
@@ -149,8 +147,7 @@ def _judged(
     start: Fitted | None,
     end: Fitted | None,
     thresholds: Thresholds,
-    segments: int,
-    loop: bool,
+    joined: Joined,
 ) -> Report:
     height, width = first.shape[:2]
     pictures = {"first": _thumbnail(first), "last": _thumbnail(last)}
@@ -181,7 +178,7 @@ def _judged(
         # Without both images nothing says which colours the ends should have.
         balance_drift=detectors.find_balance_drift(curves, cuts, flashes, thresholds.drift) if whole else None,
         loop_seam=back,
-        seams=find_seams(curves, segments, (abs(curves.luma[0] - curves.luma[-1]), back) if loop else None),
+        seams=find_seams(curves, joined, (abs(curves.luma[0] - curves.luma[-1]), back)),
         thresholds=thresholds,
         findings=(),
         pictures=pictures,

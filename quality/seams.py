@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +13,23 @@ _USUAL = 95  # percent of a video's own steps
 _LEAST = 0.05 / 255  # below it nothing moves
 
 
+class Joined(NamedTuple):
+    """What a video was joined from: segments of one length, each but the first without its first ``shared_frames``.
+
+    Those are the last ones of the segment before. A ``loop`` begins again after its last frame.
+    """
+
+    segments: int = 1
+    loop: bool = False
+    shared_frames: int = 1
+
+
+ALONE = Joined()
+
+
 @dataclass(frozen=True)
 class Seam:
-    """A frame that two segments share; 0 is where a loop begins again.
+    """The last frame that two segments share; 0 is where a loop begins again.
 
     ``brightness`` and ``motion`` are the greater step to and from it, divided by what 95 % of the video's other steps
     stay below: 1 is no jump. They are the change of the mean luma, and the mean change of luma.
@@ -30,35 +45,38 @@ class Seam:
         return max(self.brightness, self.motion)
 
 
-def find_seams(curves: Curves, segments: int, back: tuple[float, float] | None) -> tuple[Seam, ...]:
-    """Return the seams between ``segments`` of one length, and that of a loop.
+def find_seams(curves: Curves, joined: Joined, back: tuple[float, float]) -> tuple[Seam, ...]:
+    """Return the seams between segments, and that of a loop.
 
     Args:
         curves: the whole video's.
-        segments: how many there are, at least 1.
-        back: the change of the mean luma and the motion from the last frame to the first; None if it is no loop.
+        joined: what it was joined from.
+        back: the change of the mean luma and the motion from the last frame to the first.
 
     Raises:
         ValueError: so many segments of one length cannot make this video.
     """
+    segments, loop, shared_frames = joined
     frames = len(curves.luma)
-    steps = frames - (back is None)  # a loop has one from its last frame to its first
-    if not 1 <= segments <= max(1, steps // 2) or steps % segments:
+    own, rest = divmod(frames + loop - shared_frames, max(1, segments))  # a loop ends before its first frame
+    if segments < 1 or (segments > 1 and (shared_frames < 1 or own < 2 or rest)):
         raise ValueError(
-            f"segments is {segments}, but {frames} frames have {steps} steps, which are not that many equal parts of 2 "
-            "or more. Give the number of segments that the video was joined from, or 1."
+            f"segments is {segments} and shared_frames is {shared_frames}, but {frames} frames are not that many "
+            "segments of one length with 2 or more frames that no other has. Give what the video was joined from, or "
+            "segments 1."
         )
     brightness, motion = np.abs(np.diff(curves.luma)), np.array(curves.motion[1:])
-    shared = [steps // segments * number for number in range(1, segments)]
-    beside = {frame: [frame - 1, frame] for frame in shared}  # the steps to the frame and from it
-    own = np.ones(len(motion), bool)
-    own[[step for of_one in beside.values() for step in of_one]] = False
+    meet = [own * number + shared_frames - 1 for number in range(1, segments)]
+    beside = {frame: [frame - 1, frame] for frame in meet}  # the steps to the frame and from it
+    inside = np.ones(len(motion), bool)
+    inside[[step for of_one in beside.values() for step in of_one]] = False
     usual = [
-        max(_LEAST, float(np.percentile(path[own], _USUAL))) if own.any() else _LEAST for path in (brightness, motion)
+        max(_LEAST, float(np.percentile(path[inside], _USUAL))) if inside.any() else _LEAST
+        for path in (brightness, motion)
     ]
 
     def seam(frame: int, brighter: float, moves: float) -> Seam:
         return Seam(frame, brighter / usual[0], moves / usual[1])
 
     found = [seam(frame, float(brightness[at].max()), float(motion[at].max())) for frame, at in beside.items()]
-    return (*found, *([] if back is None else [seam(0, *back)]))
+    return (*found, *([seam(0, *back)] if loop else []))

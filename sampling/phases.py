@@ -134,7 +134,7 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         self.set_conds(high.positive, high.negative)
         self.set_cfg(high.cfg)
         self._experts = (high, low)
-        self._settings = settings
+        self.settings = settings
         self.position = Position(None, high.name, {})
 
     def phases(self, sigmas: torch.Tensor) -> list[Phase]:
@@ -145,7 +145,7 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         """
         high, low = self._experts
         steps = len(sigmas) - 1
-        first_low = self._settings.first_low_step(high.model.get_model_object("model_sampling"), sigmas)
+        first_low = self.settings.first_low_step(high.model.get_model_object("model_sampling"), sigmas)
         phases = (Phase(high, sigmas, 0, first_low), Phase(low, sigmas, first_low, steps))
         return [phase for phase in phases if phase.first < phase.end]
 
@@ -168,7 +168,7 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         denoise_mask: torch.Tensor | None,
     ) -> Run:
         """Return the run of ``phases`` over these seeds."""
-        return Run(phases, seeds, latent_image, sampler, self.position, denoise_mask, resumes=self._settings.resume)
+        return Run(phases, seeds, latent_image, sampler, self.position, denoise_mask, resumes=self.settings.resume)
 
 
 @dataclass(frozen=True)

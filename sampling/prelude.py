@@ -127,7 +127,7 @@ class PreludeGuider(PhasedGuider):
         """
         high, low = self._experts
         model_sampling = high.model.get_model_object("model_sampling")
-        whole = with_prelude(self._settings, self._prelude.model, model_sampling, sigmas)
+        whole = with_prelude(self.settings, self._prelude.model, model_sampling, sigmas)
         count, first_low = whole.prelude, whole.first_low - whole.prelude
         rest = whole.sigmas[count:]
         phases = (

@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import comfy.model_management
 import comfy.utils
@@ -37,6 +37,10 @@ class Clip(NamedTuple):
     parts: Iterator[torch.Tensor]
     by_comfyui: Callable[[], Clip] | None = None
     last: Callable[[], torch.Tensor] | None = None
+
+    def attempt(self, again: bool) -> Clip:
+        """Return what to read: the clip, or ``again`` after out-of-memory, decoded by ComfyUI where it can be."""
+        return self.by_comfyui() if again and self.by_comfyui is not None else self
 
 
 def clip_of_images(images: torch.Tensor, floats: bool = False, alpha: bool = False) -> Clip:
@@ -67,6 +71,21 @@ class Coder:
         if self._floats:
             return frames.float().nan_to_num_(0.0, 1.0, 0.0).clamp_(0.0, 1.0)
         return frames.mul_(255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
+_Made = TypeVar("_Made")
+
+
+def with_retry(attempt: Callable[[bool], _Made], clips: Iterable[Clip]) -> _Made:
+    """Return what ``attempt(False)`` makes of the clips; after out-of-memory ``attempt(True)``, decoded by ComfyUI."""
+    try:
+        return attempt(False)
+    except Exception as error:
+        again = all(clip.by_comfyui is not None for clip in clips)
+        if not again or not comfy.model_management.is_oom(error):
+            raise
+    # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
+    return attempt(True)
 
 
 class Segment(NamedTuple):
@@ -122,16 +141,11 @@ def write_segments(
         recipe: what is done to the frames.
     """
     done, steps = progress.current, recipe.steps(segments)
-    try:
-        _write(new_writer(), progress, done, segments, recipe)
-        progress.update_absolute(done + steps)
-        return
-    except Exception as error:
-        again = all(segment.clip.by_comfyui is not None for segment in segments)
-        if not again or not comfy.model_management.is_oom(error):
-            raise
-    # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
-    _write(new_writer(), progress, done, segments, recipe, again=True)
+
+    def attempt(again: bool) -> None:
+        _write(new_writer(), progress, done, segments, recipe, again=again)
+
+    with_retry(attempt, (segment.clip for segment in segments))
     progress.update_absolute(done + steps)
 
 
@@ -160,7 +174,7 @@ def _write(
 
     def decoded() -> Iterator[torch.Tensor]:
         for segment in segments:
-            clip = segment.clip.by_comfyui() if again and segment.clip.by_comfyui else segment.clip
+            clip = segment.clip.attempt(again)
             with contextlib.closing(clip.parts):
                 shown = (frame for part in clip.parts for frame in exact(part))
                 if segment.match is not None:

@@ -107,6 +107,8 @@ def test_missing_models_are_offered_for_download(editor, comfy_install):
         "wan22_flf2v_plan",
         "wan22_flf2v_upscale",
         "wan22_flf2v_loop",
+        "wan22_flf2v_keyframes",
+        "wan22_flf2v_long_video",
         "wan22_flf2v_several_images",
     ],
 )

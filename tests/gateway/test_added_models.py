@@ -15,7 +15,7 @@ from support.stores import nats_url
 from typer.testing import CliRunner
 from wan_flf2v.__main__ import app
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.contract.parameters import DEMO, LOOP, MODELS, SEGMENTS
+from wan_flf2v.contract.parameters import DEMO, KEYFRAMES, LOOP, MODELS, SEGMENTS
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs.records import Submission
 
@@ -233,14 +233,15 @@ def test_each_expert_can_have_a_lora_whose_file_only_the_operator_exposes(gatewa
     assert lora.name in properties["75_lora_name"]["enum"]
 
 
-@pytest.mark.parametrize("bundled", [LOOP, SEGMENTS], ids=lambda model: model.model_id)
+@pytest.mark.parametrize("bundled", [KEYFRAMES, LOOP, SEGMENTS], ids=lambda model: model.model_id)
 def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
     """On the demo's models."""
     monkeypatch.setitem(MODELS, bundled.model_id, replace(bundled, loaders=DEMO.loaders))
     keys = {parameter.key for parameter in bundled.parameters}
     given = {key: "start.jpg" for key in keys if key.endswith("_image")}
-    texts = dict.fromkeys(keys & {"6_text", "60_prompts"}, "circle")
-    values = {**texts, **given, "71_widthx71_height": "96x128 (3:4)", "67_length": 5, "57_steps": 1, "57_cfg": 1.0}
+    texts = {"6_text": "circle", "60_prompts": "circle", "61_frames": "4"}
+    values = {**given, **{key: text for key, text in texts.items() if key in keys}}
+    values |= {"71_widthx71_height": "96x128 (3:4)", "67_length": 9, "57_steps": 1, "57_cfg": 1.0}
 
     async def use(_, dispatcher):
         job = await api.store.submit(Submission(str(uuid.uuid4()), "test", bundled.model_id, values, {}))
@@ -251,5 +252,5 @@ def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
     assert ended.status == "succeeded", ended.error
     with av.open(str(api.settings.data / "results" / ended.id / "video.mp4")) as container:
         frames, form = container.streams.video[0].frames, json.loads(container.metadata["workflow"])
-    assert frames == {LOOP: 4, SEGMENTS: 13}[bundled]
+    assert frames == {KEYFRAMES: 9, LOOP: 8, SEGMENTS: 25}[bundled]
     assert form["nodes"], "dropped on the editor, it restores the workflow"

@@ -74,8 +74,8 @@ def test_an_image_alone_can_be_what_a_workflow_makes(comfy_server):
 
 def test_the_bundled_workflows_can_be_models(comfy_server):
     """Their 14B files are not there, which only matters to inputs that choose one of them."""
-    for name in ("wan22_flf2v", "wan22_flf2v_4_steps_lora", "wan22_flf2v_several_images", "wan22_flf2v_loop"):
-        model = model_of(comfy_server, load_graph(name))
+    for name in ("", "_4_steps_lora", "_keyframes", "_several_images", "_loop", "_long_video"):
+        model = model_of(comfy_server, load_graph(f"wan22_flf2v{name}"))
         assert model.output_node == "73"
         assert any(one.is_image for one in model.parameters)
 

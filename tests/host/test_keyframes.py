@@ -89,3 +89,10 @@ def test_what_cannot_be_is_said(comfy_server, length, frames, count, says):
 
     with pytest.raises(ComfyError, match=says):
         asyncio.run(go())
+
+
+def test_a_strength_that_another_node_gives_is_checked(comfy_server):
+    graph = keyframes(set_inputs(sampler_graph(), n67_length=17), "8", strength_low_noise=["number", 0])
+    graph["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 1.5}}
+    with pytest.raises(ComfyError, match=r"strength_low_noise is 1\.5, but must be from 0 to 1\. Connect"):
+        comfy_server.run(graph)

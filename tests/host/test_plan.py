@@ -79,6 +79,33 @@ def test_sizes_frames_and_work(comfy_server, models):
     assert "dimensions of Wan 14B assumed" in text
 
 
+@pytest.mark.parametrize(
+    ("shared", "joined", "lines"),
+    [
+        (
+            1,
+            241,
+            ("3, joined 241 frames, 15.00 s", "images    from image to image", "the one before: 2 loads a segment"),
+        ),
+        (
+            5,
+            233,
+            ("3, joined 233 frames, 14.50 s", "carried   each begins with the last 5 frames", "2 loads a segment"),
+        ),
+    ],
+)
+def test_segments_and_the_frames_that_they_share(comfy_server, models, shared, joined, lines):
+    text, made = plan(comfy_server, **NO_FILES, segments=3, shared_frames=shared)
+    assert made["video"]["joined_frames"] == joined
+    assert [line for line in lines if line not in text] == []
+    assert ("images    from image" in text) == (shared == 1), "segments between images share one"
+
+
+def test_segments_need_frames_of_their_own(comfy_server, models):
+    with pytest.raises(RunFailedError, match="shared_frames is 9, but must be below 9, the length of a segment"):
+        plan(comfy_server, **NO_FILES, segments=2, shared_frames=9, length=12)
+
+
 def test_work_of_the_14b_at_720p(comfy_server, models):
     text, made = plan(comfy_server, **NO_FILES, width=1280, height=720)
     assert made["tflop_per_forward"] == pytest.approx(6523, abs=1)

@@ -110,9 +110,22 @@ def test_colours_of_each_segment_follow_its_own_images(comfy_server):
     assert "segment 2, colour: start" in text
 
 
+def with_empty_list(node_id, name):
+    """Return a graph in which a node gets a list of latents without any."""
+    graph = segments_graph(2)
+    graph["none"] = {"class_type": "WanFLF2VTestEmptyList", "inputs": {}}
+    graph[node_id]["inputs"][name] = ["none", 0]
+    return graph
+
+
 @pytest.mark.parametrize(
     ("graph", "says"),
     [
+        (
+            with_empty_list("57", "latent_image"),
+            "latent_image is an empty list. Connect a list with at least one value",
+        ),
+        (with_empty_list("73", "latent"), "latent is an empty list. Connect a list with at least one value"),
         (segments_graph(1), "1 image connected, but a segment goes from one image to the next. Connect at least 2"),
         (segments_graph(4, "a\nb"), "prompts has 2 lines, but 4 images make 3 segments"),
         (set_inputs(carried_graph(1), nlast_frames=17), "frames is 17, but must be from 1 to 16"),
@@ -159,6 +172,29 @@ def sampled():
     return segments_graph(4, n57_noise_seed=31, n57_steps=20, n57_handover="step", n57_handover_step=10)
 
 
+def with_prelude():
+    prelude = {"n57_model_prelude": ["37", 0], "n57_prelude_schedule": 40, "n57_prelude_steps": 8}
+    return segments_graph(4, n57_noise_seed=32, n57_steps=20, **prelude)
+
+
+def encoded():
+    """All frames are given, so that none is grey and skipped."""
+    graph = segments_graph(
+        401, n67_length=401, n67_encode="memoised", n67_start_image=["images", 0], n6_text="wipe left"
+    )
+    del graph["segments"], graph["67"]["inputs"]["end_image"]
+    return graph
+
+
+def carried():
+    graph = latent_graph(latent_frames=21)
+    last = {"latent": ["57", 0], "vae": ["39", 0], "frames": 5}
+    graph["last"] = {"class_type": "WanFLF2VLastFrames", "inputs": last}
+    del graph["73"]["inputs"]["latent"], graph["73"]["inputs"]["vae"]
+    graph["73"]["inputs"]["images"] = ["last", 0]
+    return graph
+
+
 def decoded():
     graph = latent_graph(n73_join_segments=True)
     size = {"frames": 11, "width": 16, "height": 16}
@@ -170,8 +206,22 @@ def decoded():
 
 @pytest.mark.parametrize(
     ("make", "node_id", "step"),
-    [(sampled, "57", 12), (sampled, "57", 32), (decoded, "73", 48)],
-    ids=["second segment's high noise", "first segment's low noise", "second segment's decode"],
+    [
+        (encoded, "67", 20),
+        (with_prelude, "57", 10),
+        (sampled, "57", 12),
+        (sampled, "57", 32),
+        (carried, "last", 20),
+        (decoded, "73", 48),
+    ],
+    ids=[
+        "encode",
+        "second segment's prelude",
+        "second segment's high noise",
+        "first segment's low noise",
+        "decode of the frames carried over",
+        "second segment's decode",
+    ],
 )
 def test_an_interrupt_leaves_nothing_behind(comfy_server, make, node_id, step):
     graph = make()

@@ -17,6 +17,7 @@ from wan_flf2v.contract.workflow import load_graph
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 PRIMITIVE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+ANY_TYPE = {"COMFY_MATCHTYPE_V3", None}  # that of what is connected
 NODES = {
     "6": "CLIPTextEncode",
     "7": "CLIPTextEncode",
@@ -56,6 +57,7 @@ LINKS = {
 # How high a node is at least in Nodes 2.0, in pixels without its title, as measured in ComfyUI 0.30.0's frontend.
 NODES_2_HEIGHTS = {
     "UNETLoader": 86,
+    "CLIPTextEncode": 102,
     "CLIPLoader": 114,
     "VAELoader": 86,
     "ModelSamplingSD3": 62,
@@ -65,6 +67,7 @@ NODES_2_HEIGHTS = {
     "WanFLF2VSampler": 540,
     "WanFLF2VSegments": 420,
     "WanFLF2VReport": 560,
+    "WanFLF2VLastFrames": 106,
     "WanFLF2VVideoCombine": 700,
 }
 HOSTED_DEFAULTS = {
@@ -155,21 +158,35 @@ def values_of(graph):
     }
 
 
-def ordered_inputs(info):
-    """Yield (name, type, options) of a node type in the order in which the frontend makes its widgets."""
+def ordered_inputs(info, names=()):
+    """Yield (name, type, options) of a node type in the order in which the frontend makes its widgets.
+
+    ``names`` are inputs of a node: those of a group that grows have names and types from what is connected.
+    """
     for category in ("required", "optional"):
         specs = info["input"].get(category, {})
         for name in info.get("input_order", {}).get(category, specs):
             kind, options = specs[name][0], (specs[name] + [{}])[1]
+            if kind == "COMFY_AUTOGROW_V3":
+                yield from ((one, None, {}) for one in names if one.startswith(f"{name}."))
+                continue
             yield name, "COMBO" if isinstance(kind, list) else kind, options
+
+
+BYPASSED = 4
 
 
 def ui_to_api(workflow, object_info):
     """Convert as the frontend does: widget values in order, each control-after-generate and upload slot skipped."""
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    for node in workflow["nodes"]:
+        if node["mode"] == BYPASSED:  # what comes into it goes on
+            (came,), (went,) = node["inputs"], node["outputs"]
+            assert came["type"] == went["type"]
+            sources |= dict.fromkeys(went["links"], sources[came["link"]])
     graph = {}
     for node in workflow["nodes"]:
-        if node["type"] == "MarkdownNote":
+        if node["type"] == "MarkdownNote" or node["mode"] == BYPASSED:
             continue
         values, inputs = iter(node["widgets_values"]), {}
         for name, kind, options in ordered_inputs(object_info[node["type"]]):
@@ -207,12 +224,14 @@ def test_every_hosted_parameter_has_its_node_input(api):
 def test_every_input_exists_on_this_host(any_api, object_info):
     for node_id, node in any_api.items():
         info = object_info[node["class_type"]]
-        known = {name: kind for name, kind, _ in ordered_inputs(info)}
+        known = {name: kind for name, kind, _ in ordered_inputs(info, node["inputs"])}
         assert set(node["inputs"]) <= set(known), node_id
-        assert set(info["input"].get("required", {})) <= set(node["inputs"]), node_id
+        required = {name.partition(".")[0] for name in node["inputs"]}
+        assert set(info["input"].get("required", {})) <= required, node_id
         for name, value in node["inputs"].items():
             if isinstance(value, list):
-                assert object_info[any_api[value[0]]["class_type"]]["output"][value[1]] == known[name], (node_id, name)
+                made = object_info[any_api[value[0]]["class_type"]]["output"][value[1]]
+                assert made == known[name] or {made, known[name]} & ANY_TYPE, (node_id, name)
 
 
 def test_links_of_the_ui_form_are_consistent(any_ui, object_info):
@@ -224,7 +243,8 @@ def test_links_of_the_ui_form_are_consistent(any_ui, object_info):
         assert output["type"] == slot["type"] == kind
     for node in any_ui["nodes"]:
         if node["type"] != "MarkdownNote":
-            assert [output["type"] for output in node["outputs"]] == object_info[node["type"]]["output"]
+            made = [output["type"] for output in node["outputs"]]
+            assert made == object_info[node["type"]]["output"] or ANY_TYPE & {*object_info[node["type"]]["output"]}
 
 
 def test_layout_has_no_overlaps_and_every_node_lies_in_its_group(any_ui):
@@ -303,6 +323,8 @@ def test_names_of_templates_are_frozen():
         "wan22_flf2v",
         "wan22_flf2v_4_steps_lora",
         "wan22_flf2v_gguf",
+        "wan22_flf2v_keyframes",
+        "wan22_flf2v_long_video",
         "wan22_flf2v_loop",
         "wan22_flf2v_plan",
         "wan22_flf2v_several_images",
@@ -317,19 +339,21 @@ def test_templates_run_on_small_models(comfy_server, name):
     graph, demo = load_graph(name), demo_graph()
     for node_id in ("37", "38", "39", "56"):
         graph[node_id] = demo[node_id]
-    set_inputs(graph, n71_width=64, n71_height=64, n67_length=9)
+    set_inputs(graph, n71_width=64, n71_height=64)
     for node_id, node in graph.items():
+        small = {"length": 9, "steps": min(node["inputs"].get("steps", 0), 4), "frames": "4"}
+        if node["class_type"] in ("WanFLF2VConditioning", "WanFLF2VSampler", "WanFLF2VKeyframes"):
+            node["inputs"].update((name, value) for name, value in small.items() if name in node["inputs"])
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = "start.jpg" if node_id == "68" else "end.jpg"
         if node["class_type"] == "LoraLoaderModelOnly":
             node["inputs"]["lora_name"] = write_lora(comfy_server)
         if node["class_type"] == "UpscaleModelLoader":
             node["inputs"]["model_name"] = write_upscaler(comfy_server)
-    steps = graph["57"]["inputs"]["steps"] = min(graph["57"]["inputs"]["steps"], 4)
     (file,) = (file for file in comfy_server.run(graph).files if file.filename.endswith(".mp4"))
     frames, info = read_planes(comfy_server.path(file))
-    count = {"wan22_flf2v_several_images": 25, "wan22_flf2v_loop": 8}.get(name, 9)
-    assert (steps, len(frames)) == (4, count)
+    count = {"wan22_flf2v_several_images": 25, "wan22_flf2v_loop": 8, "wan22_flf2v_long_video": 17}.get(name, 9)
+    assert (graph["57"]["inputs"]["steps"], len(frames)) == (4, count)
     assert info["size"] == ((128, 128) if name == "wan22_flf2v_upscale" else (64, 64))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from wan_flf2v.benchmarks import _cases, _metrics, fidelity, quality
-from wan_flf2v.benchmarks._cases import LEAST_PHOTOGRAPHS, Case, cases_of, pairs_of
+from wan_flf2v.benchmarks._cases import LEAST_PHOTOGRAPHS, Case, cases_of, pairs_of, triples_of
 from wan_flf2v.benchmarks._sheet import Row, chosen, save_sheet
 from wan_flf2v.training.pictures import PICTURES, GatherError
 from wan_flf2v.training.transitions import TRANSITIONS
@@ -85,6 +85,13 @@ def test_all_pairs_can_be_had_and_no_more():
     assert len(set(pairs_of(names, 56))) == 56
     with pytest.raises(ValueError, match="8 photographs make 56 pairs, not 57"):
         pairs_of(names, 57)
+
+
+def test_a_triple_is_a_pair_with_another_photograph():
+    triples = triples_of(NAMES[:8], 56)
+    assert [triple[:2] for triple in triples] == pairs_of(NAMES[:8], 56)
+    assert all(len(set(triple)) == 3 for triple in triples)
+    assert len({key for _, _, key in triples[:20]}) == 8, "each is on the way at times"
 
 
 @pytest.mark.parametrize(("pairs", "each"), [(20, 10), (1, 1), (3, 3), (10, 10), (56, 10)])

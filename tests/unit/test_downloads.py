@@ -16,6 +16,8 @@ VARIANT_OF = {
     "wan22_flf2v_upscale": "fp8",
     "wan22_flf2v_several_images": "fp8",
     "wan22_flf2v_loop": "fp8",
+    "wan22_flf2v_keyframes": "fp8",
+    "wan22_flf2v_long_video": "fp8",
     "wan22_flf2v_4_steps_lora": "lightning",
     "wan22_flf2v_gguf": "gguf",
 }

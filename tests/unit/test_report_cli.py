@@ -48,6 +48,11 @@ def test_a_good_video_passes(folder):
     assert lines[-1] == "Verdict     pass: the ends match their images, nothing wrong in between"
 
 
+def test_segments_that_share_frames(folder):
+    done = cli("good.mp4", "--segments", 2, "--shared-frames", 5, "--json", cwd=folder)
+    assert [seam["frame"] for seam in json.loads(done.stdout)["seams"]] == [18], "of 33 frames each segment adds 14"
+
+
 def test_what_is_wrong_is_said_and_ends_with_1(folder):
     done = cli("bad.mp4", "start.png", "end.png", "-o", "plot.png", cwd=folder)
     assert (done.returncode, done.stderr) == (1, "The plot is in plot.png.\n")

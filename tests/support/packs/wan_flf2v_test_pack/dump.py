@@ -106,6 +106,16 @@ class RandomLatent:
         return ({"samples": torch.randn(1, 16, frames, height, width, generator=generator)},)
 
 
+class EmptyList:
+    """A list of latents without any."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES, OUTPUT_IS_LIST, FUNCTION, CATEGORY = ("LATENT",), (True,), "make", "test"
+
+    def make(self):
+        return ([],)
+
+
 class LoadTensorImage:
     """An IMAGE from a safetensors file in the input folder, to the last bit."""
 
@@ -118,5 +128,8 @@ class LoadTensorImage:
         return (safetensors.torch.load_file(path)["image"],)
 
 
-NODES = (DumpConditioning, DumpLatent, DumpModel, FakeClipVision, LoadTensorImage, RandomImages, RandomLatent)
+NODES = (
+    *(DumpConditioning, DumpLatent, DumpModel, EmptyList),
+    *(FakeClipVision, LoadTensorImage, RandomImages, RandomLatent),
+)
 NODE_CLASS_MAPPINGS = {f"WanFLF2VTest{cls.__name__}": cls for cls in NODES}
