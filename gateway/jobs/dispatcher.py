@@ -197,11 +197,12 @@ class Dispatcher:
     # Jobs
 
     async def _cancel(self, job: QueuedJob) -> None:
-        for worker in self._workers.values():
-            if worker.holds(job.id):
-                await worker.drop(job.id)
+        holder = next((worker for worker in self._workers.values() if worker.holds(job.id)), None)
+        if holder is not None:
+            await holder.drop(job.id)
         if await self._store.end(job.id, "cancelled"):
-            _LOG.info("job ended request_id=%s status=cancelled", job.id)
+            told = await self._told(job, holder)
+            _LOG.info("job ended request_id=%s attempt=%d worker=%s status=cancelled", *told)
 
     async def _find_again(self, job: QueuedJob) -> None:
         """Let a running job that no worker has, or a lost one, go on where it is, or else on another worker."""
@@ -212,10 +213,16 @@ class Dispatcher:
         if heir is None:
             return
         if holder is not None:
-            _LOG.warning("worker is lost request_id=%s worker=%s: %s", job.id, holder.name, holder.error)
+            told = await self._told(job, holder)
+            _LOG.warning("worker is lost request_id=%s attempt=%d worker=%s: %s", *told, holder.error)
             elsewhere = heir.identity is None or heir.identity.instance != job.worker
             await holder.drop(job.id, given_up=elsewhere)
         heir.start(job)
+
+    async def _told(self, job: QueuedJob, holder: Worker | None) -> tuple[str, int, str | None]:
+        """Return what log lines about a running job tell: its id, its attempt and its worker."""
+        found = await self._store.get(job.id)
+        return job.id, found.attempt if found is not None else 0, holder.name if holder is not None else job.worker
 
     def _heir(self, job: QueuedJob, holder: Worker | None) -> Worker | None:
         """Return the free worker that goes on with a running job; ``None`` if there is none yet."""

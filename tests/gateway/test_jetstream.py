@@ -439,6 +439,7 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
         assert [job.id for job in store.queue()] == [running.id, waiting.id]
         for job in (running, waiting):
             assert replace(store.get(job.id), number=0) == replace(source.get(job.id), number=0)
+            assert store.history(job.id) == source.history(job.id) != []
         assert (store.get(running.id).attempt, store.get(ended.id)) == (2, None)
         with pytest.raises(QueueFullError):
             store.submit(new(queue_limit=1))

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import functools
+import inspect
+import re
 import uuid
 
 import pytest
@@ -12,7 +14,7 @@ from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
-from wan_flf2v.gateway.jobs import dispatcher, worker
+from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
 from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses_of, resolve
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
@@ -97,7 +99,7 @@ def test_jobs_run_on_all_of_them_at_once_and_each_once(tmp_path):
     run(test())
 
 
-def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path):
+def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path, caplog):
     async def test():
         async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
             job = await submit(api.store, inputs=put_inputs(tmp_path))
@@ -111,9 +113,31 @@ def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path):
                 assert files == [f"{job.id}-2_00001_.mp4"]
                 states = await api.store.workers()
                 assert {state.name: state.state for state in states}[first.url] == "lost"
+                history = [(entry.status, entry.attempt, entry.worker) for entry in await api.store.history(job.id)]
+                assert history == [
+                    ("in_queue", 0, None),
+                    ("in_progress", 1, first.url),
+                    ("in_queue", 1, first.url),
+                    ("in_progress", 2, second.url),
+                    ("succeeded", 2, second.url),
+                ]
                 await until(lambda: not any(folder for kind, folder, _ in second.files if kind == "input"))
+                for line in (
+                    f"worker is lost request_id={job.id} attempt=1 worker={first.url}: ",
+                    f"job recovered request_id={job.id} attempt=1 worker={second.url} found=worker_ended",
+                    f"job ended request_id={job.id} attempt=2 worker={second.url} status=succeeded",
+                ):
+                    assert line in caplog.text
 
-    run(test())
+    with caplog.at_level("INFO"):
+        run(test())
+
+
+@pytest.mark.parametrize("module", [comfyui, dispatcher, worker])
+def test_each_log_line_about_a_job_has_its_attempt_and_its_worker(module):
+    lines = re.findall(r'_LOG\.\w+\(\s*"([^"]*request_id=[^"]*)"', inspect.getsource(module))
+    assert lines
+    assert [line for line in lines if not re.search(r"request_id=%s attempt=%d worker=%s", line)] == []
 
 
 def test_a_restart_that_nobody_saw_is_a_death_too(tmp_path, monkeypatch):
