@@ -46,6 +46,14 @@ def serve(
     ] = DEFAULT_PORT,
     data: DataOption = None,
     nats: NatsOption = None,
+    nats_monitor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="The monitoring port of NATS, http://HOST:8222: do not start unless it syncs each write to disk. Give "
+            "one for each server.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A JSON file with settings; gateway/settings.py has them all.")
     ] = None,
@@ -72,6 +80,7 @@ def serve(
     given: dict[str, object] = {
         "comfyui_url": comfyui or None,
         "nats_url": nats,
+        "nats_monitor_url": nats_monitor or None,
         "base_url": base_url,
         "trusted_proxies": trusted_proxy or None,
     }
