@@ -1,7 +1,8 @@
-"""``wan-flf2v requests trace`` shows what became of a request; ``store copy`` copies the API's file to NATS."""
+"""``wan-flf2v requests trace`` shows what became of a request; ``store`` copies, backs up and restores what is kept."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -60,3 +61,33 @@ def copy(data: DataOption = None, nats: NatsOption = None) -> None:
     tokens, models, jobs = run_on_store(copy_to_nats(data_folder(data), nats))
     say(f"Copied to NATS: {tokens} tokens, {models} models, {jobs} requests; what was there already is left as it is.")
     say(f"Start no gateway on {data_folder(data)} without --nats: it would run these requests too.")
+
+
+@_store.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write.", dir_okay=False)],
+    data: DataOption = None,
+    nats: NatsOption = None,
+) -> None:
+    """Write requests, tokens, models, keys and the images of requests into one file. Gateways may go on meanwhile."""
+    from ..gateway.jobs.backup import back_up
+
+    if not has_store(data, nats):
+        fail(f"There are no requests or tokens in {store_place(data, nats)}. Give --data FOLDER or --nats.", EXIT_USAGE)
+    folder = data_folder(data)
+    images = run_on_store(back_up(file.absolute(), folder, nats))
+    say(f"Backed up {store_place(data, nats)} and {images} images into {file}. It has secrets in it: keep it safe.")
+    say(f"The results of requests that have ended are not in it: copy {folder / 'results'} too.")
+
+
+@_store.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What backup wrote.", exists=True, dir_okay=False)],
+    data: DataOption = None,
+    nats: NatsOption = None,
+) -> None:
+    """Restore such a file where there are no requests and tokens yet; start gateways afterwards."""
+    from ..gateway.jobs.backup import restore as restore_backup
+
+    images = run_on_store(restore_backup(file, data_folder(data), nats))
+    say(f"Restored {store_place(data, nats)} and {images} images from {file}. Requests that had not ended go on.")

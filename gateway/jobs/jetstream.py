@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
+import itertools
 import json
 import logging
 import random
@@ -13,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import nats
@@ -36,6 +39,8 @@ _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so lon
 _STEPS = 64  # how many messages a view reads one by one before it reads the others at once
 _OPERATIONS = 8  # how many of its last operations a record knows
 _REPLICAS = 3  # in a cluster
+_COPY_S = 60.0  # for each part of a copy of the stream
+_COPY_BYTES = 128 << 10  # of such a part
 
 # The server's error codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _AGAIN = (10071, 10164, 10176, 10210)  # wrong last sequence (two codes); batch incomplete; too many batches under way
@@ -383,6 +388,53 @@ class Stream:
         else:
             why = "The log of nats-server may say more."
         return kind(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
+
+    # Copies of the whole stream, as the server makes them
+
+    async def back_up(self, copy: Path) -> None:
+        """Write a copy into a new file: a line of JSON that says what stream it is, then what the server sends."""
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        try:
+            client = self._connected()
+            subscription = await client.subscribe(inbox := client.new_inbox(), cb=arrived.put)
+            query = {"deliver_subject": inbox, "no_consumers": True, "chunk_size": _COPY_BYTES}
+            about = await self._ask(f"STREAM.SNAPSHOT.{self.name}", query)
+            with copy.open("xb") as file:
+                file.write(json.dumps({name: about[name] for name in ("config", "state")}).encode() + b"\n")
+                while (part := await asyncio.wait_for(arrived.get(), _COPY_S)).data:
+                    file.write(part.data)
+                    if part.reply:
+                        await part.respond(b"")  # the server waits for it
+            if part.headers:
+                raise StoreError(f"nats-server broke off the copy of {self.name}: {part.headers}")
+            await subscription.unsubscribe()
+        except (nats.errors.Error, asyncio.TimeoutError):
+            raise self._silent() from None
+
+    async def restore(self, copy: Path) -> None:
+        """Put a copy in the place of this stream, which is deleted; ``StoreFileError`` if it is one of another."""
+        with copy.open("rb") as file:
+            about = json.loads(file.readline())
+            config = about["config"]
+            if config["name"] != self.name:
+                raise StoreFileError(
+                    f"The backup is one of the stream {config['name']}, but this one is {self.name}: the fleet's name, "
+                    "in nats://HOST/NAME, must be the same."
+                )
+            now = await self._ask(f"STREAM.INFO.{self.name}")
+            config["num_replicas"] = now["config"]["num_replicas"]
+            await self._ask(f"STREAM.DELETE.{self.name}")
+            answer = await self._ask(f"STREAM.RESTORE.{self.name}", about)
+            parts = iter(functools.partial(file.read, _COPY_BYTES), b"")
+            for part in itertools.chain(parts, (b"",)):
+                try:
+                    taken = await self._connected().request(answer["deliver_subject"], part, _COPY_S)
+                except (nats.errors.Error, asyncio.TimeoutError, OSError):
+                    raise self._silent() from None
+                if taken.data.startswith(b"-ERR"):
+                    raise StoreError(f"nats-server does not take the copy of {self.name}: {taken.data.decode()}")
+        if "error" in (made := json.loads(taken.data)):
+            raise self._refused(made["error"])
 
     # Writing
 

@@ -29,6 +29,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ...contract.added import from_data, to_data
@@ -50,7 +51,14 @@ from .records import (
     WorkerState,
     transition,
 )
-from .store import CANCEL_REASON, CancelOutcome, IdempotencyConflictError, QueueFullError, StoreError
+from .store import (
+    CANCEL_REASON,
+    CancelOutcome,
+    IdempotencyConflictError,
+    QueueFullError,
+    StoreError,
+    StoreFileError,
+)
 
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
 _LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
@@ -138,6 +146,24 @@ class JetStreamStore(FollowingStore):
 
     async def close(self) -> None:
         await asyncio.to_thread(self._stream.close)
+
+    @_on_stream
+    async def back_up(self, copy: Path) -> None:
+        await self._stream.back_up(copy)
+
+    @_on_stream
+    async def restore(self, copy: Path) -> None:
+        """Put what ``back_up`` wrote in the place of an empty store; ``StoreFileError`` if it is not, or is used."""
+        records = await self._stream.count(self._subject(">")) - await self._stream.count(self._subject("fact", ">"))
+        if records:
+            raise StoreFileError(
+                f"The stream {self._stream.name} has {records} records already. Delete it with `nats stream rm "
+                f"{self._stream.name}`, or give another --nats."
+            )
+        leader = await self._stream.last(self._subject("fact", "dispatcher"))
+        if leader is not None and leader.data is not None:
+            raise StoreFileError("A gateway runs with this store. Stop all gateways of the fleet first.")
+        await self._stream.restore(copy)
 
     # Jobs
 

@@ -225,6 +225,10 @@ class SqliteStore(FollowingStore):
         await asyncio.to_thread(self._reader.close)
         await asyncio.to_thread(self._queue_reader.close)
 
+    @functools.partial(_reads, whole_queue=True)
+    def back_up(self, database: sqlite3.Connection, copy: Path) -> None:
+        database.execute("VACUUM INTO ?", (str(copy),))
+
     @_writes
     def submit(self, database: sqlite3.Connection, new: Submission) -> Job:
         if new.idempotency is not None and (earlier := _submitted_before(database, new.token, new.idempotency)):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ...contract.parameters import ModelContract
@@ -49,6 +50,9 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish the running calls and close the store. Later calls raise ``StoreError``."""
+
+    async def back_up(self, copy: Path) -> None:
+        """Write all that the store holds at one moment into the new file ``copy``."""
 
     # Jobs
 
