@@ -101,6 +101,7 @@ class Worker:
         self._given_up: set[str] = set()  # the ids of prompts whose job runs elsewhere
         self._task: asyncio.Task[None] | None = None
         self._job: tuple[str, int] | None = None  # id and attempt of the job that has ComfyUI
+        self._let_go = False  # whether that was dropped, and only what is on its way is finished
         self._copies: dict[str, asyncio.Task[None]] = {}  # job id -> the task that brings its result
 
     # What the dispatcher asks
@@ -127,7 +128,8 @@ class Worker:
 
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
-        return job_id in self._copies or (self._job is not None and self._job[0] == job_id)
+        runs = self._job is not None and self._job[0] == job_id and not self._let_go
+        return runs or job_id in self._copies
 
     def can_run(self, job_id: str, model_id: str) -> bool:
         """Return whether ComfyUI has what the job needs, as far as is known."""
@@ -161,17 +163,26 @@ class Worker:
         """
         self._occupy((job.id, job.attempt), self._tidy(job, told))
 
-    async def drop(self, job_id: str, *, given_up: bool = False) -> None:
-        """Stop working on a job; if it is ``given_up``, its prompt is removed once ComfyUI is there again."""
+    def let_go(self, job_id: str) -> asyncio.Task[None] | None:
+        """Stop working on a job. Until the task that is returned has ended, a prompt may be on its way to ComfyUI."""
         task = self._copies.pop(job_id, None)
-        if task is None and self._job is not None and self._job[0] == job_id:
-            task = self._task
-        if given_up and (job := await self._store.get(job_id)) is not None:
-            self._given_up.add(job.prompt_id)
+        if task is None and self.holds(job_id):
+            task, self._let_go = self._task, True
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
             self.trouble = None  # it was that of this job
+        return task
+
+    async def drop(self, job_id: str, *, given_up: bool = False) -> None:
+        """Stop working on a job and wait until nothing is on its way.
+
+        If it is ``given_up``, its prompt is removed once ComfyUI is there again.
+        """
+        if given_up and (job := await self._store.get(job_id)) is not None:
+            self._given_up.add(job.prompt_id)
+        if (task := self.let_go(job_id)) is not None:
+            await asyncio.wait([task])
+            self.trouble = None
 
     def look(self) -> None:
         """Ask ComfyUI soon whether it is there."""
@@ -263,7 +274,7 @@ class Worker:
     # A job
 
     def _occupy(self, job: tuple[str, int], work: Coroutine[Any, Any, None]) -> None:
-        self._job = job
+        self._job, self._let_go = job, False
         task = self._task = asyncio.create_task(work)
 
         def free(_: asyncio.Task[None]) -> None:

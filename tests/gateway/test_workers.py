@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 import uuid
+from dataclasses import replace
 
 import pytest
 from support.api_runs import Api, put_inputs, submit
@@ -465,6 +466,65 @@ def test_a_drained_one_ends_its_job_and_gets_no_more(tmp_path):
             more = [await submit(api.store) for _ in range(2)]
             await until(lambda: len(hosts[0].ran) == 2)
             assert [(await api.until(job)).status for job in more] == ["succeeded"] * 2
+
+    run(test())
+
+
+def test_a_drained_one_stays_drained_when_its_address_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "_RESOLVE_S", 0.05)
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api:
+            first, several = hosts[0].url, [True]
+
+            async def resolve(address):
+                both = several and address.url == first
+                return [replace(address, ip_address="127.0.0.1")] if both else [address]
+
+            monkeypatch.setattr(dispatcher, "resolve", resolve)
+            async with api.dispatching():
+                await until(lambda: states(api, f"{first} (127.0.0.1)", "idle"))
+                assert await api.store.drain(f"{first} (127.0.0.1)")
+                several.clear()
+                await until(lambda: states(api, first, "idle"))
+                for _ in range(3):
+                    assert (await api.until(await submit(api.store))).status == "succeeded"
+                assert (len(hosts[0].ran), len(hosts[1].ran)) == (0, 3)
+                assert {each.name: each.drained for each in await api.store.workers()}[first]
+                assert await api.store.drain(first, drained=False)
+                while not hosts[0].ran:
+                    jobs = [await submit(api.store) for _ in range(2)]
+                    assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 2
+
+    run(test())
+
+
+def test_a_cancel_holds_up_no_other_job(tmp_path, monkeypatch):
+    """One is cancelled while its prompt is on its way to a ComfyUI that stalls."""
+    released, held = asyncio.Event(), []
+    monkeypatch.setattr(worker, "_SUBMIT_WAIT_S", 1000)
+
+    async def hold(_, job):
+        held.append(job.id)
+        await released.wait()
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api:
+            with monkeypatch.context() as patch:
+                patch.setattr(ComfyBackend, "submit", hold)
+                async with api.dispatching() as dispatcher:
+                    job = await submit(api.store)
+                    await until(lambda: held)
+                    patch.undo()
+                    await api.store.cancel(job.id)
+                    dispatcher.poke()
+                    others = [await submit(api.store) for _ in range(2)]
+                    assert [(await api.until(each)).status for each in (job, *others)] == ["cancelled"] + 2 * [
+                        "succeeded"
+                    ]
+                    assert sorted(len(host.ran) for host in hosts) == [0, 2], "the other one is still busy with it"
+                    released.set()
+                    await until(lambda: all_idle(api, hosts))
 
     run(test())
 
