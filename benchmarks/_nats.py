@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import nats
+import nats.errors
 
 from ..bootstrap.paths import REPO
 
@@ -64,6 +71,16 @@ class NatsServer:
         self.process.wait()
 
 
+@contextlib.contextmanager
+def nodes_for(store: str, folder: Path) -> Iterator[Cluster | None]:
+    """Run a cluster while the block runs if the store is on JetStream; ``None`` if not."""
+    if store != "jetstream":
+        yield None
+        return
+    with Cluster(folder / "nats") as cluster:
+        yield cluster
+
+
 class Cluster:
     """Three nodes on the loopback address inside the ``with`` block, by name; ``url`` names all."""
 
@@ -82,6 +99,25 @@ class Cluster:
         for node in self.nodes.values():
             node.start()
         return self
+
+    def ready(self) -> str:
+        """Wait until a stream can be made, and return ``url``."""
+
+        async def wait() -> None:
+            client = await nats.connect(self.url.split(","))
+            try:
+                while True:
+                    with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+                        answer = await client.request("$JS.API.INFO", b"", 2)
+                        if "error" not in json.loads(answer.data):
+                            return
+                    await asyncio.sleep(0.2)
+            finally:
+                await client.close()
+
+        with ThreadPoolExecutor(1) as pool:  # the caller may be inside an event loop
+            pool.submit(asyncio.run, wait()).result(_START_S)
+        return self.url
 
     def __exit__(self, *_: object) -> None:
         for node in self.nodes.values():
