@@ -1,8 +1,8 @@
 """Kill -9 at random moments with several ComfyUIs, which are stand-ins: each accepted request has one right end.
 
 Each round submits ten requests. Meanwhile it kills a gateway, a ComfyUI, both, or two ComfyUIs at once, or lets one
-stand still for longer than ``worker_lost_after_s`` and go on. On JetStream there are two gateways and three nodes: there
-it also kills a node, a node and a gateway, or freezes the gateway that dispatches until the other one does. What was
+stand still for longer than ``worker_lost_after_s`` and go on. On JetStream, with two gateways and three nodes, it also
+kills a node, a node and a gateway, or freezes the gateway that dispatches until the other one does. What was
 killed is started again. Every version of every job is kept (``_audit``) and judged: only legal transitions, one end a
 job, attempts that rise, and the result that is kept is the file of the accepted attempt.
 """
