@@ -3,6 +3,7 @@
 import sys
 
 try:
+    from .cli.keeping import add_commands as add_keeping_commands
     from .cli.model import add_commands as add_model_commands
     from .cli.models import add_commands as add_models_command
     from .cli.plan import add_commands as add_plan_command
@@ -20,6 +21,7 @@ for add_commands in (
     add_report_command,
     add_client_commands,
     add_server_commands,
+    add_keeping_commands,
     add_model_commands,
     add_models_command,
 ):

@@ -52,7 +52,7 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
     if arguments.command == "serve":
         return commands.serve(arguments.port, arguments.demo, arguments.workers)
     if arguments.command == "bench":
-        return commands.bench(arguments.name, arguments.json, arguments.rounds, arguments.workers)
+        return commands.bench(arguments.name, arguments.json, arguments.rounds, arguments.workers, arguments.store)
     if arguments.command == "train":
         return commands.train(arguments.stage, arguments.minutes, arguments.start_from)
     return commands.test(arguments.hosts, arguments.newest, rest)
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="write the figures here too")
     bench.add_argument("--rounds", type=int, metavar="N", help="how often to repeat (default: the bench's own number)")
 
-    bench.add_argument("--store", choices=["sqlite"], default="sqlite", help="of the gateway")
+    bench.add_argument("--store", choices=["sqlite", "jetstream"], default="sqlite", help="of the gateway")
     bench.add_argument("--workers", type=_count, metavar="N", help="how many ComfyUIs, where a bench can have several")
 
     train = add("train", help="make the demo's models from scratch; goes on where it stopped", allow_abbrev=False)

@@ -16,13 +16,18 @@ from typing import Any
 from ._figures import Figures, Options
 
 _FOLDER = Path(__file__).parent
+_WITH_STORE = ("crash", "crash_workers", "fleet")
 
 
 def main() -> int:
     """Run one bench or all; returns 1 if a figure is beyond its limit."""
     names = sorted(path.stem for path in _FOLDER.glob("*.py") if not path.name.startswith("_"))
     args = _parse_arguments(names)
-    options = Options(args.comfyui, rounds=args.rounds, json=args.json, workers=args.workers)
+    given = {"rounds": args.rounds, "json": args.json, "workers": args.workers, "store": args.store}
+    options = Options(args.comfyui, **given)
+    if args.store != "sqlite" and args.name not in _WITH_STORE:
+        print(f"--store {args.store} is for {', '.join(_WITH_STORE)}", file=sys.stderr)
+        return 2
     records: list[dict[str, Any]] = []
     good = True
     for name in names if args.name == "all" else [args.name]:
@@ -33,7 +38,7 @@ def main() -> int:
             good = False
             continue
         good = _show(name, figures) and good
-        records.append(_record(name, figures, args.comfyui))
+        records.append(_record(name if args.store == "sqlite" else f"{name} on {args.store}", figures, args.comfyui))
         if args.json is not None:
             content = records if args.name == "all" else records[0]
             args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -46,7 +51,7 @@ def _parse_arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: the bench's own number")
-    parser.add_argument("--store", choices=["sqlite"], default="sqlite", help="of the gateway")
+    parser.add_argument("--store", choices=["sqlite", "jetstream"], default="sqlite", help="of the gateway")
     parser.add_argument("--workers", type=int, metavar="N", help="how many ComfyUIs, where a bench can have several")
     args = parser.parse_args()
     if args.rounds is not None and args.rounds < 1:

@@ -22,7 +22,8 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 class Options:
     """Where ComfyUI lies, the Python that runs it, and how many rounds or ComfyUIs (``None``: the bench's own number).
 
-    ``json`` is the result file, if one is asked for: a bench may write a picture or a table beside it.
+    ``json`` is the result file, if one is asked for: a bench may write a picture or a table beside it. ``store`` is
+    where gateways keep requests: ``sqlite``, or ``jetstream`` on a cluster of three.
     """
 
     comfyui: Path
@@ -30,6 +31,7 @@ class Options:
     rounds: int | None = None
     json: Path | None = None
     workers: int | None = None
+    store: str = "sqlite"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import signal
@@ -55,6 +56,12 @@ class GatewayProcess:
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
+    def twin(self) -> GatewayProcess:
+        """Return another gateway with the same data folder, settings, store and token, and a log of its own."""
+        twin = copy.copy(self)
+        twin._log = self._log.with_name(f"{self._log.stem}-twin.log")
+        return twin
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         """The process that was started last."""
@@ -83,6 +90,11 @@ class GatewayProcess:
     def log_text(self) -> str:
         """Return what all its processes have printed so far."""
         return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
+
+    def dispatches(self) -> bool:
+        """Whether its log says that it is the one that dispatches."""
+        said = self.log_text().rpartition("gateway dispatches now")[0]
+        return said.endswith("this ")
 
     def start(self) -> None:
         """Start it and wait until it listens; ``RuntimeError`` with the end of its log if it does not."""

@@ -41,10 +41,11 @@ MANY_FRAMES = {
 
 
 @contextlib.contextmanager
-def stage(options: Options, **config: Any) -> Iterator[tuple[ComfyServer, GatewayProcess]]:
+def stage(options: Options, nats_url: str | None = None, **config: Any) -> Iterator[tuple[ComfyServer, GatewayProcess]]:
     """Start both in a folder that is removed at the end; ``config`` are settings of the gateway."""
     with comfyui_alone(options) as comfyui:
-        gateway = GatewayProcess(comfyui.base_dir.parent / "gateway", comfyui.url, "--demo", config=config)
+        data = comfyui.base_dir.parent / "gateway"
+        gateway = GatewayProcess(data, comfyui.url, "--demo", config=config, nats_url=nats_url)
         try:
             gateway.start()
             yield comfyui, gateway

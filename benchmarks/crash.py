@@ -3,7 +3,8 @@
 Each round submits ten requests and kills the gateway, ComfyUI or both while they are in flight, or while they are
 being submitted; a client whose connection breaks submits again with the same idempotency key. What was killed is
 started again, and all ten must end as succeeded, with a whole video, one output file on ComfyUI and one request in the
-store.
+store. With the store on JetStream, a node of its three is killed too, alone or with the gateway. Every version of every
+job is kept and judged (``_audit``).
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 
@@ -25,8 +25,10 @@ from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi
 from ..contract.parameters import LENGTH, RESOLUTION, STEPS, Value
 from ..gateway.jobs.comfyui import FOLDER
+from ._audit import Audit
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
+from ._nats import Cluster, nodes_for
 from ._requests import submit, wait_for_end
 from ._stage import stage
 
@@ -38,6 +40,11 @@ _SUBMITTING_S = 0.3  # one kill in four falls into the first moments, while requ
 _FIRST_WINDOW_S = 10.0
 _END_S = 600.0  # a request that has not ended by then is lost
 _SEED = 20260101
+
+
+class _Part(Protocol):
+    def kill(self) -> None: ...
+    def start(self) -> object: ...
 
 
 @dataclass
@@ -54,12 +61,26 @@ class Round:
 def run(options: Options) -> Figures:
     """Run the rounds, 40 if not said otherwise."""
     count = options.rounds or _ROUNDS
-    with stage(options) as (comfyui, gateway):
-        rounds = asyncio.run(_rounds(comfyui, gateway, count))
-        gateway.stop()
-        verdict, kept = _inspect(gateway.data / "store.sqlite3")
-        broken, extra = int(verdict != "ok"), kept - sum(round_.accepted for round_ in rounds)
-    total = count * REQUESTS
+    with (
+        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-") as folder,
+        nodes_for(options.store, Path(folder)) as nodes,
+    ):
+        nats_url = nodes.ready() if nodes is not None else None
+        with stage(options, nats_url) as (comfyui, gateway):
+            audit = Audit(gateway.data, nats_url)
+            rounds = asyncio.run(_rounds(comfyui, gateway, nodes, count))
+            gateway.stop()
+            outputs = comfyui.base_dir / "output" / FOLDER
+
+            def is_of_attempt(job_id: str, attempt: int, video: Path) -> bool:
+                name = job_id if attempt <= 1 else f"{job_id}-{attempt}"
+                return video.read_bytes() == (outputs / f"{name}_00001_.mp4").read_bytes()
+
+            violations, kept = audit.violations(is_of_attempt)
+    for text in violations:
+        print(f"audit: {text}", flush=True)
+    total, found = count * REQUESTS, len(violations)
+    extra = kept - sum(round_.accepted for round_ in rounds)
 
     def column(name: str, *limit: Any) -> Figure:
         return summed([getattr(round_, name) for round_ in rounds], "requests", limit)
@@ -71,52 +92,47 @@ def run(options: Options) -> Figures:
         "duplicates": column("duplicates", "==", 0),
         "lost": column("lost", "==", 0),
         "unasked": Figure(extra, "requests", count, extra, extra, ("==", 0)),
-        "broken_store": Figure(broken, "files", count, broken, broken, ("==", 0)),
+        "broken_store": Figure(audit.broken, "files", count, audit.broken, audit.broken, ("==", 0)),
+        "audit_violations": Figure(found, "violations", count, 0, found, ("==", 0)),
     }
 
 
-def _inspect(path: Path) -> tuple[str, int]:
-    """Return the verdict on the store's file, and how many requests it has."""
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        verdict = str(database.execute("PRAGMA integrity_check").fetchone()[0])
-        return verdict, int(database.execute("SELECT count(*) FROM jobs").fetchone()[0])
-
-
-async def _rounds(comfyui: ComfyServer, gateway: GatewayProcess, count: int) -> list[Round]:
+async def _rounds(comfyui: ComfyServer, gateway: GatewayProcess, nodes: Cluster | None, count: int) -> list[Round]:
     dice = random.Random(_SEED)  # noqa: S311 -- the same moments in every run
-    targets: list[tuple[Callable[[], None], ...]] = [
-        (gateway.kill,),
-        (comfyui.kill,),
-        (gateway.kill, comfyui.kill),
-        (comfyui.kill, gateway.kill),
-    ]
     window, rounds = _FIRST_WINDOW_S, []
     for number in range(count):
         moment = dice.uniform(0, _SUBMITTING_S if dice.random() < 0.25 else window)
-        names = ("gateway", "ComfyUI", "gateway and ComfyUI", "ComfyUI and gateway")
-        choice = number % len(targets)
+        targets: list[dict[str, _Part]] = [
+            {"gateway": gateway},
+            {"ComfyUI": comfyui},
+            {"gateway": gateway, "ComfyUI": comfyui},
+            {"ComfyUI": comfyui, "gateway": gateway},
+        ]
+        if nodes is not None:
+            node: dict[str, _Part] = {"a node": dice.choice(list(nodes.nodes.values()))}
+            targets += [node, {**node, "gateway": gateway}]
+        killed = targets[number % len(targets)]
         started = time.monotonic()
-        killing = asyncio.create_task(_kill(moment, targets[choice], comfyui, gateway))
+        killing = asyncio.create_task(_kill(moment, list(killed.values())))
         try:
             round_ = await _round(comfyui, gateway)
         finally:
             down_s = await killing
         window = max(1.0, min(time.monotonic() - started - down_s, 3 * _FIRST_WINDOW_S))
         rounds.append(round_)
-        print(f"round {number + 1} of {count}: killed {names[choice]} after {moment:.2f} s: {round_}", flush=True)
+        print(
+            f"round {number + 1} of {count}: killed {' and '.join(killed)} after {moment:.2f} s: {round_}", flush=True
+        )
     return rounds
 
 
-async def _kill(
-    moment: float, targets: tuple[Callable[[], None], ...], comfyui: ComfyServer, gateway: GatewayProcess
-) -> float:
+async def _kill(moment: float, parts: Sequence[_Part]) -> float:
     """Kill after ``moment`` seconds and start again what was killed; returns the seconds until all was back."""
     await asyncio.sleep(moment)
     started = time.monotonic()
-    for kill in targets:
-        await asyncio.to_thread(kill)
-    starts = {gateway.kill: gateway.start, comfyui.kill: comfyui.start}
-    await asyncio.gather(*(asyncio.to_thread(starts[kill]) for kill in targets))
+    for part in parts:
+        await asyncio.to_thread(part.kill)
+    await asyncio.gather(*(asyncio.to_thread(part.start) for part in parts))
     return time.monotonic() - started
 
 

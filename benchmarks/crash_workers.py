@@ -1,76 +1,74 @@
 """Kill -9 at random moments with several ComfyUIs, which are stand-ins: each accepted request has one right end.
 
-Each round submits ten requests. Meanwhile it kills the gateway, a ComfyUI, both, or two ComfyUIs at once, or lets one
-stand still for longer than ``worker_lost_after_s`` and go on. What was killed is started again. A table in the store's
-file, filled by a trigger, keeps every version of every job. A check that shares no code with the product reads it: only
-legal transitions, one end a job, attempts that rise, and the result that is kept is the file of the accepted attempt.
+Each round submits ten requests. Meanwhile it kills a gateway, a ComfyUI, both, or two ComfyUIs at once, or lets one
+stand still for longer than ``worker_lost_after_s`` and go on. On JetStream, with two gateways and three nodes, it also
+kills a node, a node and a gateway, or freezes the gateway that dispatches until the other one does. What was
+killed is started again. Every version of every job is kept (``_audit``) and judged: only legal transitions, one end a
+job, attempts that rise, and the result that is kept is the file of the accepted attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-import sqlite3
+import signal
 import tempfile
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..client.hosted_api import HostedApi
 from ..contract.parameters import END_IMAGE, START_IMAGE
+from ._audit import Audit, attempt_name
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
-from ._requests import ENDS, submit, wait_for_end
+from ._nats import Cluster, NatsServer, nodes_for
+from ._requests import submit, wait_for_end
 from ._stand_in import StandIn, stand_ins
 
 REQUESTS = 10
 _ROUNDS, _WORKERS = 20, 3
 _SECONDS = 1.0  # of a run
 _LOST_AFTER_S = 3.0
+_FROZEN_S = 10.0  # longer than a gateway keeps the right to dispatch
 _WINDOW_S = 5.0  # the longest life of a round's first jobs
 _END_S = 240.0  # a request that has not ended by then is lost
 _SEED = 20261101
 _SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "worker_lost_after_s": _LOST_AFTER_S}
-_AUDIT = """
-CREATE TABLE audit (version INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, status TEXT, attempt INTEGER, output TEXT);
-CREATE TRIGGER audit_insert AFTER INSERT ON jobs BEGIN
-    INSERT INTO audit (id, status, attempt, output) VALUES (new.id, new.status, new.attempt, new.output); END;
-CREATE TRIGGER audit_update AFTER UPDATE ON jobs BEGIN
-    INSERT INTO audit (id, status, attempt, output) VALUES (new.id, new.status, new.attempt, new.output); END;
-"""
-_LEGAL = {
-    ("in_queue", "in_queue"),
-    ("in_queue", "in_progress"),
-    ("in_progress", "in_progress"),
-    ("in_progress", "in_queue"),
-    *((before, end) for before in ("in_queue", "in_progress") for end in ENDS),
-}
 
 
 def run(options: Options) -> Figures:
     """Run the rounds, 20 with three ComfyUIs if not said otherwise."""
     count, workers = options.rounds or _ROUNDS, options.workers or _WORKERS
-    with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
-        return asyncio.run(_run(Path(folder), count, workers))
+    with (
+        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
+        nodes_for(options.store, Path(folder)) as cluster,
+    ):
+        return asyncio.run(_run(Path(folder) / "gateway", count, workers, cluster))
 
 
-async def _run(folder: Path, count: int, workers: int) -> Figures:
+async def _run(folder: Path, count: int, workers: int, cluster: Cluster | None) -> Figures:
+    nats_url = cluster.ready() if cluster is not None else None
     async with stand_ins(workers, seconds=_SECONDS) as hosts:
         for host in hosts:
             for parameter in (START_IMAGE, END_IMAGE):
                 host.files["input", "", str(parameter.default)] = b"a photograph"
-        gateway = GatewayProcess(folder, [host.url for host in hosts], "--demo", config=_SETTINGS)
-        with contextlib.closing(sqlite3.connect(folder / "store.sqlite3")) as database:
-            database.executescript(_AUDIT)
-        await asyncio.to_thread(gateway.start)
+        urls = [host.url for host in hosts]
+        first = GatewayProcess(folder, urls, "--demo", config=_SETTINGS, nats_url=nats_url)
+        gateways = [first] if cluster is None else [first, first.twin()]
+        audit = await asyncio.to_thread(Audit, folder, nats_url)
         try:
-            ends = await _rounds(hosts, gateway, count)
+            for gateway in gateways:
+                await asyncio.to_thread(gateway.start)
+            ends = await _rounds(
+                _Parts(hosts, gateways, [] if cluster is None else list(cluster.nodes.values())), count
+            )
         finally:
-            await asyncio.to_thread(gateway.stop)
-        violations = await asyncio.to_thread(_audit, folder)
+            for gateway in gateways:
+                await asyncio.to_thread(gateway.stop)
+        violations, _ = await asyncio.to_thread(audit.violations, _is_of_attempt)
     for text in violations:
         print(f"audit: {text}", flush=True)
     right, lost = (sum(end == wanted for end in ends) for wanted in ("succeeded", "lost"))
@@ -83,15 +81,23 @@ async def _run(folder: Path, count: int, workers: int) -> Figures:
     }
 
 
-async def _rounds(hosts: Sequence[StandIn], gateway: GatewayProcess, count: int) -> list[str]:
+class _Parts(NamedTuple):
+    """What can be harmed."""
+
+    hosts: Sequence[StandIn]
+    gateways: Sequence[GatewayProcess]
+    nodes: Sequence[NatsServer]
+
+
+async def _rounds(parts: _Parts, count: int) -> list[str]:
     dice = random.Random(_SEED)  # noqa: S311 -- the same moments in every run
     ends: list[str] = []
     for number in range(count):
-        name, harm = _harm(number, dice, hosts, gateway)
+        name, harm = _harm(number, dice, parts)
         moment = dice.uniform(0.0, _WINDOW_S)
         harming = asyncio.create_task(_after(moment, harm))
         try:
-            found = await _round(gateway)
+            found = await _round(parts.gateways)
         finally:
             await harming
         ends += found
@@ -99,15 +105,17 @@ async def _rounds(hosts: Sequence[StandIn], gateway: GatewayProcess, count: int)
     return ends
 
 
-def _harm(
-    number: int, dice: random.Random, hosts: Sequence[StandIn], gateway: GatewayProcess
-) -> tuple[str, Callable[[], Awaitable[None]]]:
+def _harm(number: int, dice: random.Random, parts: _Parts) -> tuple[str, Callable[[], Awaitable[None]]]:
     """Return what happens in a round, and what makes it happen."""
+    hosts = parts.hosts
     one, other = dice.sample(range(len(hosts)), 2) if len(hosts) > 1 else (0, 0)
+    gateway = dice.choice(parts.gateways)
 
-    async def kill_gateway() -> None:
-        await asyncio.to_thread(gateway.kill)
-        await asyncio.to_thread(gateway.start)
+    async def kill(*killed: GatewayProcess | NatsServer) -> None:
+        for each in killed:
+            await asyncio.to_thread(each.kill)
+        for each in killed:
+            await asyncio.to_thread(each.start)
 
     async def kill_workers(*killed: int) -> None:
         for each in killed:
@@ -126,13 +134,26 @@ def _harm(
         await asyncio.sleep(_LOST_AFTER_S * 2)
         hosts[one].go_on()
 
+    async def freeze_gateway() -> None:
+        leader = next((each for each in parts.gateways if each.dispatches()), gateway)
+        leader.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(_FROZEN_S)
+        leader.process.send_signal(signal.SIGCONT)
+
     kinds: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-        ("the gateway is killed", kill_gateway),
+        ("a gateway is killed", lambda: kill(gateway)),
         (f"worker {one} is killed", lambda: kill_workers(one)),
-        (f"the gateway and worker {one} are killed", kill_both),
+        (f"a gateway and worker {one} are killed", kill_both),
         (f"worker {one} stands still", freeze),
         (f"workers {one} and {other} are killed", lambda: kill_workers(*{one, other})),
     ]
+    if parts.nodes:
+        node = dice.choice(parts.nodes)
+        kinds += [
+            ("a node of NATS is killed", lambda: kill(node)),
+            ("a node of NATS and a gateway are killed", lambda: kill(node, gateway)),
+            ("the gateway that dispatches is frozen", freeze_gateway),
+        ]
     return kinds[number % len(kinds)]
 
 
@@ -141,11 +162,12 @@ async def _after(moment: float, harm: Callable[[], Awaitable[None]]) -> None:
     await harm()
 
 
-async def _round(gateway: GatewayProcess) -> list[str]:
+async def _round(gateways: Sequence[GatewayProcess]) -> list[str]:
     """Return how each request ended."""
-    async with HostedApi(gateway.api, gateway.token) as api:
+    async with contextlib.AsyncExitStack() as stack:
+        apis = [await stack.enter_async_context(HostedApi(each.api, each.token)) for each in gateways]
         deadline = time.monotonic() + _END_S
-        return await asyncio.gather(*(_request(api, deadline) for _ in range(REQUESTS)))
+        return await asyncio.gather(*(_request(apis[number % len(apis)], deadline) for number in range(REQUESTS)))
 
 
 async def _request(api: HostedApi, deadline: float) -> str:
@@ -155,32 +177,5 @@ async def _request(api: HostedApi, deadline: float) -> str:
     return "lost" if result is None else str(result["status"])
 
 
-def _audit(folder: Path) -> list[str]:
-    """Return what the store's history, and the results that are kept, have in them that must not be."""
-    found = []
-    with contextlib.closing(sqlite3.connect(folder / "store.sqlite3")) as database:
-        rows = database.execute("SELECT id, status, attempt, output FROM audit ORDER BY version").fetchall()
-        if (verdict := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
-            found.append(f"the store is damaged: {verdict}")
-    last: dict[str, tuple[str, int]] = {}
-    for job_id, status, attempt, output in rows:
-        before, tried = last.get(job_id, (None, 0))
-        last[job_id] = status, attempt
-        if before is None:
-            if status != "in_queue":
-                found.append(f"{job_id} began as {status}")
-            continue
-        if before in ENDS and before == status:  # only what was left on ComfyUI changes, or it expires
-            continue
-        if (before, status) not in _LEGAL:
-            found.append(f"{job_id} went from {before} to {status}")
-        rises = status == "in_progress" and before == "in_queue"
-        if attempt != tried + rises:
-            found.append(f"{job_id} went from attempt {tried} to {attempt} as {status}")
-        if status == "succeeded" and output is not None:
-            video = folder / "results" / job_id / json.loads(output)["video"]
-            name = job_id if attempt <= 1 else str(uuid.uuid5(uuid.UUID(job_id), str(attempt)))
-            if not video.read_bytes().endswith(name.encode()):
-                found.append(f"{job_id} has the video of another attempt than {attempt}")
-    found += [f"{job_id} never ended: {status}" for job_id, (status, _) in last.items() if status not in ENDS]
-    return found
+def _is_of_attempt(job_id: str, attempt: int, video: Path) -> bool:
+    return video.read_bytes().endswith(attempt_name(job_id, attempt).encode())

@@ -25,6 +25,7 @@ from ..client.hosted_api import HostedApi
 from ..contract.parameters import DEMO, END_IMAGE, HOSTED, PROMPT, SEED, START_IMAGE, Value
 from ._figures import Figure, Figures, Options
 from ._gateway import GatewayProcess
+from ._nats import nodes_for
 from ._stand_in import StandIn, free_box, small_video, stand_ins
 
 _SECONDS, _EACH = 5.0, 10
@@ -37,20 +38,19 @@ _CALLS_PER_S = 40  # of all clients that wait for their results
 
 def run(options: Options) -> Figures:
     """Measure once: each figure is over many requests."""
-    del options  # no ComfyUI runs here
     video = small_video()
     video += free_box(bytes(_VIDEO_BYTES - len(video)))
     scaling: dict[str, Figure] = {}
     idle: list[float] = []
     for count in (4, 16):
-        hosts = asyncio.run(_fill(count, video))
+        hosts = asyncio.run(_fill(count, video, options.store))
         runs = [each for host in hosts for each in host.ran]
         elapsed = max(each.end or 0.0 for each in runs) - min(each.start for each in runs)
         share = len(runs) / elapsed / (count / _SECONDS)
         scaling[f"scaling_{count}"] = Figure(share, "of the ideal", 1, share, share, _limit(">=", 0.95))
         idle += [gap for host in hosts for gap in _gaps(host)]
         print(f"fleet: {count} workers, {len(runs)} requests in {elapsed:.1f} s", flush=True)
-    hits = asyncio.run(_warm())
+    hits = asyncio.run(_warm(options.store))
     p50, p99 = statistics.median(idle), statistics.quantiles(idle, n=100)[98]
     return {
         **scaling,
@@ -70,30 +70,35 @@ def _gaps(host: StandIn) -> list[float]:
     return [after.start - (before.end or after.start) for before, after in itertools.pairwise(host.ran)]
 
 
-async def _fill(count: int, video: bytes) -> list[StandIn]:
+async def _fill(count: int, video: bytes, store: str) -> list[StandIn]:
     """Give ``count`` stand-ins ten requests each, all at once; return them when all have ended."""
     async with stand_ins(count, seconds=_SECONDS, video=video) as hosts:
         values: dict[str, Value] = {PROMPT.key: "circle", START_IMAGE.key: _picture(1), END_IMAGE.key: _picture(2)}
-        await _with_gateway(hosts, [(DEMO.model_id, values)] * (count * _EACH), at_once=count * _EACH)
+        await _with_gateway(hosts, [(DEMO.model_id, values)] * (count * _EACH), store, at_once=count * _EACH)
         return hosts
 
 
-async def _warm() -> float:
+async def _warm(store: str) -> float:
     """Return the share of requests that ran where their model was used last, of those that could have."""
     async with stand_ins(_WARM_WORKERS, seconds=_WARM_SECONDS) as hosts:
         values: dict[str, Value] = {PROMPT.key: "circle", START_IMAGE.key: _picture(1), END_IMAGE.key: _picture(2)}
         models = [(model.model_id, values) for model in (DEMO, HOSTED)] * (_WARM_REQUESTS // 2)
-        await _with_gateway(hosts, models, at_once=2)
+        await _with_gateway(hosts, models, store, at_once=2)
         pairs = [pair for host in hosts for pair in itertools.pairwise(host.ran)]
         return sum(before.loaded == after.loaded for before, after in pairs) / len(pairs)
 
 
 async def _with_gateway(
-    hosts: Sequence[StandIn], requests: Sequence[tuple[str, dict[str, Value]]], *, at_once: int
+    hosts: Sequence[StandIn], requests: Sequence[tuple[str, dict[str, Value]]], store: str, *, at_once: int
 ) -> None:
     """Submit the requests through a new gateway, so many at a time, and wait until all have succeeded."""
-    with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
-        gateway = GatewayProcess(Path(folder), [host.url for host in hosts], config=_SETTINGS)
+    with (
+        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
+        nodes_for(store, Path(folder)) as cluster,
+    ):
+        nats_url = cluster.ready() if cluster is not None else None
+        data = Path(folder) / "gateway"
+        gateway = GatewayProcess(data, [host.url for host in hosts], config=_SETTINGS, nats_url=nats_url)
         await asyncio.to_thread(gateway.start)
         try:
             async with HostedApi(gateway.api, gateway.token) as api:

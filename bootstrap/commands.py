@@ -85,7 +85,9 @@ def test(versions: Sequence[str] | None, newest: bool, pytest_arguments: Sequenc
     return failed or code
 
 
-def bench(name: str, json_file: str | None, rounds: int | None, workers: int | None = None) -> int:
+def bench(
+    name: str, json_file: str | None, rounds: int | None, workers: int | None = None, store: str = "sqlite"
+) -> int:
     """Run one benchmark or all; SetupError for a name that is not in ``benchmarks/``."""
     names = sorted(path.stem for path in (REPO / "benchmarks").glob("*.py") if not path.name.startswith("_"))
     if not names:
@@ -96,6 +98,7 @@ def bench(name: str, json_file: str | None, rounds: int | None, workers: int | N
     result = ["--json", json_file] if json_file else []
     result += ["--rounds", str(rounds)] if rounds is not None else []
     result += ["--workers", str(workers)] if workers is not None else []
+    result += ["--store", store]
     return _become([str(python), "-I", "-m", "wan_flf2v.benchmarks", name, "--comfyui", str(comfyui.path), *result])
 
 

@@ -1,7 +1,4 @@
-"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs.
-
-``store copy`` copies the API's file to NATS.
-"""
+"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ from .stores import (
     DataOption,
     NatsOption,
     check_extra,
-    data_folder,
     has_store,
-    run_on_store,
     store_option,
     store_place,
     with_store,
@@ -31,15 +26,13 @@ if TYPE_CHECKING:
 
 _tokens = typer.Typer(help="The tokens that clients of the API send.", callback=check_extra, no_args_is_help=True)
 _workers = typer.Typer(help="The ComfyUIs that the API runs requests on.", callback=check_extra, no_args_is_help=True)
-_store = typer.Typer(help="Where the API keeps requests and tokens.", callback=check_extra, no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``serve``, ``token``, ``workers`` and ``store`` to the command line."""
+    """Add ``serve``, ``token`` and ``workers`` to the command line."""
     app.command()(serve)
     app.add_typer(_tokens, name="token")
     app.add_typer(_workers, name="workers")
-    app.add_typer(_store, name="store")
 
 
 def serve(
@@ -53,6 +46,14 @@ def serve(
     ] = DEFAULT_PORT,
     data: DataOption = None,
     nats: NatsOption = None,
+    nats_monitor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="The monitoring port of NATS, http://HOST:8222: do not start unless it syncs each write to disk. Give "
+            "one for each server.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A JSON file with settings; gateway/settings.py has them all.")
     ] = None,
@@ -79,6 +80,7 @@ def serve(
     given: dict[str, object] = {
         "comfyui_url": comfyui or None,
         "nats_url": nats,
+        "nats_monitor_url": nats_monitor or None,
         "base_url": base_url,
         "trusted_proxies": trusted_proxy or None,
     }
@@ -181,20 +183,6 @@ def drain(
             EXIT_USAGE,
         )
     say(f"{worker} gets requests again." if undo else f"{worker} gets no more requests.")
-
-
-@_store.command()
-def copy(data: DataOption = None, nats: NatsOption = None) -> None:
-    """Copy tokens, added models and unfinished requests from the file in --data to NATS, for gateways with --nats."""
-    from ..gateway.jobs.opening import copy_to_nats
-
-    if not nats:
-        fail("Give --nats URL: where to copy to.", EXIT_USAGE)
-    if not has_store(data, None):
-        fail(f"There are no requests or tokens in {data_folder(data)}. Give --data FOLDER: what to copy.", EXIT_USAGE)
-    tokens, models, jobs = run_on_store(copy_to_nats(data_folder(data), nats))
-    say(f"Copied to NATS: {tokens} tokens, {models} models, {jobs} requests; what was there already is left as it is.")
-    say(f"Start no gateway on {data_folder(data)} without --nats: it would run these requests too.")
 
 
 def _hint_token(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from .http.app import create_app
 from .http.middleware import RequestHandler, is_loopback
 from .http.sending import READ_WAIT_S, drop
 from .jobs.comfyui import addresses_of
+from .nats_monitor import check_sync
 from .settings import Settings
 
 _SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
@@ -65,6 +66,8 @@ def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], No
 async def _serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
     listener = _listen(host, port)
     own_url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    if settings.nats_url:
+        await check_sync(settings)
     app = create_app(settings, own_url=own_url)
     silent = SilentClients()
     silent.attach(app)

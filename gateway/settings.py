@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     servers. The gateways of a fleet share the data folder too: it has their uploads and results. ``wan-flf2v serve``
     alone reads this.
     """
+    nats_monitor_url: str | tuple[str, ...] = ()
+    """The monitoring port of NATS, http://HOST:8222, or those of several servers: what ``sync_interval`` is."""
     comfyui_url: str | tuple[str, ...] = "http://127.0.0.1:8188"
     """The address of ComfyUI, or of several. A name with several IP addresses is several."""
     comfyui_verify_tls: bool = True
@@ -80,8 +82,12 @@ class Settings(BaseSettings):
     @property
     def comfyui_urls(self) -> tuple[str, ...]:
         """The addresses of all ComfyUIs, each once."""
-        given = (self.comfyui_url,) if isinstance(self.comfyui_url, str) else self.comfyui_url
-        return tuple(dict.fromkeys(given))
+        return _each(self.comfyui_url)
+
+    @property
+    def nats_monitor_urls(self) -> tuple[str, ...]:
+        """The monitoring ports of NATS, each once."""
+        return _each(self.nats_monitor_url)
 
     @classmethod
     def settings_customise_sources(
@@ -92,6 +98,10 @@ class Settings(BaseSettings):
         **others: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)  # read_settings puts the variables over the file
+
+
+def _each(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((given,) if isinstance(given, str) else given))
 
 
 class _Environment(EnvSettingsSource):

@@ -164,10 +164,14 @@ async def resolved(addresses: Iterable[Address], look_up: LookUp = system_resolv
 
 
 class ComfyBackend:
-    """The client of one ComfyUI. Every method raises a ``ComfyError``; ``is_lost`` tells whether to wait for it."""
+    """The client of one ComfyUI. Every method raises a ``ComfyError``; ``is_lost`` tells whether to wait for it.
 
-    def __init__(self, client: ComfyClient, inputs: Path, models: Catalogue) -> None:
+    ``name`` is what the log calls that ComfyUI.
+    """
+
+    def __init__(self, client: ComfyClient, inputs: Path, models: Catalogue, name: str) -> None:
         self.client = client
+        self._name = name
         self._inputs = inputs
         self._models = models
 
@@ -290,7 +294,8 @@ class ComfyBackend:
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:
                 raise
-            _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
+            told = job.id, job.attempt, self._name
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *told, error)
             return True
         await self._remove_leftovers(job, range(1, max(job.attempt, 1) + 1))
         return True
@@ -311,7 +316,8 @@ class ComfyBackend:
         except ServerAnswerError as error:
             if is_lost(error) or error.status == 500:  # a file cannot be removed yet
                 raise
-            _LOG.warning("clean-up on ComfyUI failed request_id=%s: %s", job.id, error)
+            told = job.id, job.attempt, self._name
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *told, error)
 
     async def _look(self, job: Job) -> Found | None:
         if await self._knows(job):

@@ -55,6 +55,7 @@ class Dispatcher:
         self._look_up: asyncio.Task[list[Address]] | None = None
         self._look_up_at = 0.0
         self._drained: set[str] = set()
+        self._moved_drained: set[str | None] = set()  # drained instances whose address is no longer theirs
         self._health = Health()
         self._states: list[WorkerState] | None = None
         self._tidied: dict[str, set[str]] = {}  # job id -> the workers where nothing is left of it
@@ -115,7 +116,7 @@ class Dispatcher:
     async def _round(self) -> None:
         """Look at everything once."""
         await self._watch_all()
-        self._drained = {worker.name for worker in await self._store.workers() if worker.drained}
+        await self._note_drained()
         for job in await self._store.running():
             if job.cancel_requested:
                 await self._cancel(job)
@@ -153,6 +154,22 @@ class Dispatcher:
             if address not in self._tasks:
                 self._tasks[address] = asyncio.create_task(workers[address].run())
         self._workers = workers
+
+    async def _note_drained(self) -> None:
+        """Note which workers get no more jobs. One whose address has changed is told by its instance."""
+        known, names = await self._store.workers(), {worker.name for worker in self._workers.values()}
+        drained = [worker for worker in known if worker.drained]
+        self._drained = {worker.name for worker in drained}
+        self._moved_drained |= {each.instance for each in drained if each.instance and each.name not in names}
+        for worker in self._workers.values():
+            instance = worker.identity.instance if worker.identity is not None else None
+            if instance in self._moved_drained and await self._store.drain(worker.name):  # the store knows it by now
+                self._drained.add(worker.name)
+                self._moved_drained.discard(instance)
+
+    def _is_drained(self, worker: Worker) -> bool:
+        moved = worker.identity is not None and worker.identity.instance in self._moved_drained
+        return moved or worker.name in self._drained
 
     async def _find_addresses(self) -> list[Address]:
         wanted: list[Address] = []
@@ -192,16 +209,17 @@ class Dispatcher:
         able = [worker for worker in there if worker.can_run(job.id, job.model_id)]
         if not able and all(worker.up for worker in self._workers.values()):
             able = there
-        return [worker for worker in able if worker.name not in self._drained]
+        return [worker for worker in able if not self._is_drained(worker)]
 
     # Jobs
 
     async def _cancel(self, job: QueuedJob) -> None:
-        for worker in self._workers.values():
-            if worker.holds(job.id):
-                await worker.drop(job.id)
+        holder = next((worker for worker in self._workers.values() if worker.holds(job.id)), None)
+        if holder is not None:
+            holder.let_go(job.id)
         if await self._store.end(job.id, "cancelled"):
-            _LOG.info("job ended request_id=%s status=cancelled", job.id)
+            told = await self._told(job, holder)
+            _LOG.info("job ended request_id=%s attempt=%d worker=%s status=cancelled", *told)
 
     async def _find_again(self, job: QueuedJob) -> None:
         """Let a running job that no worker has, or a lost one, go on where it is, or else on another worker."""
@@ -212,10 +230,16 @@ class Dispatcher:
         if heir is None:
             return
         if holder is not None:
-            _LOG.warning("worker is lost request_id=%s worker=%s: %s", job.id, holder.name, holder.error)
+            told = await self._told(job, holder)
+            _LOG.warning("worker is lost request_id=%s attempt=%d worker=%s: %s", *told, holder.error)
             elsewhere = heir.identity is None or heir.identity.instance != job.worker
             await holder.drop(job.id, given_up=elsewhere)
         heir.start(job)
+
+    async def _told(self, job: QueuedJob, holder: Worker | None) -> tuple[str, int, str | None]:
+        """Return what log lines about a running job tell: its id, its attempt and its worker."""
+        found = await self._store.get(job.id)
+        return job.id, found.attempt if found is not None else 0, holder.name if holder is not None else job.worker
 
     def _heir(self, job: QueuedJob, holder: Worker | None) -> Worker | None:
         """Return the free worker that goes on with a running job; ``None`` if there is none yet."""

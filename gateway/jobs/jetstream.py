@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
+import itertools
 import json
 import logging
+import math
 import random
 import re
 import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import nats
@@ -33,16 +37,29 @@ _TURN_S = 30.0  # how long a transaction waits for those before it
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
+_SAME_S = 1.0  # how long the stream counts as the same one without a look
 _STEPS = 64  # how many messages a view reads one by one before it reads the others at once
 _OPERATIONS = 8  # how many of its last operations a record knows
 _REPLICAS = 3  # in a cluster
+_HEADERS = 200  # bytes of a record that are not in its subject and payload, about
+_COPY_S = 60.0  # for each part of a copy of the stream
+_COPY_BYTES = 128 << 10  # of such a part
 
 # The server's error codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
-_AGAIN = (10071, 10164, 10176, 10210)  # wrong last sequence (two codes); batch incomplete; too many batches under way
+_AGAIN = (10071, 10164, 10210)  # wrong last sequence (two codes); too many batches under way
 _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
 _NO_JETSTREAM = (10039, 10076)  # not for this account; not on this server
-_FULL = (10002, 10023, 10047, 10077)  # the account's room; the server's or its disk's (two codes); the stream's limits
+_INCOMPLETE, _ACCOUNT_FULL = 10176, 10002
+_NO_ROOM = "Raise max_file_store in nats-server's configuration, or make room on its disk."
+_FULL = {  # what is full, and what to do
+    _ACCOUNT_FULL: "The account's room is used up: raise its max_file in nats-server's configuration.",
+    10023: f"The server's room is used up. {_NO_ROOM}",
+    10026: "Raise max_consumers of the account, or of the stream; a call of this store needs one for a moment.",
+    10027: "Raise max_streams of the account; this store is one stream.",
+    10047: f"The server's room is used up. {_NO_ROOM}",
+    10077: "It is full: raise its max_bytes or max_msgs, or give the server or the account more room.",
+}
 
 _OPTIONS: Mapping[str, Any] = {  # what the store relies on
     "max_msgs_per_subject": 1,
@@ -105,6 +122,7 @@ class Stream:
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
+        self._made, self._made_known_at = "", -math.inf
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wan-flf2v-jetstream", daemon=True)
         self._thread.start()
@@ -191,9 +209,13 @@ class Stream:
         """Return the client if it is connected; ``ConnectionClosedError`` if not.
 
         The library closes a client for good after most errors that a server sends, such as that its user was removed.
-        Then another one connects.
+        Its task that connects again may also end with an error, and leave a client that never will. Then another client
+        connects.
         """
-        if self._client.is_closed and self._connecting.done():
+        client, again = self._client, self._client._reconnection_task  # the library does not tell in another way
+        connects = client.is_connected or (again is not None and not again.done())
+        if self._connecting.done() and (client.is_closed or not connects):
+            self._closing = asyncio.ensure_future(client.close())
             self._begin_to_connect()
         if not self._client.is_connected:
             raise nats.errors.ConnectionClosedError
@@ -203,7 +225,7 @@ class Stream:
         self._begin_to_connect()
         try:
             await asyncio.wait_for(self._connecting, _CONNECT_S)
-        except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
+        except (asyncio.TimeoutError, nats.errors.Error, OSError, ValueError) as error:
             why = "; ".join(self._errors) or str(error) or "no answer"
             raise StoreFileError(
                 f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
@@ -257,6 +279,14 @@ class Stream:
             )
 
     # Reading
+
+    async def made(self) -> str:
+        """Return when this stream was made: one that was deleted and made again is another one."""
+        if time.monotonic() - self._made_known_at >= _SAME_S:
+            known_at = time.monotonic()
+            self._made = (await self._ask(f"STREAM.INFO.{self.name}"))["created"]
+            self._made_known_at = known_at
+        return self._made
 
     async def last(self, subject: str) -> Record | None:
         """Return the newest record of a subject, or of all that a subject with wildcards matches."""
@@ -379,10 +409,57 @@ class Stream:
         elif code in _NO_JETSTREAM:
             why = "JetStream is off there, or not allowed to this account."
         elif code in _FULL:
-            why = "It is full: raise its max_bytes or max_msgs, or give the server or the account more room."
+            why = _FULL[code]
         else:
             why = "The log of nats-server may say more."
         return kind(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
+
+    # Copies of the whole stream, as the server makes them
+
+    async def back_up(self, copy: Path) -> None:
+        """Write a copy into a new file: a line of JSON that says what stream it is, then what the server sends."""
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        try:
+            client = self._connected()
+            subscription = await client.subscribe(inbox := client.new_inbox(), cb=arrived.put)
+            query = {"deliver_subject": inbox, "no_consumers": True, "chunk_size": _COPY_BYTES}
+            about = await self._ask(f"STREAM.SNAPSHOT.{self.name}", query)
+            with copy.open("xb") as file:
+                file.write(json.dumps({name: about[name] for name in ("config", "state")}).encode() + b"\n")
+                while (part := await asyncio.wait_for(arrived.get(), _COPY_S)).data:
+                    file.write(part.data)
+                    if part.reply:
+                        await part.respond(b"")  # the server waits for it
+            if part.headers:
+                raise StoreError(f"nats-server broke off the copy of {self.name}: {part.headers}")
+            await subscription.unsubscribe()
+        except (nats.errors.Error, asyncio.TimeoutError):
+            raise self._silent() from None
+
+    async def restore(self, copy: Path) -> None:
+        """Put a copy in the place of this stream, which is deleted; ``StoreFileError`` if it is one of another."""
+        with copy.open("rb") as file:
+            about = json.loads(file.readline())
+            config = about["config"]
+            if config["name"] != self.name:
+                raise StoreFileError(
+                    f"The backup is one of the stream {config['name']}, but this one is {self.name}: the fleet's name, "
+                    "in nats://HOST/NAME, must be the same."
+                )
+            now = await self._ask(f"STREAM.INFO.{self.name}")
+            config["num_replicas"] = now["config"]["num_replicas"]
+            await self._ask(f"STREAM.DELETE.{self.name}")
+            answer = await self._ask(f"STREAM.RESTORE.{self.name}", about)
+            parts = iter(functools.partial(file.read, _COPY_BYTES), b"")
+            for part in itertools.chain(parts, (b"",)):
+                try:
+                    taken = await self._connected().request(answer["deliver_subject"], part, _COPY_S)
+                except (nats.errors.Error, asyncio.TimeoutError, OSError):
+                    raise self._silent() from None
+                if taken.data.startswith(b"-ERR"):
+                    raise StoreError(f"nats-server does not take the copy of {self.name}: {taken.data.decode()}")
+        if "error" in (made := json.loads(taken.data)):
+            raise self._refused(made["error"])
 
     # Writing
 
@@ -441,7 +518,7 @@ class Stream:
     def _busy(self) -> StoreError:
         return StoreError(
             f"Too many others write the same records of the stream {self.name}, it has no leader, or its account's "
-            "room is used up."  # which the server calls an incomplete batch
+            "room is used up."
         )
 
     async def _taken(self, batch: list[_Write], operation: str) -> bool:
@@ -473,9 +550,24 @@ class Stream:
         refusal = answer.get("error")
         if refusal is None:
             return
+        if refusal.get("err_code") == _INCOMPLETE:
+            # Its leader died meanwhile, or there was no room for another part of it, which nobody says.
+            await self._check_room(sum(len(write.subject) + len(write.payload) + _HEADERS for write in batch))
+            raise _RefusedError
         if refusal.get("err_code") in _AGAIN or _passes(refusal):
             raise _RefusedError
         raise self._refused(refusal)
+
+    async def _check_room(self, size: int) -> None:
+        """Raise ``StoreFullError`` if the account has no room for so many bytes; the text has the figures."""
+        account = await self._ask("INFO")
+        if "tiers" in account:  # then it has no limits as a whole
+            return
+        replicas = (await self._ask(f"STREAM.INFO.{self.name}"))["config"]["num_replicas"]
+        room, used = account["limits"]["max_storage"], account["storage"]
+        if 0 <= room < used + replicas * size:
+            figures = f"resource limits exceeded for account, {used} of {room} bytes are used"
+            raise self._refused({"err_code": _ACCOUNT_FULL, "description": figures})
 
 
 class _Write(NamedTuple):
@@ -543,6 +635,7 @@ class View:
         self._removals = removals
         self._records: dict[str, Any] = {}
         self._at: float | None = None
+        self._made = ""
         self._lock = asyncio.Lock()
         self.sequence = 0
 
@@ -557,10 +650,10 @@ class View:
             return dict(self._records)
 
     async def _refresh(self) -> None:
-        now = time.monotonic()
+        now, made = time.monotonic(), await self._stream.made()
         # What was removed meanwhile may leave no trace.
-        if self._at is None or (self._removals and now - self._at > _FRESH_S):
-            self._records, self.sequence = {}, 0
+        if self._at is None or made != self._made or (self._removals and now - self._at > _FRESH_S):
+            self._records, self.sequence, self._made = {}, 0, made
             await self._read_many()
         self._at = now
         steps = 0

@@ -29,6 +29,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ...contract.added import from_data, to_data
@@ -36,8 +37,28 @@ from ...contract.parameters import ModelContract
 from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
 from .order import QueuedJob, in_order
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Unfinished, Webhook, WorkerState
-from .store import CancelOutcome, IdempotencyConflictError, QueueFullError, StoreError
+from .records import (
+    DEATHS,
+    Health,
+    Job,
+    Status,
+    StoredFile,
+    Submission,
+    Token,
+    Transition,
+    Unfinished,
+    Webhook,
+    WorkerState,
+    transition,
+)
+from .store import (
+    CANCEL_REASON,
+    CancelOutcome,
+    IdempotencyConflictError,
+    QueueFullError,
+    StoreError,
+    StoreFileError,
+)
 
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
 _LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
@@ -85,11 +106,17 @@ def _transaction(
 
 
 class _Stored(NamedTuple):
-    """A job as its record holds it: with the subject of its idempotency key, and whether there is a webhook."""
+    """A job as its record holds it, with its history, its idempotency key's subject, and whether there is a webhook."""
 
     job: Job
     idempotency: str | None
     has_webhook: bool
+    history: tuple[Transition, ...] = ()
+
+    def noted(self, worker: str | None = None, reason: str | None = None) -> _Stored:
+        """Add the state that the job has now to its history."""
+        before = self.history[-1] if self.history else None
+        return self._replace(history=(*self.history, transition(self.job, before, worker, reason)))
 
 
 class _Ended(NamedTuple):
@@ -120,6 +147,24 @@ class JetStreamStore(FollowingStore):
     async def close(self) -> None:
         await asyncio.to_thread(self._stream.close)
 
+    @_on_stream
+    async def back_up(self, copy: Path) -> None:
+        await self._stream.back_up(copy)
+
+    @_on_stream
+    async def restore(self, copy: Path) -> None:
+        """Put what ``back_up`` wrote in the place of an empty store; ``StoreFileError`` if it is not, or is used."""
+        records = await self._stream.count(self._subject(">")) - await self._stream.count(self._subject("fact", ">"))
+        if records:
+            raise StoreFileError(
+                f"The stream {self._stream.name} has {records} records already. Delete it with `nats stream rm "
+                f"{self._stream.name}`, or give another --nats."
+            )
+        leader = await self._stream.last(self._subject("fact", "dispatcher"))
+        if leader is not None and leader.data is not None:
+            raise StoreFileError("A gateway runs with this store. Stop all gateways of the fleet first.")
+        await self._stream.restore(copy)
+
     # Jobs
 
     async def submit(self, submission: Submission) -> Job:
@@ -149,7 +194,7 @@ class JetStreamStore(FollowingStore):
             dirty=False, error=None, output=None, created_at=time.time(), started_at=None, finished_at=None,
             progress=None, detail={}, version=1, expired=False,
         )  # fmt: skip
-        self._write_job(transaction, _Stored(job, key, new.webhook is not None))
+        self._write_job(transaction, _Stored(job, key, new.webhook is not None).noted())
         self._write_count(transaction, new.token, count, 1)
         if key is not None and new.idempotency is not None:
             transaction.write(key, {"body_hash": new.idempotency[1], "job_id": new.id})
@@ -172,7 +217,7 @@ class JetStreamStore(FollowingStore):
             if await transaction.find(subject) is None:
                 key = subject
                 transaction.write(key, {"body_hash": unfinished.idempotency[1], "job_id": job.id})
-        self._write_job(transaction, _Stored(replace(job, number=0), key, hook is not None))
+        self._write_job(transaction, _Stored(replace(job, number=0), key, hook is not None, unfinished.history))
         if job.status == "in_queue":
             self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
         if hook is not None:
@@ -199,6 +244,11 @@ class JetStreamStore(FollowingStore):
     async def _read(self, job_id: str) -> Job | None:
         record = await self._stream.last(self._job_subject(job_id))
         return _stored(record).job if record is not None and record.data is not None else None
+
+    @_on_stream
+    async def history(self, job_id: str) -> list[Transition]:
+        record = await self._stream.last(self._job_subject(job_id))
+        return list(_stored(record).history) if record is not None and record.data is not None else []
 
     @_on_stream
     async def queue(self) -> tuple[QueuedJob, ...]:
@@ -250,13 +300,16 @@ class JetStreamStore(FollowingStore):
         return await self._read(job.id) if isinstance(job, _Ended) else job
 
     @_transaction
-    async def assign(self, transaction: Transaction, job_id: str, worker: str | None = None) -> bool:
+    async def assign(
+        self, transaction: Transaction, job_id: str, worker: str | None = None, *, name: str | None = None
+    ) -> bool:
         stored = await self._read_job(transaction, job_id)
         if stored.job.status != "in_queue":
             return False
         count, now = await self._read_count(transaction, stored.job.token), time.time()
         started = {"status": "in_progress", "started_at": now, "attempt": stored.job.attempt + 1}
-        self._change(transaction, stored, **started, worker=worker, dirty=True)
+        started_job = _changed(stored, **started, worker=worker, dirty=True)
+        self._write_job(transaction, started_job.noted(name or worker))
         self._write_count(transaction, stored.job.token, count | {"served_at": now}, -1)
         await self._tell(transaction, stored, "in_progress")
         return True
@@ -272,7 +325,9 @@ class JetStreamStore(FollowingStore):
         await self._change_running(transaction, job_id, attempt, progress=dict(progress))
 
     @_transaction
-    async def requeue(self, transaction: Transaction, job_id: str, *, attempt: int | None = None) -> None:
+    async def requeue(
+        self, transaction: Transaction, job_id: str, *, attempt: int | None = None, reason: str | None = None
+    ) -> None:
         stored = await self._read_job(transaction, job_id)
         job = stored.job
         if job.status != "in_progress" or attempt not in (None, job.attempt):
@@ -281,7 +336,8 @@ class JetStreamStore(FollowingStore):
             await self._end(transaction, stored, "cancelled")
             return
         detail = {**job.detail, DEATHS: job.deaths + job.ran}
-        self._change(transaction, stored, status="in_queue", worker=None, sent=False, progress=None, detail=detail)
+        waiting = _changed(stored, status="in_queue", worker=None, sent=False, progress=None, detail=detail)
+        self._write_job(transaction, waiting.noted(reason=reason))
         self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
 
     @_transaction
@@ -301,7 +357,7 @@ class JetStreamStore(FollowingStore):
             return False
         if stored.job.cancel_requested:
             status, error, output = "cancelled", None, None
-        result = {"error": error, "output": dict(output) if output is not None else None}
+        result: dict[str, Any] = {"error": error, "output": dict(output) if output is not None else None}
         await self._end(transaction, stored, status, **result, detail={**stored.job.detail, **(detail or {})})
         return True
 
@@ -311,10 +367,10 @@ class JetStreamStore(FollowingStore):
         if stored.job.finished:
             return "finished"
         if stored.job.status == "in_queue":
-            await self._end(transaction, stored, "cancelled")
+            await self._end(transaction, stored, "cancelled", reason=CANCEL_REASON)
             return "cancelled"
         if not stored.job.cancel_requested:
-            self._change(transaction, stored, cancel_requested=True)
+            self._write_job(transaction, _changed(stored, cancel_requested=True).noted(reason=CANCEL_REASON))
         return "cancelling"
 
     @_on_stream
@@ -345,8 +401,7 @@ class JetStreamStore(FollowingStore):
         if not stored.job.finished:
             return
         blank: dict[str, Any] = {"expired": True, "output": None, "values": {}, "inputs": {}}
-        job = replace(stored.job, version=stored.job.version + 1, **blank)
-        self._write_job(transaction, stored._replace(job=job, idempotency=None))
+        self._write_job(transaction, _changed(stored, **blank)._replace(idempotency=None))
         if stored.idempotency is not None and await transaction.find(stored.idempotency) is not None:
             transaction.remove(stored.idempotency)
 
@@ -366,24 +421,22 @@ class JetStreamStore(FollowingStore):
         ttl_s = _EXPIRED_TTL_S if job.expired else None
         transaction.write(self._subject(*place, _word(job.id)), _data(stored), ttl_s=ttl_s)
 
-    def _change(self, transaction: Transaction, stored: _Stored, **fields: Any) -> None:
-        job = replace(stored.job, version=stored.job.version + 1, **fields)
-        self._write_job(transaction, stored._replace(job=job))
-
     async def _change_running(self, transaction: Transaction, job_id: str, attempt: int | None, **fields: Any) -> None:
         stored = await self._read_job(transaction, job_id)
         if stored.job.status == "in_progress" and attempt in (None, stored.job.attempt):
-            self._change(transaction, stored, **fields)
+            self._write_job(transaction, _changed(stored, **fields))
 
-    async def _end(self, transaction: Transaction, stored: _Stored, status: Status, **fields: Any) -> None:
-        before = stored.job
-        job = replace(before, status=status, finished_at=time.time(), version=before.version + 1, **fields)
+    async def _end(
+        self, transaction: Transaction, before: _Stored, status: Status, *, reason: str | None = None, **fields: Any
+    ) -> None:
+        stored = _changed(before, status=status, finished_at=time.time(), **fields)
+        stored, job = stored.noted(reason=reason or stored.job.error), stored.job
         transaction.remove(self._subject("now", "job", _word(job.token), "open", _word(job.id)))
-        self._write_job(transaction, stored._replace(job=job))
-        if before.status == "in_queue":
+        self._write_job(transaction, stored)
+        if before.job.status == "in_queue":
             self._write_count(transaction, job.token, await self._read_count(transaction, job.token), -1)
         if job.dirty:
-            transaction.write(self._subject("now", "left", job.id), _data(stored._replace(job=job)))
+            transaction.write(self._subject("now", "left", job.id), _data(stored))
         await self._tell(transaction, stored, "end")
 
     async def _read_count(self, transaction: Transaction, token: str) -> dict[str, Any]:
@@ -664,7 +717,12 @@ def _data(stored: _Stored) -> dict[str, Any]:
 def _stored(record: Record) -> _Stored:
     fields = record.data["job"]
     job = Job(**{**fields, "number": fields["number"] or record.sequence})
-    return _Stored(job, record.data["idempotency"], record.data["has_webhook"])
+    history = tuple(Transition(*entry) for entry in record.data.get("history", ()))  # earlier versions kept none
+    return _Stored(job, record.data["idempotency"], record.data["has_webhook"], history)
+
+
+def _changed(stored: _Stored, **fields: Any) -> _Stored:
+    return stored._replace(job=replace(stored.job, version=stored.job.version + 1, **fields))
 
 
 def _ended(record: Record) -> _Ended | None:

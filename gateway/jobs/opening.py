@@ -31,7 +31,7 @@ def open_store(data: Path, nats_url: str | None, *, max_wait_s: float = math.inf
     """
     if not nats_url:
         return SqliteStore(store_file(data), max_wait_s=max_wait_s)
-    return _on_nats(nats_url, max_wait_s)
+    return on_nats(nats_url, max_wait_s=max_wait_s)
 
 
 async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
@@ -43,7 +43,7 @@ async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
     async with contextlib.AsyncExitStack() as stack:
         source = SqliteStore(store_file(data))
         stack.push_async_callback(source.close)
-        target = _on_nats(nats_url, math.inf)
+        target = on_nats(nats_url)
         stack.push_async_callback(target.close)
         if not await source.lead(_COPIER):
             raise StoreFileError(f"A gateway runs requests of {data}, and another would run them too. Stop it first.")
@@ -54,7 +54,8 @@ async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
     return sum(tokens), sum(models), sum(jobs)
 
 
-def _on_nats(nats_url: str, max_wait_s: float) -> JetStreamStore:
+def on_nats(nats_url: str, *, max_wait_s: float = math.inf) -> JetStreamStore:
+    """Return the store on the servers of ``nats_url``; raises what ``open_store`` raises."""
     try:
         from .jetstream_store import JetStreamStore
     except ImportError as error:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ...contract.parameters import Value
 
@@ -121,6 +121,23 @@ def prompt_id(job_id: str, attempt: int) -> str:
     return job_id if attempt <= 1 else str(uuid.uuid5(uuid.UUID(job_id), str(attempt)))
 
 
+class Transition(NamedTuple):
+    """An entry of a job's history: when it got which status, in which attempt, on which worker, and why."""
+
+    at: float
+    status: Status
+    attempt: int
+    worker: str | None
+    reason: str | None
+
+
+def transition(job: Job, before: Transition | None, worker: str | None = None, reason: str | None = None) -> Transition:
+    """Return the entry for a job as it is now; what follows a start happens on the worker of that."""
+    if worker is None and before is not None and before.status == "in_progress":
+        worker = before.worker
+    return Transition(time.time(), job.status, job.attempt, worker, reason)
+
+
 @dataclass(frozen=True)
 class Unfinished:
     """A job that has not ended, as one store gives it to another.
@@ -132,6 +149,7 @@ class Unfinished:
     job: Job
     idempotency: tuple[str, str] | None
     webhook: dict[str, Any] | None
+    history: tuple[Transition, ...]
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,22 @@ from ...contract.added import from_data, to_data
 from ...contract.parameters import ModelContract
 from .following import FollowingStore, State, states_of
 from .order import QueuedJob, in_order
-from .records import DEATHS, Health, Job, Status, StoredFile, Submission, Token, Unfinished, Webhook, WorkerState
+from .records import (
+    DEATHS,
+    Health,
+    Job,
+    Status,
+    StoredFile,
+    Submission,
+    Token,
+    Transition,
+    Unfinished,
+    Webhook,
+    WorkerState,
+    transition,
+)
 from .store import (
+    CANCEL_REASON,
     CancelOutcome,
     IdempotencyConflictError,
     QueueFullError,
@@ -109,6 +123,10 @@ CREATE INDEX IF NOT EXISTS jobs_unfinished ON jobs (
 ) WHERE status IN ('in_queue', 'in_progress');
 CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, added_at REAL NOT NULL, model TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, drained INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS transitions (
+    job_id TEXT NOT NULL, at REAL NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT, reason TEXT
+);
+CREATE INDEX IF NOT EXISTS transitions_by_job ON transitions (job_id);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
 _ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
@@ -207,6 +225,10 @@ class SqliteStore(FollowingStore):
         await asyncio.to_thread(self._reader.close)
         await asyncio.to_thread(self._queue_reader.close)
 
+    @functools.partial(_reads, whole_queue=True)
+    def back_up(self, database: sqlite3.Connection, copy: Path) -> None:
+        database.execute("VACUUM INTO ?", (str(copy),))
+
     @_writes
     def submit(self, database: sqlite3.Connection, new: Submission) -> Job:
         if new.idempotency is not None and (earlier := _submitted_before(database, new.token, new.idempotency)):
@@ -224,6 +246,7 @@ class SqliteStore(FollowingStore):
             query = "INSERT INTO webhooks (job_id, url, secret, base_url, every_status) VALUES (?, ?, ?, ?, ?)"
             database.execute(query, (new.id, new.webhook, new.webhook_secret, new.base_url, new.webhook_every_status))
             _tell(database, new.id, "in_queue")
+        _note(database, new.id)
         return _get(database, new.id)
 
     @_reads
@@ -260,8 +283,13 @@ class SqliteStore(FollowingStore):
                 fields = dict(row)
                 changed = {"every_status": bool(fields["every_status"]), "tells": fields["tells"].split()}
                 webhook = {**fields, **changed, "token": job.token}
-            found.append(Unfinished(job, tuple(key) if key is not None else None, webhook))
+            history = tuple(_history(database, job.id))
+            found.append(Unfinished(job, tuple(key) if key is not None else None, webhook, history))
         return found
+
+    @_reads
+    def history(self, database: sqlite3.Connection, job_id: str) -> list[Transition]:
+        return _history(database, job_id)
 
     @_reads
     def running(self, database: sqlite3.Connection) -> list[QueuedJob]:
@@ -319,11 +347,14 @@ class SqliteStore(FollowingStore):
         return states_of(*self._ordered(database, time.time()))
 
     @functools.partial(_writes, moves_queue=True)
-    def assign(self, database: sqlite3.Connection, job_id: str, worker: str | None = None) -> bool:
+    def assign(
+        self, database: sqlite3.Connection, job_id: str, worker: str | None = None, *, name: str | None = None
+    ) -> bool:
         attempt = _get(database, job_id).attempt + 1
         started = {"status": "in_progress", "started_at": time.time(), "attempt": attempt, "worker": worker, "dirty": 1}
         assigned = _change(database, job_id, ("in_queue",), **started)
         if assigned:
+            _note(database, job_id, worker=name or worker)
             _tell(database, job_id, "in_progress")
         return assigned
 
@@ -340,7 +371,9 @@ class SqliteStore(FollowingStore):
             _change(database, job_id, ("in_progress",), progress=json.dumps(dict(progress)))
 
     @functools.partial(_writes, moves_queue=True)
-    def requeue(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
+    def requeue(
+        self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None, reason: str | None = None
+    ) -> None:
         job = _get(database, job_id)
         if _superseded(database, job_id, attempt):
             return
@@ -349,7 +382,8 @@ class SqliteStore(FollowingStore):
             return
         waits = {"status": "in_queue", "worker": None, "sent": 0, "progress": None}
         detail = {**job.detail, DEATHS: job.deaths + job.ran}
-        _change(database, job_id, ("in_progress",), **waits, detail=json.dumps(detail))
+        if _change(database, job_id, ("in_progress",), **waits, detail=json.dumps(detail)):
+            _note(database, job_id, reason=reason)
 
     @functools.partial(_writes, moves_queue=True)
     def end(
@@ -377,10 +411,11 @@ class SqliteStore(FollowingStore):
         if job.finished:
             return "finished"
         if job.status == "in_queue":
-            _end(database, job_id, "cancelled")
+            _end(database, job_id, "cancelled", reason=CANCEL_REASON)
             return "cancelled"
         if not job.cancel_requested:
             _change(database, job_id, ("in_progress",), cancel_requested=1)
+            _note(database, job_id, reason=CANCEL_REASON)
         return "cancelling"
 
     @_reads
@@ -671,11 +706,26 @@ def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...]
     return database.execute(query, (*columns.values(), job_id, *statuses)).rowcount == 1
 
 
-def _end(database: sqlite3.Connection, job_id: str, status: Status, **columns: Any) -> bool:
+def _end(
+    database: sqlite3.Connection, job_id: str, status: Status, *, reason: str | None = None, **columns: Any
+) -> bool:
     ended = _change(database, job_id, ("in_queue", "in_progress"), status=status, finished_at=time.time(), **columns)
     if ended:
+        _note(database, job_id, reason=reason or columns.get("error"))
         _tell(database, job_id, "end")
     return ended
+
+
+def _history(database: sqlite3.Connection, job_id: str) -> list[Transition]:
+    query = "SELECT at, status, attempt, worker, reason FROM transitions WHERE job_id = ? ORDER BY rowid"
+    return [Transition(*row) for row in database.execute(query, (job_id,))]
+
+
+def _note(database: sqlite3.Connection, job_id: str, *, worker: str | None = None, reason: str | None = None) -> None:
+    """Add the state that a job has now to its history."""
+    before = _history(database, job_id)
+    entry = transition(_get(database, job_id), before[-1] if before else None, worker, reason)
+    database.execute("INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)", (job_id, *entry))
 
 
 def _tell(database: sqlite3.Connection, job_id: str, news: str) -> None:

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ...contract.parameters import ModelContract
 from .order import QueuedJob
-from .records import Health, Job, Status, StoredFile, Submission, Token, Webhook, WorkerState
+from .records import Health, Job, Status, StoredFile, Submission, Token, Transition, Webhook, WorkerState
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
+CANCEL_REASON = "its client cancelled it"  # in a job's history
 
 
 class StoreError(Exception):
@@ -48,6 +50,9 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish the running calls and close the store. Later calls raise ``StoreError``."""
+
+    async def back_up(self, copy: Path) -> None:
+        """Write all that the store holds at one moment into the new file ``copy``."""
 
     # Jobs
 
@@ -91,8 +96,14 @@ class Store(Protocol):
     def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:
         """Yield a job and its queue position now and after every change of either, until it has ended or expired."""
 
-    async def assign(self, job_id: str, worker: str | None = None) -> bool:
-        """Start the next attempt of a waiting job on the ComfyUI process ``worker``; ``False`` if it does not wait."""
+    async def history(self, job_id: str) -> list[Transition]:
+        """Return a job's transitions, oldest first; none if it is unknown, or ended under a version that kept none."""
+
+    async def assign(self, job_id: str, worker: str | None = None, *, name: str | None = None) -> bool:
+        """Start the next attempt of a waiting job on the ComfyUI process ``worker``; ``False`` if it does not wait.
+
+        ``name`` is what the job's history calls that worker.
+        """
 
     # What is said of an earlier ``attempt`` than the job's present one changes nothing: its worker was given up.
 
@@ -102,10 +113,10 @@ class Store(Protocol):
     async def report(self, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None) -> None:
         """Note how far the running job is."""
 
-    async def requeue(self, job_id: str, *, attempt: int | None = None) -> None:
+    async def requeue(self, job_id: str, *, attempt: int | None = None, reason: str | None = None) -> None:
         """Let a job whose worker ended wait again at its old place; count that as a death if the worker ran it.
 
-        One with a cancel request ends as cancelled.
+        One with a cancel request ends as cancelled. The job's history tells the ``reason``.
         """
 
     async def end(

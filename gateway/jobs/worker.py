@@ -56,6 +56,7 @@ _NEVER_RAN = (
 )
 _REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
 _INTERNAL = "The API failed on this request. Its log says more, under the request's id."
+_REQUEUED = "the ComfyUI that had it ended, or was silent for too long"  # in a job's history
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
@@ -100,6 +101,7 @@ class Worker:
         self._given_up: set[str] = set()  # the ids of prompts whose job runs elsewhere
         self._task: asyncio.Task[None] | None = None
         self._job: tuple[str, int] | None = None  # id and attempt of the job that has ComfyUI
+        self._let_go = False  # whether that was dropped, and only what is on its way is finished
         self._copies: dict[str, asyncio.Task[None]] = {}  # job id -> the task that brings its result
 
     # What the dispatcher asks
@@ -126,7 +128,8 @@ class Worker:
 
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
-        return job_id in self._copies or (self._job is not None and self._job[0] == job_id)
+        runs = self._job is not None and self._job[0] == job_id and not self._let_go
+        return runs or job_id in self._copies
 
     def can_run(self, job_id: str, model_id: str) -> bool:
         """Return whether ComfyUI has what the job needs, as far as is known."""
@@ -160,17 +163,26 @@ class Worker:
         """
         self._occupy((job.id, job.attempt), self._tidy(job, told))
 
-    async def drop(self, job_id: str, *, given_up: bool = False) -> None:
-        """Stop working on a job; if it is ``given_up``, its prompt is removed once ComfyUI is there again."""
+    def let_go(self, job_id: str) -> asyncio.Task[None] | None:
+        """Stop working on a job. Until the task that is returned has ended, a prompt may be on its way to ComfyUI."""
         task = self._copies.pop(job_id, None)
-        if task is None and self._job is not None and self._job[0] == job_id:
-            task = self._task
-        if given_up and (job := await self._store.get(job_id)) is not None:
-            self._given_up.add(job.prompt_id)
+        if task is None and self.holds(job_id):
+            task, self._let_go = self._task, True
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
             self.trouble = None  # it was that of this job
+        return task
+
+    async def drop(self, job_id: str, *, given_up: bool = False) -> None:
+        """Stop working on a job and wait until nothing is on its way.
+
+        If it is ``given_up``, its prompt is removed once ComfyUI is there again.
+        """
+        if given_up and (job := await self._store.get(job_id)) is not None:
+            self._given_up.add(job.prompt_id)
+        if (task := self.let_go(job_id)) is not None:
+            await asyncio.wait([task])
+            self.trouble = None
 
     def look(self) -> None:
         """Ask ComfyUI soon whether it is there."""
@@ -183,7 +195,7 @@ class Worker:
         pause = _BACK_OFF_S[0]
         try:
             async with self.address.client() as client:
-                self._backend = ComfyBackend(client, self._settings.data / "inputs", self._models)
+                self._backend = ComfyBackend(client, self._settings.data / "inputs", self._models, self.name)
                 while True:
                     try:
                         await self._look()
@@ -262,13 +274,15 @@ class Worker:
     # A job
 
     def _occupy(self, job: tuple[str, int], work: Coroutine[Any, Any, None]) -> None:
-        self._job = job
+        self._job, self._let_go = job, False
         task = self._task = asyncio.create_task(work)
 
         def free(_: asyncio.Task[None]) -> None:
+            reached = self._job or job
             self._task, self._job, self.idle_since = None, None, time.monotonic()
             if not task.cancelled() and (error := task.exception()) is not None:
-                _LOG.error("work on a job broke off request_id=%s worker=%s", job[0], self.name, exc_info=error)
+                told = *reached, self.name
+                _LOG.error("work on a job broke off request_id=%s attempt=%d worker=%s", *told, exc_info=error)
                 self.trouble = str(error)
             self._changed()
 
@@ -278,7 +292,7 @@ class Worker:
         if waiting and not await self._assign(job_id, lacks=lacks):
             return
         found: list[Found] = ["never_sent"] if waiting else []  # later it may be anywhere
-        await self._again_and_again(job_id, lambda: self._bring_to_end(job_id, found.pop() if found else None))
+        await self._again_and_again(lambda: self._bring_to_end(job_id, found.pop() if found else None))
 
     async def _assign(self, job_id: str, *, lacks: bool) -> bool:
         """Start a waiting job's next attempt here; ``False`` if it goes on waiting, or was cancelled."""
@@ -286,9 +300,10 @@ class Worker:
             job = await self._store.get(job_id)
             if job is None:
                 return False
+            self._job = job_id, job.attempt + 1
             # With others there, a waiting job need not wait for a ComfyUI that stalls.
             identity = await asyncio.wait_for(self._ready_for(job, lacks=lacks), None if self.alone else _ANSWER_WAIT_S)
-            if identity is None or not await self._store.assign(job_id, identity.instance):
+            if identity is None or not await self._store.assign(job_id, identity.instance, name=self.name):
                 return False
         except asyncio.TimeoutError:
             text = f"ComfyUI at {self.name} did not answer within {_ANSWER_WAIT_S:g} s. It may be loading a model."
@@ -298,16 +313,21 @@ class Worker:
             self._not_there(error)
             return False
         except StoreError as error:
-            _LOG.warning("job not started request_id=%s worker=%s: %s", job_id, self.name, error)
+            _LOG.warning("job not started request_id=%s attempt=%d worker=%s: %s", *self._told(), error)
             self.trouble = str(error)
             await asyncio.sleep(_BACK_OFF_S[0])
             return False
         self.trouble = None
-        _LOG.info("job started request_id=%s attempt=%d worker=%s", job_id, job.attempt + 1, self.name)
+        _LOG.info("job started request_id=%s attempt=%d worker=%s", *self._told())
         return True
 
-    async def _again_and_again(self, job_id: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work once ComfyUI is there; after an error that passes, do it again."""
+    def _told(self, job: Job | None = None) -> tuple[str, int, str]:
+        """Return what log lines about a job tell, by default about that which has ComfyUI: id, attempt and worker."""
+        job_id, attempt = (job.id, job.attempt) if job is not None else self._job or ("", 0)
+        return job_id, attempt, self.name
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]], job: Job | None = None) -> None:
+        """Do the work once ComfyUI is there; after an error that passes, do it again. ``job`` is that of ``_told``."""
         pause = _BACK_OFF_S[0]
         while True:
             await self._up.wait()
@@ -316,14 +336,16 @@ class Worker:
                 self.trouble = None
                 return
             except ServerLostError as error:
-                _LOG.warning("connection to ComfyUI lost request_id=%s worker=%s: %s", job_id, self.name, error)
+                told = self._told(job)
+                _LOG.warning("connection to ComfyUI lost request_id=%s attempt=%d worker=%s: %s", *told, error)
                 self.look()  # is ComfyUI there, and what became of the prompt?
             except ComfyError as error:
                 self._not_there(error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACK_OFF_S[1])
             except Exception as error:  # noqa: BLE001 -- often a full disk; accepted jobs wait until it is over
-                _LOG.exception("job is held up request_id=%s worker=%s again_in_s=%.1f", job_id, self.name, pause)
+                told = self._told(job)
+                _LOG.exception("job is held up request_id=%s attempt=%d worker=%s again_in_s=%.1f", *told, pause)
                 self.trouble = str(error)
                 self._changed()
                 await asyncio.sleep(pause)
@@ -338,8 +360,7 @@ class Worker:
         self._job = job.id, job.attempt
         if found is None:
             found = await self._backend.find(identity, job)
-            told = job.id, job.attempt, self.name, found
-            _LOG.info("job recovered request_id=%s attempt=%d worker=%s found=%s", *told)
+            _LOG.info("job recovered request_id=%s attempt=%d worker=%s found=%s", *self._told(job), found)
         if found == "removed":
             await self._end(job, "failed", error=_REMOVED)
         elif found != "worker_ended":
@@ -349,7 +370,7 @@ class Worker:
         elif job.attempt >= _MAX_ATTEMPTS:
             await self._end(job, "failed", error=_NEVER_RAN)
         else:
-            await self._store.requeue(job.id, attempt=job.attempt)
+            await self._store.requeue(job.id, attempt=job.attempt, reason=_REQUEUED)
 
     async def _ready_for(self, job: Job, *, lacks: bool) -> Identity | None:
         """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.
@@ -389,7 +410,7 @@ class Worker:
         file = run.files[0] if run is not None else await self._backend.result_file(job)
 
         async def collect() -> None:
-            await self._again_and_again(job.id, lambda: self._collect(identity, job, run, file, warnings))
+            await self._again_and_again(lambda: self._collect(identity, job, run, file, warnings), job)
             await self._tidy_after(job)
 
         task = self._copies[job.id] = asyncio.create_task(collect())
@@ -444,7 +465,7 @@ class Worker:
 
     async def _fail(self, job: Job, error: Exception) -> None:
         """End a job on an error that is its own; raise all others again: they pass."""
-        told = job.id, job.attempt, self.name
+        told = self._told(job)
         if isinstance(error, (StoreError, StorageError)) or (isinstance(error, ComfyError) and is_lost(error)):
             raise error  # the job waits; what it left on ComfyUI is found again
         if isinstance(error, ComfyError):
@@ -459,7 +480,7 @@ class Worker:
             await self._end(job, "failed", error=_INTERNAL)
 
     async def _end(self, job: Job, status: Any, **end: Any) -> None:
-        told = job.id, job.attempt, self.name, status
+        told = *self._told(job), status
         if await self._store.end(job.id, status, **end, attempt=job.attempt):
             _LOG.info("job ended request_id=%s attempt=%d worker=%s status=%s", *told)
         else:
@@ -475,14 +496,15 @@ class Worker:
             ):  # of earlier attempts the dispatcher looks everywhere
                 await self._store.mark_clean(job.id)
         except (ComfyError, StoreError) as error:
-            _LOG.warning("clean-up on ComfyUI failed request_id=%s worker=%s: %s", job.id, self.name, error)
+            _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *self._told(job), error)
 
     async def _tidy(self, job: Job, told: Callable[[bool | None], Awaitable[None]]) -> None:
         try:
             await told(await self._backend.tidy(job))
         except ComfyError as error:
             if isinstance(error, ServerAnswerError) and not is_lost(error):
-                _LOG.warning("clean-up on ComfyUI failed request_id=%s worker=%s: %s", job.id, self.name, error)
+                where = self._told(job)
+                _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *where, error)
                 await told(None)
             else:
                 self._not_there(error)

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
+from support.api_runs import submit
 from support.gateway_process import NOWHERE, Gateway
 from support.stores import fleet_url, nats_url, sqlite_only
 from wan_flf2v.gateway.jobs.opening import open_store
@@ -130,6 +133,32 @@ def test_the_file_is_copied_to_nats(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Copied to NATS: 1 tokens, 0 models, 0 requests" in done.stderr
     assert "me" in cli("token", "list", "--nats", url).stdout
+
+
+def test_a_trace_shows_what_became_of_a_request(cli, tmp_path):
+    """On the file and on NATS."""
+    cli("token", "create", "me", "--data", tmp_path)
+    for option in (("--data", tmp_path), ("--nats", fleet_url(tmp_path))):
+        store = open_store(tmp_path, option[1] if option[0] == "--nats" else None)
+
+        async def run(store=store):
+            job = await submit(store)
+            await store.assign(job.id, "an instance", name="http://one:8188")
+            await store.end(job.id, "failed", error="out of memory")
+            await store.close()
+            return job.id
+
+        job_id = asyncio.run(run())
+        done = cli("requests", "trace", job_id, *option, COLUMNS="200")
+        assert done.returncode == 0, done.stderr
+        lines = [re.findall(r"[^│┃\s][^│┃]*[^│┃\s]|\d", line) for line in done.stdout.splitlines() if "T" in line]
+        assert [line[1:] for line in lines[1:]] == [
+            ["in_queue"],
+            ["in_progress", "1", "http://one:8188"],
+            ["failed", "1", "http://one:8188", "out of memory"],
+        ]
+        unknown = cli("requests", "trace", str(uuid.uuid4()), *option)
+        assert unknown.returncode == 2 and "There is no request" in unknown.stderr
 
 
 def test_an_empty_address_of_nats_is_none(cli, tmp_path, monkeypatch):

@@ -24,4 +24,5 @@ def test_every_accepted_request_ends_once_whatever_is_killed(project_comfyui, de
         "lost": 0,
         "unasked": 0,
         "broken_store": 0,
+        "audit_violations": 0,
     }

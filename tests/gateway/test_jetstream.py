@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import functools
 import json
 import shutil
 import socket
@@ -228,6 +229,29 @@ def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
         server.kill()
 
 
+@pytest.mark.parametrize("size", [10, 2000])
+def test_a_full_account_is_said_with_what_to_do(tmp_path, size):
+    """Where the first record of a batch has no room, the server says only that the batch is incomplete."""
+    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("account.conf")
+    account = "{ jetstream: {max_file: 20K, max_consumers: 1}, users: [{user: me, password: p}] }"
+    config.write_text(f'include "{CONFIG.name}"\naccounts {{ A {account} }}')
+    port = free_ports(1)[0]
+    server = NatsServer(tmp_path / "nats", port, config=config).start()
+    url = f"nats://me:p@127.0.0.1:{port}"
+    store = Blocking(JetStreamStore(url))
+    try:
+        with pytest.raises(StoreFullError, match=r"The account's room is used up: raise its max_file in nats-server"):
+            while True:
+                store.submit(replace(new(), values={"6_text": "x" * size}))
+        consumer = {"stream_name": "WF", "config": {"name": "other", "ack_policy": "none"}}
+        assert "error" not in admin("CONSUMER.CREATE.WF.other", consumer, url)
+        with pytest.raises(StoreFullError, match="Raise max_consumers of the account"):
+            store.count()
+    finally:
+        store.close()
+        server.kill()
+
+
 def test_a_record_that_is_too_large_is_said(tmp_path):
     """The one of several, and the only one."""
     text = "x" * (1 << 20)
@@ -249,6 +273,21 @@ def test_a_deleted_stream_is_said(tmp_path, monkeypatch):
         for call in (lambda: store.get(job.id), store.queue, store.check, lambda: store.submit(new())):
             with pytest.raises(StoreError, match="was deleted"):
                 call()
+
+
+def test_a_stream_that_was_deleted_and_made_again_is_read_from_its_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(jetstream, "_SAME_S", 0)
+    with opened(tmp_path) as store:
+        for _ in range(3):
+            store.cancel(store.submit(new()).id)
+        assert (len(store.unexpired()), store.queue()) == (3, ())
+        admin(f"STREAM.DELETE.{stream_of(tmp_path)}")
+        with opened(tmp_path) as other:
+            ended, waiting = other.submit(new()), other.submit(new())
+            other.cancel(ended.id)
+            assert [job_id for job_id, _ in store.unexpired()] == [ended.id]
+            assert [job.id for job in store.newest("t", 9)] == [waiting.id, ended.id]
+            assert [job.id for job in store.queue()] == [waiting.id]
 
 
 def test_records_and_streams_of_another_version_are_refused(tmp_path):
@@ -354,6 +393,24 @@ def test_a_client_that_the_library_closed_is_replaced(tmp_path):
         store.check()
 
 
+@pytest.mark.parametrize("error", [ValueError("a broken INFO"), asyncio.CancelledError()])
+def test_a_client_that_does_not_connect_again_is_replaced(tmp_path, monkeypatch, error):
+    """The library's task that connects again ends with an error that it does not expect, and its client stays open."""
+    failed = threading.Event()
+
+    async def fail(_):
+        failed.set()
+        raise error
+
+    with opened(tmp_path) as store:
+        stream, lost = store.store._stream, store.store._stream._client
+        monkeypatch.setattr(lost, "_select_next_server", functools.partial(fail, lost))
+        stream._loop.call_soon_threadsafe(lost._transport.close)
+        assert failed.wait(20)
+        store.check()
+        assert stream._client is not lost and lost.is_closed
+
+
 def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_path):
     server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
     try:
@@ -439,6 +496,7 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
         assert [job.id for job in store.queue()] == [running.id, waiting.id]
         for job in (running, waiting):
             assert replace(store.get(job.id), number=0) == replace(source.get(job.id), number=0)
+            assert store.history(job.id) == source.history(job.id) != []
         assert (store.get(running.id).attempt, store.get(ended.id)) == (2, None)
         with pytest.raises(QueueFullError):
             store.submit(new(queue_limit=1))

@@ -123,6 +123,34 @@ def test_a_death_counts_if_the_request_ran(store):
         assert (store.get(job.id).deaths, store.get(job.id).ran) == (deaths, False)
 
 
+def test_its_history_says_what_became_of_a_request(store):
+    job, cancelled = add(store), add(store)
+    store.assign(job.id, "instance 1", name="http://one")
+    store.report(job.id, {"fraction": 0.5})
+    store.requeue(job.id, attempt=1, reason="it ended")
+    store.requeue(job.id, attempt=1, reason="said twice")
+    store.assign(job.id, "instance 2")
+    store.end(job.id, "succeeded", attempt=1)
+    store.end(job.id, "failed", error="no memory", attempt=2)
+    history = store.history(job.id)
+    assert [entry[1:] for entry in history] == [
+        ("in_queue", 0, None, None),
+        ("in_progress", 1, "http://one", None),
+        ("in_queue", 1, "http://one", "it ended"),
+        ("in_progress", 2, "instance 2", None),
+        ("failed", 2, "instance 2", "no memory"),
+    ]
+    assert [entry.at for entry in history] == sorted(entry.at for entry in history)
+    store.assign(cancelled.id, "instance 1")
+    store.cancel(cancelled.id)
+    store.requeue(cancelled.id, reason="it ended")
+    reasons = [(entry.status, entry.reason) for entry in store.history(cancelled.id)[1:]]
+    assert reasons == [("in_progress", None), ("in_progress", "its client cancelled it"), ("cancelled", None)]
+    store.expire([cancelled.id])
+    assert len(store.history(cancelled.id)) == 4
+    assert store.history("unknown") == []
+
+
 def test_a_request_ends_once(store):
     job = add(store)
     assert store.assign(job.id)

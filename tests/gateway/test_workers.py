@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import functools
+import inspect
+import re
 import uuid
+from dataclasses import replace
 
 import pytest
 from support.api_runs import Api, put_inputs, submit
@@ -12,7 +15,7 @@ from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
-from wan_flf2v.gateway.jobs import dispatcher, worker
+from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
 from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses_of, resolve
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
@@ -97,7 +100,7 @@ def test_jobs_run_on_all_of_them_at_once_and_each_once(tmp_path):
     run(test())
 
 
-def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path):
+def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path, caplog):
     async def test():
         async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
             job = await submit(api.store, inputs=put_inputs(tmp_path))
@@ -111,9 +114,31 @@ def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path):
                 assert files == [f"{job.id}-2_00001_.mp4"]
                 states = await api.store.workers()
                 assert {state.name: state.state for state in states}[first.url] == "lost"
+                history = [(entry.status, entry.attempt, entry.worker) for entry in await api.store.history(job.id)]
+                assert history == [
+                    ("in_queue", 0, None),
+                    ("in_progress", 1, first.url),
+                    ("in_queue", 1, first.url),
+                    ("in_progress", 2, second.url),
+                    ("succeeded", 2, second.url),
+                ]
                 await until(lambda: not any(folder for kind, folder, _ in second.files if kind == "input"))
+                for line in (
+                    f"worker is lost request_id={job.id} attempt=1 worker={first.url}: ",
+                    f"job recovered request_id={job.id} attempt=1 worker={second.url} found=worker_ended",
+                    f"job ended request_id={job.id} attempt=2 worker={second.url} status=succeeded",
+                ):
+                    assert line in caplog.text
 
-    run(test())
+    with caplog.at_level("INFO"):
+        run(test())
+
+
+@pytest.mark.parametrize("module", [comfyui, dispatcher, worker])
+def test_each_log_line_about_a_job_has_its_attempt_and_its_worker(module):
+    lines = re.findall(r'_LOG\.\w+\(\s*"([^"]*request_id=[^"]*)"', inspect.getsource(module))
+    assert lines
+    assert [line for line in lines if not re.search(r"request_id=%s attempt=%d worker=%s", line)] == []
 
 
 def test_a_restart_that_nobody_saw_is_a_death_too(tmp_path, monkeypatch):
@@ -441,6 +466,65 @@ def test_a_drained_one_ends_its_job_and_gets_no_more(tmp_path):
             more = [await submit(api.store) for _ in range(2)]
             await until(lambda: len(hosts[0].ran) == 2)
             assert [(await api.until(job)).status for job in more] == ["succeeded"] * 2
+
+    run(test())
+
+
+def test_a_drained_one_stays_drained_when_its_address_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "_RESOLVE_S", 0.05)
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api:
+            first, several = hosts[0].url, [True]
+
+            async def resolve(address):
+                both = several and address.url == first
+                return [replace(address, ip_address="127.0.0.1")] if both else [address]
+
+            monkeypatch.setattr(dispatcher, "resolve", resolve)
+            async with api.dispatching():
+                await until(lambda: states(api, f"{first} (127.0.0.1)", "idle"))
+                assert await api.store.drain(f"{first} (127.0.0.1)")
+                several.clear()
+                await until(lambda: states(api, first, "idle"))
+                for _ in range(3):
+                    assert (await api.until(await submit(api.store))).status == "succeeded"
+                assert (len(hosts[0].ran), len(hosts[1].ran)) == (0, 3)
+                assert {each.name: each.drained for each in await api.store.workers()}[first]
+                assert await api.store.drain(first, drained=False)
+                while not hosts[0].ran:
+                    jobs = [await submit(api.store) for _ in range(2)]
+                    assert [(await api.until(job)).status for job in jobs] == ["succeeded"] * 2
+
+    run(test())
+
+
+def test_a_cancel_holds_up_no_other_job(tmp_path, monkeypatch):
+    """One is cancelled while its prompt is on its way to a ComfyUI that stalls."""
+    released, held = asyncio.Event(), []
+    monkeypatch.setattr(worker, "_SUBMIT_WAIT_S", 1000)
+
+    async def hold(_, job):
+        held.append(job.id)
+        await released.wait()
+
+    async def test():
+        async with stand_ins(2) as hosts, api_of(tmp_path, hosts) as api:
+            with monkeypatch.context() as patch:
+                patch.setattr(ComfyBackend, "submit", hold)
+                async with api.dispatching() as dispatcher:
+                    job = await submit(api.store)
+                    await until(lambda: held)
+                    patch.undo()
+                    await api.store.cancel(job.id)
+                    dispatcher.poke()
+                    others = [await submit(api.store) for _ in range(2)]
+                    assert [(await api.until(each)).status for each in (job, *others)] == ["cancelled"] + 2 * [
+                        "succeeded"
+                    ]
+                    assert sorted(len(host.ran) for host in hosts) == [0, 2], "the other one is still busy with it"
+                    released.set()
+                    await until(lambda: all_idle(api, hosts))
 
     run(test())
 

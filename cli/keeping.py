@@ -1,0 +1,93 @@
+"""``wan-flf2v requests trace`` shows what became of a request; ``store`` copies, backs up and restores what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .shared import EXIT_USAGE, fail, out, say
+from .stores import DataOption, NatsOption, check_extra, data_folder, has_store, run_on_store, store_place, with_store
+
+_requests = typer.Typer(
+    help="The requests of all clients, for operators of the API.", callback=check_extra, no_args_is_help=True
+)
+_store = typer.Typer(help="Where the API keeps requests and tokens.", callback=check_extra, no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``requests`` and ``store`` to the command line."""
+    app.add_typer(_requests, name="requests")
+    app.add_typer(_store, name="store")
+
+
+@_requests.command()
+def trace(
+    request_id: Annotated[str, typer.Argument(help="The request's id.", metavar="ID")],
+    data: DataOption = None,
+    nats: NatsOption = None,
+) -> None:
+    """Print a request's transitions: when it got which state, in which attempt, on which ComfyUI, and why."""
+    from ..gateway.http.responses import timestamp
+    from ..gateway.jobs.records import Job, Transition
+    from ..gateway.jobs.store import Store
+
+    async def read(store: Store) -> tuple[Job | None, list[Transition]]:
+        return await store.get(request_id), await store.history(request_id)
+
+    job, history = with_store(data, nats, read) if has_store(data, nats) else (None, [])
+    if job is None:
+        fail(f"There is no request {request_id} in {store_place(data, nats)}.", EXIT_USAGE)
+    if not history:
+        say("Nothing is known of its transitions: an earlier version of wan-flf2v accepted it.")
+    table = Table("Time", "State", "Attempt", "Worker", "Reason")
+    for each in history:
+        row = each.status, each.attempt or "", each.worker or "", each.reason or ""
+        table.add_row(timestamp(each.at), *map(str, row))
+    out.print(table)
+
+
+@_store.command()
+def copy(data: DataOption = None, nats: NatsOption = None) -> None:
+    """Copy tokens, added models and unfinished requests from the file in --data to NATS, for gateways with --nats."""
+    from ..gateway.jobs.opening import copy_to_nats
+
+    if not nats:
+        fail("Give --nats URL: where to copy to.", EXIT_USAGE)
+    if not has_store(data, None):
+        fail(f"There are no requests or tokens in {data_folder(data)}. Give --data FOLDER: what to copy.", EXIT_USAGE)
+    tokens, models, jobs = run_on_store(copy_to_nats(data_folder(data), nats))
+    say(f"Copied to NATS: {tokens} tokens, {models} models, {jobs} requests; what was there already is left as it is.")
+    say(f"Start no gateway on {data_folder(data)} without --nats: it would run these requests too.")
+
+
+@_store.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write.", dir_okay=False)],
+    data: DataOption = None,
+    nats: NatsOption = None,
+) -> None:
+    """Write requests, tokens, models, keys and the images of requests into one file. Gateways may go on meanwhile."""
+    from ..gateway.jobs.backup import back_up
+
+    if not has_store(data, nats):
+        fail(f"There are no requests or tokens in {store_place(data, nats)}. Give --data FOLDER or --nats.", EXIT_USAGE)
+    folder = data_folder(data)
+    images = run_on_store(back_up(file.absolute(), folder, nats))
+    say(f"Backed up {store_place(data, nats)} and {images} images into {file}. It has secrets in it: keep it safe.")
+    say(f"The results of requests that have ended are not in it: copy {folder / 'results'} too.")
+
+
+@_store.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What backup wrote.", exists=True, dir_okay=False)],
+    data: DataOption = None,
+    nats: NatsOption = None,
+) -> None:
+    """Restore such a file where there are no requests and tokens yet; start gateways afterwards."""
+    from ..gateway.jobs.backup import restore as restore_backup
+
+    images = run_on_store(restore_backup(file, data_folder(data), nats))
+    say(f"Restored {store_place(data, nats)} and {images} images from {file}. Requests that had not ended go on.")
