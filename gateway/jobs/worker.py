@@ -124,6 +124,11 @@ class Worker:
         """Whether it is known if ComfyUI is there."""
         return self.up or self.error is not None
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it has no job, and brings no result."""
+        return self._task is None and not self._copies
+
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
         return job_id in self._copies or (self._job is not None and self._job[0] == job_id)
@@ -139,6 +144,8 @@ class Worker:
             state = "lost" if self.lost else "silent" if self.asked else "unknown"
         elif duplicate:
             state = "duplicate"
+        elif self.address.stopping:
+            state = "stopping"
         else:
             state = "running" if self._job else "busy" if self.foreign else "idle"
         version, instance = (self.identity.version, self.identity.instance) if self.identity else (None, None)

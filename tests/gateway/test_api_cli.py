@@ -134,7 +134,7 @@ def test_the_file_is_copied_to_nats(cli, tmp_path):
 
 def test_an_empty_address_of_nats_is_none(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("WAN_FLF2V_NATS_URL", "")
-    store = open_store(tmp_path, read_settings(tmp_path, None).nats_url)
+    store = open_store(tmp_path, read_settings(tmp_path, None).nats)
     asyncio.run(store.close())
     assert isinstance(store, SqliteStore)
     listed = cli("token", "list", "--data", tmp_path, "--nats", "")
