@@ -100,7 +100,7 @@ class ComfyClient(Connection):
         return self._request(method, self._target(target), allow_redirects=False, **options)
 
     @contextlib.asynccontextmanager
-    async def relay_socket(self, target: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async def relay_socket(self, target: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
         """Open a websocket for someone else."""
         try:
             async with self._http.ws_connect(self._target(target), max_msg_size=0, heartbeat=_HEARTBEAT_S) as socket:

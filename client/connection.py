@@ -51,10 +51,10 @@ class _Dialling(aiohttp.BaseConnector):
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
         try:
-            _, protocol = await self._loop.create_connection(self._factory, sock=self._dial())
+            connected = await self._loop.create_connection(self._factory, sock=self._dial())
         except OSError as error:
             raise aiohttp.ClientConnectorError(req.connection_key, error) from error
-        return protocol
+        return connected[1]
 
 
 class Connection:
@@ -75,7 +75,7 @@ class Connection:
     ) -> None:
         """``token`` is sent as a bearer token; ``ip_address`` is used in place of what the host's name resolves to.
 
-        ``dial`` returns a socket that is connected with the server, in place of a TCP connection, or raises ``OSError``.
+        ``dial`` returns a socket that is connected with the server, in place of TCP's, or raises ``OSError``.
         """
         self._check_certificate = check_certificate
         self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}

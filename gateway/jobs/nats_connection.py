@@ -22,6 +22,7 @@ _SERVER = re.compile(  # scheme, user, host, fleet; a user's "," and "@" would l
     r"((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)"
     r"(?:/([A-Za-z0-9_-]{1,32})?)?"
 )
+_CREDENTIALS = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
 
@@ -73,20 +74,24 @@ class NatsConnection:
             await self._client.close()
 
     async def _connect(self, client: Client) -> None:
-        await client.connect(
-            list(self._servers),
-            name="wan-flf2v",
-            error_cb=self._note,
-            disconnected_cb=self._note_break,
-            reconnected_cb=self._note_success,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            connect_timeout=2,
-            ping_interval=5,
-            max_outstanding_pings=2,
-            pending_size=0,  # while there is no connection nothing is kept to be sent later
-            **self._options,
-        )
+        try:
+            await client.connect(
+                list(self._servers),
+                name="wan-flf2v",
+                error_cb=self._note,
+                disconnected_cb=self._note_break,
+                reconnected_cb=self._note_success,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                connect_timeout=2,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                pending_size=0,  # while there is no connection nothing is kept to be sent later
+                **self._options,
+            )
+        except Exception as error:  # such as a key that is none
+            await self._note(error)
+            raise nats.errors.Error(str(error)) from error
         if self._connected is not None:
             await self._connected(client)
         await self._note_success()
@@ -129,7 +134,9 @@ def _secrets(access: NatsAccess) -> dict[str, Any]:
     options: dict[str, Any] = {}
     try:
         if access.credentials is not None:
-            access.credentials.read_bytes()  # the client reads it when it connects, again and again
+            content = access.credentials.read_bytes()  # the client reads it too, each time that it connects
+            if not all(part in content for part in _CREDENTIALS):
+                raise StoreFileError(f"{access.credentials} has no user of NATS: give a .creds file as nsc writes it.")
             options["user_credentials"] = str(access.credentials)
         if access.ca is not None or access.certificate is not None:
             context = ssl.create_default_context(cafile=access.ca)

@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable
 PROTOCOL = 1  # of pipes, hellos and notes
 WORKER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 OPEN, _DATA, _ACK, _CLOSE = b"O", b"D", b"A", b"C"
-_CHUNK_BYTES = 1 << 17  # nats-server takes messages of 1 MiB by default
+_CHUNK_BYTES = 1 << 18  # nats-server takes messages of 1 MiB by default
 _WINDOW = 8  # how many messages of data may be on their way
 _ACK_S = 90.0  # how long one may be; a ComfyUI that loads a model can take long to read
 
@@ -90,7 +90,7 @@ class _Pipe:
             self._arrived.put_nowait(message)
 
     async def _run(self, end: socket.socket, first: bytes) -> None:
-        reader, writer = await asyncio.open_connection(sock=end)
+        reader, writer = await asyncio.open_connection(sock=end, limit=_CHUNK_BYTES)
         tasks = [asyncio.create_task(self._read_all(reader, first)), asyncio.create_task(self._write_all(writer))]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
