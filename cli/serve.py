@@ -97,7 +97,12 @@ def serve(
 
 
 def worker(
-    nats: NatsOption = None,
+    nats: Annotated[
+        str | None,
+        typer.Option(
+            "--nats", envvar="WAN_FLF2V_NATS_URL", metavar="URL", help="The address of NATS, as the gateways have it."
+        ),
+    ] = None,
     comfyui: Annotated[str | None, typer.Option(help="ComfyUI's address (default http://127.0.0.1:8188).")] = None,
     name: Annotated[
         str | None, typer.Option(help="How `workers list` calls it, by default as this machine is called.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,6 +110,11 @@ class Address:
         """The URL without a password, and the IP address."""
         shown = str(URL(self.url).with_user(None)).rstrip("/")
         return shown if self.ip_address is None else f"{shown} ({self.ip_address})"
+
+    @property
+    def since(self) -> float:
+        """Since when it could be heard, if it said something; of ``time.monotonic``."""
+        return -math.inf
 
     @property
     def stopping(self) -> bool:

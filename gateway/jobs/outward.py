@@ -53,6 +53,7 @@ class OutwardWorkers(Outward):
         self._pipes = Pipes(self._send)
         self._workers: dict[str, _Connected] = {}
         self._refused: set[tuple[str, str]] = set()
+        self.since = time.monotonic()  # since when this gateway hears workers
 
     def addresses(self) -> list[Address]:
         return [_Outward(name, self) for name in self._workers]
@@ -83,8 +84,10 @@ class OutwardWorkers(Outward):
         try:
             while True:
                 await asyncio.sleep(_LOOK_S)
-                with contextlib.suppress(nats.errors.Error):
-                    self._nats.client()  # which connects again if the last one was closed for good
+                try:
+                    self._nats.client()
+                except nats.errors.Error:
+                    self.since = time.monotonic()
                 for name, worker in list(self._workers.items()):
                     if worker.silent:
                         self._pipes.close(f"{name}.")
@@ -166,6 +169,10 @@ class _Outward(Address):
     @property
     def name(self) -> str:
         return self.url.removeprefix("http://")
+
+    @property
+    def since(self) -> float:
+        return self.workers.since
 
     @property
     def stopping(self) -> bool:

@@ -117,7 +117,8 @@ class Worker:
     @property
     def lost(self) -> bool:
         """Whether ComfyUI is gone, or was silent for so long that it counts as gone."""
-        return self._gone or time.monotonic() - self._heard > self._settings.worker_lost_after_s
+        heard = max(self._heard, self.address.since)
+        return self._gone or time.monotonic() - heard > self._settings.worker_lost_after_s
 
     @property
     def asked(self) -> bool:

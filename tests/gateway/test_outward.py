@@ -5,11 +5,14 @@ import contextlib
 
 import pytest
 from support.api_runs import put_inputs, submit
+from support.nats_server import NatsServer, free_ports
 from support.outward_workers import fleet, look_often, run, until, workers
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.comfy import OutputFile
 from wan_flf2v.gateway.jobs import outward, pipes
 from wan_flf2v.gateway.jobs.records import prompt_id
+from wan_flf2v.gateway.jobs.store import StoreError
+from wan_flf2v.gateway.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,14 @@ def test_a_job_runs_on_a_comfyui_that_the_gateway_cannot_reach(tmp_path):
             await until(lambda: api.is_now("one", "silent"))
 
     run(test())
+
+
+def test_with_nats_no_address_of_a_comfyui_is_taken_for_granted(tmp_path):
+    assert Settings(data=tmp_path).comfyui_urls == ("http://127.0.0.1:8188",)
+    assert Settings(data=tmp_path, nats_url="nats://127.0.0.1").comfyui_urls == ()
+    assert Settings(data=tmp_path, nats_url="nats://127.0.0.1", comfyui_url="http://h:1").comfyui_urls == (
+        "http://h:1",
+    )
 
 
 def fraction(job):
@@ -100,6 +111,32 @@ def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refu
             assert (ids(hosts[first]), ids(hosts[second])) == ([job.id], [prompt_id(job.id, 2)])
 
     run(test())
+
+
+def test_while_nats_is_away_no_worker_is_lost(tmp_path):
+    """However long; gateway and worker connect again, and the job goes on where it is."""
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+
+    async def test():
+        options = {"worker_lost_after_s": 1.5, "nats_url": server.url}
+        async with two(tmp_path, 9.0, **options) as (api, hosts, _, job, first, second):
+            server.kill()
+            await asyncio.sleep(3)
+            server.start()
+            while (end := await state_of(api, job)) is None or not end.finished:
+                await asyncio.sleep(0.1)
+            assert (end.status, end.attempt, end.worker) == ("succeeded", 1, hosts[first].instance), end.error
+            assert ids(hosts[second]) == []
+
+    try:
+        run(test())
+    finally:
+        server.kill()
+
+
+async def state_of(api, job):
+    with contextlib.suppress(StoreError):
+        return await api.store.get(job.id)
 
 
 def test_a_comfyui_that_ends_behind_its_worker_is_dead_at_once(tmp_path):
