@@ -31,6 +31,7 @@ from .jobs.pipes import OPEN, PROTOCOL, WORKER_NAME, Pipes, prefix_of
 from .settings import ConfigError, NatsAccess, Settings
 
 _HELLO_S = 2.0
+_FLUSH_S = 2
 _HEARTBEAT_S = 30.0  # of websockets, so that both ends notice when a gateway or ComfyUI is gone
 _HEADERS = ("Content-Type", "Content-Length")
 _CALLS = (
@@ -55,7 +56,7 @@ class OutwardWorker:
     """A worker named ``name``, before the ComfyUI at ``address``."""
 
     def __init__(self, access: NatsAccess, name: str, address: Address) -> None:
-        self._nats = NatsConnection(access, connected=self._subscribe, broken=self._break_all)
+        self._nats = NatsConnection(access, connected=self._subscribe, broken=lambda: self._pipes.close())
         self._prefix = prefix_of(self._nats.fleet)
         self._name, self._run, self._started = name, uuid.uuid4().hex[:16], time.time()
         self._address = address
@@ -83,7 +84,7 @@ class OutwardWorker:
                     await self._wait()
                 await self._hello("gone")
             finally:
-                self._break_all()
+                self._pipes.close()
                 await self._nats.close()
 
     async def _wait(self) -> None:
@@ -100,15 +101,12 @@ class OutwardWorker:
     async def _subscribe(self, client: Client) -> None:
         await client.subscribe(f"{self._prefix}.to.{self._name}.{self._run}.>", cb=self._take)
 
-    def _break_all(self) -> None:
-        self._pipes.close()
-
     async def _hello(self, state: str | None) -> None:
         hello = {"v": PROTOCOL, "started": self._started, "state": state}
         with contextlib.suppress(nats.errors.Error):
             client = self._nats.client()
             await client.publish(f"{self._prefix}.from.{self._name}.{self._run}.hello", json.dumps(hello).encode())
-            await client.flush()
+            await client.flush(_FLUSH_S)
 
     async def _send(self, key: str, message: bytes) -> None:
         await self._nats.client().publish(f"{self._prefix}.from.{key}", message)

@@ -47,7 +47,7 @@ class OutwardWorkers(Outward):
     """The outward workers of a fleet, as one gateway hears them."""
 
     def __init__(self, access: NatsAccess) -> None:
-        self._nats = NatsConnection(access, connected=self._subscribe, broken=self._break_all)
+        self._nats = NatsConnection(access, connected=self._subscribe, broken=lambda: self._pipes.close())
         self._prefix = prefix_of(self._nats.fleet)
         self._gateway = uuid.uuid4().hex[:16]
         self._pipes = Pipes(self._send)
@@ -91,18 +91,15 @@ class OutwardWorkers(Outward):
                 for name, worker in list(self._workers.items()):
                     if worker.silent:
                         self._pipes.close(f"{name}.")
-                    if time.monotonic() - worker.heard > _FORGOTTEN_S:
-                        del self._workers[name]
+                    if time.monotonic() - max(worker.heard, self.since) > _FORGOTTEN_S:
+                        self._forget(name, worker.run)
         finally:
-            self._break_all()
+            self._pipes.close()
             await self._nats.close()
 
     async def _subscribe(self, client: Client) -> None:
         await client.subscribe(f"{self._prefix}.from.*.*.hello", cb=self._hear)
         await client.subscribe(f"{self._prefix}.from.*.*.{self._gateway}.*", cb=self._take)
-
-    def _break_all(self) -> None:
-        self._pipes.close()
 
     async def _send(self, key: str, message: bytes) -> None:
         await self._nats.client().publish(f"{self._prefix}.to.{key}", message)
@@ -122,28 +119,35 @@ class OutwardWorkers(Outward):
             version, started, state = hello["v"], float(hello.get("started", 0)), hello.get("state")
         except (ValueError, TypeError, KeyError):
             return
+        if not WORKER_NAME.fullmatch(name):
+            return
         if version != PROTOCOL:
             await self._refuse(
                 name, run,
                 f"This gateway speaks version {PROTOCOL} of the protocol between gateways and workers, the worker "
                 f"{name} version {version}. Install the same version of wan-flf2v at both.",
             )  # fmt: skip
-            return
-        known = self._workers.get(name)
-        if state == "gone":
-            if known is not None and known.run == run:
-                _LOG.info("worker left worker=%s", name)
+        elif state == "gone":
+            self._forget(name, run)
+        elif self._is_older(name, run, started):
+            text = f"Another worker named {name} started later: this one gets no requests. Give it another --name."
+            await self._refuse(name, run, text)
+        else:
+            if name not in self._workers or self._workers[name].run != run:
+                _LOG.info("worker connected worker=%s", name)
                 self._pipes.close(f"{name}.")
-                del self._workers[name]
-            return
-        if known is None or known.run != run:
-            if known is not None and not known.silent and started < known.started:
-                text = f"Another worker named {name} started later: this one gets no requests. Give it another --name."
-                await self._refuse(name, run, text)
-                return
-            _LOG.info("worker connected worker=%s", name)
+            self._workers[name] = _Connected(run, started, state == "stopping")
+
+    def _is_older(self, name: str, run: str, started: float) -> bool:
+        """Return whether a process of this name that started later is there."""
+        known = self._workers.get(name)
+        return known is not None and known.run != run and not known.silent and started < known.started
+
+    def _forget(self, name: str, run: str) -> None:
+        if name in self._workers and self._workers[name].run == run:
+            _LOG.info("worker left worker=%s", name)
             self._pipes.close(f"{name}.")
-        self._workers[name] = _Connected(run, started, state == "stopping")
+            del self._workers[name]
 
     async def _refuse(self, name: str, run: str, text: str) -> None:
         if (name, run) not in self._refused:

@@ -86,6 +86,8 @@ class _Pipe:
         if message[:1] == _ACK:
             self._taken = max(self._taken, _number(message))
             self._ack.set()
+        elif self._arrived.qsize() > _WINDOW:  # the other end does not wait for this one
+            self.task.cancel()
         else:
             self._arrived.put_nowait(message)
 

@@ -80,6 +80,7 @@ async def two(data, seconds, **settings):
             yield api, hosts, running, job, first, second
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_away_for_a_short_time_goes_on_with_its_job(tmp_path):
     async def test():
         async with two(tmp_path, 6.0) as (api, hosts, running, job, first, second):
@@ -96,6 +97,7 @@ def test_a_worker_that_is_away_for_a_short_time_goes_on_with_its_job(tmp_path):
     run(test())
 
 
+@pytest.mark.slow
 def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refused(tmp_path):
     async def test():
         async with two(tmp_path, 3.0, worker_lost_after_s=1.5) as (api, hosts, running, job, first, second):
@@ -113,6 +115,7 @@ def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refu
     run(test())
 
 
+@pytest.mark.slow
 def test_while_nats_is_away_no_worker_is_lost(tmp_path):
     """However long; gateway and worker connect again, and the job goes on where it is."""
     server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
@@ -139,6 +142,7 @@ async def state_of(api, job):
         return await api.store.get(job.id)
 
 
+@pytest.mark.slow
 def test_a_comfyui_that_ends_behind_its_worker_is_dead_at_once(tmp_path):
     """Its job runs elsewhere. One that is back may get its own job a second time."""
 
@@ -173,6 +177,7 @@ def test_a_running_job_is_cancelled_and_the_next_one_starts(tmp_path):
     run(test())
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_ends_after_its_job_and_takes_no_other(tmp_path):
     """Told twice it ends at once; its job stays with its ComfyUI."""
 
@@ -201,6 +206,7 @@ async def has_no_worker(api):
     return not await api.states() and "No worker is connected" in str((await api.store.health()).reason)
 
 
+@pytest.mark.slow
 def test_who_dispatches_next_waits_for_a_worker_that_is_silent_just_now(tmp_path):
     async def test():
         async with stand_ins(2, seconds=5.0) as started, fleet(tmp_path) as api:
@@ -261,6 +267,7 @@ def test_only_calls_that_a_job_needs_are_passed_on(tmp_path):
     run(test())
 
 
+@pytest.mark.slow
 def test_large_files_pass_whole_both_ways(tmp_path, monkeypatch):
     monkeypatch.setattr(outward, "_SILENT_S", 30.0)  # all of this has one event loop
     content = bytes(range(256)) * (50 << 12)  # 50 MiB
