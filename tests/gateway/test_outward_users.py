@@ -52,6 +52,7 @@ FORBIDDEN_TO_HEAR = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     look_often(monkeypatch)
+    monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream._CONNECT_S", 2.0)
 
 
 @pytest.fixture
