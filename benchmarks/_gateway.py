@@ -17,6 +17,7 @@ from typing import Any
 
 from ..gateway.jobs.opening import open_store
 from ..gateway.jobs.tokens import create_token
+from ..gateway.settings import NatsAccess
 
 _START_S = 120.0
 _STOP_S = 30.0
@@ -78,7 +79,7 @@ class GatewayProcess:
         """Make a token with these limits in the gateway's store and return it."""
 
         async def create() -> str:
-            store = open_store(self.data, self._nats_url)
+            store = open_store(self.data, NatsAccess(self._nats_url) if self._nats_url else None)
             try:
                 return (await create_token(store, name, **limits))[0]
             finally:

@@ -9,7 +9,17 @@ import typer
 from rich.table import Table
 
 from .shared import EXIT_USAGE, fail, out, say
-from .stores import DataOption, NatsOption, check_extra, data_folder, has_store, run_on_store, store_place, with_store
+from .stores import (
+    DataOption,
+    NatsOption,
+    check_extra,
+    data_folder,
+    has_store,
+    nats_access,
+    run_on_store,
+    store_place,
+    with_store,
+)
 
 _requests = typer.Typer(
     help="The requests of all clients, for operators of the API.", callback=check_extra, no_args_is_help=True
@@ -54,11 +64,12 @@ def copy(data: DataOption = None, nats: NatsOption = None) -> None:
     """Copy tokens, added models and unfinished requests from the file in --data to NATS, for gateways with --nats."""
     from ..gateway.jobs.opening import copy_to_nats
 
-    if not nats:
+    access = nats_access(nats)
+    if access is None:
         fail("Give --nats URL: where to copy to.", EXIT_USAGE)
     if not has_store(data, None):
         fail(f"There are no requests or tokens in {data_folder(data)}. Give --data FOLDER: what to copy.", EXIT_USAGE)
-    tokens, models, jobs = run_on_store(copy_to_nats(data_folder(data), nats))
+    tokens, models, jobs = run_on_store(copy_to_nats(data_folder(data), access))
     say(f"Copied to NATS: {tokens} tokens, {models} models, {jobs} requests; what was there already is left as it is.")
     say(f"Start no gateway on {data_folder(data)} without --nats: it would run these requests too.")
 
@@ -75,7 +86,7 @@ def backup(
     if not has_store(data, nats):
         fail(f"There are no requests or tokens in {store_place(data, nats)}. Give --data FOLDER or --nats.", EXIT_USAGE)
     folder = data_folder(data)
-    images = run_on_store(back_up(file.absolute(), folder, nats))
+    images = run_on_store(back_up(file.absolute(), folder, nats_access(nats)))
     say(f"Backed up {store_place(data, nats)} and {images} images into {file}. It has secrets in it: keep it safe.")
     say(f"The results of requests that have ended are not in it: copy {folder / 'results'} too.")
 
@@ -89,5 +100,5 @@ def restore(
     """Restore such a file where there are no requests and tokens yet; start gateways afterwards."""
     from ..gateway.jobs.backup import restore as restore_backup
 
-    images = run_on_store(restore_backup(file, data_folder(data), nats))
+    images = run_on_store(restore_backup(file, data_folder(data), nats_access(nats)))
     say(f"Restored {store_place(data, nats)} and {images} images from {file}. Requests that had not ended go on.")

@@ -1,7 +1,11 @@
-"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs."""
+"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs.
+
+``worker`` connects a ComfyUI to it by NATS.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +23,7 @@ from .stores import (
     store_option,
     store_place,
     with_store,
+    with_store_at,
 )
 
 if TYPE_CHECKING:
@@ -29,8 +34,9 @@ _workers = typer.Typer(help="The ComfyUIs that the API runs requests on.", callb
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``serve``, ``token`` and ``workers`` to the command line."""
+    """Add ``serve``, ``worker``, ``token`` and ``workers`` to the command line."""
     app.command()(serve)
+    app.command()(worker)
     app.add_typer(_tokens, name="token")
     app.add_typer(_workers, name="workers")
 
@@ -72,11 +78,7 @@ def serve(
     from ..gateway.serve import serve as serve_api
     from ..gateway.settings import ConfigError, read_settings
 
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("wan_flf2v").setLevel(level)
-    # aiohttp logs the content of every malformed request. This API's middleware logs its errors.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    _log(logging.DEBUG if verbose else logging.INFO)
     given: dict[str, object] = {
         "comfyui_url": comfyui or None,
         "nats_url": nats,
@@ -96,6 +98,58 @@ def serve(
         fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         fail("Stopped.", EXIT_INTERRUPTED)
+
+
+def worker(
+    nats: Annotated[
+        str | None,
+        typer.Option(
+            "--nats", envvar="WAN_FLF2V_NATS_URL", metavar="URL", help="The address of NATS, as the gateways have it."
+        ),
+    ] = None,
+    comfyui: Annotated[str | None, typer.Option(help="ComfyUI's address (default http://127.0.0.1:8188).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="How `workers list` calls it, by default as this machine is called.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON file with settings: those whose names begin with nats and comfyui.")
+    ] = None,
+) -> None:
+    """Run requests of gateways with --nats on the ComfyUI beside this, which they cannot reach. It connects to NATS.
+
+    SIGTERM or Ctrl-C lets it end after the request that it runs; the second time it ends at once.
+    """
+    check_extra()
+    from ..gateway.jobs.opening import CLUSTER
+    from ..gateway.jobs.store import StoreFileError
+    from ..gateway.serve import default_data
+    from ..gateway.settings import COMFYUI, ConfigError, read_settings
+
+    _log(logging.INFO)
+    given = {"nats_url": nats, "comfyui_url": comfyui}
+    try:
+        changes = {key: value for key, value in given.items() if value is not None}
+        settings = read_settings(default_data(), config, **changes)
+        if not settings.comfyui_urls:
+            settings = settings.model_copy(update={"comfyui_url": COMFYUI})
+        from ..gateway.outward_worker import default_name, run_worker
+
+        asyncio.run(run_worker(settings, name or default_name()))
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    except ImportError as error:
+        fail(f"A worker needs the extra [cluster] ({error}): {CLUSTER}", EXIT_USAGE)
+    except (StoreFileError, OSError) as error:
+        fail(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        fail("Stopped.", EXIT_INTERRUPTED)
+
+
+def _log(level: int) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("wan_flf2v").setLevel(level)
+    # aiohttp logs the content of every malformed request. This API's middleware logs its errors.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 @_tokens.command()
@@ -187,6 +241,6 @@ def drain(
 
 def _hint_token(settings: Settings) -> None:
     """Say how to make a token if there is none."""
-    if settings.auth and not with_store(settings.data, settings.nats_url, lambda store: store.tokens()):
+    if settings.auth and not with_store_at(settings.data, settings.nats, lambda store: store.tokens()):
         option = store_option(settings.data, settings.nats_url)
         say(f"There is no token yet: wan-flf2v token create NAME {option}")

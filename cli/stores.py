@@ -14,6 +14,7 @@ from .shared import EXIT_FAILED, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     from ..gateway.jobs.store import Store
+    from ..gateway.settings import NatsAccess
 
 _NEEDS = ("av", "filelock", "pydantic_settings")  # what the extra [serve] has and [client] has not
 _T = TypeVar("_T")
@@ -62,6 +63,16 @@ def store_option(data: Path | None, nats: str | None) -> str:
     return "--nats URL" if nats else f"--data {data_folder(data)}"
 
 
+def nats_access(nats: str | None) -> NatsAccess | None:
+    """Return how NATS is reached: by the option, and the variables of its user and certificates."""
+    from ..gateway.settings import ConfigError, read_settings
+
+    try:
+        return read_settings(Path(), None, nats_url=nats).nats if nats else None
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+
+
 def has_store(data: Path | None, nats: str | None) -> bool:
     """Say whether there is a store; opening one would make it."""
     from ..gateway.jobs.opening import store_file
@@ -70,11 +81,16 @@ def has_store(data: Path | None, nats: str | None) -> bool:
 
 
 def with_store(data: Path | None, nats: str | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
-    """Open the store, do the work and close it; an error of the store ends the program with its text."""
+    """Open the store of the options, do the work and close it; an error of it ends the program with its text."""
+    return with_store_at(data_folder(data), nats_access(nats), work)
+
+
+def with_store_at(data: Path, nats: NatsAccess | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
+    """Open a store, do the work and close it; an error of the store ends the program with its text."""
     from ..gateway.jobs.opening import open_store
 
     async def go() -> _T:
-        store = open_store(data_folder(data), nats)
+        store = open_store(data, nats)
         try:
             return await work(store)
         finally:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import ipaddress
 import json
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from ..contract.workflow import Graph
 from .connection import Connection
-from .errors import ServerAnswerError, ServerUnreachableError, explain_rejection
+from .errors import ServerAnswerError, ServerRefusedError, ServerUnreachableError, explain_rejection
 
 UPLOAD_FOLDER = "wan_flf2v"  # below ComfyUI's input folder
+REFUSED = "X-Comfyui-Refused"  # a header of a worker's answer: nothing listens at its ComfyUI's address
 _CANCEL_RETRY_S = 0.5
+_HEARTBEAT_S = 30.0
 # What ComfyUI's feature_flags takes as the first message, and the binary messages that it then sends (its protocol.py
 # and server.py): the type, the length of the metadata, the metadata as JSON, the picture. Numbers are big endian.
 _WITH_METADATA = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
@@ -77,10 +82,34 @@ class ComfyClient(Connection):
     """
 
     def __init__(
-        self, url: str, *, verify_tls: bool = True, token: str | None = None, ip_address: str | None = None
+        self,
+        url: str,
+        *,
+        verify_tls: bool = True,
+        token: str | None = None,
+        ip_address: str | None = None,
+        dial: Callable[[], socket.socket] | None = None,
     ) -> None:
-        super().__init__(url, token=token, ip_address=ip_address)
+        super().__init__(url, token=token, ip_address=ip_address, dial=dial)
         self._check_certificate = verify_tls and not _is_loopback(self._base.host)
+
+    def relay(
+        self, method: str, target: str, **options: Any
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Make a request that someone else made; ``target`` is its path and query as they were sent."""
+        return self._request(method, self._target(target), allow_redirects=False, **options)
+
+    @contextlib.asynccontextmanager
+    async def relay_socket(self, target: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
+        """Open a websocket for someone else."""
+        try:
+            async with self._http.ws_connect(self._target(target), max_msg_size=0, heartbeat=_HEARTBEAT_S) as socket:
+                yield socket
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    def _target(self, target: str) -> URL:
+        return URL(str(self._base).rstrip("/") + target, encoded=True)
 
     async def system_stats(self) -> dict[str, Any]:
         """Return ``/system_stats``: versions, devices and memory."""
@@ -141,7 +170,7 @@ class ComfyClient(Connection):
         """
         try:
             url = (self._base / "ws").with_query(clientId=client_id)
-            async with self._http.ws_connect(url, max_msg_size=0, heartbeat=30.0) as socket:
+            async with self._http.ws_connect(url, max_msg_size=0, heartbeat=_HEARTBEAT_S) as socket:
                 await socket.send_json(_WITH_METADATA)
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
@@ -247,6 +276,8 @@ class ComfyClient(Connection):
     def _check_status(self, response: aiohttp.ClientResponse, content: Any) -> None:
         if response.status < 400:
             return
+        if REFUSED in response.headers:
+            raise ServerRefusedError(f"ComfyUI at {self.url} is not running: {response.headers[REFUSED]}")
         reason = content.get("error") if isinstance(content, dict) else None
         text = f"ComfyUI at {self.url} answered {response.url.path} with {response.status} {reason or response.reason}."
         raise ServerAnswerError(text, response.status)

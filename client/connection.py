@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from .errors import ServerAddressError, ServerRefusedError, ServerUnreachableError
@@ -41,6 +42,21 @@ class _OneAddress(AbstractResolver):
         pass
 
 
+class _Dialling(aiohttp.BaseConnector):
+    """Connects by a function that returns a connected socket."""
+
+    def __init__(self, dial: Callable[[], socket.socket]) -> None:
+        super().__init__()
+        self._dial = dial
+
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
+        try:
+            connected = await self._loop.create_connection(self._factory, sock=self._dial())
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+        return connected[1]
+
+
 class Connection:
     """One server; use it with ``async with``."""
 
@@ -49,12 +65,22 @@ class Connection:
     example = "http://127.0.0.1:8188"
 
     def __init__(
-        self, url: str, *, check_certificate: bool = True, token: str | None = None, ip_address: str | None = None
+        self,
+        url: str,
+        *,
+        check_certificate: bool = True,
+        token: str | None = None,
+        ip_address: str | None = None,
+        dial: Callable[[], socket.socket] | None = None,
     ) -> None:
-        """``token`` is sent as a bearer token; ``ip_address`` is used in place of what the host's name resolves to."""
+        """``token`` is sent as a bearer token; ``ip_address`` is used in place of what the host's name resolves to.
+
+        ``dial`` returns a socket that is connected with the server, in place of TCP's, or raises ``OSError``.
+        """
         self._check_certificate = check_certificate
         self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         self._ip_address = ip_address
+        self._dial = dial
         try:
             self._base = URL(url.rstrip("/"))
         except ValueError:
@@ -64,10 +90,14 @@ class Connection:
 
     async def __aenter__(self: _Self) -> _Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
-        resolver = _OneAddress(self._ip_address) if self._ip_address is not None else None
-        connector = aiohttp.TCPConnector(ssl=self._check_certificate, resolver=resolver)
-        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, headers=self._headers)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=self._connector(), headers=self._headers)
         return self
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._dial is not None:
+            return _Dialling(self._dial)
+        resolver = _OneAddress(self._ip_address) if self._ip_address is not None else None
+        return aiohttp.TCPConnector(ssl=self._check_certificate, resolver=resolver)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,7 +19,7 @@ from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
-from .jobs.comfyui import Address, addresses_of, resolved
+from .jobs.comfyui import NO_OUTWARD, Address, Outward, addresses_of, resolved
 from .jobs.store import Store, StoreError
 from .settings import Settings
 from .shares import Shares
@@ -72,9 +72,17 @@ class _Use:
 class Images:
     """Takes images from requests, and keeps them below ``<data>/inputs/`` under names made of their content."""
 
-    def __init__(self, settings: Settings, store: Store, fetcher: Fetcher, decoders: Decoders) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        fetcher: Fetcher,
+        decoders: Decoders,
+        outward: Outward = NO_OUTWARD,
+    ) -> None:
         self._settings = settings
         self._addresses = addresses_of(settings)
+        self._outward = outward
         self._store = store
         self._fetcher = fetcher
         self._decoders = decoders
@@ -209,7 +217,8 @@ class Images:
 
     async def _comfyui_has(self, name: str) -> bool:
         """Ask all ComfyUIs for the file. True also if one does not respond soon: a model may be loading."""
-        return any(await asyncio.gather(*(self._has(address, name) for address in await resolved(self._addresses))))
+        addresses = [*await resolved(self._addresses), *self._outward.addresses()]
+        return not addresses or any(await asyncio.gather(*(self._has(address, name) for address in addresses)))
 
     async def _has(self, address: Address, name: str) -> bool:
         try:

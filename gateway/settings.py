@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,22 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
+COMFYUI = "http://127.0.0.1:8188"
 
 
 class ConfigError(ValueError):
     """A setting cannot be used; the text says which one and where it was given."""
+
+
+@dataclass(frozen=True)
+class NatsAccess:
+    """How NATS is reached: its address, and the files of a user and of certificates, as ``Settings`` has them."""
+
+    url: str = field(repr=False)
+    credentials: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class Settings(BaseSettings):
@@ -28,12 +41,23 @@ class Settings(BaseSettings):
 
     An empty text is none. Several servers are separated by commas. NAME is the fleet's, where several share the
     servers. The gateways of a fleet share the data folder too: it has their uploads and results. ``wan-flf2v serve``
-    alone reads this.
+    and ``wan-flf2v worker`` alone read this.
+    """
+    nats_credentials: Path | None = None
+    """The file with the JWT and the key of NATS's user, as ``nsc`` writes it (``.creds``)."""
+    nats_ca: Path | None = None
+    """The certificate authority that must have signed NATS's certificate (PEM). By default the system's."""
+    nats_certificate: Path | None = None
+    """The certificate that is shown to NATS (PEM)."""
+    nats_key: Path | None = None
+    """The key of that certificate (PEM), if it is not in the same file."""
+    comfyui_url: str | tuple[str, ...] | None = None
+    """The address of ComfyUI, or of several. A name with several IP addresses is several.
+
+    By default http://127.0.0.1:8188; with ``nats_url`` none, as workers connect to NATS themselves.
     """
     nats_monitor_url: str | tuple[str, ...] = ()
     """The monitoring port of NATS, http://HOST:8222, or those of several servers: what ``sync_interval`` is."""
-    comfyui_url: str | tuple[str, ...] = "http://127.0.0.1:8188"
-    """The address of ComfyUI, or of several. A name with several IP addresses is several."""
     comfyui_verify_tls: bool = True
     """Whether ComfyUI's certificate is checked. On the loopback address it never is."""
     comfyui_tokens: tuple[SecretStr, ...] = ()
@@ -82,12 +106,21 @@ class Settings(BaseSettings):
     @property
     def comfyui_urls(self) -> tuple[str, ...]:
         """The addresses of all ComfyUIs, each once."""
+        if self.comfyui_url is None:
+            return () if self.nats_url else (COMFYUI,)
         return _each(self.comfyui_url)
 
     @property
     def nats_monitor_urls(self) -> tuple[str, ...]:
         """The monitoring ports of NATS, each once."""
         return _each(self.nats_monitor_url)
+
+    @property
+    def nats(self) -> NatsAccess | None:
+        """How NATS is reached; ``None`` if the store is in the data folder's file."""
+        if not self.nats_url:
+            return None
+        return NatsAccess(self.nats_url, self.nats_credentials, self.nats_ca, self.nats_certificate, self.nats_key)
 
     @classmethod
     def settings_customise_sources(

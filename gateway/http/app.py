@@ -14,7 +14,7 @@ from ..fetch import Fetcher
 from ..images import Images
 from ..jobs.catalogue import Catalogue
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.opening import open_store
+from ..jobs.opening import open_outward, open_store
 from ..jobs.records import Job
 from ..jobs.results import Results
 from ..jobs.store import StoreError
@@ -46,10 +46,10 @@ def create_app(
     dispatched before ``ready`` returns.
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store, fetcher = open_store(settings.data, settings.nats_url, max_wait_s=settings.max_wait_s), Fetcher(settings)
-    decoders = Decoders()
-    results, images = Results(settings, store), Images(settings, store, fetcher, decoders)
-    dispatcher = Dispatcher(store, settings, results)
+    store, fetcher = open_store(settings.data, settings.nats, max_wait_s=settings.max_wait_s), Fetcher(settings)
+    decoders, outward = Decoders(), open_outward(settings.nats)
+    results, images = Results(settings, store), Images(settings, store, fetcher, decoders, outward)
+    dispatcher = Dispatcher(store, settings, results, outward)
 
     def webhook_body(job: Job, base_url: str | None) -> Mapping[str, Any]:
         base = (settings.base_url or base_url or own_url).rstrip("/")
@@ -60,7 +60,7 @@ def create_app(
     models, metrics, large_bodies = Catalogue(store, offered(settings)), Metrics(), LargeBodies()
     cors, authentication = Cors(settings.cors_origins), Authentication(settings, store, results)
     requests = RequestRoutes(settings, store, results, dispatcher, models)
-    availability = Availability(settings, models)
+    availability = Availability(settings, models, outward)
     ops = OpsRoutes(settings, store, models, metrics, authentication, availability)
     page = PageRoutes(auth=settings.auth, mounted=mounted)
     groups = (
@@ -88,6 +88,7 @@ def create_app(
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
+                ("outward", outward.run()),
                 ("dispatcher", dispatcher.run(ready)),
                 ("webhooks", sender.run()),
                 ("purge", _purge(results, images)),

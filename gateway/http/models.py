@@ -11,13 +11,13 @@ from typing import Any
 
 from aiohttp import web
 
-from ...client.errors import ComfyError
+from ...client.errors import ComfyError, ServerUnreachableError
 from ...client.offers import describe, lacking_in
 from ...contract.parameters import DEMO, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import Graph, graph_for
 from ..jobs.catalogue import Catalogue
-from ..jobs.comfyui import Address, addresses_of, resolved
+from ..jobs.comfyui import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolved
 from ..jobs.store import StoreError
 from ..settings import Settings
 from . import errors
@@ -39,8 +39,9 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 class Availability:
     """Which models can run: what ComfyUI said last. Calls at the same time share one look."""
 
-    def __init__(self, settings: Settings, models: Catalogue) -> None:
+    def __init__(self, settings: Settings, models: Catalogue, outward: Outward = NO_OUTWARD) -> None:
         self._addresses = addresses_of(settings)
+        self._outward = outward
         self._models = models
         self._lacking: dict[str, list[str]] = {}
         self._problem: str | None = None
@@ -90,7 +91,9 @@ class Availability:
 
     async def _find_lacking(self, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
         """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none answers."""
-        addresses = await resolved(self._addresses)
+        addresses = [*await resolved(self._addresses), *self._outward.addresses()]
+        if not addresses:
+            raise ServerUnreachableError(NO_WORKER)
         looks = [asyncio.wait_for(_find_lacking_on(each, graphs), _LOOK_S) for each in addresses]
         answers = await asyncio.gather(*looks, return_exceptions=True)
         found = [answer for answer in answers if not isinstance(answer, BaseException)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ..durable import move_durably, partial_file, write_durably
+from ..settings import NatsAccess
 from .opening import on_nats, open_store, store_file
 from .sqlite_store import SqliteStore
 from .store import StoreFileError
@@ -24,14 +25,14 @@ _KEYS = ("signing.key", "webhook.secret")
 _IMAGE = re.compile(r"inputs/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-async def back_up(file: Path, data: Path, nats_url: str | None) -> int:
+async def back_up(file: Path, data: Path, nats: NatsAccess | None) -> int:
     """Write ``file``; gateways may run meanwhile. Returns how many images it has.
 
     Raises what ``open_store`` raises, and ``StoreError``.
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-        copy = Path(folder) / (_ON_NATS if nats_url else _ON_FILE)
-        store = open_store(data, nats_url)
+        copy = Path(folder) / (_ON_NATS if nats else _ON_FILE)
+        store = open_store(data, nats)
         try:
             await store.back_up(copy)
         finally:
@@ -47,7 +48,7 @@ async def back_up(file: Path, data: Path, nats_url: str | None) -> int:
     return len(images)
 
 
-async def restore(file: Path, data: Path, nats_url: str | None) -> int:
+async def restore(file: Path, data: Path, nats: NatsAccess | None) -> int:
     """Put what ``back_up`` wrote where there is no store yet, with no gateway running. Returns the number of images.
 
     The store comes last: after a restore that broke off, another one begins from scratch. Raises what ``open_store``
@@ -56,17 +57,17 @@ async def restore(file: Path, data: Path, nats_url: str | None) -> int:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _opened(file) as archive:
         names = archive.getnames()
-        wanted, other = (_ON_NATS, _ON_FILE) if nats_url else (_ON_FILE, _ON_NATS)
+        wanted, other = (_ON_NATS, _ON_FILE) if nats else (_ON_FILE, _ON_NATS)
         if other in names:
             raise StoreFileError(
-                f"{file} was made with{'out' if nats_url else ''} --nats. Restore it so; then `wan-flf2v store copy` "
+                f"{file} was made with{'out' if nats else ''} --nats. Restore it so; then `wan-flf2v store copy` "
                 "can copy from the file to NATS."
             )
         if wanted not in names:
             raise StoreFileError(
                 f"{file} is no backup of this API: it has no {wanted}. `wan-flf2v store backup` makes one."
             )
-        if not nats_url and store_file(data).exists():
+        if not nats and store_file(data).exists():
             raise StoreFileError(f"There is a store already: {store_file(data)}. Move it away, or give another --data.")
         images = [name for name in names if _IMAGE.fullmatch(name)]
         (data / "inputs").mkdir(mode=0o700, exist_ok=True)
@@ -75,8 +76,8 @@ async def restore(file: Path, data: Path, nats_url: str | None) -> int:
         with partial_file(data, _ON_FILE) as partial:
             with partial.open("wb") as target:
                 shutil.copyfileobj(_file(archive, wanted), target)
-            if nats_url:
-                store = on_nats(nats_url)
+            if nats:
+                store = on_nats(nats)
                 try:
                     await store.restore(partial)
                 finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from ..settings import ConfigError, Settings
 from .catalogue import Catalogue
 from .records import Job, attempt_name, prompt_id
 
+NO_WORKER = "No worker is connected: start `wan-flf2v worker` beside a ComfyUI. Requests wait until then."
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
 ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI must not take a second prompt with the same id
 _BAD_GATEWAY = (502, 503, 504)  # a proxy in front of ComfyUI cannot reach it
@@ -109,13 +111,46 @@ class Address:
         shown = str(URL(self.url).with_user(None)).rstrip("/")
         return shown if self.ip_address is None else f"{shown} ({self.ip_address})"
 
+    @property
+    def since(self) -> float:
+        """Since when it could be heard, if it said something; of ``time.monotonic``."""
+        return -math.inf
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is about to end, and takes no more jobs."""
+        return False
+
+    async def let_go(self) -> None:
+        """Tell it, if it is ``stopping``, that nothing of it is needed any more."""
+
     def client(self) -> ComfyClient:
         """Return a client; ``ServerAddressError`` if the URL is none."""
         return ComfyClient(self.url, verify_tls=self.verify_tls, token=self.token, ip_address=self.ip_address)
 
 
+class Outward:
+    """The outward workers, to which no gateway connects: none, unless NATS leads to them (``outward``)."""
+
+    def addresses(self) -> list[Address]:
+        """Return where their ComfyUIs are, also of one that fell silent not long ago."""
+        return []
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Take workers that another gateway knew, by these names of workers of any kind, for silent ones."""
+
+    async def run(self) -> None:
+        """Hear them until cancelled; meanwhile there are addresses."""
+
+
+NO_OUTWARD = Outward()
+
+
 def addresses_of(settings: Settings) -> list[Address]:
-    """Return the addresses of the settings; ``ConfigError`` if they, or their tokens, cannot be used."""
+    """Return the addresses of the settings; ``ConfigError`` if they, or their tokens, cannot be used.
+
+    With NATS there may be none.
+    """
     urls, tokens = settings.comfyui_urls, settings.comfyui_tokens
     if len(tokens) not in (0, 1, len(urls)):
         raise ConfigError(
@@ -133,7 +168,7 @@ def addresses_of(settings: Settings) -> list[Address]:
         if text is not None and URL(url).user is not None:
             raise ConfigError(f"{URL(url).with_user(None)} has a user name in it and a bearer token. Give one of both.")
         found.append(Address(url, text, settings.comfyui_verify_tls))
-    if not found:
+    if not found and settings.nats is None:
         raise ConfigError("comfyui_url is empty. Give the address of a ComfyUI, such as http://127.0.0.1:8188.")
     return found
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from ...contract.parameters import MODELS, ModelContract
 from ..settings import Settings
 from .catalogue import Catalogue
-from .comfyui import Address, addresses_of, loads, resolve
+from .comfyui import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, loads, resolve
 from .order import QueuedJob
 from .records import Health, Job, WorkerState
 from .results import Results
@@ -39,10 +39,11 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 class Dispatcher:
     """Runs the jobs of a store on ComfyUIs; of all processes that share the store, one dispatches at a time."""
 
-    def __init__(self, store: Store, settings: Settings, results: Results) -> None:
+    def __init__(self, store: Store, settings: Settings, results: Results, outward: Outward = NO_OUTWARD) -> None:
         self._store = store
         self._settings = settings
         self._addresses = addresses_of(settings)
+        self._outward = outward
         self._results = results
         self._catalogue = Catalogue(store, MODELS)
         self._models: Mapping[str, ModelContract] = MODELS
@@ -54,6 +55,7 @@ class Dispatcher:
         self._known: dict[str, list[Address]] = {}  # URL -> what it led to when it was looked up last
         self._look_up: asyncio.Task[list[Address]] | None = None
         self._look_up_at = 0.0
+        self._found: list[Address] | None = None  # what all names led to
         self._drained: set[str] = set()
         self._moved_drained: set[str | None] = set()  # drained instances whose address is no longer theirs
         self._health = Health()
@@ -115,9 +117,13 @@ class Dispatcher:
 
     async def _round(self) -> None:
         """Look at everything once."""
+        known = await self._store.workers()
+        if self._states is None:  # it just began to dispatch: a worker may be silent now and run something
+            self._outward.expect(worker.name for worker in known)
         await self._watch_all()
-        await self._note_drained()
-        for job in await self._store.running():
+        await self._note_drained(known)
+        running = await self._store.running()
+        for job in running:
             if job.cancel_requested:
                 await self._cancel(job)
             else:
@@ -128,22 +134,16 @@ class Dispatcher:
             if any(job.model_id not in MODELS for job in queue):
                 self._models = await self._catalogue.all()
             self._hand_out(queue)
+        await self._let_go(running)
         await self._tell()
 
     # Workers
 
     async def _watch_all(self) -> None:
-        """Watch every ComfyUI of the settings, and no other. A name may lead to more or fewer of them than before."""
-        now = time.monotonic()
-        if self._look_up is None:
-            if now < self._look_up_at:
-                return
-            self._look_up_at = now + _RESOLVE_S
-            self._look_up = asyncio.create_task(self._find_addresses())
-        if self._workers and not self._look_up.done():  # a name server can be slow
+        """Watch every ComfyUI of the settings, and outward workers, and no other."""
+        wanted = [*await self._named(), *self._outward.addresses()]
+        if wanted == list(self._workers):
             return
-        looking, self._look_up = self._look_up, None
-        wanted = await looking
         await self._stop([address for address in self._workers if address not in wanted])
         workers = {}
         for address in wanted:
@@ -155,11 +155,12 @@ class Dispatcher:
                 self._tasks[address] = asyncio.create_task(workers[address].run())
         self._workers = workers
 
-    async def _note_drained(self) -> None:
+    async def _note_drained(self, known: list[WorkerState]) -> None:
         """Note which workers get no more jobs. One whose address has changed is told by its instance."""
-        known, names = await self._store.workers(), {worker.name for worker in self._workers.values()}
+        names = {worker.name for worker in self._workers.values()}
         drained = [worker for worker in known if worker.drained]
         self._drained = {worker.name for worker in drained}
+        self._drained |= {address.name for address in self._workers if address.stopping}
         self._moved_drained |= {each.instance for each in drained if each.instance and each.name not in names}
         for worker in self._workers.values():
             instance = worker.identity.instance if worker.identity is not None else None
@@ -170,6 +171,17 @@ class Dispatcher:
     def _is_drained(self, worker: Worker) -> bool:
         moved = worker.identity is not None and worker.identity.instance in self._moved_drained
         return moved or worker.name in self._drained
+
+    async def _named(self) -> list[Address]:
+        """Return where the addresses of the settings lead; of a name, to more or fewer ComfyUIs than before."""
+        now = time.monotonic()
+        if self._look_up is None and now >= self._look_up_at:
+            self._look_up_at = now + _RESOLVE_S
+            self._look_up = asyncio.create_task(self._find_addresses())
+        if self._look_up is not None and (self._found is None or self._look_up.done()):  # a name server can be slow
+            looking, self._look_up = self._look_up, None
+            self._found = await looking
+        return self._found or []
 
     async def _find_addresses(self) -> list[Address]:
         wanted: list[Address] = []
@@ -192,7 +204,7 @@ class Dispatcher:
     async def _stop_all(self) -> None:
         """Forget every ComfyUI; a later round begins as a new process does."""
         await self._stop(list(self._tasks))
-        self._workers, self._states, self._look_up_at = {}, None, 0.0
+        self._workers, self._states, self._found, self._look_up_at = {}, None, None, 0.0
 
     def _there(self) -> Iterator[Worker]:
         """Yield the ComfyUIs that are up, each once, whatever number of addresses lead to it."""
@@ -280,6 +292,13 @@ class Dispatcher:
             default=None,
         )
 
+    async def _let_go(self, running: list[QueuedJob]) -> None:
+        """Let those end that are about to and have nothing left to do."""
+        for address, worker in self._workers.items():
+            instance = worker.identity.instance if worker.identity is not None else None
+            if address.stopping and worker.at_rest and not any(job.worker == instance for job in running):
+                await address.let_go()
+
     # Tidying
 
     async def _tidy(self) -> None:
@@ -326,7 +345,8 @@ class Dispatcher:
         elif there:
             await self._set_health(Health("up"))
         elif all(worker.asked for worker in workers):
-            await self._set_health(Health("down", reason=" ".join(str(worker.error) for worker in workers)))
+            reason = " ".join(str(worker.error) for worker in workers) or NO_WORKER
+            await self._set_health(Health("down", reason=reason))
         states = [worker.state(duplicate=worker.up and worker not in there) for worker in workers]
         if states != self._states:
             await self._store.set_workers(states)

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import random
-import re
 import threading
 import time
 import uuid
@@ -19,11 +18,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from ..settings import NatsAccess
+from .nats_connection import NatsConnection
 from .store import StoreError, StoreFileError, StoreFullError
 
 SCHEMA_VERSION = 1
@@ -73,12 +72,6 @@ _OPTIONS: Mapping[str, Any] = {  # what the store relies on
     "max_msgs": -1,
 }
 
-_SERVER = re.compile(  # scheme, user, host, fleet; a user's "," and "@" would look like another server's
-    r"(?:(nats|tls)://)?"
-    r"((?:[^\s/?#\[\]@]*|[^\s/?#\[\],]*)@)?"
-    r"((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)"
-    r"(?:/([A-Za-z0-9_-]{1,32})?)?"
-)
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _T = TypeVar("_T")
 
@@ -105,20 +98,16 @@ class _AppliedError(Exception):
 
 
 class Stream:
-    """A stream on the servers of ``url``: ``nats://host[:port][,host[:port]…][/fleet]``.
-
-    With users it is ``nats://user:password@host[:port][,nats://user:password@host[:port]…][/fleet]``.
+    """A stream on NATS.
 
     It has a thread with an event loop: ``run`` may be called from any other loop. The constructor blocks; it makes the
     stream if there is none, and raises ``StoreFileError`` if that cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
-        self._servers, hosts, fleet = _parse(url)
-        self._where = ", ".join(hosts)
+    def __init__(self, access: NatsAccess) -> None:
+        self._connection = NatsConnection(access)
+        self._where, fleet = self._connection.where, self._connection.fleet
         self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
-        self._client = Client()
-        self._errors: list[str] = []  # since it was connected; a server that refuses may also just break the connection
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -165,9 +154,7 @@ class Stream:
     async def _finish(self) -> None:
         if self._calls:
             await asyncio.wait(list(self._calls))
-        self._connecting.cancel()
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await self._client.close()
+        await self._connection.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
@@ -175,63 +162,17 @@ class Stream:
 
     # Set-up
 
-    def _begin_to_connect(self) -> None:
-        self._client = Client()
-        self._connecting = asyncio.ensure_future(self._connect())
-
-    async def _connect(self) -> None:
-        """Try until the client is connected. From then on it reconnects by itself."""
-        await self._client.connect(
-            list(self._servers),
-            name="wan-flf2v",
-            error_cb=self._note,
-            reconnected_cb=self._note_success,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            connect_timeout=2,
-            ping_interval=5,
-            max_outstanding_pings=2,
-            pending_size=0,  # while there is no connection nothing is kept to be sent later
-        )
-        await self._note_success()
-
-    async def _note_success(self) -> None:
-        self._errors = []
-        _LOG.info("NATS connected servers=%s", self._where)
-
-    async def _note(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
-        if text not in self._errors:
-            self._errors.append(text)
-            _LOG.warning("NATS connection servers=%s: %s", self._where, text)
-
-    def _connected(self) -> Client:
-        """Return the client if it is connected; ``ConnectionClosedError`` if not.
-
-        The library closes a client for good after most errors that a server sends, such as that its user was removed.
-        Its task that connects again may also end with an error, and leave a client that never will. Then another client
-        connects.
-        """
-        client, again = self._client, self._client._reconnection_task  # the library does not tell in another way
-        connects = client.is_connected or (again is not None and not again.done())
-        if self._connecting.done() and (client.is_closed or not connects):
-            self._closing = asyncio.ensure_future(client.close())
-            self._begin_to_connect()
-        if not self._client.is_connected:
-            raise nats.errors.ConnectionClosedError
-        return self._client
-
     async def _open(self) -> None:
-        self._begin_to_connect()
         try:
-            await asyncio.wait_for(self._connecting, _CONNECT_S)
-        except (asyncio.TimeoutError, nats.errors.Error, OSError, ValueError) as error:
-            why = "; ".join(self._errors) or str(error) or "no answer"
+            await asyncio.wait_for(self._connection.begin(), _CONNECT_S)
+        except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
+            why = "; ".join(self._connection.errors) or str(error) or "no answer"
             raise StoreFileError(
                 f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
                 "this user connect to it?"
             ) from error
-        version = self._client.connected_server_version
+        client = self._connection.client()
+        version = client.connected_server_version
         if (version.major, version.minor) < _OLDEST_SERVER:
             raise StoreFileError(
                 f"The nats-server at {self._where} has version {version.major}.{version.minor}.{version.patch}; the "
@@ -244,7 +185,7 @@ class Stream:
 
     async def _prepare(self) -> None:
         """Make the stream, or check the one that is there."""
-        clustered = "cluster" in self._client._server_info  # the client has no other way to tell
+        clustered = "cluster" in self._connection.client()._server_info  # the client has no other way to tell
         replicas = _REPLICAS if clustered else 1
         answer = await self._ask(f"STREAM.INFO.{self.name}", may_fail=(_STREAM_NOT_FOUND,))
         if "error" in answer:
@@ -301,7 +242,7 @@ class Stream:
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         consumer: dict[str, Any] | None = None
         try:
-            client = self._connected()
+            client = self._connection.client()
             inbox = client.new_inbox()
             subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
         except (nats.errors.Error, OSError):
@@ -342,7 +283,7 @@ class Stream:
 
     async def _remove_consumer(self, consumer: Mapping[str, Any]) -> None:
         with contextlib.suppress(nats.errors.Error, OSError):  # it also goes by itself
-            await self._connected().publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
+            await self._connection.client().publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
 
     async def _message(self, query: Mapping[str, Any]) -> Record | None:
         answer = await self._ask(f"STREAM.MSG.GET.{self.name}", query, may_fail=(_NO_MESSAGE,))
@@ -384,7 +325,7 @@ class Stream:
 
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
         try:
-            answer = await self._connected().request(subject, payload, _ANSWER_S, headers=headers)
+            answer = await self._connection.client().request(subject, payload, _ANSWER_S, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
         except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
@@ -420,7 +361,7 @@ class Stream:
         """Write a copy into a new file: a line of JSON that says what stream it is, then what the server sends."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         try:
-            client = self._connected()
+            client = self._connection.client()
             subscription = await client.subscribe(inbox := client.new_inbox(), cb=arrived.put)
             query = {"deliver_subject": inbox, "no_consumers": True, "chunk_size": _COPY_BYTES}
             about = await self._ask(f"STREAM.SNAPSHOT.{self.name}", query)
@@ -453,7 +394,7 @@ class Stream:
             parts = iter(functools.partial(file.read, _COPY_BYTES), b"")
             for part in itertools.chain(parts, (b"",)):
                 try:
-                    taken = await self._connected().request(answer["deliver_subject"], part, _COPY_S)
+                    taken = await self._connection.client().request(answer["deliver_subject"], part, _COPY_S)
                 except (nats.errors.Error, asyncio.TimeoutError, OSError):
                     raise self._silent() from None
                 if taken.data.startswith(b"-ERR"):
@@ -540,7 +481,7 @@ class Stream:
                 headers["Nats-TTL"] = f"{write.ttl_s}s"
             if number < len(batch):
                 try:
-                    await self._connected().publish(write.subject, write.payload, headers=headers)
+                    await self._connection.client().publish(write.subject, write.payload, headers=headers)
                 except nats.errors.MaxPayloadError as error:
                     raise self._too_large() from error
                 except (nats.errors.Error, OSError) as error:
@@ -688,21 +629,3 @@ def _pauses() -> Iterator[float]:
     while time.monotonic() < end:
         yield random.uniform(0, 2 * mean)  # noqa: S311 -- so that two writers do not meet again
         mean = min(2 * mean, longest)
-
-
-def _parse(url: str) -> tuple[list[str], list[str], str]:
-    """Return the servers of an address, their hosts, and the fleet's name, ``""`` for the default one."""
-    servers, hosts, fleet = [], [], ""
-    comma = r",(?=\s*(?:nats|tls)://)" if "@" in url else ","  # another one may stand in a password
-    for part in re.split(comma, url):
-        match = _SERVER.fullmatch(part.strip())
-        if match is None:  # it is not shown: there may be a password in it
-            raise StoreFileError(
-                "The address of NATS is not understood. Give nats://HOST:PORT, several separated by commas; behind the "
-                "last one may stand /NAME, the fleet's name of letters, digits, - and _. With users, give each as "
-                "nats://USER:PASSWORD@HOST:PORT; a password has no spaces and none of / ? # [ ], nor both , and @."
-            )
-        servers.append(f"{match[1] or 'nats'}://{match[2] or ''}{match[3]}")
-        hosts.append(match[3])
-        fleet = match[4] or fleet
-    return servers, hosts, fleet

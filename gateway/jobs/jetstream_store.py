@@ -34,6 +34,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ...contract.added import from_data, to_data
 from ...contract.parameters import ModelContract
+from ..settings import NatsAccess
 from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
 from .order import QueuedJob, in_order
@@ -130,14 +131,14 @@ class _Ended(NamedTuple):
 
 
 class JetStreamStore(FollowingStore):
-    """``Store`` on the servers of ``url`` (``jetstream.Stream``). ``max_wait_s`` is that of ``order.in_order``.
+    """``Store`` on a stream of NATS (``jetstream.Stream``). ``max_wait_s`` is that of ``order.in_order``.
 
     The constructor blocks. It raises ``StoreFileError``.
     """
 
-    def __init__(self, url: str, *, max_wait_s: float = math.inf) -> None:
+    def __init__(self, access: NatsAccess, *, max_wait_s: float = math.inf) -> None:
         super().__init__()
-        self._stream = Stream(url)
+        self._stream = Stream(access)
         self._prefix = self._stream.prefix
         self._now = View(self._stream, self._subject("now", ">"), self._decode)
         self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)

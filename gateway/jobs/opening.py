@@ -1,6 +1,6 @@
-"""Opens the job store that the settings name: the file in the data folder, or the one on NATS JetStream.
+"""Opens the job store that the settings name, the file in the data folder or the one on NATS JetStream.
 
-It copies what matters from the first to the second.
+It also opens what leads to outward workers, and copies what matters from the first store to the second.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..settings import NatsAccess
+from .comfyui import NO_OUTWARD, Outward
 from .sqlite_store import SqliteStore
 from .store import Store, StoreFileError
 
 if TYPE_CHECKING:
     from .jetstream_store import JetStreamStore
 
+CLUSTER = 'pip install "wan-flf2v[serve,cluster] @ git+<this repository>"'
 _COPIER = "copy"  # as holder of the right to dispatch
 
 
@@ -24,17 +27,26 @@ def store_file(data: Path) -> Path:
     return data / "store.sqlite3"
 
 
-def open_store(data: Path, nats_url: str | None, *, max_wait_s: float = math.inf) -> Store:
-    """Return the store on the servers of ``nats_url``; without one, that in the file of the data folder.
+def open_store(data: Path, nats: NatsAccess | None, *, max_wait_s: float = math.inf) -> Store:
+    """Return the store on NATS; without it, that in the file of the data folder.
 
     Blocks. Raises ``StoreFileError`` and ``OSError``.
     """
-    if not nats_url:
-        return SqliteStore(store_file(data), max_wait_s=max_wait_s)
-    return on_nats(nats_url, max_wait_s=max_wait_s)
+    return (
+        SqliteStore(store_file(data), max_wait_s=max_wait_s) if nats is None else on_nats(nats, max_wait_s=max_wait_s)
+    )
 
 
-async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
+def open_outward(nats: NatsAccess | None) -> Outward:
+    """Return the outward workers that NATS leads to; without it there are none. Raises ``StoreFileError``."""
+    if nats is None:
+        return NO_OUTWARD
+    from .outward import OutwardWorkers  # the store was opened before: what this needs is installed
+
+    return OutwardWorkers(nats)
+
+
+async def copy_to_nats(data: Path, nats: NatsAccess) -> tuple[int, int, int]:
     """Copy the tokens, added models and unfinished jobs in the file of a data folder to NATS.
 
     Returns how many tokens, models and jobs were not there yet. Raises what ``open_store`` raises, ``StoreFileError``
@@ -43,7 +55,7 @@ async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
     async with contextlib.AsyncExitStack() as stack:
         source = SqliteStore(store_file(data))
         stack.push_async_callback(source.close)
-        target = on_nats(nats_url)
+        target = on_nats(nats)
         stack.push_async_callback(target.close)
         if not await source.lead(_COPIER):
             raise StoreFileError(f"A gateway runs requests of {data}, and another would run them too. Stop it first.")
@@ -54,13 +66,10 @@ async def copy_to_nats(data: Path, nats_url: str) -> tuple[int, int, int]:
     return sum(tokens), sum(models), sum(jobs)
 
 
-def on_nats(nats_url: str, *, max_wait_s: float = math.inf) -> JetStreamStore:
-    """Return the store on the servers of ``nats_url``; raises what ``open_store`` raises."""
+def on_nats(nats: NatsAccess, *, max_wait_s: float = math.inf) -> JetStreamStore:
+    """Return the store on the servers that ``nats`` leads to; raises what ``open_store`` raises."""
     try:
         from .jetstream_store import JetStreamStore
     except ImportError as error:
-        raise StoreFileError(
-            f"--nats needs the extra [cluster] ({error}): "
-            'pip install "wan-flf2v[serve,cluster] @ git+<this repository>"'
-        ) from error
-    return JetStreamStore(nats_url, max_wait_s=max_wait_s)
+        raise StoreFileError(f"--nats needs the extra [cluster] ({error}): {CLUSTER}") from error
+    return JetStreamStore(nats, max_wait_s=max_wait_s)

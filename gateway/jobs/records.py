@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ...contract.parameters import Value
 
-WorkerWord = Literal["idle", "running", "busy", "duplicate", "lost", "silent", "unknown"]
+WorkerWord = Literal["idle", "running", "busy", "stopping", "duplicate", "lost", "silent", "unknown"]
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 DEATHS = "deaths"  # in a job's detail
@@ -210,12 +210,13 @@ class Health:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """How one worker is doing; ``name`` is its address.
+    """How one worker is doing; ``name`` is its address, or an outward worker's name.
 
-    ``state``: ``idle``, ``running`` a job of this API, ``busy`` with prompts of others, ``duplicate`` (another address
-    leads to the same ComfyUI), ``lost`` (nothing listens there, or it was silent for too long), ``silent``, or
-    ``unknown`` before the first answer. ``version`` and ``instance`` are those of its latest answer, ``error`` is the
-    latest error. A ``drained`` one gets no more jobs.
+    ``state``: ``idle``, ``running`` a job of this API, ``busy`` with prompts of others, ``stopping`` (it gets no more
+    jobs and ends after the one that it has), ``duplicate`` (another address leads to the same ComfyUI), ``lost``
+    (nothing listens there, or it was silent for too long), ``silent``, or ``unknown`` before the first answer.
+    ``version`` and ``instance`` are those of its latest answer, ``error`` is the latest error. A ``drained`` one gets
+    no more jobs.
     """
 
     name: str

@@ -119,12 +119,18 @@ class Worker:
     @property
     def lost(self) -> bool:
         """Whether ComfyUI is gone, or was silent for so long that it counts as gone."""
-        return self._gone or time.monotonic() - self._heard > self._settings.worker_lost_after_s
+        heard = max(self._heard, self.address.since)
+        return self._gone or time.monotonic() - heard > self._settings.worker_lost_after_s
 
     @property
     def asked(self) -> bool:
         """Whether it is known if ComfyUI is there."""
         return self.up or self.error is not None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it has no job, and brings no result."""
+        return self._task is None and not self._copies
 
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
@@ -142,6 +148,8 @@ class Worker:
             state = "lost" if self.lost else "silent" if self.asked else "unknown"
         elif duplicate:
             state = "duplicate"
+        elif self.address.stopping:
+            state = "stopping"
         else:
             state = "running" if self._job else "busy" if self.foreign else "idle"
         version, instance = (self.identity.version, self.identity.instance) if self.identity else (None, None)

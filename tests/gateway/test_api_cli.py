@@ -15,7 +15,7 @@ from support.gateway_process import NOWHERE, Gateway
 from support.stores import fleet_url, nats_url, sqlite_only
 from wan_flf2v.gateway.jobs.opening import open_store
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
-from wan_flf2v.gateway.settings import read_settings
+from wan_flf2v.gateway.settings import NatsAccess, read_settings
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_trace_shows_what_became_of_a_request(cli, tmp_path):
     """On the file and on NATS."""
     cli("token", "create", "me", "--data", tmp_path)
     for option in (("--data", tmp_path), ("--nats", fleet_url(tmp_path))):
-        store = open_store(tmp_path, option[1] if option[0] == "--nats" else None)
+        store = open_store(tmp_path, NatsAccess(option[1]) if option[0] == "--nats" else None)
 
         async def run(store=store):
             job = await submit(store)
@@ -163,7 +163,7 @@ def test_a_trace_shows_what_became_of_a_request(cli, tmp_path):
 
 def test_an_empty_address_of_nats_is_none(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("WAN_FLF2V_NATS_URL", "")
-    store = open_store(tmp_path, read_settings(tmp_path, None).nats_url)
+    store = open_store(tmp_path, read_settings(tmp_path, None).nats)
     asyncio.run(store.close())
     assert isinstance(store, SqliteStore)
     listed = cli("token", "list", "--data", tmp_path, "--nats", "")

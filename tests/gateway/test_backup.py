@@ -16,20 +16,23 @@ from wan_flf2v.gateway.jobs.opening import open_store
 from wan_flf2v.gateway.jobs.records import Token
 from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.jobs.store import StoreFileError
-from wan_flf2v.gateway.settings import Settings
+from wan_flf2v.gateway.settings import NatsAccess, Settings
 
 TOKEN = Token("laptop", "h", 1.0, "whsec_y", 60, None)
 
 
 @pytest.fixture(params=["sqlite", "jetstream"])
 def places(request, tmp_path):
-    """Return (data folder, address of NATS) of an API, and of an empty place that it can be restored to."""
+    """Return (data folder, access to NATS) of an API, and of an empty place that it can be restored to."""
     (tmp_path / "old").mkdir()
     if request.param == "sqlite":
         yield (tmp_path / "old", None), (tmp_path / "new", None)
         return
     servers = [NatsServer(tmp_path / name, port).start() for name, port in zip("ab", free_ports(2), strict=True)]
-    yield tuple((tmp_path / name, f"{server.url}/mine") for name, server in zip(("old", "new"), servers, strict=True))
+    yield tuple(
+        (tmp_path / name, NatsAccess(f"{server.url}/mine"))
+        for name, server in zip(("old", "new"), servers, strict=True)
+    )
     for server in servers:
         server.kill()
 
@@ -85,25 +88,25 @@ def test_what_had_not_ended_goes_on_where_a_backup_is_restored(tmp_path, places)
 
 def test_a_backup_goes_only_where_it_belongs(tmp_path, places):
     """The other store, another fleet, a place where a gateway runs, a file that is none."""
-    (data, url), _ = places
-    asyncio.run(open_store(data, url).close())
+    (data, nats), _ = places
+    asyncio.run(open_store(data, nats).close())
     file = tmp_path / "backup"
-    asyncio.run(back_up(file, data, url))
-    if url is None:
+    asyncio.run(back_up(file, data, nats))
+    if nats is None:
         with pytest.raises(StoreFileError, match="was made without --nats"):
-            asyncio.run(restore(file, tmp_path / "b", "nats://127.0.0.1:1"))
+            asyncio.run(restore(file, tmp_path / "b", NatsAccess("nats://127.0.0.1:1")))
     else:
         with pytest.raises(StoreFileError, match="was made with --nats"):
             asyncio.run(restore(file, tmp_path / "b", None))
         with pytest.raises(StoreFileError, match="one of the stream WF_mine, but this one is WF_other"):
-            asyncio.run(restore(file, tmp_path / "b", url.replace("mine", "other")))
-        store = Blocking(open_store(data, url))
+            asyncio.run(restore(file, tmp_path / "b", NatsAccess(nats.url.replace("mine", "other"))))
+        store = Blocking(open_store(data, nats))
         assert store.lead("a gateway")
         with pytest.raises(StoreFileError, match="Stop all gateways"):
-            asyncio.run(restore(file, tmp_path / "b", url))
+            asyncio.run(restore(file, tmp_path / "b", nats))
         store.resign("a gateway")
         store.close()
-        asyncio.run(restore(file, tmp_path / "b", url))
+        asyncio.run(restore(file, tmp_path / "b", nats))
     file.write_text("no archive")
     with pytest.raises(StoreFileError, match="is no backup of this API"):
         asyncio.run(restore(file, tmp_path / "c", None))

@@ -18,10 +18,10 @@ import asyncio, sys
 from pathlib import Path
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
 from wan_flf2v.gateway.jobs.results import Results
-from wan_flf2v.gateway.settings import Settings
+from wan_flf2v.gateway.settings import NatsAccess, Settings
 from wan_flf2v.gateway.jobs.opening import open_store
 settings = Settings(data=Path(sys.argv[1]), comfyui_url=sys.argv[2], demo=True)
-store = open_store(settings.data, sys.argv[3] or None)
+store = open_store(settings.data, NatsAccess(sys.argv[3]) if sys.argv[3] else None)
 asyncio.run(Dispatcher(store, settings, Results(settings, store)).run())
 """
 

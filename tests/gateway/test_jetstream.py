@@ -27,6 +27,7 @@ from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.opening import copy_to_nats
 from wan_flf2v.gateway.jobs.records import Health, Submission, Token
 from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
+from wan_flf2v.gateway.settings import NatsAccess
 
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
 
@@ -333,7 +334,7 @@ class OldServer(threading.Thread):
 def test_a_server_that_is_too_old_is_refused():
     old = OldServer()
     with pytest.raises(StoreFileError, match=r"version 2\.11\.9; the store needs 2\.12 or newer"):
-        JetStreamStore(old.url)
+        JetStreamStore(NatsAccess(old.url))
     old.listener.close()
 
 
@@ -345,7 +346,7 @@ def test_a_server_that_is_too_old_is_refused():
 )
 def test_an_address_that_is_none_is_refused_and_not_shown(url):
     with pytest.raises(StoreFileError, match="The address of NATS is not understood") as error:
-        JetStreamStore(url)
+        JetStreamStore(NatsAccess(url))
     assert "4" not in str(error.value)
 
 
@@ -354,7 +355,7 @@ def test_no_part_of_a_password_is_shown(monkeypatch, caplog, password):
     monkeypatch.setattr(jetstream, "_CONNECT_S", 0.5)
     url = f"nats://me:{password}@127.0.0.1:1, tls://me:{password}@localhost:1/fleet"
     with pytest.raises(StoreFileError, match=r"NATS at 127\.0\.0\.1:1, localhost:1 cannot be used") as error:
-        JetStreamStore(url)
+        JetStreamStore(NatsAccess(url))
     assert not any(part in f"{error.value} {caplog.text}" for part in ("me:", "42", "4:2", "43"))
 
 
@@ -364,7 +365,7 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
     with pytest.raises(
         StoreFileError, match=rf"NATS at 127.0.0.1:{port} cannot be used: .*Connect call failed.*Is a nats-server"
     ):
-        JetStreamStore(f"nats://me:secret@127.0.0.1:{port}")
+        JetStreamStore(NatsAccess(f"nats://me:secret@127.0.0.1:{port}"))
     config = Path(shutil.copy(CONFIG, tmp_path)).with_name("accounts.conf")
     config.write_text(
         f'include "{CONFIG.name}"\naccounts {{ A {{ users: [{{user: one, password: p}}] }}\n'
@@ -373,11 +374,13 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
     server = NatsServer(tmp_path / "nats", port, config=config).start()
     try:
         with pytest.raises(StoreFileError, match="Authorization Violation") as error:
-            JetStreamStore(f"nats://other:secret@127.0.0.1:{port}")
+            JetStreamStore(NatsAccess(f"nats://other:secret@127.0.0.1:{port}"))
         assert "secret" not in str(error.value)
         with pytest.raises(StoreFileError, match="JetStream is off there, or not allowed to this account"):
-            JetStreamStore(f"nats://one:p@127.0.0.1:{port}")
-        Blocking(JetStreamStore(f"nats://other:p,p@127.0.0.1:{port},nats://other:p,p@localhost:{port}")).close()
+            JetStreamStore(NatsAccess(f"nats://one:p@127.0.0.1:{port}"))
+        Blocking(
+            JetStreamStore(NatsAccess(f"nats://other:p,p@127.0.0.1:{port},nats://other:p,p@localhost:{port}"))
+        ).close()
     finally:
         server.kill()
 
@@ -385,7 +388,7 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
 def test_a_client_that_the_library_closed_is_replaced(tmp_path):
     """It closes one for good after most errors that a server sends."""
     with opened(tmp_path) as store:
-        stream, closed = store.store._stream, store.store._stream._client
+        stream, closed = store.store._stream, store.store._stream._connection.client()
         while not closed.is_closed:
             if closed.is_connected:
                 stream._loop.call_soon_threadsafe(closed._transport.write, b"NONSENSE\r\n")
@@ -403,12 +406,12 @@ def test_a_client_that_does_not_connect_again_is_replaced(tmp_path, monkeypatch,
         raise error
 
     with opened(tmp_path) as store:
-        stream, lost = store.store._stream, store.store._stream._client
+        stream, lost = store.store._stream, store.store._stream._connection.client()
         monkeypatch.setattr(lost, "_select_next_server", functools.partial(fail, lost))
         stream._loop.call_soon_threadsafe(lost._transport.close)
         assert failed.wait(20)
         store.check()
-        assert stream._client is not lost and lost.is_closed
+        assert stream._connection.client() is not lost and lost.is_closed
 
 
 def test_clients_get_a_503_while_nats_is_down_and_all_is_there_afterwards(tmp_path):
@@ -487,11 +490,11 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
     source.next_webhook(running.id)
     assert source.lead("a gateway")
     with pytest.raises(StoreFileError, match="A gateway runs requests of"):
-        asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path)))
+        asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path))))
     source.resign("a gateway")
     with opened(tmp_path) as store:
-        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (1, 1, 2)
-        assert asyncio.run(copy_to_nats(tmp_path, fleet_url(tmp_path))) == (0, 0, 0)
+        assert asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path)))) == (1, 1, 2)
+        assert asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path)))) == (0, 0, 0)
         assert (store.tokens(), store.models()) == ([token], [model])
         assert [job.id for job in store.queue()] == [running.id, waiting.id]
         for job in (running, waiting):

@@ -15,6 +15,7 @@ from support.stores import Blocking
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.store import StoreError, StoreFileError
+from wan_flf2v.gateway.settings import NatsAccess
 
 NAME = "WF"
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def store(cluster):
-    store = Blocking(wait_for(lambda: JetStreamStore(cluster.url)))
+    store = Blocking(wait_for(lambda: JetStreamStore(NatsAccess(cluster.url))))
     yield store
     store.close()
 

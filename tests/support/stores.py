@@ -11,13 +11,14 @@ import pytest
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.opening import open_store
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
+from wan_flf2v.gateway.settings import NatsAccess
 
 from support.nats_server import shared_server
 
 CHOSEN = "TEST_STORE"  # the variable that says on which store the tests of the gateway run
 STORES = {
     "sqlite": lambda folder: SqliteStore(folder / "store.sqlite3"),
-    "jetstream": lambda folder: JetStreamStore(fleet_url(folder)),
+    "jetstream": lambda folder: JetStreamStore(NatsAccess(fleet_url(folder))),
 }
 sqlite_only = pytest.mark.skipif("config.getoption('store') != 'sqlite'", reason="it is about SQLite's file")
 
@@ -34,7 +35,8 @@ def nats_url(folder):
 
 def chosen_store(folder):
     """Open the store of a data folder, of the kind that was chosen for the tests."""
-    return open_store(folder, nats_url(folder))
+    url = nats_url(folder)
+    return open_store(folder, NatsAccess(url) if url else None)
 
 
 class Blocking:
