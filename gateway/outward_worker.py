@@ -106,7 +106,8 @@ class OutwardWorker:
         with contextlib.suppress(nats.errors.Error):
             client = self._nats.client()
             await client.publish(f"{self._prefix}.from.{self._name}.{self._run}.hello", json.dumps(hello).encode())
-            await client.flush(_FLUSH_S)
+            if state == "gone":
+                await client.flush(_FLUSH_S)
 
     async def _send(self, key: str, message: bytes) -> None:
         await self._nats.client().publish(f"{self._prefix}.from.{key}", message)
