@@ -64,7 +64,7 @@ class NatsConnection:
         """
         client, again = self._client, self._client._reconnection_task  # the library does not tell in another way
         connects = client.is_connected or (again is not None and not again.done())
-        if self._connecting.done() and (client.is_closed or not connects):
+        if self._connecting.done() and (client.is_closed or not connects or self._connecting.exception() is not None):
             self._closing = asyncio.ensure_future(client.close())
             self.begin()
         if not self._client.is_connected or not self._connecting.done():
