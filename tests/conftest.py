@@ -36,11 +36,12 @@ PACKS = {
 }
 # What takes longest comes first, so that no worker is left alone with it at the end.
 LONGEST_FIRST = (
-    "test_page", "test_editor", "test_dispatcher_crash", "test_api_host", "test_crash_bench", "test_solvers",
-    "test_demo", "test_files", "test_dispatcher", "test_workers_host", "test_training", "test_wan_vae", "test_mount",
-    "test_segments", "test_dispatcher_trouble", "test_openapi", "test_cli_process", "test_video",
-    "test_seeds_and_gate", "test_expert_patches", "test_attacks_http_clients", "test_serve", "test_jetstream",
-    "test_jetstream_cluster",
+    "test_page", "test_editor", "test_demo", "test_files", "test_solvers", "test_dispatcher_crash", "test_api_host",
+    "test_wan_vae", "test_training", "test_crash_workers", "test_outward", "test_api_cli", "test_segments",
+    "test_openapi", "test_resume", "test_dispatcher", "test_cli_broken", "test_phases", "test_video_formats",
+    "test_jetstream_cluster", "test_crash_bench", "test_cli_process", "test_seeds_and_gate", "test_video",
+    "test_workers_host", "test_workers", "test_mount", "test_dispatcher_trouble", "test_serve",
+    "test_attacks_http_clients", "test_jetstream", "test_outward_host",
 )  # fmt: skip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

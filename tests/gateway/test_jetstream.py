@@ -239,7 +239,7 @@ def test_a_full_account_is_said_with_what_to_do(tmp_path, size):
     port = free_ports(1)[0]
     server = NatsServer(tmp_path / "nats", port, config=config).start()
     url = f"nats://me:p@127.0.0.1:{port}"
-    store = Blocking(JetStreamStore(url))
+    store = Blocking(JetStreamStore(NatsAccess(url)))
     try:
         with pytest.raises(StoreFullError, match=r"The account's room is used up: raise its max_file in nats-server"):
             while True:
