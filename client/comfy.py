@@ -99,13 +99,18 @@ class ComfyClient(Connection):
         """Make a request that someone else made; ``target`` is its path and query as they were sent."""
         return self._request(method, self._target(target), allow_redirects=False, **options)
 
+    def relay_socket(
+        self, target: str
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse[bool]]:
+        """Open a websocket for someone else; ``target`` is as in ``relay``."""
+        return self._open_socket(self._target(target))
+
     @contextlib.asynccontextmanager
-    async def relay_socket(self, target: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
-        """Open a websocket for someone else."""
+    async def _open_socket(self, url: URL) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
         try:
-            async with self._http.ws_connect(self._target(target), max_msg_size=0, heartbeat=_HEARTBEAT_S) as socket:
+            async with self._http.ws_connect(url, max_msg_size=0, heartbeat=_HEARTBEAT_S) as socket:
                 yield socket
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
 
     def _target(self, target: str) -> URL:
@@ -168,18 +173,14 @@ class ComfyClient(Connection):
 
         ComfyUI sends ``status`` at once, so the first event says that the connection stands.
         """
-        try:
-            url = (self._base / "ws").with_query(clientId=client_id)
-            async with self._http.ws_connect(url, max_msg_size=0, heartbeat=_HEARTBEAT_S) as socket:
-                await socket.send_json(_WITH_METADATA)
-                async for message in socket:
-                    if message.type is aiohttp.WSMsgType.TEXT:
-                        content = json.loads(message.data)
-                        yield Event(content["type"], content.get("data") or {})
-                    elif message.type is aiohttp.WSMsgType.BINARY and (preview := _preview(message.data)) is not None:
-                        yield preview
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
+        async with self._open_socket((self._base / "ws").with_query(clientId=client_id)) as socket:
+            await socket.send_json(_WITH_METADATA)
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    content = json.loads(message.data)
+                    yield Event(content["type"], content.get("data") or {})
+                elif message.type is aiohttp.WSMsgType.BINARY and (preview := _preview(message.data)) is not None:
+                    yield preview
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the record of a finished prompt, ``None`` if it has not finished or is unknown."""

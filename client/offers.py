@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,10 @@ def _number(kind: str, config: Mapping[str, Any], text: str) -> int | float:
         number = math.nan
     if not math.isfinite(number) or (kind == "INT" and not number.is_integer()):
         raise ValueError(f'{takes}, got "{text}".')
-    value = int(text) if kind == "INT" and text.lstrip("+-").isdecimal() else number  # a seed is exact as text alone
+    value: int | float = number
+    if kind == "INT":
+        with contextlib.suppress(ValueError):
+            value = int(text)  # of a large seed, the float is not exact
     if not low <= value <= high:
         raise ValueError(f"{takes}, got {text}. The nearest that it takes is {low if value < low else high}.")
     return int(value) if kind == "INT" else float(value)

@@ -5,19 +5,17 @@ import contextlib
 import copy
 import functools
 import json
-import shutil
 import socket
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import nats
 import pytest
 from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, Gateway, events
-from support.nats_server import CONFIG, NatsServer, free_ports, shared_server
+from support.nats_server import CONFIG, NatsServer, extended_config, free_ports, shared_server
 from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.contract.parameters import HOSTED
@@ -218,7 +216,7 @@ def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path, limit):
 
 def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
     """As while SQLite's disk is full."""
-    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("small.conf")
+    config = tmp_path / "small.conf"
     config.write_text(CONFIG.read_text().replace("jetstream {", "jetstream {\n  max_file_store: 12K"))
     server = NatsServer(tmp_path / "nats", free_ports(1)[0], config=config).start()
     try:
@@ -233,9 +231,8 @@ def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
 @pytest.mark.parametrize("size", [10, 2000])
 def test_a_full_account_is_said_with_what_to_do(tmp_path, size):
     """Where the first record of a batch has no room, the server says only that the batch is incomplete."""
-    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("account.conf")
     account = "{ jetstream: {max_file: 20K, max_consumers: 1}, users: [{user: me, password: p}] }"
-    config.write_text(f'include "{CONFIG.name}"\naccounts {{ A {account} }}')
+    config = extended_config(tmp_path, f"accounts {{ A {account} }}")
     port = free_ports(1)[0]
     server = NatsServer(tmp_path / "nats", port, config=config).start()
     url = f"nats://me:p@127.0.0.1:{port}"
@@ -366,10 +363,10 @@ def test_no_server_a_wrong_password_and_an_account_without_jetstream_are_said(tm
         StoreFileError, match=rf"NATS at 127.0.0.1:{port} cannot be used: .*Connect call failed.*Is a nats-server"
     ):
         JetStreamStore(NatsAccess(f"nats://me:secret@127.0.0.1:{port}"))
-    config = Path(shutil.copy(CONFIG, tmp_path)).with_name("accounts.conf")
-    config.write_text(
-        f'include "{CONFIG.name}"\naccounts {{ A {{ users: [{{user: one, password: p}}] }}\n'
-        "B { jetstream: enabled, users: [{user: other, password: 'p,p'}] } }"
+    config = extended_config(
+        tmp_path,
+        "accounts { A { users: [{user: one, password: p}] }\n"
+        "B { jetstream: enabled, users: [{user: other, password: 'p,p'}] } }",
     )
     server = NatsServer(tmp_path / "nats", port, config=config).start()
     try:

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 
 import pytest
-from support.api_runs import put_inputs, submit
+from support.api_runs import put_inputs, submit, until
 from support.nats_server import NatsServer, free_ports
-from support.outward_workers import fleet, look_often, run, until, workers
+from support.outward_workers import fleet, look_often, run, workers
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.comfy import OutputFile
 from wan_flf2v.gateway.jobs import dispatcher, outward, pipes

@@ -3,16 +3,15 @@
 import asyncio
 import base64
 import json
-import shutil
 from dataclasses import replace
 
 import nats
 import nkeys
 import pytest
 import trustme
-from support.api_runs import submit
-from support.nats_server import CONFIG, NatsServer, free_ports
-from support.outward_workers import fleet, look_often, run, until, workers
+from support.api_runs import submit, until
+from support.nats_server import CONFIG, NatsServer, extended_config, free_ports
+from support.outward_workers import fleet, look_often, run, workers
 from wan_flf2v.benchmarks._stand_in import StandIn
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.store import StoreFileError
@@ -155,11 +154,10 @@ def test_a_credentials_file_opens_the_store_and_is_never_shown(tmp_path, start, 
         system.public_key.decode(): jwt(operator, system, "account"),
         account.public_key.decode(): jwt(operator, account, "account", limits=limits),
     }
-    config = tmp_path / "operator.conf"
-    shutil.copy(CONFIG, tmp_path)
-    config.write_text(
-        f'include "{CONFIG.name}"\noperator: {jwt(operator, operator, "operator")}\nresolver: MEMORY\n'
-        f"system_account: {system.public_key.decode()}\nresolver_preload: {json.dumps(accounts)}"
+    config = extended_config(
+        tmp_path,
+        f"operator: {jwt(operator, operator, 'operator')}\nresolver: MEMORY\n"
+        f"system_account: {system.public_key.decode()}\nresolver_preload: {json.dumps(accounts)}",
     )
     where = start(config)
     token, seed = jwt(account, user, "user", subs=-1, data=-1, payload=-1), user.seed.decode()
@@ -190,11 +188,9 @@ def test_both_ends_show_their_certificates(tmp_path, start):
     server = tmp_path / "server.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
     authority.issue_cert("worker@example.com").private_key_and_cert_chain_pem.write_to_path(tmp_path / "mine.pem")
-    config = tmp_path / "tls.conf"
-    shutil.copy(CONFIG, tmp_path)
-    config.write_text(
-        f'include "{CONFIG.name}"\ntls {{ cert_file: "{server}", key_file: "{server}", verify: true, '
-        f'ca_file: "{tmp_path / "ca.pem"}" }}'
+    config = extended_config(
+        tmp_path,
+        f'tls {{ cert_file: "{server}", key_file: "{server}", verify: true, ca_file: "{tmp_path / "ca.pem"}" }}',
     )
     where = start(config)
     files = {"nats_ca": tmp_path / "ca.pem", "nats_certificate": tmp_path / "mine.pem"}

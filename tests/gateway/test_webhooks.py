@@ -8,10 +8,11 @@ import uuid
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from support.api_runs import until
 from support.gateway_process import BODY, SUBMIT, Gateway
 from support.stores import chosen_store, sql
 from support.web_server import serve
-from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
+from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.webhooks import new_secret, sign

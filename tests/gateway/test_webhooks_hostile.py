@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from support.api_runs import until
 from support.stores import sql
 from support.web_server import serve
-from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender, until
+from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender
 from wan_flf2v.gateway.fetch import Fetcher, system_resolve
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.jobs.records import Webhook

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from support.api_runs import Api, put_inputs, submit
+from support.api_runs import Api, put_inputs, submit, until
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
@@ -53,14 +53,6 @@ async def api_of(data, hosts, **settings):
         yield api
     finally:
         await api.store.close()
-
-
-async def until(condition):
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        await asyncio.sleep(0.02)
 
 
 def ids(host):

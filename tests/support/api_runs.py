@@ -51,6 +51,15 @@ def put_inputs(data):
     return {"68_image": "mine-start.jpg", "62_image": "mine-end.jpg"}
 
 
+async def until(condition):
+    """Wait until it holds, a function or a coroutine function; pytest's own time limit is the only one."""
+    while True:
+        found = condition()
+        if await found if asyncio.iscoroutine(found) else found:
+            return
+        await asyncio.sleep(0.01)
+
+
 class Api:
     """The store and the settings of one API on a ComfyUI, without its HTTP side."""
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from wan_flf2v.benchmarks._nats import CONFIG, Cluster, NatsServer, free_ports
 
-__all__ = ["CONFIG", "Cluster", "NatsServer", "free_ports", "shared_server"]
+__all__ = ["CONFIG", "Cluster", "NatsServer", "extended_config", "free_ports", "shared_server"]
+
+
+def extended_config(folder, text):
+    """Write a configuration that has ``text`` besides what users are given; return its path."""
+    shutil.copy(CONFIG, folder)
+    config = folder / "extended.conf"
+    config.write_text(f'include "{CONFIG.name}"\n{text}')
+    return config
 
 
 @functools.cache

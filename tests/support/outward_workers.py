@@ -31,14 +31,6 @@ def run(test):
     asyncio.run(asyncio.wait_for(test, WAIT_S))
 
 
-async def until(condition):
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        await asyncio.sleep(0.02)
-
-
 class Fleet(Api):
     """An API on NATS that has no address of a ComfyUI."""
 

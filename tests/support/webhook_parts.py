@@ -10,6 +10,7 @@ from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.webhooks import WebhookSender
 from wan_flf2v.gateway.settings import Settings
 
+from support.api_runs import until
 from support.stores import sql
 from support.web_server import serve
 
@@ -45,12 +46,6 @@ async def running(*senders):
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(ended, asyncio.CancelledError), ended
-
-
-async def until(condition):
-    """Wait until it holds; pytest's own time limit is the only one."""
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 class Receiver:
