@@ -11,6 +11,7 @@ try:
     from .cli.requests import add_commands as add_client_commands
     from .cli.run import app
     from .cli.serve import add_commands as add_server_commands
+    from .cli.tokens import add_commands as add_token_commands
 except ModuleNotFoundError as error:
     hint = 'pip install "wan-flf2v[client] @ git+<this repository>"'
     print(f"The command line needs {error.name}, which is not installed: {hint}", file=sys.stderr)
@@ -21,6 +22,7 @@ for add_commands in (
     add_report_command,
     add_client_commands,
     add_server_commands,
+    add_token_commands,
     add_keeping_commands,
     add_model_commands,
     add_models_command,

@@ -17,16 +17,20 @@ _RETRY_S = 0.25
 _UNKNOWN, _TOO_MANY = 404, 429
 
 
-async def submit(api: HostedApi, values: Mapping[str, Value], deadline: float) -> str | None:
+async def submit(
+    api: HostedApi, values: Mapping[str, Value], deadline: float, webhook: str | None = None
+) -> str | None:
     """Submit the demo's example with ``values``, under one key until it is accepted, and return the request's id.
 
-    Each has another seed, so that nothing comes from ComfyUI's cache. ``None`` if nothing is accepted until
-    ``deadline``, of ``time.monotonic``; ``HostedApiError`` if the request is refused.
+    ``webhook`` is told about its end. Each has another seed, so that nothing comes from ComfyUI's cache. ``None`` if
+    nothing is accepted until ``deadline``, of ``time.monotonic``; ``HostedApiError`` if the request is refused.
     """
     example = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
     given = {**example, **values, SEED.key: uuid.uuid4().int % 2**32}
     key = str(uuid.uuid4())
-    accepted = await _until_answered(lambda: api.submit(DEMO.model_id, given, idempotency_key=key), deadline)
+    accepted = await _until_answered(
+        lambda: api.submit(DEMO.model_id, given, idempotency_key=key, webhook=webhook), deadline
+    )
     return None if accepted is None else str(accepted["request_id"])
 
 

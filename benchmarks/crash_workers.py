@@ -4,7 +4,8 @@ Each round submits ten requests. Meanwhile it kills a gateway, a ComfyUI, both, 
 stand still for longer than ``worker_lost_after_s`` and go on. On JetStream, with two gateways and three nodes, it also
 kills a node, a node and a gateway, or freezes the gateway that dispatches until the other one does. What was
 killed is started again. Every version of every job is kept (``_audit``) and judged: only legal transitions, one end a
-job, attempts that rise, and the result that is kept is the file of the accepted attempt.
+job, attempts that rise, and the result that is kept is that of the accepted attempt. Each job's webhook is told its
+end, under one id.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ._audit import Audit, attempt_name
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
 from ._nats import Cluster, NatsServer, nodes_for
+from ._receiver import receiver
 from ._requests import submit, wait_for_end
 from ._stand_in import StandIn, stand_ins
 
@@ -36,7 +38,12 @@ _FROZEN_S = 10.0  # longer than a gateway keeps the right to dispatch
 _WINDOW_S = 5.0  # the longest life of a round's first jobs
 _END_S = 240.0  # a request that has not ended by then is lost
 _SEED = 20261101
-_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "worker_lost_after_s": _LOST_AFTER_S}
+_SETTINGS = {
+    "queue_limit": 1_000_000,
+    "rate_per_minute": 1_000_000,
+    "worker_lost_after_s": _LOST_AFTER_S,
+    "allow_private_urls": True,
+}
 
 
 def run(options: Options) -> Figures:
@@ -51,7 +58,7 @@ def run(options: Options) -> Figures:
 
 async def _run(folder: Path, count: int, workers: int, cluster: Cluster | None) -> Figures:
     nats_url = cluster.ready() if cluster is not None else None
-    async with stand_ins(workers, seconds=_SECONDS) as hosts:
+    async with stand_ins(workers, seconds=_SECONDS) as hosts, receiver() as hook:
         for host in hosts:
             for parameter in (START_IMAGE, END_IMAGE):
                 host.files["input", "", str(parameter.default)] = b"a photograph"
@@ -62,16 +69,17 @@ async def _run(folder: Path, count: int, workers: int, cluster: Cluster | None) 
         try:
             for gateway in gateways:
                 await asyncio.to_thread(gateway.start)
-            ends = await _rounds(
-                _Parts(hosts, gateways, [] if cluster is None else list(cluster.nodes.values())), count
-            )
+            nodes = [] if cluster is None else list(cluster.nodes.values())
+            ends = await _rounds(_Parts(hosts, gateways, nodes), count, hook.url)
+            wrong = await hook.violations({job_id: end for job_id, end in ends if job_id})
         finally:
             for gateway in gateways:
                 await asyncio.to_thread(gateway.stop)
         violations, _ = await asyncio.to_thread(audit.violations, _is_of_attempt)
+    violations += wrong
     for text in violations:
         print(f"audit: {text}", flush=True)
-    right, lost = (sum(end == wanted for end in ends) for wanted in ("succeeded", "lost"))
+    right, lost = (sum(end == wanted for _, end in ends) for wanted in ("succeeded", "lost"))
     total = count * REQUESTS
     return {
         "accepted": summed([len(ends)], "requests", ("==", total)),
@@ -89,19 +97,20 @@ class _Parts(NamedTuple):
     nodes: Sequence[NatsServer]
 
 
-async def _rounds(parts: _Parts, count: int) -> list[str]:
+async def _rounds(parts: _Parts, count: int, webhook: str) -> list[tuple[str, str]]:
+    """Return id and end of every request; a lost one has no id."""
     dice = random.Random(_SEED)  # noqa: S311 -- the same moments in every run
-    ends: list[str] = []
+    ends: list[tuple[str, str]] = []
     for number in range(count):
         name, harm = _harm(number, dice, parts)
         moment = dice.uniform(0.0, _WINDOW_S)
         harming = asyncio.create_task(_after(moment, harm))
         try:
-            found = await _round(parts.gateways)
+            found = await _round(parts.gateways, webhook)
         finally:
             await harming
         ends += found
-        print(f"round {number + 1} of {count}: {name} after {moment:.2f} s: {found}", flush=True)
+        print(f"round {number + 1} of {count}: {name} after {moment:.2f} s: {[end for _, end in found]}", flush=True)
     return ends
 
 
@@ -162,19 +171,21 @@ async def _after(moment: float, harm: Callable[[], Awaitable[None]]) -> None:
     await harm()
 
 
-async def _round(gateways: Sequence[GatewayProcess]) -> list[str]:
-    """Return how each request ended."""
+async def _round(gateways: Sequence[GatewayProcess], webhook: str) -> list[tuple[str, str]]:
+    """Return each request's id, empty if it was lost, and how it ended."""
     async with contextlib.AsyncExitStack() as stack:
         apis = [await stack.enter_async_context(HostedApi(each.api, each.token)) for each in gateways]
         deadline = time.monotonic() + _END_S
-        return await asyncio.gather(*(_request(apis[number % len(apis)], deadline) for number in range(REQUESTS)))
+        return await asyncio.gather(
+            *(_request(apis[number % len(apis)], deadline, webhook) for number in range(REQUESTS))
+        )
 
 
-async def _request(api: HostedApi, deadline: float) -> str:
-    """Submit one request, wait for its end and return how it ended."""
-    request_id = await submit(api, {}, deadline)
+async def _request(api: HostedApi, deadline: float, webhook: str) -> tuple[str, str]:
+    """Submit one request, wait for its end and return its id and how it ended."""
+    request_id = await submit(api, {}, deadline, webhook)
     result = None if request_id is None else await wait_for_end(api, request_id, deadline)
-    return "lost" if result is None else str(result["status"])
+    return ("", "lost") if request_id is None or result is None else (request_id, str(result["status"]))
 
 
 def _is_of_attempt(job_id: str, attempt: int, video: Path) -> bool:

@@ -1,7 +1,4 @@
-"""``wan-flf2v serve`` starts the API; ``token`` makes, lists and revokes tokens, ``workers`` shows its ComfyUIs.
-
-``worker`` connects a ComfyUI to it by NATS.
-"""
+"""``wan-flf2v serve`` starts the API, ``worker`` connects a ComfyUI to it by NATS, ``workers`` shows its ComfyUIs."""
 
 from __future__ import annotations
 
@@ -29,15 +26,13 @@ from .stores import (
 if TYPE_CHECKING:
     from ..gateway.settings import Settings
 
-_tokens = typer.Typer(help="The tokens that clients of the API send.", callback=check_extra, no_args_is_help=True)
 _workers = typer.Typer(help="The ComfyUIs that the API runs requests on.", callback=check_extra, no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``serve``, ``worker``, ``token`` and ``workers`` to the command line."""
+    """Add ``serve``, ``worker`` and ``workers`` to the command line."""
     app.command()(serve)
     app.command()(worker)
-    app.add_typer(_tokens, name="token")
     app.add_typer(_workers, name="workers")
 
 
@@ -150,59 +145,6 @@ def _log(level: int) -> None:
     logging.getLogger("wan_flf2v").setLevel(level)
     # aiohttp logs the content of every malformed request. This API's middleware logs its errors.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-
-
-@_tokens.command()
-def create(
-    name: Annotated[str, typer.Argument(help="The token's name.")],
-    data: DataOption = None,
-    nats: NatsOption = None,
-    rate: Annotated[int | None, typer.Option(min=1, help="Calls a minute, instead of the settings' limit.")] = None,
-    queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
-) -> None:
-    """Make a token and print it. It is shown this once; only its hash is kept."""
-    from ..gateway.jobs.tokens import TokenNameError, create_token
-
-    try:
-        text, token = with_store(
-            data, nats, lambda store: create_token(store, name, rate_per_minute=rate, queue_limit=queue)
-        )
-    except TokenNameError as error:
-        fail(str(error), EXIT_USAGE)
-    say(f"Token {token.name}; its webhooks are signed with {token.webhook_secret}")
-    typer.echo(text)
-
-
-@_tokens.command("list")
-def list_tokens(data: DataOption = None, nats: NatsOption = None) -> None:
-    """List the tokens' names and limits."""
-    from ..gateway.http.responses import timestamp
-
-    place = store_place(data, nats)
-    tokens = with_store(data, nats, lambda store: store.tokens()) if has_store(data, nats) else []
-    if not tokens:
-        command = f"wan-flf2v token create NAME {store_option(data, nats)}"
-        say(f"There is no token in {place}. `{command}` makes one there.")
-        return
-    say(f"Tokens in {place}:")
-    table = Table("Name", "Made", "Calls a minute", "Waiting")
-    for token in tokens:
-        limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
-        table.add_row(token.name, timestamp(token.created_at), *limits)
-    out.print(table)
-
-
-@_tokens.command()
-def revoke(
-    name: Annotated[str, typer.Argument(help="The token's name.")], data: DataOption = None, nats: NatsOption = None
-) -> None:
-    """Make a token worthless at once. Requests made with it go on."""
-    if not has_store(data, nats) or not with_store(data, nats, lambda store: store.revoke_token(name)):
-        fail(
-            f'There is no token "{name}" in {store_place(data, nats)}. `wan-flf2v token list` shows those there are.',
-            EXIT_USAGE,
-        )
-    say(f"Token {name} is revoked.")
 
 
 @_workers.command("list")

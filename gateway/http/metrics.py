@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
-from ..jobs.records import WorkerState, WorkerWord
+from ..jobs.records import Status, WorkerState, WorkerWord
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -27,9 +27,23 @@ class Metrics:
         self._seconds += seconds
         self._buckets[next((limit for limit in _BUCKETS_S if seconds <= limit), float("inf"))] += 1
 
-    def render(self, jobs: Mapping[str, int], *, comfyui_up: bool, workers: Sequence[WorkerState] = ()) -> str:
-        """Return everything as text; ``jobs`` is the number of requests in each status."""
-        return "\n".join([*self._jobs(jobs, comfyui_up), *self._workers(workers), *self._http(), ""])
+    def render(
+        self,
+        jobs: Mapping[str, int],
+        unfinished: Mapping[tuple[str, Status], int],
+        *,
+        comfyui_up: bool,
+        workers: Sequence[WorkerState] = (),
+    ) -> str:
+        """Return everything as text: how many requests have each status, and of each model are ``unfinished``."""
+        lines = [*self._jobs(jobs, comfyui_up), *self._unfinished(unfinished), *self._workers(workers), *self._http()]
+        return "\n".join([*lines, ""])
+
+    def _unfinished(self, unfinished: Mapping[tuple[str, Status], int]) -> Iterator[str]:
+        yield "# HELP wan_flf2v_unfinished_requests Requests of each model that wait or run, for an autoscaler."
+        yield "# TYPE wan_flf2v_unfinished_requests gauge"
+        for (model, status), number in unfinished.items():
+            yield f'wan_flf2v_unfinished_requests{{model="{model}",status="{status}"}} {number}'
 
     def _workers(self, workers: Sequence[WorkerState]) -> Iterator[str]:
         yield "# HELP wan_flf2v_worker_state What each ComfyUI does: 1 for its state, 0 for the others."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from aiohttp import web
 
 from ..durable import check_room
 from ..jobs.catalogue import Catalogue
-from ..jobs.records import STATUSES
+from ..jobs.records import STATUSES, UNFINISHED
 from ..jobs.store import Store, StoreError
 from ..settings import Settings
 from .errors import ApiError, ErrorKind, kind_of
@@ -85,8 +86,12 @@ class OpsRoutes:
     async def metrics(self, _: web.Request) -> web.Response:
         """Return the metrics in Prometheus' text format."""
         jobs: dict[str, int] = {status: await self._store.count(None, status) for status in STATUSES}
+        queue, models = await self._store.queue(), await self._models.all()
+        counts = Counter((job.model_id, job.status) for job in queue)
+        names = dict.fromkeys([*models, *(job.model_id for job in queue)])  # one that was removed may have jobs
+        unfinished = {(name, status): counts[name, status] for name in names for status in UNFINISHED}
         up = (await self._store.health()).comfyui == "up"
-        text = self._metrics.render(jobs, comfyui_up=up, workers=await self._store.workers())
+        text = self._metrics.render(jobs, unfinished, comfyui_up=up, workers=await self._store.workers())
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def workers(self, request: web.Request) -> web.Response:

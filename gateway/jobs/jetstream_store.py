@@ -9,6 +9,7 @@ Below the prefix ``wf``, a record's subject is:
 ``now.hook.ID``                a webhook
 ``now.left.ID``                an ended job that may have left something on its worker
 ``now.token.HASH``             a token, and ``name.NAME`` its hash
+``now.priority.TOKEN``         a token's priority
 ``now.model.ID``               a model that an operator added
 ``idem.TOKEN.SHA256``          an idempotency key
 ``file.TOKEN.ID``              an uploaded file, and ``uploads.TOKEN`` the sum of their sizes
@@ -40,8 +41,10 @@ from .jetstream import Record, Stream, Transaction, View
 from .order import QueuedJob, in_order
 from .records import (
     DEATHS,
+    UNFINISHED,
     Health,
     Job,
+    Priority,
     Status,
     StoredFile,
     Submission,
@@ -64,7 +67,6 @@ from .store import (
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
 _LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
 _EXPIRED_TTL_S = 7 * 86400  # how long an expired job is still known
-_OPEN = ("in_queue", "in_progress")
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 _P = ParamSpec("_P")
@@ -269,16 +271,17 @@ class JetStreamStore(FollowingStore):
         jobs = await self._open_jobs()
         counts = (await self._kept("count")).values()
         served = {count["token"]: count["served_at"] for count in counts if count["served_at"] is not None}
-        ordered = in_order(map(_queued, jobs), served, now=time.time(), max_wait_s=self._max_wait_s)
+        priorities = await self._kept("priority")
+        ordered = in_order(map(_queued, jobs), served, priorities, now=time.time(), max_wait_s=self._max_wait_s)
         return ordered, {job.id: job.version for job in jobs}
 
     @_on_stream
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
         count = 0
-        if status is None or status in _OPEN:
+        if status is None or status in UNFINISHED:
             jobs = await self._open_jobs()
             count += sum(token in (None, job.token) and status in (None, job.status) for job in jobs)
-        if status not in _OPEN:
+        if status not in UNFINISHED:
             of = "*" if token is None else _word(token)
             count += await self._stream.count(self._subject("done", "job", of, status or "*", "*"))
         return count
@@ -288,7 +291,7 @@ class JetStreamStore(FollowingStore):
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
         found: dict[str, Job | _Ended] = {job.id: job for job in await self._open_jobs()}
-        if status not in _OPEN:  # read after the open ones: a job that ends in between is in both
+        if status not in UNFINISHED:  # read after the open ones: a job that ends in between is in both
             found |= {job.id: job for job in (await self._ended.look()).values()}
         jobs = [job for job in found.values() if job.token == token and status in (None, job.status)]
         if before is not None:
@@ -482,9 +485,29 @@ class JetStreamStore(FollowingStore):
         token_hash = await transaction.read(self._token_subjects("", name)[1])
         if token_hash is None:
             return False
-        for subject in self._token_subjects(token_hash, name):
-            await transaction.find(subject)
-            transaction.remove(subject)
+        by_hash, by_name = self._token_subjects(token_hash, name)
+        token = await transaction.read(by_hash)
+        await transaction.find(by_name)
+        transaction.remove(by_hash)
+        transaction.remove(by_name)
+        priority = self._subject("now", "priority", _word(token["id"]))
+        if await transaction.find(priority) is not None:
+            transaction.remove(priority)
+        return True
+
+    @_on_stream
+    async def priorities(self) -> dict[str, Priority]:
+        return await self._kept("priority")
+
+    @_transaction
+    async def set_priority(self, transaction: Transaction, name: str, priority: Priority) -> bool:
+        token_hash = await transaction.read(self._token_subjects("", name)[1])
+        if token_hash is None:
+            return False
+        token = await transaction.read(self._token_subjects(token_hash, name)[0])
+        subject = self._subject("now", "priority", _word(token["id"]))
+        await transaction.find(subject)
+        transaction.write(subject, priority)
         return True
 
     # Uploaded files

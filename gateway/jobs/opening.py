@@ -60,7 +60,11 @@ async def copy_to_nats(data: Path, nats: NatsAccess) -> tuple[int, int, int]:
         if not await source.lead(_COPIER):
             raise StoreFileError(f"A gateway runs requests of {data}, and another would run them too. Stop it first.")
         stack.push_async_callback(source.resign, _COPIER)
-        tokens = [await target.add_token(token) for token in await source.tokens()]
+        tokens, priorities = [], await source.priorities()
+        for token in await source.tokens():
+            tokens.append(await target.add_token(token))
+            if tokens[-1] and token.id in priorities:
+                await target.set_priority(token.name, priorities[token.id])
         models = [await target.add_model(model) for model in await source.models()]
         jobs = [await target.adopt(unfinished) for unfinished in await source.unfinished()]
     return sum(tokens), sum(models), sum(jobs)

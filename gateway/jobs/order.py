@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .records import Status
+from .records import PRIORITIES, Priority, Status
 
 _NEVER = -math.inf
 _NOBODY: Mapping[str, float] = MappingProxyType({})
+_ALL_NORMAL: Mapping[str, Priority] = MappingProxyType({})
 
 
 class QueuedJob(NamedTuple):
@@ -31,16 +32,18 @@ class QueuedJob(NamedTuple):
 def in_order(
     jobs: Iterable[QueuedJob],
     served: Mapping[str, float] = _NOBODY,
+    priorities: Mapping[str, Priority] = _ALL_NORMAL,
     *,
     now: float = 0.0,
     max_wait_s: float = math.inf,
 ) -> tuple[QueuedJob, ...]:
     """Return the jobs in the order in which they run: the running ones, then those that wait, as if none ended.
 
-    Next is the token with the fewest running jobs; of several, the one that was served the longest ago (``served``:
-    when the latest job of each token started). But a token that was not served for ``max_wait_s`` although it had a
-    job waiting comes before all others: nobody starves beside tokens that come and go. Of one token, first come first
-    served: a job that waits again because its ComfyUI ended keeps its number, and with it its place.
+    Next is the token of the highest priority (``priorities``, normal if it is not there); of several, the one with the
+    fewest running jobs; of several, the one that was served the longest ago (``served``: when the latest job of each
+    token started). But a token that was not served for ``max_wait_s`` although it had a job waiting comes before all
+    others: nobody starves beside tokens that come and go, or behind those of a higher priority. Of one token, first
+    come first served: a job that waits again because its ComfyUI ended keeps its number, and with it its place.
     """
     ordered = sorted(jobs, key=lambda job: (job.status != "in_progress", job.number))
     running = Counter(job.token for job in ordered if job.status == "in_progress")
@@ -51,12 +54,14 @@ def in_order(
     if len(waiting) <= 1:
         return tuple(ordered)
 
-    def rank(token: str) -> tuple[bool, float, tuple[bool, float], int]:
+    classes = {token: PRIORITIES.index(priorities.get(token, "normal")) for token in waiting}
+
+    def rank(token: str) -> tuple[bool, float, int, tuple[bool, float], int]:
         last, first = served.get(token, _NEVER), waiting[token][0]
         since = max(last, first.created_at)
         if now - since > max_wait_s:
-            return False, since, (False, 0.0), first.number
-        return True, running[token], (False, last), first.number
+            return False, since, 0, (False, 0.0), first.number
+        return True, classes[token], running[token], (False, last), first.number
 
     result = ordered[:count]
     heap = [(rank(token), token) for token in waiting]
@@ -66,7 +71,8 @@ def in_order(
         result.append(waiting[token].popleft())
         running[token] += 1
         if waiting[token]:  # it was served now, after all others
-            turn = True, running[token], (True, float(len(result))), waiting[token][0].number
+            last = True, float(len(result))
+            turn = True, classes[token], running[token], last, waiting[token][0].number
             heapq.heapreplace(heap, (turn, token))
         else:
             heapq.heappop(heap)

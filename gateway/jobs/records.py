@@ -15,6 +15,9 @@ from ...contract.parameters import Value
 WorkerWord = Literal["idle", "running", "busy", "stopping", "duplicate", "lost", "silent", "unknown"]
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+UNFINISHED: tuple[Status, ...] = ("in_queue", "in_progress")
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # the first is served first
 DEATHS = "deaths"  # in a job's detail
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ATTEMPT_NAME = re.compile(REQUEST_ID.pattern + r"(-[0-9]{1,4})?")
@@ -108,7 +111,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the job has ended."""
-        return self.status not in ("in_queue", "in_progress")
+        return self.status not in UNFINISHED
 
 
 def attempt_name(job_id: str, attempt: int) -> str:

@@ -22,8 +22,10 @@ from .following import FollowingStore, State, states_of
 from .order import QueuedJob, in_order
 from .records import (
     DEATHS,
+    UNFINISHED,
     Health,
     Job,
+    Priority,
     Status,
     StoredFile,
     Submission,
@@ -127,6 +129,7 @@ CREATE TABLE IF NOT EXISTS transitions (
     job_id TEXT NOT NULL, at REAL NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT, reason TEXT
 );
 CREATE INDEX IF NOT EXISTS transitions_by_job ON transitions (job_id);
+CREATE TABLE IF NOT EXISTS priorities (token TEXT PRIMARY KEY, priority TEXT NOT NULL);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
 _ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
@@ -313,7 +316,7 @@ class SqliteStore(FollowingStore):
             row = database.execute(query, (token,)).fetchone()
             if row is not None and row[0] is not None:
                 served[token] = row[0]
-        ordered = in_order(jobs, served, now=now, max_wait_s=self._max_wait_s)
+        ordered = in_order(jobs, served, _priorities(database), now=now, max_wait_s=self._max_wait_s)
         return ordered, {job.id: row[0] for job, row in zip(jobs, rows, strict=True)}
 
     @_reads
@@ -459,8 +462,18 @@ class SqliteStore(FollowingStore):
         query = "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)"
         return database.execute(query, astuple(token)).rowcount == 1
 
-    @_writes
+    @_reads
+    def priorities(self, database: sqlite3.Connection) -> dict[str, Priority]:
+        return _priorities(database)
+
+    @functools.partial(_writes, moves_queue=True)
+    def set_priority(self, database: sqlite3.Connection, name: str, priority: Priority) -> bool:
+        query = "INSERT OR REPLACE INTO priorities SELECT id, ? FROM tokens WHERE name = ?"
+        return database.execute(query, (priority, name)).rowcount == 1
+
+    @functools.partial(_writes, moves_queue=True)
     def revoke_token(self, database: sqlite3.Connection, name: str) -> bool:
+        database.execute("DELETE FROM priorities WHERE token = (SELECT id FROM tokens WHERE name = ?)", (name,))
         return database.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
 
     @_writes
@@ -654,6 +667,10 @@ def _create(path: Path) -> None:
         database.close()
 
 
+def _priorities(database: sqlite3.Connection) -> dict[str, Priority]:
+    return dict(map(tuple, database.execute("SELECT token, priority FROM priorities")))
+
+
 def _find(database: sqlite3.Connection, job_id: str) -> Job | None:
     row = database.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return _job(row) if row is not None else None
@@ -709,7 +726,7 @@ def _change(database: sqlite3.Connection, job_id: str, statuses: tuple[str, ...]
 def _end(
     database: sqlite3.Connection, job_id: str, status: Status, *, reason: str | None = None, **columns: Any
 ) -> bool:
-    ended = _change(database, job_id, ("in_queue", "in_progress"), status=status, finished_at=time.time(), **columns)
+    ended = _change(database, job_id, UNFINISHED, status=status, finished_at=time.time(), **columns)
     if ended:
         _note(database, job_id, reason=reason or columns.get("error"))
         _tell(database, job_id, "end")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from ...contract.parameters import ModelContract
 from .order import QueuedJob
-from .records import Health, Job, Status, StoredFile, Submission, Token, Transition, Webhook, WorkerState
+from .records import Health, Job, Priority, Status, StoredFile, Submission, Token, Transition, Webhook, WorkerState
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 CANCEL_REASON = "its client cancelled it"  # in a job's history
@@ -168,6 +168,12 @@ class Store(Protocol):
 
     async def revoke_token(self, name: str) -> bool:
         """Forget a token; ``False`` if there is none with that name. Its jobs go on; its name may be used again."""
+
+    async def priorities(self) -> dict[str, Priority]:
+        """Return the priority of each token, by its id; one that is not there has the normal one."""
+
+    async def set_priority(self, name: str, priority: Priority) -> bool:
+        """Give a token a priority, also for its jobs that wait; ``False`` if there is none with that name."""
 
     # Uploaded files
 

@@ -17,6 +17,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
 from support.stores import sqlite_only
+from wan_flf2v.contract.parameters import DEMO, HOSTED
 
 
 def png(size=(64, 64)):
@@ -314,6 +315,7 @@ def test_health_readiness_and_metrics(gateway):
     families = {family.name: family for family in text_string_to_metric_families(answer.content.decode())}
     assert {name: family.type for name, family in families.items()} == {
         "wan_flf2v_requests": "gauge",
+        "wan_flf2v_unfinished_requests": "gauge",
         "wan_flf2v_comfyui_up": "gauge",
         "wan_flf2v_start_time_seconds": "gauge",
         "wan_flf2v_worker_state": "gauge",
@@ -325,6 +327,11 @@ def test_health_readiness_and_metrics(gateway):
     jobs = {sample.labels["status"]: sample.value for sample in families["wan_flf2v_requests"].samples}
     assert set(jobs) == {"in_queue", "in_progress", "succeeded", "failed", "cancelled"}
     assert jobs["in_queue"] >= 1
+    unfinished = {
+        tuple(sample.labels.values()): sample.value for sample in families["wan_flf2v_unfinished_requests"].samples
+    }
+    assert unfinished[HOSTED.model_id, "in_queue"] == jobs["in_queue"]
+    assert (unfinished[HOSTED.model_id, "in_progress"], unfinished[DEMO.model_id, "in_queue"]) == (0, 0)
     assert [sample.value for sample in families["wan_flf2v_comfyui_up"].samples] == [0]
     counts = {tuple(sample.labels.values()): sample.value for sample in families["wan_flf2v_http_requests"].samples}
     assert counts["POST", "/v1/models/{model_id}", "200"] >= 1

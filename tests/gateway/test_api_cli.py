@@ -35,13 +35,18 @@ def cli(tmp_path):
 
 
 def test_tokens_are_made_listed_and_revoked(cli, tmp_path):
-    made = cli("token", "create", "alice", "--data", tmp_path, "--queue", 3)
+    made = cli("token", "create", "alice", "--data", tmp_path, "--queue", 3, "--priority", "high")
     assert made.returncode == 0, made.stderr
     token = made.stdout.strip()
     assert token.startswith("wf_")
     assert "whsec_" in made.stderr
     listed = cli("token", "list", "--data", tmp_path).stdout
     assert "alice" in listed
+    assert "high" in listed
+    assert "Token alice has priority low." in cli("token", "priority", "alice", "low", "--data", tmp_path).stderr
+    assert "low" in cli("token", "list", "--data", tmp_path).stdout
+    assert "'highest' is not one of" in cli("token", "priority", "alice", "highest", "--data", tmp_path).stderr
+    assert 'no token "bob"' in cli("token", "priority", "bob", "low", "--data", tmp_path).stderr
     assert token not in listed
     content = b"".join(path.read_bytes() for path in tmp_path.glob("store.sqlite3*"))
     assert token.encode() not in content, "only its hash is kept"

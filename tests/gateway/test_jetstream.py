@@ -476,6 +476,7 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
     token = Token("laptop", "h", 1.0, "whsec_y", 60, None)
     source = Blocking(STORES["sqlite"](tmp_path))
     assert source.add_token(token)
+    assert source.set_priority("laptop", "high")
     model = replace(HOSTED, model_id="mine/one")
     assert source.add_model(model)
     running, waiting, ended = [source.submit(new(idempotency=(f"key {n}", "hash"), **hook)) for n in range(3)]
@@ -493,6 +494,7 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
         assert asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path)))) == (1, 1, 2)
         assert asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path)))) == (0, 0, 0)
         assert (store.tokens(), store.models()) == ([token], [model])
+        assert store.priorities() == {token.id: "high"}
         assert [job.id for job in store.queue()] == [running.id, waiting.id]
         for job in (running, waiting):
             assert replace(store.get(job.id), number=0) == replace(source.get(job.id), number=0)

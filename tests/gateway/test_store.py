@@ -292,6 +292,22 @@ def test_tokens_and_files(store):
     assert store.get_file("file_1") is None
 
 
+def test_a_tokens_priority_holds_for_its_waiting_jobs_in_every_process(open_store):
+    store, other = open_store(), open_store()
+    assert not store.set_priority("laptop", "high")
+    for name in ("laptop", "phone"):
+        assert store.add_token(Token(name, f"hash of {name}", 1.0, None, None, None, id=name))
+    first, second = add(store, token="phone"), add(store, token="laptop")
+    assert next_id(store) == first.id
+    assert other.set_priority("laptop", "high")
+    assert (store.priorities(), next_id(store)) == ({"laptop": "high"}, second.id)
+    assert store.set_priority("laptop", "low")
+    assert (other.priorities(), next_id(store)) == ({"laptop": "low"}, first.id)
+    assert store.set_priority("phone", "low")
+    assert store.revoke_token("phone")
+    assert store.priorities() == {"laptop": "low"}
+
+
 def test_models_are_kept_for_all_processes(open_store):
     store, other = open_store(), open_store()
     assert store.models() == []

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
+from wan_flf2v.gateway.jobs.records import PRIORITIES
 
 NOW = 10_000.0
 
@@ -42,6 +43,14 @@ def test_who_was_not_served_for_too_long_comes_first_although_he_has_more_runnin
     assert names(in_order(queue, {"a": 30.0, "b": 90.0}, now=100.0, max_wait_s=60.0)) == "abb"
 
 
+def test_a_higher_priority_comes_first_until_the_others_have_waited_too_long():
+    queue = jobs("a", "a", "b", "b", "c", "c", running=(0, 2))
+    served, priorities = {"a": 99.0, "b": 99.0, "c": 95.0}, {"a": "high", "c": "low"}
+    assert names(in_order(queue, served, priorities, now=100.0)) == "abcc"
+    assert names(in_order(queue, served, priorities, now=100.0, max_wait_s=4.0)) == "cabc"
+    assert names(in_order(queue, served, now=100.0)) == "ccab", "without priorities the fewest running are first"
+
+
 @st.composite
 def queues(draw):
     """Unfinished jobs of a few tokens, some of them running, and when each token was served last."""
@@ -50,12 +59,13 @@ def queues(draw):
     made = [draw(st.floats(0, NOW)) for _ in tokens]
     queue = [job._replace(created_at=made[job.number]) for job in jobs(*tokens, running=running)]
     served = draw(st.dictionaries(st.sampled_from("abcde"), st.floats(0, NOW)))
-    return draw(st.permutations(queue)), served, draw(st.sampled_from([math.inf, 100.0, 5000.0]))
+    priorities = draw(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(PRIORITIES)))
+    return draw(st.permutations(queue)), served, priorities, draw(st.sampled_from([math.inf, 100.0, 5000.0]))
 
 
 def holds(drawn):
-    queue, served, max_wait_s = drawn
-    ordered = in_order(queue, served, now=NOW, max_wait_s=max_wait_s)
+    queue, served, priorities, max_wait_s = drawn
+    ordered = in_order(queue, served, priorities, now=NOW, max_wait_s=max_wait_s)
     assert sorted(ordered) == sorted(queue), "no job is lost or made up"
     for token in "abcde":
         numbers = [job.number for job in ordered if job.token == token and job.status == "in_queue"]
@@ -65,7 +75,7 @@ def holds(drawn):
     left, served, seen = list(queue), dict(served), []
 
     def order():
-        return in_order(left, served, now=NOW, max_wait_s=max_wait_s)
+        return in_order(left, served, priorities, now=NOW, max_wait_s=max_wait_s)
 
     while waiting := [job for job in order() if job.status == "in_queue"]:
         job = waiting[0]
@@ -92,8 +102,8 @@ def test_ten_thousand_random_queues(drawn):
 def waits_at_most(workers, lengths, rivals):
     """Run a busy service and return the longest time for which a token with a waiting job was not served.
 
-    Token ``a`` has jobs of the given ``lengths``; at every moment another token appears that was never served, for
-    ``rivals`` moments. A step of time is one second.
+    Token ``a`` has a low priority and jobs of the given ``lengths``; at every moment another token appears that was
+    never served, for ``rivals`` moments. A step of time is one second.
     """
     max_wait_s, number, longest = 20.0, 0, 0.0
     left, ends, served = [], {}, {}
@@ -107,7 +117,8 @@ def waits_at_most(workers, lengths, rivals):
             number += 1
         left = [job for job in left if ends.get(job.id, math.inf) > now]
         busy = Counter(job.status for job in left)["in_progress"]
-        order = [job for job in in_order(left, served, now=now, max_wait_s=max_wait_s) if job.status == "in_queue"]
+        ordered = in_order(left, served, {"a": "low"}, now=now, max_wait_s=max_wait_s)
+        order = [job for job in ordered if job.status == "in_queue"]
         for job in order[: workers - busy]:
             left[left.index(job)] = job._replace(status="in_progress")
             served[job.token] = now
