@@ -11,11 +11,12 @@ import re
 from typing import Any
 
 from ..video import formats
+from ..video.writer import DEFAULT_PRESET
 from ._figures import Figure, Figures, Options
 from ._in_host import ALL_THREADS, EXACT_MEMORY, measure, pairs, ratio
 
 _ROUNDS = 3
-_CRF, _PRESET = 19, "medium"
+_CRF, _PRESET = 19, DEFAULT_PRESET
 _SIZE = {"width": 1280, "height": 720}
 _LENGTHS = 81, 405, 810
 _LIMIT, _LIMIT_AV1 = 1.1, 1.3  # AV1 has a look-ahead of its own

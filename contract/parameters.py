@@ -263,8 +263,10 @@ KEYFRAMES = ModelContract(
             key="61_frames",
             title="Frame of the Image on the Way",
             description="Counted from 0; it becomes the nearest multiple of 4. It must lie between the ends.",
-            type="string",
-            default="40",
+            type="integer",
+            default=40,
+            minimum=4,
+            maximum=136,  # the last before the end of the longest video
             aliases=("keyframe_index",),
         ),
         _STRENGTH,

@@ -29,7 +29,7 @@ from ..video.color_match import ColorMatch
 from ..video.edit import Edit
 from ..video.formats import Format
 from ..video.geometry import exact_size, start_frames
-from ..video.writer import WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
+from ..video.writer import DEFAULT_PRESET, WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
 from .color_match import ColorMatchSettings
 from .lists import calls_of
 from .notice import show_notice
@@ -112,7 +112,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         decode: str = "streamed",
         format: str = formats.DEFAULT.name,
         quality: int = OWN_QUALITY,
-        preset: str = "medium",
+        preset: str = DEFAULT_PRESET,
         dither: str = "auto",
         save_output: bool = True,
         save_metadata: bool = True,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .. import compat
 from ..video import formats, vae_decode
 from ..video.geometry import SIZE_MAX
-from ..video.writer import DITHERS
+from ..video.writer import DEFAULT_PRESET, DITHERS
 from .color_match import COLOR_MATCH
 from .video_inputs import FRAME_RATE_MAX, FRAME_RATE_MIN, frame_rate_input
 
@@ -134,7 +134,7 @@ def _file_settings() -> list[io.Input]:
         io.Combo.Input(
             "preset",
             options=list(_CHOICES["preset"]),
-            default="medium",
+            default=DEFAULT_PRESET,
             optional=True,
             advanced=True,
             tooltip="H.264 and H.265: how much time the encoder takes for a smaller file of the same quality.",

@@ -100,7 +100,7 @@ def gather(folder: Path, say: Callable[[str], None], pictures: Iterable[Picture]
     for package in dict.fromkeys(picture.package for picture in missing):
         wanted = [picture for picture in missing if picture.package == package]
         say(f"{len(wanted)} pictures from {package}")
-        read = _open_package(package, folder / "packages")
+        read = open_package(package, folder / "packages")
         for picture in wanted:
             image = _read_image(picture, read(picture.file))
             scale = SHORT_SIDE / min(image.size)
@@ -159,7 +159,7 @@ def _file(folder: Path, picture: Picture) -> Path:
     return folder / f"{picture.name}.png"
 
 
-def _open_package(package: str, folder: Path) -> Callable[[str], bytes]:
+def open_package(package: str, folder: Path) -> Callable[[str], bytes]:
     """Fetch a package and return a function that reads one of its files."""
     folder.mkdir(parents=True, exist_ok=True)
     registry, *words = package.split()

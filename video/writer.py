@@ -44,6 +44,7 @@ _NTSC_ROUNDED = 0.0005  # NTSC's rates are written with three decimals at most
 # The frontend restores a graph from the first 2 MiB of a WebM.
 WEBM_TAGS_BYTES = 2 << 20
 
+DEFAULT_PRESET = "medium"  # x264's and x265's own
 DITHERS = ("auto", "none", "ordered")
 # FFmpeg's names of what paletteuse does.
 _GIF_DITHERS = {"auto": "sierra2_4a", "none": "none", "ordered": "bayer"}
@@ -93,7 +94,7 @@ class Settings:
     format: Format = DEFAULT
     crf: int = 19
     quality: int | None = None
-    preset: str = "medium"
+    preset: str = DEFAULT_PRESET
     dither: str = "auto"
     loops: int = 0
     tags: tags.Tags = field(default_factory=dict)
@@ -415,6 +416,8 @@ def _encoder_options(settings: Settings) -> dict[str, str]:
         options[chosen.quality.option] = str(quality)
     if chosen.presets:
         options["preset"] = settings.preset
+    if chosen.lookahead and settings.preset == DEFAULT_PRESET:
+        options["rc-lookahead"] = str(chosen.lookahead)
     return {**options, **chosen.options}
 
 

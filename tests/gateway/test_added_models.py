@@ -239,7 +239,7 @@ def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
     monkeypatch.setitem(MODELS, bundled.model_id, replace(bundled, loaders=DEMO.loaders))
     keys = {parameter.key for parameter in bundled.parameters}
     given = {key: "start.jpg" for key in keys if key.endswith("_image")}
-    texts = {"6_text": "circle", "60_prompts": "circle", "61_frames": "4"}
+    texts = {"6_text": "circle", "60_prompts": "circle", "61_frames": 4}
     values = {**given, **{key: text for key, text in texts.items() if key in keys}}
     values |= {"71_widthx71_height": "96x128 (3:4)", "67_length": 9, "57_steps": 1, "57_cfg": 1.0}
 
