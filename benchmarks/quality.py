@@ -1,6 +1,6 @@
 """What settings do to the demo's videos: hand-over, samplers, steps, guidance, caches, lengths, stock nodes.
 
-Each setting makes the same videos of held-out photographs, one of each word. The figures also go into a Markdown table.
+Each setting makes the same videos of held-out photographs, three of each word. The figures also go into a Markdown table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ._stage import MANY_FRAMES, comfyui_alone
 from ._videos import LENGTH, SHIFT, STEPS, Setting, Videos
 from .fidelity import Made, hits, make
 
-_PAIRS = 4
+_PAIRS, _EACH = 20, 3
 _LONG_EVERY = 3  # of the videos, one in three is made at the long lengths, which take longest
 _FIRST_LOW = high_noise_steps(STEPS, int(SHIFT), "simple")
 _COLUMNS = ("first", "last", "middle", "hits", "seconds")
@@ -44,9 +44,9 @@ SETTINGS: dict[str, Setting] = {
 
 
 def run(options: Options) -> Figures:
-    """Make one video of each word with every setting; rounds are the videos of each word."""
+    """Make three videos of each word with every setting; rounds are the videos of each word."""
     photographs = held_out_photographs()
-    each = options.rounds or 1
+    each = options.rounds or _EACH
     cases = cases_of(pairs_of(list(photographs), max(_PAIRS, each)), list(TRANSITIONS), each)
     figures, rows = {}, []
     with comfyui_alone(options, MANY_FRAMES) as server:

@@ -51,6 +51,7 @@ def run(options: Options) -> Figures:
         loads, stock_loads = _loads(server)
         return {
             "euler_max_rel_diff": _count(_euler(server), "", ("<", 1e-5)),
+            "half_rel_diff": _count(_half(server), ""),
             "solvers_equal": _count(ours, "samplers", ("==", len(names))),
             "solvers_total": _count(len(names), "samplers"),
             "solvers_equal_chained": _count(chained, "samplers"),
@@ -88,6 +89,16 @@ def _euler(server: ComfyServer) -> float:
         found = latents_of(server, graph, ["57", chained])
         worst = max(worst, _difference(found["57"], found[chained]))
     return worst
+
+
+def _half(server: ComfyServer) -> float:
+    """Return the relative difference between the hand-over by Wan's rule and after half of 20 steps, at shift 5."""
+    latents = []
+    for rule in ("boundary", "half"):
+        graph = _graph(steps=20, handover=rule)
+        graph["54"]["inputs"]["shift"] = 5
+        latents.append(latents_of(server, graph, ["57"])["57"])
+    return _difference(*latents)
 
 
 def _solvers(server: ComfyServer, names: list[str]) -> tuple[int, int]:

@@ -30,9 +30,13 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def in_png(png: bytes, tags: Tags) -> bytes:
-    """Return a PNG file with the tags as text chunks."""
-    chunks = b"".join(_png_text(key, as_text(value)) for key, value in tags.items())
+def png_chunks(tags: Tags) -> bytes:
+    """Return the tags as the text chunks of a PNG file."""
+    return b"".join(_png_text(key, as_text(value)) for key, value in tags.items())
+
+
+def in_png(png: bytes, chunks: bytes) -> bytes:
+    """Return a PNG file with these chunks in it."""
     return png[:_PNG_HEADER] + chunks + png[_PNG_HEADER:]
 
 

@@ -330,6 +330,7 @@ class PngWriter(Writer):
     def _open(self) -> None:
         shutil.rmtree(self._unfinished, ignore_errors=True)  # of a killed process whose note is lost
         self._unfinished.mkdir()
+        self._chunks = tags.png_chunks(self.settings.tags)
 
     def write(self, frame: torch.Tensor) -> None:
         """Write one file."""
@@ -342,7 +343,7 @@ class PngWriter(Writer):
         packets = context.encode(_picture(frame, self.settings, self.width, self.height)) + context.encode(None)
         self.frames_written += 1
         file = self._unfinished / f"{self.frames_written:05}.png"
-        file.write_bytes(tags.in_png(b"".join(map(bytes, packets)), self.settings.tags))
+        file.write_bytes(tags.in_png(b"".join(map(bytes, packets)), self._chunks))
 
 
 class WithPreview:
