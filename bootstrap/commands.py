@@ -41,15 +41,16 @@ def demo(arguments: Sequence[str]) -> int:
 def serve(port: int, with_demo: bool, workers: int = 0) -> int:
     """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``.
 
-    ``workers``: run so many with the demo's models, from that port on, and a gateway in front of them.
+    ``workers``: run so many with the demo's models, at every second port from there on, and a gateway in front of them.
+    8189, next to ComfyUI's own port, is that of Comfy-Org's API proxy.
     """
     comfyui, python = _prepare("demo")
-    env = comfy_env()
-    for each in range(port, port + max(workers, 1)):
+    env, ports = comfy_env(), range(port, port + 2 * max(workers, 1), 2)
+    for each in ports:
         if port_is_taken(each):
             raise SetupError(f"port {each} is taken by another program: stop it, or choose another with --port")
     if workers:
-        return _serve_several(comfyui, python, range(port, port + workers))
+        return _serve_several(comfyui, python, ports)
     if with_demo:
         base_dir = _prepare_demo(comfyui, python, cache_dir())
         arguments = [*server_args(base_dir, port), "--cpu"]
