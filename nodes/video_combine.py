@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -22,22 +24,30 @@ from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from .. import compat
-from ..video import formats, names, vae_decode
-from ..video.audio import sound_of
+from ..video import formats, names, tags, vae_decode
+from ..video.audio import Sound, sound_of
 from ..video.clips import Clip, Recipe, Segment, clip_of_images, write_segments
 from ..video.color_match import ColorMatch
 from ..video.edit import Edit
 from ..video.formats import Format
 from ..video.geometry import exact_size, start_frames
-from ..video.writer import DEFAULT_PRESET, WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
+from ..video.overlap import shared_frames
+from ..video.writer import DEFAULT_PRESET, Settings, exact_rate, new_writer
 from .color_match import ColorMatchSettings
 from .lists import calls_of
 from .notice import show_notice
 from .output_files import free_place, name_error, notes
 from .video_combine_inputs import CRF_PLAYABLE, OWN_QUALITY, check_values, combine_inputs
+from .video_inputs import CARRIED_MOST
 
 _SAMPLER = "WanFLF2VSampler"
-_TOLD_OF_SAMPLER = ("noise_seed", "seed_count", "steps", "cfg", "handover", "handover_step", "boundary")
+# What the file tells of the run that made it, by the nodes that have these inputs.
+_TOLD = {
+    _SAMPLER: ("noise_seed", "seed_count", "steps", "cfg", "handover", "handover_step", "boundary"),
+    "WanFLF2VGuider": ("cfg", "handover", "handover_step", "boundary"),
+    "RandomNoise": ("noise_seed",),
+    "BasicScheduler": ("steps",),
+}
 
 
 class WanFLF2VVideoCombine(io.ComfyNode):
@@ -92,18 +102,21 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         """Write the files of each call, or one file of all calls."""
         calls, notices = calls_of(lists), _Notices(cls.hidden.unique_id)
         sources = [_Source(*(call.pop(name, None) for name in _Source._fields)) for call in calls]
+        shown = _Shown(calls)
         if calls[0].pop("join_segments", False):
             _check_joined(lists)
-            shown = [cls._write(sources, notices, **{**calls[0], "join_segments": True})]
+            cls._write(sources, notices, shown, **{**calls[0], "join_segments": True})
         else:
-            shown = [cls._write([source], notices, **call) for source, call in zip(sources, calls, strict=True)]
-        return io.NodeOutput([video for one in shown for video in one.videos], ui=_Shown.merged(shown))
+            for source, call in zip(sources, calls, strict=True):
+                cls._write([source], notices, shown, **call)
+        return io.NodeOutput(shown.videos, ui=shown.as_dict())
 
     @classmethod
     def _write(
         cls,
         sources: Sequence[_Source],
         notices: _Notices,
+        shown: _Shown,
         frame_rate: float,
         filename_prefix: str,
         crf: int,
@@ -125,7 +138,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         audio: dict | None = None,
         interp_model: Any = None,
         join_segments: bool = False,
-    ) -> _Shown:
+    ) -> None:
         """Write a file for each clip of a batch, of the sources one after another."""
         if error := formats.error_of(format):
             raise ValueError(error)
@@ -139,8 +152,9 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         if audio is not None and not chosen.audio:
             notices.warn(f"{chosen.name} has no sound: audio is left out.")
             audio = None
+        source_rate = exact_rate(frame_rate)
         edit, rate = _edit(
-            chosen, exact_rate(frame_rate), skip_first_frames, skip_last_frames, ping_pong, loop_count, hold_fps,
+            chosen, source_rate, skip_first_frames, skip_last_frames, ping_pong, loop_count, hold_fps,
             *_interpolation(interp_model, multiplier),
         )  # fmt: skip
         alpha = bool(chosen.alpha) and all(source.has_alpha for source in sources)
@@ -156,20 +170,20 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         temp = Path(folder_paths.get_temp_directory())
         temp.mkdir(parents=True, exist_ok=True)
         recipe = Recipe(edit, settings.looks_twice, floats and not settings.takes_floats, temp)
-        shared = [0, *(source.shared(batch[0]) for source, batch in zip(sources[1:], batches[1:], strict=True))]
+        shared = _shared(sources, [batch[0] for batch in batches], notices)
         files = [list(map(Segment, clips, matches, shared)) for clips in zip(*batches, strict=True)]
         progress = comfy.utils.ProgressBar(sum(map(recipe.steps, files)))
-        shown = _Shown(chosen, io.FolderType.output if save_output else io.FolderType.temp)
+        kind = io.FolderType.output if save_output else io.FolderType.temp
         for number, segments in enumerate(files):
             frames = edit.count(sum(segment.frames for segment in segments))
             one = replace(
                 settings,
                 tags=cls._metadata(size, frames, rate, number) if save_metadata else {},
-                sound=None if audio is None else sound_of(audio, number).lasting(frames / rate),
+                sound=_sound(audio, number, skip_first_frames / source_rate, frames / rate / edit.repeats),
                 frames=frames,
             )
             notices.check_tags(one)
-            preview = None if chosen.plays else temp / f"wan_flf2v_{secrets.token_hex(8)}.mp4"
+            preview = temp / f"wan_flf2v_{secrets.token_hex(8)}.mp4" if shown.needs_preview(chosen) else None
             folder, name, counter, subfolder = free_place(filename_prefix, *size, save_output)
             with (
                 names.reserved(folder, name, counter, chosen.suffix, notes()) as path,
@@ -180,8 +194,7 @@ class WanFLF2VVideoCombine(io.ComfyNode):
                 if match is not None:
                     of = f"segment {place}, " if join_segments else ""
                     notices.say(f"{path.name}: {of}colour: {match}")
-            shown.add(path, subfolder, size, frames, rate, preview)
-        return shown
+            shown.add(path, subfolder, kind, size, one, preview)
 
     @classmethod
     def _metadata(cls, size: tuple[int, int], frames: int, rate: Fraction, number: int) -> dict[str, Any]:
@@ -213,10 +226,6 @@ class _Source(NamedTuple):
         """Return what corrects the colours, or None."""
         return None if self.color_match is None or self.color_match.strength == 0 else self.color_match.for_size(*size)
 
-    def shared(self, clip: Clip) -> int:
-        """Return how many of its first frames the segment before has too; one is always left."""
-        return min(1 if self.latent is None else start_frames(self.latent), clip.frames - 1)
-
 
 def _check_joined(lists: Mapping[str, Sequence[Any]]) -> None:
     """Refuse lists that are no segments': with join_segments there is one file, and one value of all else."""
@@ -247,58 +256,68 @@ class _Notices:
 
     def check_tags(self, settings: Settings) -> None:
         """Warn of tags that the frontend does not read to their end."""
-        if settings.format.container == "webm" and len(str(settings.tags)) > WEBM_TAGS_BYTES:
+        if settings.format.container == "webm" and tags.weight(settings.tags) > tags.WEBM_BYTES:
             self.warn(
-                f"The workflow has more than {WEBM_TAGS_BYTES >> 20} MiB: ComfyUI reads no more of a WebM, so dropping "
-                "the file will not restore it. An MP4 has room for 64 MiB."
+                "Prompt and workflow have more than 2 MiB: ComfyUI reads no more of a WebM, so dropping the file will "
+                "not restore them. An MP4 has room for 64 MiB."
             )
 
 
 class _Shown:
-    """What the node shows and gives on: the files, what is in them, and what a browser plays in their place."""
+    """What the node shows and gives on: the files, what is in them, and what a browser plays in their place.
 
-    def __init__(self, chosen: Format, kind: io.FolderType) -> None:
-        self._format, self._kind = chosen, kind
+    The frontend shows all files of a node as videos, or all as pictures.
+    """
+
+    def __init__(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        chosen = [formats.BY_NAME.get(call.get("format", ""), formats.DEFAULT) for call in calls]
+        self._as_pictures = all(one.is_picture and one.plays for one in chosen)
         self._files: list[ui.SavedResult] = []
+        self._shown: list[ui.SavedResult] = []
         self._facts: list[str] = []
-        self._previews: list[ui.SavedResult] = []
         self.videos: list[Any] = []
 
+    def needs_preview(self, chosen: Format) -> bool:
+        """Return whether a file of this format is shown by a video in its place."""
+        return not chosen.plays or (chosen.is_picture and not self._as_pictures)
+
     def add(
-        self, path: Path, subfolder: str, size: tuple[int, int], frames: int, rate: Fraction, preview: Path | None
+        self,
+        path: Path,
+        subfolder: str,
+        kind: io.FolderType,
+        size: tuple[int, int],
+        settings: Settings,
+        preview: Path | None,
     ) -> None:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         inside = f"{subfolder}/{path.name}".lstrip("/") if path.is_dir() else subfolder
-        self._files += [ui.SavedResult(file.name, inside, self._kind) for file in files]
-        if preview is not None:
-            self._previews.append(ui.SavedResult(preview.name, "", io.FolderType.temp))
+        saved = [ui.SavedResult(file.name, inside, kind) for file in files]
+        self._files += saved
+        if preview is not None and preview.exists():
+            saved = [ui.SavedResult(preview.name, "", io.FolderType.temp)]
+        self._shown += saved
         weight = sum(file.stat().st_size for file in files)
         text = f"{weight / (1 << 20):.1f} MiB" if weight >= 1 << 20 else f"{weight / (1 << 10):.0f} KiB"
-        # From the first frame to the last, as the line under node 67 counts.
-        seconds = f"{round(float((frames - 1) / rate), 2):g} s at {round(float(rate), 3):g} fps"
-        self._facts.append(f"{size[0]}x{size[1]}, {frames} frames, {seconds}, {text}")
-        readable = self._format.container not in ("webp", "")
+        # From the first frame to the last, as the line under node 67 counts; one alone is shown for its time.
+        seconds = round(float(max(settings.frames - 1, 1) / settings.frame_rate), 2)
+        rate = round(float(settings.frame_rate), 3)
+        self._facts.append(f"{size[0]}x{size[1]}, {settings.frames} frames, {seconds:g} s at {rate:g} fps, {text}")
+        readable = settings.format.container not in ("webp", "")
         self.videos.append(InputImpl.VideoFromFile(str(path)) if readable else ExecutionBlocker(
-            f"ComfyUI's video nodes cannot read {self._format.name}. Choose another format to give the video on."
+            f"ComfyUI's video nodes cannot read {settings.format.name}. Choose another format to give the video on."
         ))  # fmt: skip
-
-    @staticmethod
-    def merged(shown: Sequence[_Shown]) -> dict[str, Any]:
-        """Return what the frontend gets of several."""
-        parts = [one.as_dict() for one in shown]
-        return {key: type(first)(item for part in parts for item in part[key]) for key, first in parts[0].items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the frontend gets. It shows files that are not ``animated`` as pictures, which suits GIF and PNG.
 
         Tuples: of what stands in lists, ComfyUI takes each entry for a result of its own.
         """
-        is_picture = self._format.suffix in (".gif", "")
         return {
             "images": self._files,
-            "animated": (not is_picture,),
+            "animated": tuple(not file["filename"].endswith((".gif", ".png")) for file in self._shown),
             "facts": tuple(self._facts),
-            "previews": tuple(self._previews),
+            "shown": tuple(self._shown),
         }
 
 
@@ -323,6 +342,11 @@ def _interpolation(interp_model: Any, multiplier: int) -> tuple[int, Callable[[t
     check_values(multiplier=multiplier)
     node = compat.frame_interpolation()
     return multiplier, lambda images: node.execute(interp_model, images, multiplier).args[0]
+
+
+def _sound(audio: dict | None, clip: int, skipped: Fraction, seconds: Fraction) -> Sound | None:
+    """Return the sound of a clip's kept frames: what is before them is left out with the frames."""
+    return None if audio is None else sound_of(audio, clip).after(skipped).lasting(seconds)
 
 
 def _edit(
@@ -403,18 +427,52 @@ def _pack_version() -> str:
 
 
 def _sampler_settings(prompt: dict[str, Any], node_id: str) -> dict[str, Any]:
-    """Return the typed-in settings of the sampler that made this node's latent; none if there is no such sampler."""
-    waiting, seen = [node_id], set()
+    """Return the settings of the run that made this node's frames, of the nearest nodes above it that tell of one."""
+    waiting, seen, told = deque([node_id]), {node_id}, {}
     while waiting:
-        node_id = waiting.pop()
-        node = prompt.get(node_id, {})
-        inputs = node.get("inputs", {})
-        if node.get("class_type") == _SAMPLER:
-            return {name: inputs[name] for name in _TOLD_OF_SAMPLER if not isinstance(inputs.get(name, []), list)}
-        seen.add(node_id)
-        links = (value[0] for name, value in inputs.items() if isinstance(value, list) and len(value) == 2)
-        waiting += [link for link in links if isinstance(link, str) and link not in seen]
-    return {}
+        node = prompt.get(waiting.popleft(), {})
+        inputs, kind = node.get("inputs", {}), node.get("class_type")
+        for name in _TOLD.get(kind, ()):
+            value = _typed(prompt, inputs.get(name))
+            if value is not None:
+                told.setdefault(name, value)
+        if kind == _SAMPLER:
+            break
+        above = [value[0] for value in inputs.values() if _is_link(value) and value[0] not in seen]
+        seen.update(above)
+        waiting += above
+    return told
+
+
+def _typed(prompt: dict[str, Any], value: Any) -> Any:
+    """Return the value of an input, also if it comes through nodes that have one input alone; else None."""
+    for _ in prompt:  # each node is passed once at most
+        if not _is_link(value):
+            return value
+        above = prompt.get(value[0], {}).get("inputs", {})
+        value = next(iter(above.values())) if len(above) == 1 else None
+    return None
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _shared(sources: Sequence[_Source], clips: Sequence[Clip], notices: _Notices) -> list[int]:
+    """Return how many of its first frames each segment has from the one before; one is always left.
+
+    A latent tells it. Images are compared, and what was found is said.
+    """
+    found = []
+    for (before, after), clip in zip(itertools.pairwise(sources), clips[1:], strict=True):
+        if after.latent is not None:
+            count = start_frames(after.latent)
+        else:
+            count = shared_frames(before.images, after.images, CARRIED_MOST)
+        found.append(min(count, clip.frames - 1))
+    if found and sources[0].images is not None:
+        notices.say(f"frames that segments 2 to {len(sources)} have from the one before: {', '.join(map(str, found))}")
+    return [0, *found]
 
 
 def _check_alike(sources: Sequence[_Source], batches: Sequence[Sequence[Clip]]) -> None:

@@ -10,8 +10,9 @@ import av
 import numpy as np
 import torch
 
-# FFmpeg's layouts by their number of channels.
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+# FFmpeg's layouts by their number of channels; an AUDIO names none. All encoders take these (libopus takes no 2.1): of
+# three channels the third is the centre.
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _RESAMPLED = 48_000  # what a sound is resampled to where the encoder does not know its own rate
 _CHUNK = 4096  # samples that are encoded at a time
 
@@ -22,9 +23,13 @@ class Sound(NamedTuple):
     samples: torch.Tensor
     rate: int
 
+    def after(self, seconds: Fraction) -> Sound:
+        """Return what comes after the first ``seconds``."""
+        return self._replace(samples=self.samples[:, round(seconds * self.rate) :])
+
     def lasting(self, seconds: Fraction) -> Sound:
-        """Return the first ``seconds``, with silence at the end if there is less."""
-        count = round(seconds * self.rate)
+        """Return the first ``seconds``, one sample at least, with silence at the end if there is less."""
+        count = max(1, round(seconds * self.rate))
         samples = self.samples[:, :count]
         return self._replace(samples=torch.nn.functional.pad(samples, (0, count - samples.shape[1])))
 
@@ -46,12 +51,15 @@ def sound_of(audio: dict[str, Any], clip: int) -> Sound:
 
 
 class SoundStream:
-    """Encodes a sound into a container, piece by piece, as the frames come.
+    """Encodes a sound into a container, piece by piece, as the frames come; where it ends, it begins again.
 
     Args:
         container: gets the stream; nothing may be muxed yet.
         encoder: FFmpeg's name of the encoder.
-        sound: as long as the video.
+        sound: as long as the video, or as a part of it that is repeated.
+
+    Raises:
+        ValueError: the encoder does not take its channels or its rate.
     """
 
     def __init__(self, container: Any, encoder: str, sound: Sound) -> None:
@@ -63,14 +71,22 @@ class SoundStream:
         known = av.Codec(encoder, "w").audio_rates
         rate = self._rate if known is None or self._rate in known else _RESAMPLED
         self._stream = container.add_stream(encoder, rate=rate, layout=self._layout)
+        try:
+            self._stream.codec_context.open()  # the container would open it with the video's, and blame that
+        except av.error.FFmpegError as error:
+            raise ValueError(
+                f"audio has {len(self._samples)} channels at {self._rate} samples per second, but {encoder} refuses "
+                f"{self._layout} at {rate}: {error.strerror}. Connect another sound, or choose another format."
+            ) from error
         # Not by the encoder, whose own resampler keeps what it holds back.
         self._resampler = av.AudioResampler(self._stream.codec_context.format or "s16", self._layout, rate)
 
     def write_until(self, seconds: Fraction) -> None:
         """Encode the samples before this time."""
-        end = min(round(seconds * self._rate), self._samples.shape[1])
+        end, length = round(seconds * self._rate), self._samples.shape[1]
         while self._done < end:
-            chunk = self._samples[:, self._done : min(self._done + _CHUNK, end)]
+            first = self._done % length
+            chunk = self._samples[:, first : first + min(_CHUNK, end - self._done)]
             packed = np.ascontiguousarray(chunk.T).reshape(1, -1)  # PyAV takes no 8 planes
             frame = av.AudioFrame.from_ndarray(packed, "flt", self._layout)
             frame.sample_rate, frame.pts, frame.time_base = self._rate, self._done, Fraction(1, self._rate)
@@ -78,8 +94,7 @@ class SoundStream:
             self._done += chunk.shape[1]
 
     def flush(self) -> None:
-        """Encode the rest."""
-        self.write_until(Fraction(self._samples.shape[1], self._rate))
+        """Encode what the resampler and the encoder hold back."""
         self._encode(None)
         self._container.mux(self._stream.encode(None))
 

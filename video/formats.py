@@ -90,6 +90,11 @@ class Format:
         return self.clock > 0
 
     @property
+    def is_picture(self) -> bool:
+        """Whether browsers show it as they show pictures, and not in a player."""
+        return self.container in ("gif", "webp", "")
+
+    @property
     def codec(self) -> str:
         """The name without the container."""
         return self.name.partition(" ")[2] or self.name

@@ -1,8 +1,8 @@
 """The names of output files: reserved, so that no other process takes them, and temporary ones beside them.
 
 Several ComfyUI processes may write into one folder. All of them count the same files there and come to the same number,
-so a number belongs to a process only once its file exists. What a killed process leaves is removed at the next start:
-while a file is written, a note says which, and whose.
+so a number belongs to a process only once its file exists. What a killed process leaves is removed at the next start,
+what another machine leaves a day later: while a file is written, a note says which, and whose.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import os
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 _LOG = logging.getLogger("wan_flf2v.video")
+
+# Of another machine nobody here can tell whether its process runs; each that does writes more often than this.
+_REST_S = 24 * 3600
 
 
 @contextlib.contextmanager
@@ -40,18 +44,16 @@ def reserved(folder: Path, name: str, counter: int, suffix: str, notes: Path | N
     Raises:
         OSError: no such file can be made there.
     """
-    with contextlib.ExitStack() as stack:
-        for number in itertools.count(counter):
-            path = numbered(folder, name, number, suffix)
-            with contextlib.suppress(FileExistsError), contextlib.ExitStack() as attempt:
-                if notes is not None:
-                    attempt.enter_context(_noted(notes, path))
-                if suffix:
-                    path.touch(exist_ok=False)  # exclusive: of two processes, one fails
-                else:
-                    path.mkdir()
-                stack.push(attempt.pop_all())
-                break
+    for number in itertools.count(counter):
+        path = numbered(folder, name, number, suffix)
+        with contextlib.suppress(FileExistsError):
+            if suffix:
+                path.touch(exist_ok=False)  # exclusive: of two processes, one fails
+            else:
+                path.mkdir()
+            break
+    # Only now: a note of a name that another process holds would have its file removed.
+    with contextlib.nullcontext() if notes is None else _noted(notes, path):
         try:
             yield path
         except BaseException:
@@ -81,15 +83,14 @@ def remove_leftovers(notes: Path) -> list[Path]:
             path, owner, started = Path(known["path"]), int(known["process"]), float(known["started"])
         except (OSError, ValueError, KeyError, TypeError):
             with contextlib.suppress(OSError):
-                note.unlink(missing_ok=True)  # cut short when its writer was killed, before there was a file
-            continue
-        if known.get("machine") != platform.node() or _runs(owner, started):
+                note.unlink(missing_ok=True)  # cut short when its writer was killed: its file is not known
             continue
         try:
-            for left in (temporary(path), path):
-                if _is_leftover(left, path):
-                    _remove(left)
-                    removed.append(left)
+            if _runs(owner, started) if known.get("machine") == platform.node() else _written_lately(note, path):
+                continue
+            for left in _leftovers(path):
+                _remove(left)
+                removed.append(left)
             note.unlink(missing_ok=True)
         except OSError as error:  # another program holds it: the next start tries again
             _LOG.warning("what a killed process left cannot be removed: %s", error)
@@ -102,7 +103,7 @@ def _noted(notes: Path, path: Path) -> Iterator[None]:
     note = notes / f"{secrets.token_hex(8)}.json"
     me = psutil.Process()
     known = {"path": str(path.absolute()), "process": me.pid, "started": me.create_time()}
-    known["machine"] = platform.node()  # another one, or a container, has processes of its own with these numbers
+    known["machine"] = platform.node()  # another one, or a container, has other processes with these numbers
     with contextlib.suppress(OSError):
         notes.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(known), encoding="utf-8")
@@ -123,11 +124,24 @@ def _runs(process: int, started: float) -> bool:
         return True
 
 
-def _is_leftover(left: Path, path: Path) -> bool:
-    """Return whether a path is there and unfinished; a finished file has something in it."""
-    if left != path:
-        return left.exists()
-    return not any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size == 0
+def _written_lately(note: Path, path: Path) -> bool:
+    """Return whether the note or its unfinished file is newer than what nobody writes any more."""
+    unfinished = temporary(path)
+    newest = max(one.stat().st_mtime for one in (note, unfinished if unfinished.exists() else note))
+    return time.time() - newest < _REST_S
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """Return which of a path and its temporary one are there and unfinished; a finished file has something in it.
+
+    A folder that is moved file by file has something in it too, but so has its temporary one until it is whole.
+    """
+    unfinished = temporary(path)
+    if path.is_dir():
+        is_whole = any(path.iterdir()) and not (unfinished.is_dir() and any(unfinished.iterdir()))
+    else:
+        is_whole = not path.exists() or path.stat().st_size > 0
+    return [*([] if is_whole else [path]), *([unfinished] if unfinished.exists() else [])]
 
 
 def _remove(path: Path) -> None:

@@ -23,6 +23,8 @@ _EXIF_PROMPT, _EXIF_FIRST = 0x0110, 0x010F
 # webmproject.org, "WebP Container Specification": the flags of a VP8X chunk.
 _VP8X_ALPHA, _VP8X_EXIF = 0x10, 0x08
 _GIF_BLOCK = 255
+# The frontend restores a graph from the first 2 MiB of a WebM; before the tags and between them stand less than 4 KiB.
+WEBM_BYTES = (2 << 20) - (4 << 10)
 
 
 def as_text(value: Any) -> str:
@@ -30,13 +32,18 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def weight(tags: Tags) -> int:
+    """Return how many bytes the tags take in a file that FFmpeg writes."""
+    return sum(len(f"{key}{as_text(value)}".encode()) for key, value in tags.items())
+
+
 def png_chunks(tags: Tags) -> bytes:
-    """Return the tags as the text chunks of a PNG file."""
-    return b"".join(_png_text(key, as_text(value)) for key, value in tags.items())
+    """Return the tags as the text chunks of a PNG file, after the one that says that its colours are sRGB."""
+    return _png_chunk(b"sRGB", b"\0") + b"".join(_png_text(key, as_text(value)) for key, value in tags.items())
 
 
 def in_png(png: bytes, chunks: bytes) -> bytes:
-    """Return a PNG file with these chunks in it."""
+    """Return a PNG file with these chunks in it, of which FFmpeg writes none."""
     return png[:_PNG_HEADER] + chunks + png[_PNG_HEADER:]
 
 
@@ -80,7 +87,10 @@ def into_gif(path: Path, tags: Tags) -> None:
 
 def _png_text(key: str, text: str) -> bytes:
     try:
-        kind, data = b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")
+        return _png_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1"))
     except UnicodeEncodeError:  # iTXt: not compressed, no language, no translated keyword
-        kind, data = b"iTXt", key.encode() + b"\0\0\0\0\0" + text.encode()
+        return _png_chunk(b"iTXt", key.encode() + b"\0\0\0\0\0" + text.encode())
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

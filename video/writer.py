@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import math
 import os
 import queue
@@ -41,8 +43,9 @@ _PREVIEW_SIDE, _PREVIEW_CRF, _PREVIEW_PRESET = 640, 23, "veryfast"
 # libswscale takes 255 * 256 for white where RGB of 16 bits becomes luma and colour differences, but 65535 for opaque.
 _SWS_WHITE, _FULL = 255 * 256, 65535
 _NTSC_ROUNDED = 0.0005  # NTSC's rates are written with three decimals at most
-# The frontend restores a graph from the first 2 MiB of a WebM.
-WEBM_TAGS_BYTES = 2 << 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_LOG = logging.getLogger("wan_flf2v.video")
 
 DEFAULT_PRESET = "medium"  # x264's and x265's own
 DITHERS = ("auto", "none", "ordered")
@@ -85,7 +88,7 @@ class Settings:
         dither: one of ``DITHERS``, for 8 bits: ``auto`` spreads the error of a GIF's palette and nothing else.
         loops: how often a GIF or WebP plays; 0 is for ever.
         tags: what is stored in the file; values that are not strings are stored as JSON.
-        sound: as long as the video, or None.
+        sound: as long as the video, or as a part of it that is repeated; or None.
         alpha: whether frames have a fourth channel.
         frames: how many will be written.
     """
@@ -154,21 +157,36 @@ class Writer(ABC):
         """See a frame before the first is written, where ``settings.looks_twice``."""
         return  # by others there is nothing to learn
 
-    @abstractmethod
     def write(self, frame: torch.Tensor) -> None:
-        """Encode one frame, [3 or 4, height, width] on the CPU, uint8 or float 0...1."""
+        """Encode one frame, [3 or 4, height, width] on the CPU, uint8 or float 0...1.
+
+        Raises:
+            OSError: this and every other method do if the disk is full; the message names the file.
+        """
+        with self._explained():
+            self._write(frame)
 
     def flush(self) -> None:
         """Encode the frames that the codec still holds back; none can be written after this."""
-        return
+        with self._explained():
+            self._flush()
 
     @abstractmethod
     def _open(self) -> None:
         """Make the temporary file."""
 
+    @abstractmethod
+    def _write(self, frame: torch.Tensor) -> None:
+        """Encode one frame."""
+
+    def _flush(self) -> None:
+        """Encode what the codec holds back."""
+        return
+
     def __enter__(self) -> Writer:
         try:
-            self._open()
+            with self._explained():
+                self._open()
         except BaseException as error:
             self.__exit__(type(error))
             raise
@@ -176,20 +194,36 @@ class Writer(ABC):
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         try:
-            try:  # an open file cannot be deleted on Windows
-                if self._container is not None:
-                    self._container.close()
-            except (av.error.FFmpegError, OSError):
-                if error_type is None:  # else the first error is raised
-                    raise
-            if error_type is None:
-                self._add_tags()
-                _replace(self._unfinished, self.path)
+            with self._explained():
+                try:  # an open file cannot be deleted on Windows
+                    if self._container is not None:
+                        self._container.close()
+                except (av.error.FFmpegError, OSError):
+                    if error_type is None:  # else the first error is raised
+                        raise
+                if error_type is None:
+                    self._add_tags()
+                    _replace(self._unfinished, self.path)
         finally:
             if self._unfinished.is_dir():
                 shutil.rmtree(self._unfinished, ignore_errors=True)
             else:
                 self._unfinished.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say which file cannot be written when its disk is full."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            left = shutil.disk_usage(self.path.parent).free >> 20
+            raise OSError(
+                error.errno,
+                f"{self.path} cannot be written: {error.strerror}. Its disk has {left} MiB left. Free disk space, or "
+                "save to a folder on another disk.",
+            ) from error
 
     def _add_tags(self) -> None:
         """Add the tags to the closed file where the container could not."""
@@ -230,8 +264,7 @@ class StreamWriter(Writer):
         if settings.sound is not None and chosen.audio:
             self._sound = SoundStream(self._container, chosen.audio, settings.sound)
 
-    def write(self, frame: torch.Tensor) -> None:
-        """Encode one frame."""
+    def _write(self, frame: torch.Tensor) -> None:
         picture = _picture(frame, self.settings, self.width, self.height)
         if clock := self.settings.format.clock:
             # Rounded up: libwebp shows the last frame as long as the mean of those before it, rounded down.
@@ -242,8 +275,7 @@ class StreamWriter(Writer):
         if self._sound is not None:
             self._sound.write_until(self.frames_written / self.settings.frame_rate)
 
-    def flush(self) -> None:
-        """Encode what the codecs hold back."""
+    def _flush(self) -> None:
         self._container.mux(self._stream.encode(None))
         if self._sound is not None:
             self._sound.flush()
@@ -280,16 +312,14 @@ class GifWriter(Writer):
         """Count the frame's colours."""
         self._counted.push(self._timed(frame, 0))
 
-    def write(self, frame: torch.Tensor) -> None:
-        """Encode one frame."""
+    def _write(self, frame: torch.Tensor) -> None:
         if self._mapped is None:
             self._mapped = self._with_palette()
         self._mapped.push(self._timed(frame, self._time(self.frames_written)))
         self._mux(self._mapped)
         self.frames_written += 1
 
-    def flush(self) -> None:
-        """Encode what the filter holds back."""
+    def _flush(self) -> None:
         if self._mapped is not None:
             self._mapped.push(None)
             self._mux(self._mapped)
@@ -332,14 +362,11 @@ class PngWriter(Writer):
         self._unfinished.mkdir()
         self._chunks = tags.png_chunks(self.settings.tags)
 
-    def write(self, frame: torch.Tensor) -> None:
-        """Write one file."""
+    def _write(self, frame: torch.Tensor) -> None:
         context = av.CodecContext.create("png", "w")
         context.width, context.height = self.width, self.height
         context.pix_fmt, context.time_base = self.settings.pixels, Fraction(1, 1)
         context.options = dict(self.settings.format.options)
-        context.color_range = ColorRange.JPEG
-        context.color_primaries, context.color_trc = _H273_BT709, _H273_SRGB
         packets = context.encode(_picture(frame, self.settings, self.width, self.height)) + context.encode(None)
         self.frames_written += 1
         file = self._unfinished / f"{self.frames_written:05}.png"
@@ -349,6 +376,8 @@ class PngWriter(Writer):
 class WithPreview:
     """A writer, and beside it a small H.264 file of the same frames that browsers play.
 
+    The file matters, the preview does not: after its first error there is none, and the log says why.
+
     Args:
         writer: of the file itself.
         path: the preview.
@@ -356,14 +385,13 @@ class WithPreview:
 
     def __init__(self, writer: Writer, path: Path) -> None:
         self._writer = writer
-        self._path = path
         self.width, self.height, self.settings = writer.width, writer.height, writer.settings
         scale = min(1.0, _PREVIEW_SIDE / max(self.width, self.height))
         size = (max(2, round(side * scale) // 2 * 2) for side in (self.width, self.height))
         settings = Settings(
             self.settings.frame_rate, PREVIEW, _PREVIEW_CRF, preset=_PREVIEW_PRESET, sound=self.settings.sound
         )
-        self._preview = StreamWriter(path, *size, settings)
+        self._preview: Writer | None = StreamWriter(path, *size, settings)
         self._exits = contextlib.ExitStack()
 
     @property
@@ -373,7 +401,7 @@ class WithPreview:
 
     @property
     def frames_written(self) -> int:
-        """The frames that both files have."""
+        """The frames that the file has."""
         return self._writer.frames_written
 
     def look(self, frame: torch.Tensor) -> None:
@@ -383,20 +411,33 @@ class WithPreview:
     def write(self, frame: torch.Tensor) -> None:
         """Encode one frame in both files."""
         self._writer.write(frame)
-        self._preview.write(to_planar_bytes(frame[:3]))
+        self._try(lambda preview: preview.write(to_planar_bytes(frame[:3])))
 
     def flush(self) -> None:
         """Encode what the codecs hold back."""
         self._writer.flush()
-        self._preview.flush()
+        self._try(lambda preview: preview.flush())
 
     def __enter__(self) -> WithPreview:
-        self._exits.enter_context(self._preview)
+        self._exits.push(lambda *error: self._try(lambda preview: preview.__exit__(*error)))
         self._exits.enter_context(self._writer)
+        self._try(lambda preview: preview.__enter__())
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._exits.__exit__(*error)
+
+    def _try(self, do: Callable[[Writer], object]) -> None:
+        """Do this with the preview if there still is one."""
+        if self._preview is None:
+            return
+        try:
+            do(self._preview)
+        except Exception as error:  # noqa: BLE001 -- of encoders, containers and disks
+            failed, self._preview = self._preview, None
+            _LOG.warning("the file has no preview in the editor file=%s: %s", self.path, error)
+            with contextlib.suppress(OSError):
+                failed.__exit__(type(error))
 
 
 def new_writer(

@@ -117,13 +117,29 @@ function extendVideoCombine(node) {
   node.onExecuted = function (output) {
     own?.call(this, output);
     say(...(output?.facts ?? []));
-    if (output?.previews?.length) output.images = output.previews; // no browser plays the files themselves
-    if (output?.animated?.[0]) for (const file of output.images) playWhenShown(file);
+    if (output?.shown) output.images = output.shown; // copies of those that no browser plays
+    if (!output?.animated?.some(Boolean)) return;
+    const [first, ...others] = output.images;
+    playWhenShown(first, () => showBeside(node.videoContainer, others));
+    for (const file of others) playWhenShown(file);
   };
 }
 
-/** Play a file muted, for ever, as soon as the editor's own element for it is there; the editor's is stopped. */
-function playWhenShown({ filename, subfolder, type }) {
+/** Show more videos beside the only one that the classic renderer shows. */
+function showBeside(container, files) {
+  if (!container) return;
+  const videos = files.map((file) => {
+    const src = api.apiURL(`/view?${new URLSearchParams(file)}`);
+    return Object.assign(document.createElement("video"), { src, controls: true });
+  });
+  const columns = `repeat(${Math.ceil(Math.sqrt(files.length + 1))}, 1fr)`;
+  Object.assign(container.style, { display: files.length ? "grid" : "", gridTemplateColumns: columns, gridAutoRows: "1fr" });
+  container.append(...videos);
+  for (const video of videos) Object.assign(video.style, { width: "100%", height: "100%", minHeight: 0 });
+}
+
+/** Play a file muted, for ever, as soon as an element for it is there, the editor's or ours; the editor's is stopped. */
+function playWhenShown({ filename, subfolder, type }, then) {
   const isIt = (video) => {
     const asked = new URL(video.src || "about:blank", location.href).searchParams;
     return asked.get("filename") === filename && (asked.get("subfolder") ?? "") === subfolder && asked.get("type") === type;
@@ -134,7 +150,9 @@ function playWhenShown({ filename, subfolder, type }) {
       Object.assign(video, { muted: true, loop: true, autoplay: true });
       video.play().catch(() => {}); // a browser may refuse it: then there is its button
     }
-    if (videos.length) observer.disconnect();
+    if (!videos.length) return;
+    observer.disconnect();
+    then?.();
   };
   const observer = new MutationObserver(play);
   observer.observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["src"] });

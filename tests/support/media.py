@@ -2,10 +2,13 @@
 
 import re
 import subprocess
+from fractions import Fraction
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
+
+CHANNELS = {"mono": 1, "stereo": 2, "3.0": 3, "quad": 4, "5.0": 5, "5.1": 6, "6.1": 7, "7.1": 8}
 
 
 def ffmpeg(*arguments):
@@ -34,10 +37,19 @@ def decoded(path, pixels, size, decoder=None):
 
 def samples(path):
     """Return a file's sound, float [samples, channels], and its rate."""
-    rate, layout = re.search(r"Audio: .*?, (\d+) Hz, (mono|stereo)", described(path)).groups()
+    rate, layout = re.search(r"Audio: .*?, (\d+) Hz, ([\w.]+)", described(path)).groups()
     raw, errors = ffmpeg("-v", "error", "-i", path, "-f", "f32le", "-")
     assert not errors, errors
-    return np.frombuffer(raw, np.float32).reshape(-1, 1 if layout == "mono" else 2), int(rate)
+    return np.frombuffer(raw, np.float32).reshape(-1, CHANNELS[layout]), int(rate)
+
+
+def seconds(path):
+    """Return how long a file's frames last by their packets, and how long a tick of its clock is."""
+    raw, errors = ffmpeg("-v", "error", "-i", path, "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-")
+    assert not errors, errors
+    tick = Fraction(re.search(r"#tb 0: (\S+)", raw.decode())[1])
+    times = [tuple(map(int, row.split(",")[2:4])) for row in raw.decode().splitlines() if not row.startswith("#")]
+    return (max(first + lasts for first, lasts in times) - min(first for first, _ in times)) * tick, tick
 
 
 def pictures(path, mode):
