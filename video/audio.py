@@ -13,6 +13,8 @@ import torch
 # FFmpeg's layouts by their number of channels; an AUDIO names none. All encoders take these (libopus takes no 2.1): of
 # three channels the third is the centre.
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+# Options for more than two channels: by itself FFmpeg's libopus swaps the centre of five and seven with others.
+_SURROUND = {"libopus": {"mapping_family": "1"}}
 _RESAMPLED = 48_000  # what a sound is resampled to where the encoder does not know its own rate
 _CHUNK = 4096  # samples that are encoded at a time
 
@@ -70,7 +72,8 @@ class SoundStream:
         self._layout = _LAYOUTS[len(self._samples)]
         known = av.Codec(encoder, "w").audio_rates
         rate = self._rate if known is None or self._rate in known else _RESAMPLED
-        self._stream = container.add_stream(encoder, rate=rate, layout=self._layout)
+        options = _SURROUND.get(encoder, {}) if len(self._samples) > 2 else {}
+        self._stream = container.add_stream(encoder, rate=rate, options=options, layout=self._layout)
         try:
             self._stream.codec_context.open()  # the container would open it with the video's, and blame that
         except av.error.FFmpegError as error:

@@ -44,16 +44,18 @@ def reserved(folder: Path, name: str, counter: int, suffix: str, notes: Path | N
     Raises:
         OSError: no such file can be made there.
     """
-    for number in itertools.count(counter):
-        path = numbered(folder, name, number, suffix)
-        with contextlib.suppress(FileExistsError):
-            if suffix:
-                path.touch(exist_ok=False)  # exclusive: of two processes, one fails
-            else:
-                path.mkdir()
-            break
-    # Only now: a note of a name that another process holds would have its file removed.
-    with contextlib.nullcontext() if notes is None else _noted(notes, path):
+    with contextlib.ExitStack() as stack:
+        for number in itertools.count(counter):
+            path = numbered(folder, name, number, suffix)
+            with contextlib.suppress(FileExistsError), contextlib.ExitStack() as attempt:
+                if notes is not None:
+                    attempt.enter_context(_noted(notes, path))
+                if suffix:
+                    path.touch(exist_ok=False)  # exclusive: of two processes, one fails
+                else:
+                    path.mkdir()
+                stack.push(attempt.pop_all())
+                break
         try:
             yield path
         except BaseException:
@@ -75,22 +77,29 @@ def temporary(path: Path) -> Path:
 
 
 def remove_leftovers(notes: Path) -> list[Path]:
-    """Remove what killed processes left, by their notes, and return it: unfinished files and empty reserved ones."""
-    removed = []
+    """Remove what killed processes left, by their notes, and return it: unfinished files and empty reserved ones.
+
+    Two notes name one path where a process was killed before it saw that another one had the name.
+    """
+    left, held, removed = {}, set(), []
     for note in notes.glob("*.json"):
         try:
             known = json.loads(note.read_text(encoding="utf-8"))
             path, owner, started = Path(known["path"]), int(known["process"]), float(known["started"])
+            if _runs(owner, started) if known.get("machine") == platform.node() else _written_lately(note, path):
+                held.add(path)
+            else:
+                left[note] = path
         except (OSError, ValueError, KeyError, TypeError):
             with contextlib.suppress(OSError):
-                note.unlink(missing_ok=True)  # cut short when its writer was killed: its file is not known
+                note.unlink(missing_ok=True)  # cut short when its writer was killed, before there was a file
+    for note, path in left.items():
+        if path in held:
             continue
         try:
-            if _runs(owner, started) if known.get("machine") == platform.node() else _written_lately(note, path):
-                continue
-            for left in _leftovers(path):
-                _remove(left)
-                removed.append(left)
+            for unfinished in _leftovers(path):
+                _remove(unfinished)
+                removed.append(unfinished)
             note.unlink(missing_ok=True)
         except OSError as error:  # another program holds it: the next start tries again
             _LOG.warning("what a killed process left cannot be removed: %s", error)

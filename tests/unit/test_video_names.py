@@ -1,9 +1,11 @@
 """The names of output files, taken by several processes at once."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from wan_flf2v.video.names import numbered, remove_leftovers, reserved, temporary
@@ -95,3 +97,46 @@ def test_a_broken_note_is_forgotten(tmp_path):
     (tmp_path / "a.json").write_text('{"path": "/', encoding="utf-8")
     assert remove_leftovers(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+BEATEN = """
+import os, signal, sys
+from pathlib import Path
+from wan_flf2v.video.names import reserved
+Path.touch = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+with reserved(Path(sys.argv[1]), "clip", 1, ".mp4", Path(sys.argv[2])):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_a_process_killed_before_it_saw_that_a_name_is_taken_harms_none(tmp_path):
+    folder, notes = tmp_path / "output", tmp_path / "notes"
+    folder.mkdir()
+    with reserved(folder, "clip", 1, ".mp4", notes) as mine:
+        temporary(mine).write_bytes(b"half a video")
+        command = [sys.executable, "-I", "-c", BEATEN, str(folder), str(notes)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert len(list(notes.iterdir())) == 2
+        assert remove_leftovers(notes) == []
+        assert sorted(folder.iterdir()) == sorted([mine, temporary(mine)])
+    remove_leftovers(notes)
+    assert list(notes.iterdir()) == []
+
+
+@pytest.mark.parametrize(("hours", "is_left"), [(1, True), (25, False)])
+def test_what_another_machine_left_is_removed_when_nobody_wrote_to_it_for_a_day(tmp_path, monkeypatch, hours, is_left):
+    """A container that is started again has another name."""
+    before = time.time() - hours * 3600
+    with monkeypatch.context() as patched:
+        patched.setattr("platform.node", lambda: "another")
+        with contextlib.ExitStack() as killed:
+            path = killed.enter_context(reserved(tmp_path, "clip", 1, ".mp4", tmp_path / "notes"))
+            temporary(path).write_bytes(b"half a video")
+            (note,) = (tmp_path / "notes").iterdir()
+            kept = note.read_bytes()
+        note.write_bytes(kept)
+    for file in (note, temporary(path)):
+        os.utime(file, (before, before))
+    remove_leftovers(tmp_path / "notes")
+    assert [file.exists() for file in (note, temporary(path), path)] == [is_left] * 3
