@@ -471,7 +471,7 @@ def _shared(sources: Sequence[_Source], clips: Sequence[Clip], notices: _Notices
             count = shared_frames(before.images, after.images, CARRIED_MOST)
         found.append(min(count, clip.frames - 1))
     if found and sources[0].images is not None:
-        notices.say(f"frames that segments 2 to {len(sources)} have from the one before: {', '.join(map(str, found))}")
+        notices.say(f"frames shared with the segment before: {', '.join(map(str, found))}")
     return [0, *found]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 # Frames are compared as pictures of this many blocks a side: what a VAE or an encoder changed is noise inside a block.
-_BLOCKS = 32
+_BLOCKS = 24
 # Frames are the same if they differ by less than this share of what changes from one frame to the next (frames that
 # follow each other differ by all of it), or by less than two of 255 codes, which nobody sees repeat.
 _SHARE_OF_STEP, _SAME = 0.75, 2 / 255

@@ -5,11 +5,14 @@ import uuid
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
+from support import media
 from support.demo_graphs import set_inputs
 from support.expert_graphs import notes, patch, write_lora
-from support.segment_graphs import carried_graph, segments_graph
+from support.segment_graphs import LOSSLESS, carried_graph, segments_graph
 from support.shown import Shown
-from support.video_graphs import latent_graph, read_planes
+from support.video_graphs import images_graph, latent_graph, read_planes
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ComfyError, RunInterruptedError
 from wan_flf2v.client.run import run_graph
@@ -96,6 +99,29 @@ def test_frames_carried_over_are_the_videos_last_ones_and_are_written_once(comfy
     assert len(joined) == 17 + 17 - count
     kept, whole = (np.load(comfy_server.base_dir / "output" / f"{name}.npy") for name in ("kept", "all"))
     assert np.array_equal(kept, whole[-count:])
+
+
+@pytest.mark.parametrize("shared", [0, 1, 5])
+def test_images_that_are_joined_are_compared(comfy_server, shared):
+    """Frames of a look around; the second segment has fine noise on the shared ones, as from another decode."""
+    generator = torch.Generator().manual_seed(4)
+    scene = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 6, 40, generator=generator), size=(48, 320), mode="bicubic"
+    )
+    frames = torch.stack([scene[0, :, :, 3 * number : 3 * number + 64] for number in range(34)]).movedim(1, -1)
+    second = frames[17 - shared :].clone()
+    second[:shared] += 0.02 * torch.randn(second[:shared].shape, generator=generator)
+    graph = images_graph(comfy_server, frames[:17], n73_format=LOSSLESS, n73_join_segments=True)
+    save_file({"image": second.contiguous()}, comfy_server.base_dir / "input" / "second.safetensors")
+    graph["second"] = {"class_type": "WanFLF2VTestLoadTensorImage", "inputs": {"name": "second"}}
+    both = {"inputs.input0": ["frames", 0], "inputs.input1": ["second", 0]}
+    graph["both"] = {"class_type": "CreateList", "inputs": both}
+    graph["73"]["inputs"]["images"] = ["both", 0]
+    told = Shown(comfy_server, graph)
+    assert ("73", f"frames shared with the segment before: {shared}") in told.texts
+    (file,) = comfy_server.run(graph).files
+    written = media.decoded(comfy_server.path(file), "rgb24", (64, 48))
+    assert np.array_equal(written, (frames * 255).round().clamp(0, 255).byte().numpy())
 
 
 def test_colours_of_each_segment_follow_its_own_images(comfy_server):

@@ -105,13 +105,6 @@ def test_prompt_and_workflow_are_in_the_front_of_the_file(comfy_server):
     assert content.index(b"moov") < content.index(b"mdat")
 
 
-def test_disable_metadata_is_honoured(new_comfy_server):
-    with new_comfy_server("--disable-metadata") as host:
-        (file,) = host.run(demo_graph(n67_length=5, n57_steps=1), workflow={"nodes": []}).files
-        _, info = read_planes(host.path(file))
-        assert not {"prompt", "workflow"} & info["metadata"].keys()
-
-
 def test_counter_and_tokens_of_the_prefix(comfy_server):
     frames = torch.rand(1, 32, 48, 3)
     names = []

@@ -9,6 +9,7 @@ import time
 import urllib.request
 import wave
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.client_runs import with_client
 from support.demo_graphs import demo_graph
+from support.expert_graphs import add_guided
 from support.in_comfyui import run_cases
 from support.media import decoded, described, samples
 from support.shown import Shown
@@ -66,10 +68,10 @@ def test_a_latent_becomes_a_file_of_each_kind(comfy_server, name):
     path = comfy_server.base_dir / "output" / file["subfolder"] / file["filename"]
     assert path.suffix == "." + name.split()[0]
     plays = name in ("webm VP9", "gif")
-    assert len(result["previews"]) == (0 if plays else 1)
-    for preview in result["previews"]:
-        assert preview["type"] == "temp"
-        frames, about = read_planes(comfy_server.base_dir / "temp" / preview["filename"])
+    (seen,) = result["shown"]
+    assert seen == file if plays else seen["type"] == "temp"
+    if not plays:
+        frames, about = read_planes(comfy_server.base_dir / "temp" / seen["filename"])
         assert (len(frames), about["codec"], about["size"]) == (9, "h264", (64, 48))
     if name == "mkv FFV1 16-bit":
         written = decoded(path, "rgb48le", (64, 48))
@@ -103,6 +105,50 @@ def test_a_format_that_is_not_there_is_refused_before_sampling_with_the_nearest(
         comfy_server.run(demo_graph(n73_format=name))
     assert message in str(error.value)
     assert re.search(r"Use 'mp4 H\.26\d'", str(error.value))
+
+
+FORMATS = [
+    "mp4 H.264", "mp4 H.264 4:4:4", "mp4 H.264 10-bit", "mp4 H.265", "mp4 H.265 10-bit", "mp4 AV1", "webm AV1",
+    "webm VP9", "mov ProRes 422 HQ", "mov ProRes 4444", "mkv FFV1", "mkv FFV1 16-bit", "gif", "webp", "png sequence",
+    "png sequence 16-bit",
+]  # fmt: skip
+
+
+def in_formats(graph, names):
+    """Let node 73 write a file in each of these formats, in one run; return the graph."""
+    for number, name in enumerate(names):
+        graph[f"format_{number}"] = {"class_type": "PrimitiveString", "inputs": {"value": name}}
+    inputs = {f"inputs.input{number}": [f"format_{number}", 0] for number in range(len(names))}
+    graph["formats"] = {"class_type": "CreateList", "inputs": inputs}
+    graph["73"]["inputs"]["format"] = ["formats", 0]
+    return graph
+
+
+def test_one_frame_of_an_odd_size_in_every_format_of_one_run(comfy_server):
+    """Formats that share colour between pixels lose a row or a column; each file is shown, by a copy if it must."""
+    frame = torch.rand(1, 67, 69, 3, generator=torch.Generator().manual_seed(2))
+    graph = images_graph(comfy_server, frame, n73_filename_prefix="odd/clip")
+    told = shown(comfy_server, in_formats(graph, FORMATS))
+    assert len(told["images"]) == len(told["shown"]) == len(told["facts"]) == len(FORMATS)
+    for name, file, seen, facts in zip(FORMATS, told["images"], told["shown"], told["facts"], strict=True):
+        is_rgb = not {"mp4", "mov", "webm"} & set(name.split())
+        width = 69 if is_rgb or "4:4:4" in name or "4444" in name else 68
+        height = 67 if width == 69 or "422" in name else 66
+        assert facts.startswith(f"{width}x{height}, 1 frames, 0.06 s at 16 fps, "), (name, facts)
+        path = comfy_server.base_dir / "output" / file["subfolder"] / file["filename"]
+        assert f"{width}x{height}" in described(path), name
+        plays = name in ("mp4 H.264", "mp4 AV1", "webm AV1", "webm VP9")
+        assert seen == file if plays else seen["type"] == "temp"
+        if not plays:
+            assert len(read_planes(comfy_server.base_dir / "temp" / seen["filename"])[0]) == 1
+    assert told["animated"] == [True] * len(FORMATS)  # all are videos
+
+
+def test_gif_and_webp_are_shown_as_they_are(comfy_server):
+    """As pictures, without a copy, if nothing but pictures is written."""
+    told = shown(comfy_server, in_formats(images_graph(comfy_server, numbered(2)), ["gif", "webp"]))
+    assert told["shown"] == told["images"]
+    assert told["animated"] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +239,61 @@ def test_everything_is_readable_in_the_file_and_the_switch_turns_it_off(comfy_se
     assert not {"prompt", "workflow", "wan_flf2v"} & read_planes(comfy_server.path(file))[1]["metadata"].keys()
 
 
+def facts_of(host, graph):
+    """Run a graph and return what its video tells of the run."""
+    (file,) = [file for file in host.run(graph).files if file.node_id == "73"]
+    return json.loads(re.search(r"wan_flf2v +: (\{.*)", described(host.path(file)), re.I)[1])
+
+
+def test_a_seed_through_a_link_is_told(comfy_server):
+    graph = demo_graph(n67_length=1, n57_steps=2)
+    graph["seed"] = {"class_type": "PrimitiveInt", "inputs": {"value": 78}}
+    graph["57"]["inputs"]["noise_seed"] = ["seed", 0]
+    facts = facts_of(comfy_server, graph)
+    assert (facts["noise_seed"], facts["steps"]) == (78, 2)
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    assert facts["wan_flf2v"] == re.search(r'^version = "(.+)"', project, re.M)[1]
+
+
+def test_the_seed_of_a_guiders_run_is_told(comfy_server):
+    graph = add_guided(demo_graph(n67_length=1, n57_steps=2, n57_noise_seed=79, n57_cfg=2.5))
+    graph["73"]["inputs"]["latent"] = ["58", 0]
+    del graph["57"], graph["dump_stock"]
+    facts = facts_of(comfy_server, graph)
+    assert {key: facts[key] for key in ("noise_seed", "steps", "cfg", "handover")} == {
+        **{"noise_seed": 79, "steps": 2, "cfg": 2.5, "handover": "boundary"}
+    }
+
+
+KEPT_IN = ["mp4 H.264", "webm VP9", "gif", "webp", "png sequence"]
+
+
+def with_words(host, **inputs):
+    """Write a frame in these formats; return in which files each of three words is that tags have."""
+    graph = in_formats(images_graph(host, numbered(1), n73_filename_prefix="tags/x", **inputs), KEPT_IN)
+    files = host.run(graph, workflow={"nodes": []}).files
+    contents = [host.path(file).read_bytes() for file in files]
+    return [[word in content for content in contents] for word in (b"prompt", b"workflow", b"wan_flf2v")]
+
+
+def test_tags_are_in_every_kind_of_file_or_in_none(comfy_server):
+    assert with_words(comfy_server) == [[True] * 5] * 3
+    assert with_words(comfy_server, n73_save_metadata=False) == [[False] * 5] * 3
+
+
+def test_disable_metadata_is_honoured_in_every_kind_of_file(new_comfy_server):
+    with new_comfy_server("--disable-metadata") as host:
+        assert with_words(host) == [[False] * 5] * 3
+
+
+def test_a_workflow_that_is_too_long_for_a_webm_is_warned_of(comfy_server):
+    """As it stands in the file, where a letter of another script has six bytes."""
+    for note, warned in (("x" * 400_000, 0), ("中" * 400_000, 1)):
+        before = comfy_server.log_text().count("have more than 2 MiB")
+        comfy_server.run(images_graph(comfy_server, numbered(1), n73_format="webm VP9"), workflow={"note": note})
+        assert comfy_server.log_text().count("have more than 2 MiB") - before == warned
+
+
 def test_temp_instead_of_output(comfy_server):
     graph = images_graph(comfy_server, numbered(3), n73_save_output=False, n73_filename_prefix="passing/clip")
     (file,) = shown(comfy_server, graph)["images"]
@@ -210,6 +311,23 @@ def test_no_number_and_infinity_are_written_as_black_and_white_and_the_log_says_
         assert (written[0, :, :24] == 0).all()
         assert (written[1, :, 24:] == 255).all()
     assert "frames have values that are infinite or no numbers" in comfy_server.log_text()
+
+
+def test_no_number_in_a_latent_is_black_and_in_alpha_transparent(comfy_server):
+    graph = latent_graph(2, n73_format="mkv FFV1")
+    broken = torch.full((1, 16, 2, 6, 8), float("nan"))
+    latent = {"latent_tensor": broken, "latent_format_version_0": torch.tensor([])}
+    save_file(latent, comfy_server.base_dir / "input" / "broken.latent")
+    graph["57"] = {"class_type": "LoadLatent", "inputs": {"latent": "broken.latent"}}
+    (file,) = comfy_server.run(graph).files
+    assert not decoded(comfy_server.path(file), "rgb24", (64, 48)).any()
+    frames = numbered(2, 4).clone()
+    frames[:, :, :24, 3], frames[:, :, 24:, 3] = float("nan"), float("inf")
+    for name in ("mkv FFV1", "mkv FFV1 16-bit"):
+        (file,) = comfy_server.run(images_graph(comfy_server, frames, n73_format=name)).files
+        alpha = decoded(comfy_server.path(file), "rgba", SIZE)[..., 3]
+        assert not alpha[:, :, :24].any()
+        assert (alpha[:, :, 24:] == 255).all()
 
 
 def write_tone(host, seconds, rate=22050):
@@ -243,6 +361,29 @@ def test_sound_is_trimmed_or_filled_up_through_ping_pong(comfy_server, name, sai
     loud = np.abs(heard[: len(heard) // 64 * 64, 0]).reshape(-1, 64).max(1) > 0.1
     assert abs(loud.sum() * 64 / rate - 1.2) < 0.03
     assert loud[: int(1.15 * rate / 64)].all()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "pieces"),
+    [
+        ({"skip_first_frames": 2}, [(2, 6)]),
+        ({"loop_count": 2, "skip_last_frames": 4}, [(0, 4), (0, 4)]),
+        ({"loop_count": 2, "skip_first_frames": 4, "ping_pong": True}, [(4, 10), (4, 10)]),
+    ],
+)
+def test_sound_goes_with_the_frames_that_are_kept_and_repeated(comfy_server, inputs, pieces):
+    """A frame lasts 800 samples; no two of these samples are equal."""
+    rate = 12_800
+    wave_form = np.arange(-rate, rate // 2).astype("<i2")
+    with wave.open(str(comfy_server.base_dir / "input" / "ramp.wav"), "wb") as file:
+        file.setparams((1, 2, rate, len(wave_form), "NONE", ""))
+        file.writeframes(wave_form.tobytes())
+    graph = lossless(comfy_server, 8, audio=["ramp", 0], **inputs)
+    graph["ramp"] = {"class_type": "LoadAudio", "inputs": {"audio": "ramp.wav"}}
+    (file,) = comfy_server.run(graph).files
+    heard, _ = samples(comfy_server.path(file))
+    expected = np.concatenate([wave_form[800 * first : 800 * end] for first, end in pieces])
+    assert np.array_equal(np.round(heard[:, 0] * 32768), expected)
 
 
 def test_a_format_without_sound_says_that_it_is_left_out(comfy_server):
@@ -337,6 +478,19 @@ def test_what_a_killed_comfyui_leaves_is_removed_at_its_next_start(own_comfy_ser
     host.start()
     assert list(output.iterdir()) == []
     assert list((host.base_dir / "user" / "wan_flf2v" / "unfinished").iterdir()) == []
+
+
+@pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
+def test_a_file_in_the_place_of_the_folder_is_named(comfy_server, through_a_link, error):
+    """Before anything runs, if the name is typed."""
+    (comfy_server.base_dir / "output" / "taken").write_bytes(b"a file")
+    graph = images_graph(comfy_server, numbered(2), n73_filename_prefix="taken/clip")
+    if through_a_link:
+        graph["name"] = {"class_type": "PrimitiveString", "inputs": {"value": "taken/clip"}}
+        graph["73"]["inputs"]["filename_prefix"] = ["name", 0]
+    with pytest.raises(error, match=r"taken.*Not a directory|Not a directory.*taken"):
+        comfy_server.run(graph)
+    assert (comfy_server.base_dir / "output" / "taken").read_bytes() == b"a file"
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(comfy_server):
