@@ -445,12 +445,13 @@ def test_a_file_that_cannot_be_opened_leaves_no_preview(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("preset", "frames"), [("veryfast", 10), ("medium", 16), ("slow", 50)])
+@pytest.mark.parametrize(("preset", "frames"), [("veryfast", 10), ("medium", 22), ("slow", 50)])
 def test_x264_looks_as_far_ahead_as_the_table_says(tmp_path, preset, frames):
-    """With the default preset alone: with the others as far as x264 itself."""
+    """With the default preset alone, which then takes a little less crf: with the others as far as x264 itself."""
     content = write(tmp_path, BY_NAME["mp4 H.264"], clip()[:2], preset=preset, crf=31).read_bytes()
     assert f"rc_lookahead={frames} ".encode() in content
-    assert b"crf=31.0 " in content
+    crf = float(re.search(rb"crf=([\d.]+) ", content)[1])
+    assert 30.5 < crf < 31 if preset == "medium" else crf == 31
 
 
 def test_preset_and_quality_reach_x265(tmp_path):
