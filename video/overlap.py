@@ -33,6 +33,11 @@ def shared_frames(before: torch.Tensor, after: torch.Tensor, most: int) -> int:
 
 def _blocks(images: torch.Tensor) -> torch.Tensor:
     """Return the mean colours of each frame's blocks, without the frame's own, which drifts from clip to clip."""
-    pictures = images[..., :3].float().nan_to_num(0.0).movedim(-1, 1)
-    means = torch.nn.functional.adaptive_avg_pool2d(pictures, [min(side, _BLOCKS) for side in pictures.shape[2:]])
+    sides = [min(side, _BLOCKS) for side in images.shape[1:3]]
+    means = torch.stack(
+        [
+            torch.nn.functional.adaptive_avg_pool2d(image[..., :3].movedim(-1, 0).float().nan_to_num(0.0), sides)
+            for image in images  # one by one: a copy of all would take as much memory as the clip
+        ]
+    )
     return means - means.mean((2, 3), keepdim=True)

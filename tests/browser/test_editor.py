@@ -17,6 +17,10 @@ ROW_IS_GONE = """() => !document.querySelector('[data-node-id="57"]').innerText.
 PLAYS = """() => [...document.querySelectorAll("video")].some(
     video => video.readyState >= 2 && video.videoWidth === 64 && video.muted && video.loop && !video.paused
 )"""
+PLAYS_FILE = """name => [...document.querySelectorAll("video")].some(
+    video => new URL(video.src, location).searchParams.get("filename") === name && video.readyState >= 2
+        && video.clientWidth > 50 && video.clientHeight > 50 && !video.paused && video.loop
+)"""
 COPY = """() => {
     const widget = (node, name) => node.widgets.find(widget => widget.name === name)
     const [sampler, conditioning] = [57, 67].map(id => app.graph.add(app.graph.getNodeById(id).clone()))
@@ -280,9 +284,9 @@ def test_the_cards_of_the_template_browser(editor):
     assert editor.prompt() == inputs_of(load_graph("wan22_flf2v"))
 
 
-def small_workflow(seed):
+def small_workflow(seed, **inputs):
     """Return the bundled workflow on tiny models."""
-    return ui_form("wan22_flf2v", demo_graph(n57_steps=2, n57_noise_seed=seed))
+    return ui_form("wan22_flf2v", demo_graph(n57_steps=2, n57_noise_seed=seed, **inputs))
 
 
 def test_run_plays_the_video_in_the_node(editor, comfy_server):
@@ -299,6 +303,19 @@ def test_a_format_that_no_browser_plays_is_shown_by_its_copy(editor, comfy_serve
     editor.run(comfy_server)
     editor.page.wait_for_function(PLAYS, timeout=240_000)
     assert editor.page.evaluate("app.nodeOutputs[73].images[0].type") == "temp"
+
+
+def test_each_clip_of_a_batch_plays_in_the_node(editor, comfy_server):
+    """The classic renderer shows them beside each other, Nodes 2.0 one after another."""
+    editor.load(small_workflow(seed=57 + editor.nodes_2, n57_seed_count=2, n73_format="png sequence"))
+    editor.run(comfy_server)
+    shown = editor.page.evaluate("app.nodeOutputs[73].images.map(file => file.filename)")
+    assert len(shown) == len(set(shown)) == 2
+    for number, name in enumerate(shown, start=1):
+        if editor.nodes_2:
+            editor.page.get_by_role("button", name=f"View video {number} of 2").click(timeout=240_000)
+        editor.page.wait_for_function(PLAYS_FILE, arg=name, timeout=240_000)
+    assert editor.widget(73, "facts")["text"].count("64x64, 9 frames, 0.5 s at 16 fps, ") == 2
 
 
 @pytest.mark.parametrize("renderer", ["nodes 2.0"], indirect=True)  # the form is the same in both

@@ -40,3 +40,8 @@ def test_a_full_disk_is_its_own_error_and_stops_the_decoder(ends, name):
     assert ends[name]["error"] not in (None, "RuntimeError")
     assert ends[name]["files"] == []
     assert ends[name]["freed"]
+
+
+def test_frames_that_wait_for_their_colours_are_shown_there_and_back(ends):
+    """Two spools at the same time, both in a file."""
+    assert ends["there and back"] == {"frames": 64, "different": 33, "returns": True, "files": 1}

@@ -19,8 +19,10 @@ import comfy.model_management
 import comfy.utils
 import torch
 from wan_flf2v.video import spool
-from wan_flf2v.video.clips import Segment, write_segments
+from wan_flf2v.video.clips import Recipe, Segment, write_segments
 from wan_flf2v.video.color_match import ColorMatch
+from wan_flf2v.video.edit import Edit
+from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.vae_decode import decode
 from wan_flf2v.video.writer import Settings, StreamWriter
 
@@ -81,6 +83,23 @@ def frames(path):
         return sum(1 for _ in container.decode(video=0))
 
 
+def there_and_back(folder):
+    """Write a clip there and back whose frames wait for the last one: both need a spool. Return what came of it."""
+    match = ColorMatch(noise(3, SIZE, SIZE), noise(3, SIZE, SIZE, seed=1), 1.0, folder)
+    (clip,) = decode(new_vae(), noise(1, 16, LATENT_FRAMES, SIZE // 8, SIZE // 8) * 2 - 1)
+    new_writer = partial(StreamWriter, folder / "clip.mkv", SIZE, SIZE, Settings(Fraction(16), BY_NAME["mkv FFV1"]))
+    write_segments(new_writer, BAR, [Segment(clip, match)], Recipe(Edit(ping_pong=True), folder=folder))
+    with av.open(str(folder / "clip.mkv")) as container:
+        shown = [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
+    returns = all(shown[number] == shown[-number] for number in range(1, len(shown)))
+    return {
+        "frames": len(shown),
+        "different": len(set(shown)),
+        "returns": returns,
+        "files": len(list(folder.iterdir())),
+    }
+
+
 BAR = comfy.utils.ProgressBar(1)
 RUNS = {
     "whole": (None, None),
@@ -99,6 +118,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     results = {}
     spool.LIMIT_BYTES = 4096  # less than a frame: they wait in a file
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        results["there and back"] = there_and_back(Path(folder))
     for name, run in RUNS.items():
         with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
             results[name] = end(Path(folder), *run)
