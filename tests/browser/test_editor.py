@@ -313,7 +313,7 @@ def test_each_clip_of_a_batch_plays_in_the_node(editor, comfy_server):
     assert len(shown) == len(set(shown)) == 2
     for number, name in enumerate(shown, start=1):
         if editor.nodes_2:
-            editor.page.get_by_role("button", name=f"View video {number} of 2").click(timeout=240_000)
+            editor.page.get_by_role("button", name=f"View video {number} of 2").dispatch_event("click", timeout=240_000)
         editor.page.wait_for_function(PLAYS_FILE, arg=name, timeout=240_000)
     assert editor.widget(73, "facts")["text"].count("64x64, 9 frames, 0.5 s at 16 fps, ") == 2
 
