@@ -461,6 +461,9 @@ def _encoder_options(settings: Settings) -> dict[str, str]:
         options[chosen.quality.option] = str(quality)
     if chosen.presets:
         options["preset"] = settings.preset
+    if chosen.encoder == "libx265" and 0 < settings.frames < 3:
+        # With B-frames x265 tells when to decode by the third frame; without one, its times are any number.
+        options["bf"] = "0"
     if sees_less:
         options["rc-lookahead"] = str(chosen.lookahead)
     return {**options, **chosen.options}

@@ -460,6 +460,16 @@ def test_preset_and_quality_reach_x265(tmp_path):
     assert b"crf=31.0 " in content
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_shortest_clips_of_x265(tmp_path, count):
+    """Their times of decoding were what stood in memory, mostly such that no file can have them."""
+    for number in range(12):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        lasts, _ = seconds(write(folder, BY_NAME["mp4 H.265"], clip()[:count, :, :64, :64]))
+        assert lasts == count / RATE
+
+
 @each([one for one in WRITTEN if one.quality is not None])
 def test_quality_reaches_every_encoder(tmp_path, chosen):
     """The best is larger than the worst."""
