@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import deque
@@ -206,13 +207,15 @@ def add_lora(workflow: Workflow, option: str, text: str) -> list[Assignment]:
         name, strength = text, "1.0"
     name = name if separator else text
     graph, (expert, node_id) = workflow.graph, _EXPERTS[option]
+    slots = {slot for _, slot in _EXPERTS.values()}
     values = {"lora_name": name, "strength_model": strength}
     if workflow.bundled and switch_on(workflow.name, graph, node_id, values):
         return [Assignment(option, NodeInput(node_id, one), value) for one, value in values.items()]
     users = [node for node in graph.values() if isinstance(node["inputs"].get(expert), list)]
     if not users:
         raise UsageError(no_place(workflow, option))
-    node_id = str(max((int(one) for one in graph if one.isdecimal()), default=0) + 1)
+    first = max((int(one) for one in graph if one.isdecimal()), default=0) + 1
+    node_id = next(str(one) for one in itertools.count(first) if str(one) not in slots)
     inputs = {**values, "model": users[0]["inputs"][expert]}
     graph[node_id] = {"class_type": _LORA, "inputs": inputs, "_meta": {"title": f"LoRA of {option}"}}
     for node in users:

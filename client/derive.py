@@ -106,8 +106,8 @@ def _check_format(graph: Graph, node_id: str) -> None:
     how = f"{node['class_type']} {node['inputs'].get(_FORMAT, '')}".strip()
     if _NOT_GIVEN.search(how):
         raise DeriveError(
-            f'The node {node_id} "{node_title(graph, node_id)}" saves by {how}, but a result of the API is an MP4, WebM, '
-            "MOV, MKV or GIF file, or one PNG. Choose another format or node, and export the workflow again."
+            f'The node {node_id} "{node_title(graph, node_id)}" saves by {how}, but a result of the API is an MP4, '
+            "WebM, MOV, MKV or GIF file, or one PNG. Choose another format or node, and export the workflow again."
         )
 
 
