@@ -1,4 +1,4 @@
-"""``wan-flf2v run`` on the templates for loops, keyframes, several images and long videos, with the demo's small models."""
+"""``wan-flf2v run`` on the templates for loops, keyframes, several images and long videos, with small models."""
 
 import hashlib
 import json

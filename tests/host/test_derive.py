@@ -71,8 +71,8 @@ def test_what_requests_could_not_get_is_refused(comfy_server):
     for format_ in ("webp", "png sequence", "png sequence 16-bit"):
         (text,) = refused(comfy_server, demo_graph(n73_format=format_))
         assert text == (
-            f'The node 73 "Video" saves by WanFLF2VVideoCombine {format_}, but a result of the API is an MP4, WebM, MOV, '
-            "MKV or GIF file, or one PNG. Choose another format or node, and export the workflow again."
+            f'The node 73 "Video" saves by WanFLF2VVideoCombine {format_}, but a result of the API is an MP4, '
+            "WebM, MOV, MKV or GIF file, or one PNG. Choose another format or node, and export the workflow again."
         )
     for kind in ("SaveAnimatedWEBP", "SaveAnimatedPNG"):
         graph = slow_graph()
