@@ -3,6 +3,7 @@
 import hashlib
 import json
 import urllib.request
+from pathlib import Path
 
 import av
 import pytest
@@ -49,7 +50,7 @@ def run(comfy_server, tmp_path, monkeypatch):
 
 def held(graph, name):
     """Return the texts, or the files that were uploaded, by the node that holds them."""
-    files = {hashlib.sha256(open(file, "rb").read()).hexdigest()[:32]: file for file in COLOURS}
+    files = {hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]: file for file in COLOURS}
     found = {node_id: node["inputs"][name] for node_id, node in graph.items() if name in node["inputs"]}
     values = {node_id: value for node_id, value in found.items() if isinstance(value, str)}
     return {one: files[value.rpartition("/")[2][:32]] for one, value in values.items()} if name == "image" else values
