@@ -30,7 +30,7 @@ _SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
 _STEPS, _FIRST_LOW = 8, 4
 _EQUAL = 1e-4  # relative: float rounding, and room for it
 _SEEDS = 4
-_PAIRS = 15
+_PAIRS = 31
 _FORWARD_MS = 50.0  # a forward pass of the model takes at least this long, so that a step is not all overhead
 _CPU_SIZE = {"width": 192, "height": 192, "length": 33, "batch_size": 1}
 _PLAYED = 100  # steps of a run that are played from its record
@@ -42,7 +42,7 @@ _REPLAYED_MS = 5.0
 
 
 def run(options: Options) -> Figures:
-    """Run everything once, and what counts processor time in pairs, 15 if not said otherwise."""
+    """Run everything once, and what counts processor time in pairs, 31 if not said otherwise."""
     with comfyui_alone(options) as server:
         make_models(options.comfyui, options.python, server.base_dir / "models")
         names = samplers(server)
