@@ -56,9 +56,11 @@ def held(graph, name):
     return {one: files[value.rpartition("/")[2][:32]] for one, value in values.items()} if name == "image" else values
 
 
-def test_a_loop_takes_one_image(run):
-    frames, graph = run("loop", "--start", "a.png", *PROMPT, *NEGATIVE)
+def test_a_loop_takes_one_image(run, comfy_server):
+    lora = write_lora(comfy_server)
+    frames, graph = run("loop", "--start", "a.png", *PROMPT, *NEGATIVE, "--lora-high", lora, "--lora-low", lora)
     assert (frames, held(graph, "image"), held(graph, "text")) == (8, {"68": "a.png"}, TEXTS)
+    assert [graph["54"]["inputs"]["model"], graph["57"]["inputs"]["model_low_noise"]] == [["91", 0], ["92", 0]]
 
 
 def test_a_keyframe_is_a_file_here(run, comfy_server):
@@ -91,12 +93,6 @@ def test_a_long_video_has_one_prompt_or_one_for_each_segment(run):
     assert held(graph, "image") == {"68": "a.png", "62": "b.png"}
     _, graph = run("long_video", *ENDS, *PROMPT, *NEGATIVE, *second, "--set", "16_text=it jumps")
     assert held(graph, "text") == {**TEXTS, "16": "it jumps"}
-
-
-def test_a_loop_with_loras_keeps_them_in_its_workflow(run, comfy_server):
-    lora = write_lora(comfy_server)
-    _, graph = run("loop", "--start", "a.png", *PROMPT, "--lora-high", lora, "--lora-low", lora)
-    assert [graph["54"]["inputs"]["model"], graph["57"]["inputs"]["model_low_noise"]] == [["91", 0], ["92", 0]]
 
 
 def test_an_image_that_is_nowhere_is_said(comfy_server, tmp_path, monkeypatch):
