@@ -11,13 +11,14 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
+from ..contract.loaders import LOADERS
 from ..sampling.gate import is_cfg_pp
 from ..sampling.prelude import with_prelude
 from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import checks, memory
 from .model_files import WAN_14B, ModelFile, read_file
-from .prompts import LOADERS, ExpertFiles, LoaderFile, find_file
+from .prompts import ExpertFiles, LoaderFile, find_file
 
 _EXPERT_FOLDERS = LOADERS["UnetLoaderGGUF"].folders
 FOLDERS = {

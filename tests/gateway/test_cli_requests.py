@@ -88,6 +88,17 @@ def test_waiting_for_a_request_that_fails_shows_no_end_but_the_reason(gateway, s
     assert "ompleted" not in err
 
 
+def test_the_file_is_called_what_the_result_is(gateway, start, tmp_path):
+    with start("submit", *IMAGES, "--wait") as process:
+        request_id = process.stderr.readline().removeprefix("Request ").strip()
+        with gateway.store() as store:
+            store.assign(request_id)
+            gateway.succeed(store, request_id, video="video.webm")
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"{request_id}.webm\n"), err
+    assert (tmp_path / f"{request_id}.webm").read_bytes() == b"made up"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")
 def test_ctrl_c_prints_the_command_that_goes_on(gateway, start, tmp_path):
     (tmp_path / "my token").write_text(f"{gateway.token}\n")
