@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from ..jobs.records import Token
 from ..jobs.results import ExpiredLinkError, InvalidLinkError, Results
 from ..jobs.store import Store
-from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token, find_token_by_id
+from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, error_response, http_error_response, too_many
@@ -227,7 +227,7 @@ class Authentication:
         except ExpiredLinkError:
             raise ApiError(errors.EXPIRED_EVENTS_URL) from None
         job = await self._store.get(request_id)
-        token = None if job is None else await find_token_by_id(self._store, job.token)
+        token = None if job is None else await self._store.find_token_by_id(job.token)
         if token is None:
             raise ApiError(errors.REVOKED_EVENTS_URL)
         return token

@@ -148,6 +148,7 @@ def become(request, descriptors, owner):
         os._exit(0)
     owner.close()
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     for number, descriptor in enumerate((stdin, log, log)):
         os.dup2(descriptor, number)
     for descriptor in descriptors:
