@@ -121,8 +121,8 @@ class Address:
         """Whether it is about to end, and takes no more jobs."""
         return False
 
-    async def let_go(self) -> None:
-        """Tell it, if it is ``stopping``, that nothing of it is needed any more."""
+    async def dismiss(self) -> None:
+        """Tell it, if it is ``stopping``, that it may end."""
 
     def client(self) -> ComfyClient:
         """Return a client; ``ServerAddressError`` if the URL is none."""

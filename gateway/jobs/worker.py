@@ -101,7 +101,7 @@ class Worker:
         self._given_up: set[str] = set()  # the ids of prompts whose job runs elsewhere
         self._task: asyncio.Task[None] | None = None
         self._job: tuple[str, int] | None = None  # id and attempt of the job that has ComfyUI
-        self._let_go = False  # whether that was dropped, and only what is on its way is finished
+        self._abandoned = False  # whether that was dropped, and only what is on its way is finished
         self._copies: dict[str, asyncio.Task[None]] = {}  # job id -> the task that brings its result
 
     # What the dispatcher asks
@@ -134,7 +134,7 @@ class Worker:
 
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
-        runs = self._job is not None and self._job[0] == job_id and not self._let_go
+        runs = self._job is not None and self._job[0] == job_id and not self._abandoned
         return runs or job_id in self._copies
 
     def can_run(self, job_id: str, model_id: str) -> bool:
@@ -171,11 +171,11 @@ class Worker:
         """
         self._occupy((job.id, job.attempt), self._tidy(job, told))
 
-    def let_go(self, job_id: str) -> asyncio.Task[None] | None:
+    def abandon(self, job_id: str) -> asyncio.Task[None] | None:
         """Stop working on a job. Until the task that is returned has ended, a prompt may be on its way to ComfyUI."""
         task = self._copies.pop(job_id, None)
         if task is None and self.holds(job_id):
-            task, self._let_go = self._task, True
+            task, self._abandoned = self._task, True
         if task is not None:
             task.cancel()
             self.trouble = None  # it was that of this job
@@ -188,7 +188,7 @@ class Worker:
         """
         if given_up and (job := await self._store.get(job_id)) is not None:
             self._given_up.add(job.prompt_id)
-        if (task := self.let_go(job_id)) is not None:
+        if (task := self.abandon(job_id)) is not None:
             await asyncio.wait([task])
             self.trouble = None
 
@@ -282,7 +282,7 @@ class Worker:
     # A job
 
     def _occupy(self, job: tuple[str, int], work: Coroutine[Any, Any, None]) -> None:
-        self._job, self._let_go = job, False
+        self._job, self._abandoned = job, False
         task = self._task = asyncio.create_task(work)
 
         def free(_: asyncio.Task[None]) -> None:
@@ -384,7 +384,7 @@ class Worker:
         """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.
 
         The dispatcher gives it a job that it is known to lack something for only if all others do too: then the job
-        shall fail here, with the reason.
+        is to fail here, with the reason.
         """
         identity = await self._identify()
         if self.alone or lacks:
