@@ -139,7 +139,7 @@ def _prepare_demo(comfyui: ComfyUI, python: Path, cache: Path) -> Path:
 
 
 def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int]) -> int:
-    """Run a ComfyUI at each port, with a folder of its own, and a gateway in front of them in the foreground."""
+    """Run a ComfyUI at each port, each with its folder, and a gateway in front of them in the foreground."""
     command = [str(python), "-I", "-m", "wan_flf2v", "serve", "--demo", "--no-auth"]
     command += ["--data", str(cache_dir() / "serve-gateway")]
     env = {"WAN_FLF2V_MOUNT": "false"}  # the gateway has the API

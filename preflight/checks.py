@@ -389,7 +389,7 @@ def is_mapped(path: Path) -> bool:
     """Whether this ComfyUI maps a file's weights instead of copying them to main memory.
 
     It does so with safetensors files under its dynamic memory manager (comfy/utils.py, load_torch_file). What is mapped
-    is given back when memory is short, and read again, so such a file needs no memory of its own.
+    is given back when memory is short, and read again, so such a file needs no further memory.
     """
     return comfy.memory_management.aimdo_enabled and path.suffix.lower() in SAFETENSORS
 

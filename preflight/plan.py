@@ -116,7 +116,7 @@ class Plan:
     than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
     those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``). ``ram_bytes`` is
     the size of the files chosen whose weights ComfyUI copies to main memory, ``mapped_bytes`` that of the files that it
-    maps, which need no main memory of their own. ``record_bytes`` is the main memory that keeps the high-noise expert's
+    maps, which need no main memory. ``record_bytes`` is the main memory that keeps the high-noise expert's
     predictions for the low-noise expert's phase; it is for a sampler that calls the model once in a step.
     ``handover_step`` counts the prelude's steps, which come first.
     """

@@ -1,1 +1,1 @@
-"""The schedule, the hand-over between the two experts, and the checks that come before any model is loaded."""
+"""A sampler run over both experts: its schedule, its phases and their record, the prelude, the guidance gate."""

@@ -108,7 +108,7 @@ def _advice(settings: RunSettings) -> str:
 
 
 class PreludeGuider(PhasedGuider):
-    """A GUIDER that runs any sampler of the host's over a prelude, then, as a run of its own, over both experts.
+    """A GUIDER that runs any sampler of the host's over a prelude, then, as another run, over both experts.
 
     Args:
         prelude: the prelude's model, named ``"prelude"``.

@@ -119,10 +119,10 @@ class Cors:
         self._origins = origins
 
     @web.middleware
-    async def answer_preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Respond to the request that browsers send before the real one."""
-        is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-        if not is_preflight or request.headers.get("Origin") not in self._origins:
+    async def permit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Respond to the request by which a browser asks whether it may send the real one."""
+        asks_first = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        if not asks_first or request.headers.get("Origin") not in self._origins:
             return await handler(request)
         headers = {
             "Access-Control-Allow-Methods": "GET, POST, DELETE",
@@ -233,7 +233,7 @@ class Authentication:
         return token
 
 
-async def answer_expect(request: web.Request) -> web.Response | None:
+async def handle_expect(request: web.Request) -> web.Response | None:
     """Tell a client that asks with ``Expect`` to go on, or that nothing but 100-continue can be expected."""
     if request.version >= HttpVersion11:  # older clients do not know it
         if request.headers["Expect"].lower() != "100-continue":
@@ -260,7 +260,7 @@ async def respond_to_errors(request: web.Request, handler: Handler) -> web.Strea
 
 
 class RequestHandler(web.RequestHandler):
-    """One connection to a gateway. It answers what is not HTTP, or no longer is.
+    """One connection to a gateway. It also responds to what is not HTTP, or no longer is.
 
     aiohttp itself does that before any middleware, as plain text.
     """

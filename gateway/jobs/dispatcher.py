@@ -260,7 +260,7 @@ class Dispatcher:
             if identity is not None and identity.instance is not None and identity.instance == job.worker:
                 return worker if worker.free else None
         if holder is None and any(not worker.up and not worker.lost for worker in self._workers.values()):
-            return None  # it may be on one that has not answered yet
+            return None  # it may be on one that has not responded yet
         able = self._able(job, list(self._there()))
         return next((worker for worker in able if worker.free and worker is not holder), None)
 

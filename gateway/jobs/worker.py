@@ -41,7 +41,7 @@ _REPORT_S = 0.25  # how often progress is written
 _PREVIEW_EVERY_S = 0.5
 _OFFERS_S = 60.0  # how long what a ComfyUI lacks counts as known
 _REFUSED_S = 30.0  # how long a job whose images a worker lacks is not offered to it again
-_ANSWER_WAIT_S = 5.0  # for a ComfyUI that is given a waiting job
+_PATIENCE_S = 5.0  # for a ComfyUI that is given a waiting job
 _SUBMIT_WAIT_S = 5.0  # for a prompt that is on its way when its job is dropped
 _MAX_DEATHS = 2  # of ComfyUI while it ran a job
 _MAX_ATTEMPTS = 10  # also if no death was seen to be the job's: it may end ComfyUI before that can tell that it runs
@@ -108,7 +108,7 @@ class Worker:
 
     @property
     def up(self) -> bool:
-        """Whether ComfyUI answered the last request, or may still do so."""
+        """Whether ComfyUI responded to the last request, or may still do so."""
         return self._up.is_set() and not self.lost
 
     @property
@@ -253,7 +253,7 @@ class Worker:
         return set() if self._job is None else {prompt_id(*self._job)}
 
     async def _learn(self, model_id: str) -> None:
-        """Ask ComfyUI what a model lacks there; if it does not answer, the next look asks again and takes its time."""
+        """Ask ComfyUI what a model lacks there; if it does not respond, the next look asks again and takes its time."""
         self._lacking_at[model_id] = -math.inf
         self.lacking[model_id] = await self._backend.lacking(model_id)
         self._lacking_at[model_id] = time.monotonic()
@@ -310,11 +310,11 @@ class Worker:
                 return False
             self._job = job_id, job.attempt + 1
             # With others there, a waiting job need not wait for a ComfyUI that stalls.
-            identity = await asyncio.wait_for(self._ready_for(job, lacks=lacks), None if self.alone else _ANSWER_WAIT_S)
+            identity = await asyncio.wait_for(self._ready_for(job, lacks=lacks), None if self.alone else _PATIENCE_S)
             if identity is None or not await self._store.assign(job_id, identity.instance, name=self.name):
                 return False
         except asyncio.TimeoutError:
-            text = f"ComfyUI at {self.name} did not answer within {_ANSWER_WAIT_S:g} s. It may be loading a model."
+            text = f"ComfyUI at {self.name} did not respond within {_PATIENCE_S:g} s. It may be loading a model."
             self._not_there(ServerUnreachableError(text))
             return False
         except ComfyError as error:

@@ -61,7 +61,7 @@ def idle_token(idle_gateway):
 
 @pytest.fixture
 def new_playground(browser):
-    """Return a function that makes a page in a browser of its own; at the end nothing may have failed in it."""
+    """Return a function that makes a page in a new browser context; at the end nothing may have failed in it."""
     made = []
 
     def new(url):
