@@ -1,4 +1,4 @@
-"""CONTRIBUTING's map, arrows and words are those of the tree: which files there are, who imports what, in which words."""
+"""CONTRIBUTING's map, arrows and words are those of the tree: which files there are, who imports what, what they say."""
 
 import ast
 import re
