@@ -76,7 +76,7 @@ def is_lost(error: ComfyError) -> bool:
 def public_text(error: ComfyError) -> str:
     """Return what a client is told about the error that ended its job: no folders and addresses of the server."""
     if isinstance(error, ServerAnswerError):
-        return f"ComfyUI refused this request with HTTP status {error.status}. The API's log says more."
+        return f"ComfyUI responded to this request with HTTP status {error.status}. The API's log says more."
     return _FOLDERS.sub("", str(error))
 
 
