@@ -1,1 +1,1 @@
-"""A sampler run over both experts: its schedule, its phases and their record, the prelude, the guidance gate."""
+"""One sampler run over both experts: its schedule, its phases, their record, and what an earlier run has left."""
