@@ -30,6 +30,8 @@ def main() -> int:
     arguments, rest = parser.parse_known_args()
     if arguments.command == "serve" and arguments.workers and not arguments.demo:
         parser.error("--workers goes with --demo: in front of ComfyUIs of your own, use wan-flf2v serve")
+    if arguments.command == "serve" and arguments.nats and not arguments.workers:
+        parser.error("--nats goes with --workers: it shows a fleet on one machine")
     if rest and arguments.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
@@ -50,7 +52,7 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
         words = [word for name, value in given.items() if value for word in ("--" + name, value)]
         return commands.demo([*words, "--gallery"] if arguments.gallery else words)
     if arguments.command == "serve":
-        return commands.serve(arguments.port, arguments.demo, arguments.workers)
+        return commands.serve(arguments.port, arguments.demo, arguments.workers, on_nats=arguments.nats)
     if arguments.command == "bench":
         return commands.bench(arguments.name, arguments.json, arguments.rounds, arguments.workers, arguments.store)
     if arguments.command == "train":
@@ -85,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--demo", action="store_true", help="with the demo's tiny models, on the CPU")
     serve.add_argument(
         "--workers", type=_count, default=0, metavar="N", help="with --demo: N ComfyUIs, and a gateway in front of them"
+    )
+
+    serve.add_argument(
+        "--nats",
+        action="store_true",
+        help="with --workers: as a fleet, on a nats-server, with a worker beside each",
     )
 
     test = add("test", help="run all checks and tests; further arguments go to pytest", allow_abbrev=False)

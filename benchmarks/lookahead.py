@@ -30,7 +30,7 @@ from ..video.writer import Settings, StreamWriter, to_planar_bytes
 from ._figures import Figure, Figures, Options
 
 _OWN = 40  # frames that x264 sees ahead with preset medium
-_FEWER = 20, 16, 10
+_FEWER = 22, 10
 _CRFS = 15, 19, 23, 27
 _MOST = 1.0  # per cent, of the number that node 73 uses
 _FRAMES = 81

@@ -1,7 +1,7 @@
 """What settings do to the demo's videos: hand-over, samplers, steps, guidance, caches, lengths, stock nodes.
 
-Each setting makes the same videos of held-out photographs, three of each word. The figures also go into a Markdown
-table.
+Each setting makes the same videos of held-out photographs, three of each word. The figures also go into a table
+in Markdown.
 """
 
 from __future__ import annotations

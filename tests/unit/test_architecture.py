@@ -1,4 +1,4 @@
-"""CONTRIBUTING's map, arrows and words are those of the tree: which files there are, who imports what, what they say."""
+"""CONTRIBUTING's map, arrows and words are those of the tree: which files there are, who imports what, how they talk."""
 
 import ast
 import re

@@ -39,7 +39,7 @@ def test_help_lists_the_commands_and_the_variables():
     ("command", "options"),
     [
         ("demo", ["--out", "--start", "--end", "--prompt"]),
-        ("serve", ["--port", "--demo", "--workers"]),
+        ("serve", ["--port", "--demo", "--workers", "--nats"]),
         ("test", ["--hosts", "--newest"]),
     ],
 )
@@ -56,6 +56,7 @@ def test_help_of_a_command_lists_its_options(command, options):
         (["serve", "--port", "70000"], "'70000' is not a port: a number from 1 to 65535 is expected"),
         (["serve", "--demo", "--workers", "0"], "'0' is not a number from 1 to 64"),
         (["serve", "--workers", "2"], "--workers goes with --demo"),
+        (["serve", "--demo", "--nats"], "--nats goes with --workers"),
         (["test", "--hosts", "0.30.0,0.1.0"], "ComfyUI 0.1.0 is not pinned; there are: 0.30.0"),
         (["test", "--newest", "--hosts", "0.30.0"], "not allowed with argument --newest"),
         ([], "required"),
