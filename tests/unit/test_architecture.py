@@ -1,4 +1,4 @@
-"""CONTRIBUTING's map, arrows and words are those of the tree: which files there are, who imports what, how they talk."""
+"""CONTRIBUTING's map, arrows and words are the tree's: which files there are, who imports what, in which words."""
 
 import ast
 import re
