@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -157,8 +158,8 @@ def test_ctrl_c_ends_a_server_that_was_started_with_it_ignored(make_server, ctrl
 
 @pytest.mark.skipif(sys.platform != "linux", reason="warm Pythons run on Linux only")
 def test_ctrl_c_ends_a_fork_of_a_warm_python_that_was_started_with_it_ignored(tmp_path, ctrl_c_ignored):
-    bare = Path(sys.executable).resolve()  # outside of its environment it has no libraries to import
-    warm = WarmPython(bare, tmp_path / "socket", tmp_path / "log")
+    venv.create(tmp_path / "env")  # without libraries to import
+    warm = WarmPython(tmp_path / "env" / "bin" / "python", tmp_path / "socket", tmp_path / "log")
     with (tmp_path / "output").open("wb") as output:
         code = "import time; print('up', flush=True); time.sleep(600)"
         fork = Programs(tmp_path / "socket").popen(["-c", code], os.environ, tmp_path, output)
