@@ -43,7 +43,7 @@ def graph_for(model: ModelContract) -> Graph:
 
 
 def settable(graph: Graph) -> Iterator[NodeInput]:
-    """Yield every input that has a value of its own, none that comes from another node."""
+    """Yield every input that has a value, none that comes from another node."""
     for node_id, node in graph.items():
         for name, value in node["inputs"].items():
             if not isinstance(value, list):

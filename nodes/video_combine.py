@@ -291,7 +291,7 @@ class _Shown:
     def as_dict(self) -> dict[str, Any]:
         """Return what the frontend gets. It shows files that are not ``animated`` as pictures, which suits GIF and PNG.
 
-        Tuples: of what stands in lists, ComfyUI takes each entry for a result of its own.
+        Tuples: of what stands in lists, ComfyUI takes each entry for a separate result.
         """
         is_picture = self._format.suffix in (".gif", "")
         return {

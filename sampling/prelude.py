@@ -41,7 +41,7 @@ class WholeSchedule(NamedTuple):
 def with_prelude(settings: RunSettings, model: Any, model_sampling: Any, sigmas: torch.Tensor) -> WholeSchedule:
     """Return the schedule of a run whose first steps the prelude makes.
 
-    The prelude takes the first steps of its own schedule: ``prelude_schedule`` steps by ``model``'s own model sampling.
+    The prelude takes the first steps of another schedule: ``prelude_schedule`` steps by ``model``'s own model sampling.
     ``prelude_end`` ``"snap"`` moves the end of its last step down to the next of ``sigmas``, so that the distilled
     experts run at no other sigmas than those they are made for. ``"exact"`` leaves it where it is; then the experts
     have an uneven first step. Where ``denoise`` is not known, the run begins at the first of ``sigmas``.
@@ -108,7 +108,7 @@ def _advice(settings: RunSettings) -> str:
 
 
 class PreludeGuider(PhasedGuider):
-    """A GUIDER that runs any sampler of the host's over a prelude, then, as a run of its own, over both experts.
+    """A GUIDER that runs any sampler of the host's over a prelude, then, as another run, over both experts.
 
     Args:
         prelude: the prelude's model, named ``"prelude"``.

@@ -71,7 +71,7 @@ class RandomStates:
 
 @dataclass(frozen=True)
 class _Call:
-    """One answered model call.
+    """One recorded model call.
 
     ``cfg`` is its expert's guidance scale. ``post_cfg`` holds the arguments of each call of the sampler's own post-cfg
     functions. ``random`` holds the random states after the call: the model may have drawn from a generator.
@@ -86,7 +86,7 @@ class _Call:
 
 
 class Record:
-    """The start and the answered calls of one sampler run, on the CPU.
+    """The start and the recorded calls of one sampler run, on the CPU.
 
     Args:
         known: tensors that the caller holds anyway (noise, latent image); equal ones are not stored again.
@@ -266,7 +266,7 @@ class PhaseSampler:
         return denoised
 
     def _play(self, call: _Call, x: torch.Tensor, at: float, arguments: dict[str, Any]) -> torch.Tensor:
-        """Return a recorded answer after the sampler's post-cfg functions got what they got then."""
+        """Return a recorded prediction after the sampler's post-cfg functions got what they got then."""
         if call.sigma != at or call.digest != _digest(x):
             raise self._differs(f"at sigma {at:g} it asked for another latent than before")
         if self.end_sigma is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import comfy.ldm.wan.model
 import comfy.samplers
 import torch
 
+from ..limits import read_limit
 from .fingerprint import CannotTellError, Fingerprint
 from .gate import GuidanceGate
 from .record import RandomStates, Record
@@ -33,18 +33,8 @@ _LOG = logging.getLogger("wan_flf2v.sampling")
 
 
 def limit_bytes() -> int:
-    """Return how many bytes may be kept: ``WAN_FLF2V_RESUME_MB`` megabytes, 1024 if it is not set.
-
-    Raises:
-        ValueError: the variable is not a whole number of 0 or more.
-    """
-    text = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_LIMIT_MB))
-    if not text.strip().isdecimal():
-        raise ValueError(
-            f"the environment variable {LIMIT_VARIABLE} is {text!r}, but must be a whole number of megabytes, 0 or "
-            f"more (0 keeps nothing). Correct it, or unset it for {_DEFAULT_LIMIT_MB}."
-        )
-    return int(text) * 10**6
+    """Return how many bytes may be kept; raises what ``read_limit`` raises."""
+    return read_limit(LIMIT_VARIABLE, _DEFAULT_LIMIT_MB)
 
 
 @dataclass(frozen=True)

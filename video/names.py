@@ -102,7 +102,7 @@ def _noted(notes: Path, path: Path) -> Iterator[None]:
     note = notes / f"{secrets.token_hex(8)}.json"
     me = psutil.Process()
     known = {"path": str(path.absolute()), "process": me.pid, "started": me.create_time()}
-    known["machine"] = platform.node()  # another one, or a container, has processes of its own with these numbers
+    known["machine"] = platform.node()  # another one, or a container, has other processes with these numbers
     with contextlib.suppress(OSError):
         notes.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(known), encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.demo_graphs import demo_graph, set_inputs
-from support.editor import FINISHED
+from support.editor_page import FINISHED
 from wan_flf2v.contract.workflow import load_graph, ui_form
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -16,7 +16,7 @@ IMAGES = ("--start", "a.png", "--end", "b.png", "--prompt", "x")
 
 @pytest.fixture
 def environment(gateway, tmp_path, monkeypatch):
-    """The gateway's address and token, and a folder of its own."""
+    """The gateway's address and token, and a new folder."""
     for name in [name for name in os.environ if name.startswith(("WAN_FLF2V_", "RUNCOMFY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

@@ -204,7 +204,7 @@ def test_the_node_says_how_far_it_is_and_shows_the_whole_clip(previewing):
     ("solver", "seeds", "begin"), [("euler", 1, 3), ("dpm_adaptive", 1, 2), ("dpm_fast", 2, 2), ("euler", 2, 43)]
 )
 def test_an_interrupt_takes_effect_within_one_step(comfy_server, solver, seeds, begin):
-    """In either half, of one seed or several, and with samplers that count their steps in a way of their own."""
+    """In either half, of one seed or several, and with samplers that count their steps differently."""
     sizes = {"n71_width": 128, "n71_height": 128, "n67_length": 17}
     settings = {"n57_steps": 40, "n57_sampler_name": solver, "n57_seed_count": seeds, "n57_noise_seed": 50}
     graph = sampler_graph(slow=True, **settings, **sizes)

@@ -76,7 +76,7 @@ def test_arguments_of_newer_hosts_that_can_be_left_out_are_fine(cases):
 
 
 def test_weights_whose_bytes_cannot_be_read_are_left_to_the_host(cases):
-    same, same_bytes, encode_log, decode_log = cases["host"]["weights of a type of its own"]
+    same, same_bytes, encode_log, decode_log = cases["host"]["weights of their own type"]
     assert same
     assert same_bytes
     assert encode_log == [
@@ -112,7 +112,7 @@ def test_out_of_memory_means_the_tiles_of_the_host(cases):
 
 def test_only_equal_content_and_vae_encode_nothing(cases):
     known = {
-        "again", "same file loaded anew", "other image again", "back to the first image",
+        "again", "same file loaded again", "other image again", "back to the first image",
         "before a weight is changed in place",
     }  # fmt: skip
     chunks = cases["cache"]

@@ -335,7 +335,7 @@ def test_names_of_templates_are_frozen():
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in (HOSTED_TEMPLATE, "wan22_flf2v_plan")])
 def test_templates_run_on_small_models(comfy_server, name):
-    """The template's own graph, with the demo's loaders in the place of its own, small and quick."""
+    """The template's own graph, with the demo's loaders in the place of its loaders, small and quick."""
     graph, demo = load_graph(name), demo_graph()
     for node_id in ("37", "38", "39", "56"):
         graph[node_id] = demo[node_id]

@@ -258,7 +258,7 @@ def host_cases():
     vae = new_vae()
     weight = vae.first_stage_model.encoder.conv1.weight
     vae.first_stage_model.encoder.conv1.weight = torch.nn.Parameter(weight.as_subclass(Opaque), False)
-    yield left_to_host("weights of a type of its own", vae, "cached")
+    yield left_to_host("weights of their own type", vae, "cached")
     original = comfy.sd.VAE.encode
     with vae_encode_is(lambda self, pixel_samples, tiles=None: original(self, pixel_samples)):
         yield left_to_host("an argument more that can be left out", new_vae())
@@ -316,7 +316,7 @@ def cache_cases():
     yield chunks("again", vae, known_video(17))
     for off in ("memoised", "host"):
         yield chunks(f"again, {off}", vae, known_video(17), off)
-    yield chunks("same file loaded anew", new_vae(), known_video(17))
+    yield chunks("same file loaded again", new_vae(), known_video(17))
     yield chunks("other image", vae, known_video(17, seed=1))
     yield chunks("other image again", vae, known_video(17, seed=1))
     yield chunks("back to the first image", vae, known_video(17))

@@ -213,4 +213,4 @@ def test_a_server_that_is_not_comfyui(folder):
         port = re.search(r"port (\d+)", server.stdout.readline())[1]
         (line,) = refused(folder, "--server", f"http://127.0.0.1:{port}", code=1)
         server.terminate()
-    assert line == f"ComfyUI at http://127.0.0.1:{port} answered /system_stats with 404 File not found."
+    assert line == f"ComfyUI at http://127.0.0.1:{port} responded to /system_stats with 404 File not found."
