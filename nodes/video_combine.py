@@ -29,6 +29,7 @@ from ..video.color_match import ColorMatch
 from ..video.edit import Edit
 from ..video.formats import Format
 from ..video.geometry import exact_size, start_frames
+from ..video.interpolation import Interpolation
 from ..video.writer import DEFAULT_PRESET, WEBM_TAGS_BYTES, Settings, exact_rate, new_writer
 from .color_match import ColorMatchSettings
 from .lists import calls_of
@@ -322,7 +323,7 @@ def _interpolation(interp_model: Any, multiplier: int) -> tuple[int, Callable[[t
         return 1, None
     check_values(multiplier=multiplier)
     node = compat.frame_interpolation()
-    return multiplier, lambda images: node.execute(interp_model, images, multiplier).args[0]
+    return multiplier, Interpolation(lambda images: node.execute(interp_model, images, multiplier).args[0])
 
 
 def _edit(

@@ -4,7 +4,8 @@ import pytest
 from support.in_comfyui import run_cases
 
 ENDS = ("start and end", "start", "end", "5 start", "5 end", "2 and 7")
-GROUPS = ("encode", "encode dtypes", "decode", "decode dtypes", "work", "host", "memory", "cache")
+BIT_EQUAL = ("encode", "encode dtypes", "decode", "decode dtypes", "decode, a layer that counts")
+GROUPS = (*BIT_EQUAL, "decode memory", "work", "host", "memory", "cache")
 
 
 @pytest.fixture(scope="module")
@@ -12,12 +13,18 @@ def cases(comfy_install, tmp_path_factory):
     return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), "vae_cases", *GROUPS)
 
 
-@pytest.mark.parametrize("group", ["encode", "encode dtypes", "decode", "decode dtypes"])
+@pytest.mark.parametrize("group", BIT_EQUAL)
 def test_bit_equal_to_the_host(cases, group):
     warnings = cases[group].pop("warnings")
     assert cases[group]
     assert all(cases[group].values()), cases[group]
     assert warnings == []  # nothing was left to the host
+
+
+def test_a_decode_holds_no_more_of_a_long_clip_than_of_a_short_one(cases):
+    """No copy of the latent, and nothing that is made of all of it."""
+    held = cases["decode memory"]
+    assert 0 < held["101"] <= held["21"]
 
 
 @pytest.mark.timeout(3600)  # ten minutes of work; a slow or busy machine takes long
