@@ -165,7 +165,7 @@ def make_guider(
         models["prelude"] = model_prelude
     warnings = check_run(models, positive, latent, hidden.prompt, hidden.unique_id, settings)
 
-    def expert(name: str, model: Any, *guidance: float) -> Expert:
+    def expert(name: str, model: Any, *guidance: Any) -> Expert:
         conditioning = [_for_expert(name, each) for each in (positive, negative)]
         made = Expert(name, model, models[name], *conditioning, *guidance)
         if made.is_gated:

@@ -45,6 +45,16 @@ class DumpLatent(Dump):
         return self.write(name, {"samples": latent["samples"]})
 
 
+class DumpLatents(Dump):
+    """Write a list of latents as one batch."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"latents": ("LATENT",), "name": ("STRING", {})}})
+    INPUT_IS_LIST = True
+
+    def dump(self, latents, name):
+        return self.write(name[0], {"samples": torch.cat([latent["samples"] for latent in latents])})
+
+
 class DumpModel(Dump):
     """Write what a model carries; ``after`` makes it run once that latent is there."""
 
@@ -129,7 +139,7 @@ class LoadTensorImage:
 
 
 NODES = (
-    *(DumpConditioning, DumpLatent, DumpModel, EmptyList),
+    *(DumpConditioning, DumpLatent, DumpLatents, DumpModel, EmptyList),
     *(FakeClipVision, LoadTensorImage, RandomImages, RandomLatent),
 )
 NODE_CLASS_MAPPINGS = {f"WanFLF2VTest{cls.__name__}": cls for cls in NODES}
