@@ -45,16 +45,6 @@ class DumpLatent(Dump):
         return self.write(name, {"samples": latent["samples"]})
 
 
-class DumpLatents(Dump):
-    """Write a list of latents as one batch."""
-
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"latents": ("LATENT",), "name": ("STRING", {})}})
-    INPUT_IS_LIST = True
-
-    def dump(self, latents, name):
-        return self.write(name[0], {"samples": torch.cat([latent["samples"] for latent in latents])})
-
-
 class DumpModel(Dump):
     """Write what a model carries; ``after`` makes it run once that latent is there."""
 
@@ -139,7 +129,7 @@ class LoadTensorImage:
 
 
 NODES = (
-    *(DumpConditioning, DumpLatent, DumpLatents, DumpModel, EmptyList),
+    *(DumpConditioning, DumpLatent, DumpModel, EmptyList),
     *(FakeClipVision, LoadTensorImage, RandomImages, RandomLatent),
 )
 NODE_CLASS_MAPPINGS = {f"WanFLF2VTest{cls.__name__}": cls for cls in NODES}
