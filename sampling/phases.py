@@ -245,11 +245,14 @@ class _Course:
         self.results[number] = result.to(comfy.model_management.intermediate_device())
         self.records.pop(number, None)
         if self.resume is not None:
-            self.resume.keep_result(number, result)
+            self.resume.keep_result(number, self.results[number])
 
 
 def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tensor]]:
-    """Return the results of each run's seeds; all runs go expert by expert, so that each is loaded once."""
+    """Return the results of each run's seeds; all runs go expert by expert, so that each is loaded once.
+
+    Those of several seeds may be kept for a later run: they must not be changed in place.
+    """
     for run in runs:
         run.position.begin(run)
     before = [run.before for run in runs if run.before is not None]
@@ -258,7 +261,7 @@ def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tens
             left = iter(_sample([_begin(run, keeps_results=True, goes_on=True) for run in before], bar))
             runs = [_after(run, next(left)) if run.before is not None else run for run in runs]
             compat.release_model_buffers()
-        # If nothing comes after a result, nothing can stop between it and the end.
+        # Nothing can stop the run of one seed alone between its result and its end.
         several = sum(len(run.seeds) for run in runs) > 1
         courses = [_begin(run, keeps_results=several) for run in runs]
         results = _sample(courses, bar)
@@ -306,7 +309,8 @@ def _sample_phase(course: _Course, phase: Phase, bar: tqdm) -> None:
     for number in range(len(run.seeds)):
         found = course.found.get(number)
         if isinstance(found, Result) and phase.is_last:
-            course.results[number] = found.give(phase.expert.model.load_device)
+            latent = found.give(phase.expert.model.load_device)
+            course.results[number] = latent.to(comfy.model_management.intermediate_device())
         if isinstance(found, Result) or (found is not None and not phase.is_last):
             continue
         comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long

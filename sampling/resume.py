@@ -22,7 +22,8 @@ import comfy.samplers
 import torch
 
 from .fingerprint import CannotTellError, Fingerprint
-from .record import RANDOM_STATES_BYTES, RandomStates, Record, on_cpu
+from .record import RANDOM_STATES_BYTES, RandomStates, Record
+from .schedule import in_words
 
 if TYPE_CHECKING:
     from .phases import Phase, Run, Seed
@@ -69,9 +70,9 @@ class Result:
         return self
 
     def give(self, device: torch.device) -> torch.Tensor:
-        """Return a copy of the latent, and leave the random states as the run would; ``device`` has the generator."""
+        """Return the latent, and leave the random states as the run would; ``device`` has the generator."""
         RandomStates(device).with_states(self.changed, self.after).restore()
-        return self.latent.clone()
+        return self.latent
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,12 @@ class Resume:
         self._records: dict[int, _Key] = {}
         self._results: dict[int, _Key] = {}
         self._shared: list[Fingerprint | None] = [None, None]
+        *earlier, last = phases
+        told = phases[0]
         try:
             shared = Fingerprint()
-            for phase in phases[:-1]:
-                _add_phase(shared, phase)
+            for told in earlier:
+                _add_phase(shared, told)
             _add_host(shared)
             # The phases are told the sigmas up to their end. A patch could look at all of them.
             if shared.has_code:
@@ -168,15 +171,15 @@ class Resume:
             plain = type(run.sampler) is comfy.samplers.KSAMPLER  # node 57 makes one for each run
             shared.add(list(vars(run.sampler).items()) if plain else run.sampler)
             shared.add([run.latent_image, run.denoise_mask])
-            if len(phases) > 1:
+            if earlier:
                 self._shared[0] = shared
             if keeps_results:
-                whole = shared.copy()
-                _add_phase(whole, phases[-1])
+                told, whole = last, shared.copy()
+                _add_phase(whole, last)
                 self._shared[1] = whole
         except CannotTellError as error:
-            what = "finished runs" if self._shared[0] else "the steps before the hand-over"
-            _LOG.info("%s are not kept for a later run: %s among what they see", what, error)
+            steps = in_words(told.expert.name)
+            _LOG.info("what the %s steps give is not kept for a later run: %s among what they see", steps, error)
 
     def find(self, number: int, seed: Seed) -> Result | Record | None:
         """Return the result of seed ``number``, or the record that it can play, or None."""
@@ -199,10 +202,10 @@ class Resume:
             STORE.put(*self._records[number], record)
 
     def keep_result(self, number: int, latent: torch.Tensor) -> None:
-        """Keep what seed ``number`` gave just now."""
+        """Keep what seed ``number`` gave just now; nobody changes it in place."""
         if number in self._results:
             key, now = self._results[number], RandomStates(self._device)
-            STORE.put(*key, Result(on_cpu(latent), now.differing(key.before), now))
+            STORE.put(*key, Result(latent.to("cpu"), now.differing(key.before), now))
 
     def drop(self, number: int) -> None:
         """Drop the record that was found for seed ``number``."""
