@@ -12,6 +12,7 @@ try:
     from .cli.run import app
     from .cli.serve import add_commands as add_server_commands
     from .cli.tokens import add_commands as add_token_commands
+    from .cli.trace import add_commands as add_trace_command
 except ModuleNotFoundError as error:
     hint = 'pip install "wan-flf2v[client] @ git+<this repository>"'
     print(f"The command line needs {error.name}, which is not installed: {hint}", file=sys.stderr)
@@ -23,6 +24,7 @@ for add_commands in (
     add_client_commands,
     add_server_commands,
     add_token_commands,
+    add_trace_command,
     add_keeping_commands,
     add_model_commands,
     add_models_command,

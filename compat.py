@@ -51,6 +51,17 @@ def frame_interpolation() -> Any:
     return None
 
 
+def trim_window(video: Any) -> tuple[float, float] | None:
+    """Return the second where a trimmed VIDEO begins and its length in seconds (0: to the end); None if it is whole."""
+    if hasattr(video, "get_active_trim_window"):
+        start, duration = video.get_active_trim_window()
+    else:  # ComfyUI 0.18.2 keeps them to itself
+        start, duration = (getattr(video, f"_VideoFromFile__{name}", 0) for name in ("start_time", "duration"))
+        if start < 0:  # counted from the end
+            start = max(video._get_raw_duration() + start, 0)  # it has no public name there
+    return (start, duration) if start or duration else None
+
+
 def host_version() -> str:
     """Return ComfyUI's version."""
     return str(import_module("comfyui_version").__version__)

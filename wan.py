@@ -1,8 +1,7 @@
 """Wan's own numbers, each with the official file that it comes from. Imports nothing."""
 
-# Wan2.2 wan/configs/wan_i2v_A14B.py and wan_t2v_A14B.py: boundary, a fraction of num_train_timesteps.
+# Wan2.2 wan/configs/wan_i2v_A14B.py: boundary, a fraction of num_train_timesteps.
 BOUNDARY_I2V = 0.900
-BOUNDARY_T2V = 0.875
 # Wan2.2 wan/configs/shared_config.py: num_train_timesteps, sample_fps, text_len.
 TRAIN_TIMESTEPS = 1000
 TRAINED_FRAME_RATE = 16

@@ -58,7 +58,7 @@ class GatewayProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def twin(self) -> GatewayProcess:
-        """Return another gateway with the same data folder, settings, store and token, and a log of its own."""
+        """Return another gateway with the same data folder, settings, store and token, and another log."""
         twin = copy.copy(self)
         twin._log = self._log.with_name(f"{self._log.stem}-twin.log")
         return twin

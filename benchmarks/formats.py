@@ -19,7 +19,7 @@ _ROUNDS = 3
 _CRF, _PRESET = 19, DEFAULT_PRESET
 _SIZE = {"width": 1280, "height": 720}
 _LENGTHS = 81, 405, 810
-_LIMIT, _LIMIT_AV1 = 1.1, 1.3  # AV1 has a look-ahead of its own
+_LIMIT, _LIMIT_AV1 = 1.1, 1.3  # AV1 has its own look-ahead
 
 
 def run(options: Options) -> Figures:

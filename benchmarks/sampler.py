@@ -214,7 +214,7 @@ def _cpu_seconds(server: ComfyServer, solver: str, steps: int, first_low: int, *
 
 
 def _text_graph(size: dict[str, int], **sampler: Any) -> Graph:
-    """Return the graph of a text to video run: no images to encode, and a seed of its own."""
+    """Return the graph of a text to video run: no images to encode, and another seed each time."""
     graph = _graph(noise_seed=uuid.uuid4().int % 2**32, **sampler)
     for loader in ("37", "56"):
         graph[loader]["inputs"]["unet_name"] = "tiny_wan_t2v.safetensors"

@@ -50,7 +50,7 @@ def ensure_comfyui_env(comfyui: ComfyUI, cache: Path) -> Path:
 def ensure_newest_env(comfyui: ComfyUI, cache: Path) -> Path:
     """Return the Python of an environment in ``cache``: the newest Python here, the newest torch and PyAV that install.
 
-    It has ``comfyui``'s requirements and the project with what its tests need. What is newest is asked anew each time;
+    It has ``comfyui``'s requirements and the project with what its tests need. What is newest is asked each time;
     a Python that some package does not support yet is passed over. The caller holds the set-up lock.
     """
     failures = []

@@ -23,9 +23,11 @@ LOG_TAIL_LINES = 25
 # Runs main.py as `python main.py` would, and ends when standard input closes: every operating system closes it when the
 # parent ends, even by a crash. It is text, not a file: a file's folder would come first on sys.path, and this one has
 # a server.py that would hide ComfyUI's. os.read, since a buffered read in a daemon thread can abort the exit; on a
-# copy, since on Windows a pending read on standard input blocks the start of grandchildren.
+# copy, since on Windows a pending read on standard input blocks the start of grandchildren. A shell starts background
+# jobs with Ctrl-C ignored, and children inherit that: here it counts again.
 _WATCHED_MAIN = """
-import os, runpy, sys, threading
+import os, runpy, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
 parent = os.dup(0)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 threading.Thread(target=lambda: (os.read(parent, 1), os._exit(1)), daemon=True).start()

@@ -1,4 +1,4 @@
-"""``wan-flf2v requests trace`` shows what became of a request; ``store`` copies, backs up and restores what is kept."""
+"""``wan-flf2v store`` copies, backs up and restores what an API keeps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from .shared import EXIT_USAGE, fail, out, say
+from .shared import EXIT_USAGE, fail, say
 from .stores import (
     DataOption,
     NatsOption,
@@ -18,45 +17,14 @@ from .stores import (
     nats_access,
     run_on_store,
     store_place,
-    with_store,
 )
 
-_requests = typer.Typer(
-    help="The requests of all clients, for operators of the API.", callback=check_extra, no_args_is_help=True
-)
 _store = typer.Typer(help="Where the API keeps requests and tokens.", callback=check_extra, no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``requests`` and ``store`` to the command line."""
-    app.add_typer(_requests, name="requests")
+    """Add ``store`` to the command line."""
     app.add_typer(_store, name="store")
-
-
-@_requests.command()
-def trace(
-    request_id: Annotated[str, typer.Argument(help="The request's id.", metavar="ID")],
-    data: DataOption = None,
-    nats: NatsOption = None,
-) -> None:
-    """Print a request's transitions: when it got which state, in which attempt, on which ComfyUI, and why."""
-    from ..gateway.http.responses import timestamp
-    from ..gateway.jobs.records import Job, Transition
-    from ..gateway.jobs.store import Store
-
-    async def read(store: Store) -> tuple[Job | None, list[Transition]]:
-        return await store.get(request_id), await store.history(request_id)
-
-    job, history = with_store(data, nats, read) if has_store(data, nats) else (None, [])
-    if job is None:
-        fail(f"There is no request {request_id} in {store_place(data, nats)}.", EXIT_USAGE)
-    if not history:
-        say("Nothing is known of its transitions: an earlier version of wan-flf2v accepted it.")
-    table = Table("Time", "State", "Attempt", "Worker", "Reason")
-    for each in history:
-        row = each.status, each.attempt or "", each.worker or "", each.reason or ""
-        table.add_row(timestamp(each.at), *map(str, row))
-    out.print(table)
 
 
 @_store.command()

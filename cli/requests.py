@@ -9,8 +9,9 @@ import mimetypes
 import os
 import shlex
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 
@@ -42,7 +43,7 @@ _Api = Annotated[str, typer.Option("--api", envvar=_API_VARIABLE, help="The API'
 _TokenFile = Annotated[Path | None, typer.Option(help=f"A file with the token, instead of {_TOKEN_VARIABLE}.")]
 _Token = Annotated[str | None, typer.Option("--token", envvar=_TOKEN_VARIABLE, hidden=True)]
 _RequestId = Annotated[str, typer.Argument(help="The request's id, as submit printed it.")]
-_Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the video goes.")]
+_Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the video, or the image, goes.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -66,7 +67,12 @@ def submit(
     model: Annotated[str, typer.Option(help="The model's id. The API says what others take.")] = HOSTED.model_id,
     key: Annotated[str | None, typer.Option("--idempotency-key", help="The same key never makes two requests.")] = None,
     webhook: Annotated[str | None, typer.Option(help="An https:// address that is told about the end.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Watch the request and download the video.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Watch the request and download the result, by default into a file named by its id."
+        ),
+    ] = False,
     output: _Output = None,
     api: _Api = DEFAULT_API,
     token_file: _TokenFile = None,
@@ -82,8 +88,8 @@ def submit(
         if not wait:
             return request_id
         say(f"Request {request_id}")
-        target = output or Path(f"{request_id}.mp4")
-        return str(await _watch(client, request_id, target, _watch_command(request_id, target, api, token_file)))
+        again = _watch_command(request_id, output, api, token_file)
+        return str(await _watch(client, request_id, lambda url: output or _named(request_id, url), again))
 
     try:
         check_output(output)
@@ -121,7 +127,7 @@ def result(
     response = _call(api, token, token_file, lambda client: client.result(request_id))
     _print(response)
     if response["status"] != "succeeded":
-        fail(_no_video(request_id, response), EXIT_FAILED)
+        fail(_no_result(request_id, response), EXIT_FAILED)
 
 
 def cancel(
@@ -141,13 +147,13 @@ def watch(
     token_file: _TokenFile = None,
     token: _Token = None,
 ) -> None:
-    """Show a request's progress until it has ended; -o downloads the video. Ctrl-C leaves the request alone."""
+    """Show a request's progress until it has ended; -o downloads the result. Ctrl-C leaves the request alone."""
     try:
         check_output(output)
     except UsageError as error:
         fail(str(error), EXIT_USAGE)
     again = _watch_command(request_id, output, api, token_file)
-    typer.echo(str(_call(api, token, token_file, lambda client: _watch(client, request_id, output, again))))
+    typer.echo(str(_call(api, token, token_file, lambda client: _watch(client, request_id, lambda _: output, again))))
 
 
 def _watch_command(request_id: str, output: Path | None, api: str, token_file: Path | None) -> str:
@@ -160,24 +166,34 @@ def _watch_command(request_id: str, output: Path | None, api: str, token_file: P
     return shlex.join(command)
 
 
-async def _watch(client: HostedApi, request_id: str, output: Path | None, again: str) -> Path | str:
-    """Return the file ``output`` once it is there, or without one the video's address; Ctrl-C shows ``again``."""
+async def _watch(client: HostedApi, request_id: str, name: Callable[[str], Path | None], again: str) -> Path | str:
+    """Download the result into the file that ``name`` makes of its address, if any, and return it, else the address.
+
+    Ctrl-C shows ``again``.
+    """
     state = "goes on"
     try:
         await _show_progress(client, request_id)
         state = "has ended"
         response = await client.result(request_id)
         if response["status"] != "succeeded":
-            raise HostedApiError(_no_video(request_id, response))
-        video = str(response["output"]["video"])
-        return video if output is None else await client.download(video, output)
+            raise HostedApiError(_no_result(request_id, response))
+        made = response["output"]
+        url = str(made["video"] if "video" in made else made["image"])  # a video has an image too: its first frame
+        output = name(url)
+        return url if output is None else await client.download(url, output)
     except asyncio.CancelledError:  # Ctrl-C
         say(f"The request {request_id} {state}. To watch it again: {again}", "red")
         raise
 
 
-def _no_video(request_id: str, response: dict[str, Any]) -> str:
-    """Say why a result has no video."""
+def _named(request_id: str, url: str) -> Path:
+    """Return the request's id with the suffix of the result's own name."""
+    return Path(f"{request_id}{PurePosixPath(urlsplit(url).path).suffix}")
+
+
+def _no_result(request_id: str, response: dict[str, Any]) -> str:
+    """Say why a request has no result."""
     if response["status"] == "failed":
         return f"The request {request_id} failed: {response.get('error') or 'the API gives no reason'}"
     if response["status"] == "cancelled":

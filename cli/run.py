@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +17,7 @@ from ..client.offers import describe
 from ..client.run import check_graph, run_graph
 from ..contract.downloads import FILES, variant_with
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput
-from ..contract.workflow import Graph, load_graph, node_title, settable, ui_form
+from ..contract.workflow import Graph, node_title, settable, ui_form
 from .progress_bar import ProgressRenderer
 from .shared import (
     DEFAULT_SERVER,
@@ -84,7 +85,10 @@ def run(
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any input, e.g. 57_steps=12; `wan-flf2v params --workflow …` lists all."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any input, e.g. 57_steps=12, or 63_image=FILE for an image here or in ComfyUI's input folder; "
+            "`wan-flf2v params --workflow …` lists all.",
         ),
     ] = None,
     server: Annotated[str, typer.Option(envvar="COMFYUI_URL", help="ComfyUI's address.")] = DEFAULT_SERVER,
@@ -150,27 +154,49 @@ def _read_options(
     workflow: Workflow, texts: dict[str, str | None], files: dict[str, Path | None], assignments: list[str]
 ) -> tuple[list[Assignment], list[Assignment]]:
     """Return the images' files and the values that are given; every problem that needs no server is told at once."""
-    values, errors = read_assignments(workflow, assignments)
-    images: list[Assignment] = []
-    set_inputs = {one.target for one in values}
-    for option, given in {**texts, **files}.items():
-        place = workflow.place(option)
-        if given is None:
-            needed = workflow.bundled and option in _REQUIRED and place is not None and place not in set_inputs
-            errors += [f"{option} ({_REQUIRED[option].title}) is missing."] if needed else []
-        elif place is None:
-            errors.append(no_place(workflow, option))
-        elif option == "--negative" and place == workflow.place("--prompt"):
+    given, errors = read_assignments(workflow, assignments)
+    takes_image = workflow.images()
+    images = [one for one in given if one.target in takes_image and Path(one.text).is_file()]
+    values = [one for one in given if one not in images]
+    set_inputs = {one.target for one in given}
+    for option, value in {**texts, **files}.items():
+        places = workflow.places(option)
+        if value is None:
+            continue
+        if not places or (len(places) > 1 and isinstance(value, Path)):
+            errors.append(no_place(workflow, option, places))
+        elif option == "--negative" and places == workflow.places("--prompt"):
             errors.append(
                 "--negative has no text here: the workflow makes the negative prompt from the prompt's own text."
             )
         else:
-            (images if isinstance(given, Path) else values).append(Assignment(option, place, str(given)))
+            filled = [place for place in places if place not in set_inputs] or places
+            made = [Assignment(option, place, str(value)) for place in filled]
+            (images if isinstance(value, Path) else values).extend(made)
+    if workflow.bundled:
+        errors += _missing(workflow, {one.target for one in (*images, *values)})
     if errors:
         raise UsageError("\n".join(errors))
     for image in images:
         check_image(Path(image.text))
     return images, values
+
+
+def _missing(workflow: Workflow, given: Collection[NodeInput]) -> list[str]:
+    """Say which images and prompts of a template nobody gave: what it has there only holds their places."""
+    options: dict[NodeInput, str] = {}
+    for option in _REQUIRED:
+        for place in workflow.places(option):
+            options.setdefault(place, option)  # in a loop, both ends are one image
+    missing = [target for target in (*options, *workflow.images()) if target not in given]
+    return list(dict.fromkeys(_is_missing(workflow, target, options.get(target)) for target in missing))
+
+
+def _is_missing(workflow: Workflow, target: NodeInput, option: str | None) -> str:
+    if option is not None:
+        return f"{option} ({_REQUIRED[option].title}) is missing."
+    key = f"{target.node_id}_{target.name}"
+    return f"{key} ({node_title(workflow.graph, target.node_id)}) is missing. Give it with --set {key}=FILE."
 
 
 def _refuse_twice(given: list[Assignment]) -> None:
@@ -208,8 +234,7 @@ async def _make_video(
                 name = await client.upload_image(image, shown=path)
             graph[given.target.node_id]["inputs"][given.target.name] = name
         with ProgressRenderer(err) as show:
-            form = ui_form(workflow.name, graph) if workflow.bundled and not _has_more(workflow, graph) else None
-            result = await run_graph(client, graph, on_progress=show, workflow=form)
+            result = await run_graph(client, graph, on_progress=show, workflow=_form(workflow, graph))
         files = [file for file in result.files if file.type == "output"] or result.files
         saved = await client.download(files[0], output or _free_path(files[0]))
         if len(files) > 1:
@@ -217,9 +242,12 @@ async def _make_video(
     return saved, result.seconds
 
 
-def _has_more(workflow: Workflow, graph: Graph) -> bool:
-    """Return whether a graph has nodes that its template has not, such as LoRAs: its UI form would lack them."""
-    return not graph.keys() <= load_graph(workflow.name).keys()
+def _form(workflow: Workflow, graph: Graph) -> dict[str, Any] | None:
+    """Return a template's UI form with the run's values; ``None`` if it lacks nodes of the graph, such as LoRAs."""
+    if not workflow.bundled:
+        return None
+    form = ui_form(workflow.name, graph)
+    return form if graph.keys() <= {str(node["id"]) for node in form["nodes"]} else None
 
 
 def _free_path(file: OutputFile) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import deque
@@ -15,12 +16,14 @@ import typer
 from ..client.offers import read_value
 from ..contract.parameters import RESOLUTIONS, NodeInput, inputs_named
 from ..contract.suggestions import near
-from ..contract.workflow import Graph, graph_names, load_graph, node_title, settable
+from ..contract.workflow import Graph, graph_names, load_graph, node_title, settable, switch_on
 from .shared import UsageError
 
-_CONDITIONING, _RESOLUTION, _LORA = "WanFLF2VConditioning", "WanFLF2VResolution", "LoraLoaderModelOnly"
+_CONDITIONING, _RESOLUTION, _SEGMENTS = "WanFLF2VConditioning", "WanFLF2VResolution", "WanFLF2VSegments"
+_LORA, _IMAGE = "LoraLoaderModelOnly", "LoadImage"
 _SIZE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*(?:\(.*\))?\s*")
-_EXPERTS = {"--lora-high": "model_high_noise", "--lora-low": "model_low_noise"}
+# The sampler's input of each expert, and the id of the LoRA loader that templates have for it, bypassed.
+_EXPERTS = {"--lora-high": ("model_high_noise", "91"), "--lora-low": ("model_low_noise", "92")}
 
 LoraHighOption = Annotated[
     list[str] | None,
@@ -45,20 +48,36 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A graph in API form. The images and the prompt of a template (``bundled``) only hold their places."""
+    """A graph in API form. The images and the prompts of a template (``bundled``) only hold their places."""
 
     name: str
     graph: Graph
     bundled: bool
 
-    def place(self, option: str) -> NodeInput | None:
-        """Return the input that ``--start``, ``--end``, ``--prompt`` or ``--negative`` fills, if there is just one.
+    def places(self, option: str) -> tuple[NodeInput, ...]:
+        """Return the inputs that ``--start``, ``--end``, ``--prompt`` or ``--negative`` fills, each once.
 
-        It is found by the links of the node First/Last Frame, whatever ids the nodes have.
+        They are found by the links of the nodes First/Last Frame, whatever ids the nodes have.
         """
         name, wanted = _PLACES[option]
-        nodes = [node for node in self.graph.values() if node["class_type"] == _CONDITIONING]
-        return _upstream(self.graph, nodes[0]["inputs"].get(name), wanted) if len(nodes) == 1 else None
+        last = option == "--end"
+        found = (_upstream(self.graph, node["inputs"].get(name), wanted, last) for _, node in self._conditioning())
+        return tuple(dict.fromkeys(one for one in found if one is not None))
+
+    def size_place(self, name: str) -> NodeInput | None:
+        """Return the input from which all nodes First/Last Frame get their width or height, if there is just one."""
+        found = set()
+        for node_id, node in self._conditioning():
+            source = node["inputs"].get(name)
+            found.add(NodeInput(str(source[0]) if isinstance(source, list) else node_id, name))
+        return found.pop() if len(found) == 1 and found <= set(settable(self.graph)) else None
+
+    def images(self) -> list[NodeInput]:
+        """Return the inputs that name an image."""
+        return [one for one in settable(self.graph) if _image(self.graph[one.node_id]) == one.name]
+
+    def _conditioning(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(node_id, node) for node_id, node in self.graph.items() if node["class_type"] == _CONDITIONING]
 
 
 def read_workflow(given: str, label: str = "--workflow") -> Workflow:
@@ -150,24 +169,22 @@ def read_size(label: str, text: str) -> tuple[str, str]:
 
 
 def size_assignments(workflow: Workflow, text: str) -> list[Assignment]:
-    """Return what ``--size`` sets: the width and the height that the node First/Last Frame gets."""
-    nodes = [(node_id, node) for node_id, node in workflow.graph.items() if node["class_type"] == _CONDITIONING]
+    """Return what ``--size`` sets: the width and the height that the nodes First/Last Frame get."""
     made = []
     for name, value in zip(("width", "height"), read_size("--size", text), strict=True):
-        target = NodeInput(nodes[0][0], name) if len(nodes) == 1 else None
-        source = nodes[0][1]["inputs"].get(name) if target else None
-        if isinstance(source, list):
-            target = NodeInput(str(source[0]), name)
-        if target is None or target not in settable(workflow.graph):
+        target = workflow.size_place(name)
+        if target is None:
             raise UsageError(no_place(workflow, "--size"))
         made.append(Assignment(f"--size ({name})", target, value))
     return made
 
 
-def no_place(workflow: Workflow, option: str) -> str:
-    """Say that the workflow does not have what an option changes."""
+def no_place(workflow: Workflow, option: str, places: Iterable[NodeInput] = ()) -> str:
+    """Say that the workflow does not have what an option changes, or has it in several ``places``."""
+    keys = ", ".join(f"{node_id}_{name}" for node_id, name in places)
+    has = f"several places for it: {keys}" if keys else "no one place for it"
     return (
-        f"{option}: the workflow {workflow.name} has no one place for it. Use --set; "
+        f"{option}: the workflow {workflow.name} has {has}. Use --set; "
         f"`wan-flf2v params --workflow {workflow.name}` lists its inputs."
     )
 
@@ -179,24 +196,31 @@ def add_loras(workflow: Workflow, high: list[str] | None, low: list[str] | None)
 
 
 def add_lora(workflow: Workflow, option: str, text: str) -> list[Assignment]:
-    """Put a LoRA, ``FILE`` or ``FILE:STRENGTH``, between an expert and its sampler; return what it sets."""
+    """Put a LoRA, ``FILE`` or ``FILE:STRENGTH``, between an expert and its sampler; return what it sets.
+
+    The first in a template that has a bypassed loader for it is that loader.
+    """
     name, separator, tail = text.rpartition(":")
     try:
         strength = str(float(tail)) if separator else "1.0"
     except ValueError:  # a colon in the name
         name, strength = text, "1.0"
     name = name if separator else text
-    graph, expert = workflow.graph, _EXPERTS[option]
+    graph, (expert, node_id) = workflow.graph, _EXPERTS[option]
+    slots = {slot for _, slot in _EXPERTS.values()}
+    values = {"lora_name": name, "strength_model": strength}
+    if workflow.bundled and switch_on(workflow.name, graph, node_id, values):
+        return [Assignment(option, NodeInput(node_id, one), value) for one, value in values.items()]
     users = [node for node in graph.values() if isinstance(node["inputs"].get(expert), list)]
     if not users:
         raise UsageError(no_place(workflow, option))
-    node_id = str(max((int(one) for one in graph if one.isdecimal()), default=0) + 1)
-    inputs = {"lora_name": name, "strength_model": 1.0, "model": users[0]["inputs"][expert]}
+    first = max((int(one) for one in graph if one.isdecimal()), default=0) + 1
+    node_id = next(str(one) for one in itertools.count(first) if str(one) not in slots)
+    inputs = {**values, "model": users[0]["inputs"][expert]}
     graph[node_id] = {"class_type": _LORA, "inputs": inputs, "_meta": {"title": f"LoRA of {option}"}}
     for node in users:
         if node["inputs"][expert] == inputs["model"]:
             node["inputs"][expert] = [node_id, 0]
-    values = {"lora_name": name, "strength_model": strength}
     return [Assignment(option, NodeInput(node_id, one), value) for one, value in values.items()]
 
 
@@ -210,7 +234,8 @@ def assign(graph: Graph, infos: Mapping[str, Mapping[str, Any] | None], assignme
         try:
             node["inputs"][one.target.name] = read_value(info["input"], one.target.name, one.text)
         except ValueError as error:
-            errors.append(f"{one.label} {error}")
+            no_file = " There is no such file here either." if _image(node) == one.target.name else ""
+            errors.append(f"{one.label} {error}{no_file}")
     sized = {one.target.node_id for one in given if one.target.name in ("width", "height")}
     for node_id in sized - {one.target.node_id for one in given if one.target.name == "preset"}:
         if graph[node_id]["class_type"] == _RESOLUTION:
@@ -230,8 +255,11 @@ def free_sizes(graph: Graph, exposed: Collection[NodeInput] | None) -> None:
 _Wanted = Callable[[Mapping[str, Any]], str | None]
 
 
-def _upstream(graph: Graph, link: object, wanted: _Wanted) -> NodeInput | None:
-    """Return the input that ``wanted`` names of the nearest node back from a link where it names one."""
+def _upstream(graph: Graph, link: object, wanted: _Wanted, last: bool) -> NodeInput | None:
+    """Return the input that ``wanted`` names of the nearest node back from a link where it names one.
+
+    Of the images of Segments, the first or the ``last`` is followed.
+    """
     waiting, seen = deque([link]), set()
     while waiting:
         value = waiting.popleft()
@@ -242,16 +270,23 @@ def _upstream(graph: Graph, link: object, wanted: _Wanted) -> NodeInput | None:
         name = wanted(graph[node_id])
         if name is not None and not isinstance(graph[node_id]["inputs"].get(name), list):
             return NodeInput(node_id, name)
-        waiting += graph[node_id]["inputs"].values()
+        inputs = graph[node_id]["inputs"]
+        if wanted is _image and graph[node_id]["class_type"] == _SEGMENTS:
+            numbers = [int(key.removeprefix("image_")) for key in inputs if key.startswith("image_")]
+            waiting += [inputs[f"image_{(max if last else min)(numbers)}"]] if numbers else []
+        else:
+            waiting += inputs.values()
     return None
 
 
 def _text(node: Mapping[str, Any]) -> str | None:
+    if node["class_type"] == _SEGMENTS:
+        return "prompts"
     return "text" if isinstance(node["inputs"].get("text"), str) else None
 
 
 def _image(node: Mapping[str, Any]) -> str | None:
-    return "image" if node["class_type"] == "LoadImage" else None
+    return "image" if node["class_type"] == _IMAGE else None
 
 
 _PLACES: dict[str, tuple[str, _Wanted]] = {

@@ -1,1 +1,1 @@
-"""Talk to a ComfyUI server over HTTP and websocket. Needs neither torch nor ComfyUI."""
+"""HTTP clients of ComfyUI, the hosted API and the model hub. Needs neither torch nor ComfyUI."""

@@ -21,7 +21,7 @@ from .connection import Connection
 from .errors import ServerAnswerError, ServerRefusedError, ServerUnreachableError, explain_rejection
 
 UPLOAD_FOLDER = "wan_flf2v"  # below ComfyUI's input folder
-REFUSED = "X-Comfyui-Refused"  # a header of a worker's answer: nothing listens at its ComfyUI's address
+REFUSED = "X-Comfyui-Refused"  # a header of a worker's response: nothing listens at its ComfyUI's address
 _CANCEL_RETRY_S = 0.5
 _HEARTBEAT_S = 30.0
 # What ComfyUI's feature_flags takes as the first message, and the binary messages that it then sends (its protocol.py
@@ -280,7 +280,8 @@ class ComfyClient(Connection):
         if REFUSED in response.headers:
             raise ServerRefusedError(f"ComfyUI at {self.url} is not running: {response.headers[REFUSED]}")
         reason = content.get("error") if isinstance(content, dict) else None
-        text = f"ComfyUI at {self.url} answered {response.url.path} with {response.status} {reason or response.reason}."
+        status = f"{response.status} {reason or response.reason}"
+        text = f"ComfyUI at {self.url} responded to {response.url.path} with {status}."
         raise ServerAnswerError(text, response.status)
 
     def _not_comfyui(self) -> ServerUnreachableError:

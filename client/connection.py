@@ -152,7 +152,7 @@ class Connection:
     def _unreachable(self, error: BaseException) -> ServerUnreachableError:
         if isinstance(error, asyncio.TimeoutError):
             return ServerUnreachableError(
-                f"{self.name} at {self.url} did not answer within {_READ_TIMEOUT_S:.0f} s. "
+                f"{self.name} at {self.url} did not respond within {_READ_TIMEOUT_S:.0f} s. "
                 "Look at its log, and restart it if it hangs."
             )
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..contract.parameters import ModelContract, NodeInput, Parameter, Value, inputs_named
@@ -13,6 +14,9 @@ from ..contract.workflow import Graph, node_title, settable
 from .offers import choices, lacking_in, spec
 
 _PREFIX = "filename_prefix"  # the input by which nodes that save name their files
+_FORMAT = "format"  # the input by which they choose what they write, where there is a choice
+# Animations and sequences that are no result of the API: nodes of ComfyUI, formats of node 73 and of VideoHelperSuite.
+_NOT_GIVEN = re.compile(r"webp|animatedpng|png sequence|16bit-png", re.IGNORECASE)
 _FILE_WORDS = {"dir", "directory", "file", "filename", "folder", "path", "paths", "uri", "url", "urls"}
 # With an extension, or in a folder; "mp4 H.264" and "v1.5" are none.
 _FILE_NAME = re.compile(r"(.*\.[A-Za-z][A-Za-z0-9]{1,10}|.*[/\\].*)", re.DOTALL)
@@ -43,6 +47,7 @@ def derive(
         raise DeriveError("\n".join(lacking_in(graph, infos)))
     described = {node_id: infos[node["class_type"]] or {} for node_id, node in graph.items()}
     output_node = _find_output(graph, described)
+    _check_format(graph, output_node)
     parameters, problems = [], []
     for target in settable(graph) if exposed is None else dict.fromkeys(exposed):
         inputs = described[target.node_id]["input"]
@@ -51,7 +56,11 @@ def derive(
         try:
             if target == (output_node, _PREFIX):
                 raise _UnfitError("names the result's file, which the API does")
-            parameters.append(_parameter(graph, inputs, target))
+            parameter = _parameter(graph, inputs, target)
+            if target == (output_node, _FORMAT):
+                given = tuple(one for one in parameter.enum if not _NOT_GIVEN.search(str(one)))
+                parameter = replace(parameter, enum=given)
+            parameters.append(parameter)
         except _UnfitError as error:
             problems.append(f"{target.node_id}_{target.name} {error}. Expose other inputs.")
     if exposed is not None and problems:
@@ -89,6 +98,17 @@ def _find_output(graph: Graph, described: Mapping[str, Mapping[str, Any]]) -> st
             "the workflow again."
         )
     return saving[0]
+
+
+def _check_format(graph: Graph, node_id: str) -> None:
+    """Refuse what the node would write if no request could get it."""
+    node = graph[node_id]
+    how = f"{node['class_type']} {node['inputs'].get(_FORMAT, '')}".strip()
+    if _NOT_GIVEN.search(how):
+        raise DeriveError(
+            f'The node {node_id} "{node_title(graph, node_id)}" saves by {how}, but a result of the API is an MP4, '
+            "WebM, MOV, MKV or GIF file, or one PNG. Choose another format or node, and export the workflow again."
+        )
 
 
 def _takes_pictures(inputs: Mapping[str, Any]) -> bool:

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..contract.loaders import loaders_with
 from ..contract.workflow import Graph, node_title
 
-# Folder below ComfyUI's models/ that a loader's input lists (folder_paths.py).
-_MODEL_FOLDERS = {
-    "unet_name": "diffusion_models",
-    "clip_name": "text_encoders",
-    "clip_name1": "text_encoders",
-    "clip_name2": "text_encoders",
-    "vae_name": "vae",
-    "lora_name": "loras",
-    "ckpt_name": "checkpoints",
-    "model_name": "upscale_models",
-}
 _LISTED_CHOICES = 8
 
 
@@ -176,15 +166,14 @@ def _node_problems(graph: Graph, node_id: str, errors: list[Mapping[str, Any]]) 
 
 def _not_in_list(graph: Graph, node_id: str, node: str, name: str, value: object, choices: list[str]) -> str:
     listed = ", ".join(choices[:_LISTED_CHOICES]) + (", …" if len(choices) > _LISTED_CHOICES else "")
-    folder = _MODEL_FOLDERS.get(name)
-    if graph.get(node_id, {}).get("class_type") == "CLIPVisionLoader":
-        folder = "clip_vision"
-    if folder is None:
+    loaders = loaders_with(graph.get(node_id, {}).get("class_type", ""), name)
+    if not loaders:
         return f'{node}: {name} is "{value}", which is not one of: {listed}.'
+    folders = " or ".join(dict.fromkeys(f"models/{loader.folders[0]}" for loader in loaders))
     present = f" Files that are there: {listed}." if choices else ""
     return (
         f'{node} needs the model file "{value}", which this ComfyUI does not have. '
-        f"Put it in ComfyUI's models/{folder} folder and run again.{present}"
+        f"Put it in ComfyUI's {folders} folder and run again.{present}"
     )
 
 

@@ -106,7 +106,9 @@ class HostedApi(Connection):
 
 def _error(response: aiohttp.ClientResponse, content: Any) -> HostedApiError:
     if not isinstance(content, dict) or "error_message" not in content:
-        return HostedApiError(f"{response.url.origin()} answered {response.status}: not this API.", 0, response.status)
+        return HostedApiError(
+            f"{response.url.origin()} responded with {response.status}: it is not this API.", 0, response.status
+        )
     lines = [str(content["error_message"])]
     if isinstance(content.get("detail"), list):
         lines = [str(item["msg"]) for item in content["detail"] if isinstance(item, dict) and "msg" in item] or lines

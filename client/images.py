@@ -157,7 +157,7 @@ def _jpeg_scans(content: bytes) -> tuple[int, int]:
 
 
 def _judge_named_files() -> None:
-    """Answer each line of standard input, which names a file, and write the plain image over the file.
+    """Reply to each line of standard input, which names a file, and write the plain image over the file.
 
     Lines are JSON: ``path`` and ``max_pixels``; then ``suffix``, ``size`` and ``sha256``, or ``refused`` with the
     reason, or ``errno`` if the file cannot be read or written.
@@ -171,13 +171,13 @@ def _judge_named_files() -> None:
             plain, suffix = plain_image(content, order["max_pixels"])
             if plain != content:
                 path.write_bytes(plain)
-            answer = {"suffix": suffix, "size": len(plain), "sha256": hashlib.sha256(plain).hexdigest()}
+            reply = {"suffix": suffix, "size": len(plain), "sha256": hashlib.sha256(plain).hexdigest()}
         except ImageError as error:
-            answer = {"refused": str(error)}
+            reply = {"refused": str(error)}
         except OSError as error:
-            answer = {"errno": error.errno}
+            reply = {"errno": error.errno}
         content = plain = b""  # free the memory until the next one
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(reply), flush=True)
 
 
 if __name__ == "__main__":

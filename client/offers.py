@@ -107,7 +107,7 @@ async def describe(client: ComfyClient, *graphs: Graph) -> dict[str, dict[str, A
 
 
 async def find_lacking(client: ComfyClient, graph: Graph) -> list[str]:
-    """Return what ``graph`` needs and this ComfyUI lacks; raise a ``ComfyError`` if ComfyUI does not answer."""
+    """Return what ``graph`` needs and this ComfyUI lacks; raise a ``ComfyError`` if ComfyUI does not respond."""
     return lacking_in(graph, await describe(client, graph))
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from .parameters import ModelContract, Parameter, ParameterType
 
 IMAGE_FORMAT = "image-reference"  # JSON Schema's format of a parameter that takes an image
-_TUPLES = ("enum", "aliases", "node_range")
+_TUPLES = ("enum", "aliases", "node_range", "below")
 
 
 def to_data(model: ModelContract) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def from_data(data: Mapping[str, Any]) -> ModelContract:
 
 
 def _parameter(fields: Mapping[str, Any]) -> Parameter:
-    tuples = {name: tuple(fields[name]) for name in _TUPLES if fields[name] is not None}
+    tuples = {name: tuple(fields[name]) for name in _TUPLES if fields.get(name) is not None}
     return Parameter(**{**fields, **tuples})
 
 

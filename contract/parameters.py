@@ -50,8 +50,9 @@ class Parameter:
 
     ``type`` is the page's word; its ``float`` is JSON Schema's ``number``. ``minimum`` and ``maximum`` are inclusive.
     ``node_range`` is what the node itself takes where the page gives no range: it is checked, but not part of the
-    page's schema. A key with two inputs has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are names
-    that other APIs have for it: a request with one of them is refused and told the key.
+    page's schema. ``below`` is another parameter's key, and how far below that one's value this one must stay:
+    no schema can say it. A key with two inputs has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are
+    names that other APIs have for it: a request with one of them is refused and told the key.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     node_range: tuple[int, int] | None = None
+    below: tuple[str, int] | None = None
     required: bool = False
     is_image: bool = False
     aliases: tuple[str, ...] = ()
@@ -244,6 +246,23 @@ FOUR_STEPS = ModelContract(
         replace(SHIFT, default=5),
         _LORA_STRENGTH,
         replace(_LORA_STRENGTH, key="92_strength_model", title="LoRA Strength (Low Noise)"),
+        Parameter(
+            key="57_prelude",
+            title="Prelude",
+            description="steps: the base model, without LoRA, makes the first steps, against slow motion.",
+            type="string",
+            default="none",
+            enum=("none", "steps"),
+        ),
+        Parameter(
+            key="57_prelude_steps",
+            title="Prelude Steps",
+            description="Steps of the prelude, out of 20; without a prelude they have no effect.",
+            type="integer",
+            default=3,
+            minimum=1,
+            maximum=6,  # at shift 5, the seventh would end where no step of the high-noise expert is left
+        ),
     ),
 )
 _STRENGTH = Parameter(
@@ -262,11 +281,13 @@ KEYFRAMES = ModelContract(
         Parameter(
             key="61_frames",
             title="Frame of the Image on the Way",
-            description="Counted from 0; it becomes the nearest multiple of 4. It must lie between the ends.",
+            description="Counted from 0; it becomes the nearest multiple of 4. It must be at least 3 less than the "
+            "number of frames, so that it lies before the end image.",
             type="integer",
             default=40,
             minimum=4,
             maximum=136,  # the last before the end of the longest video
+            below=("67_length", 3),  # frame 79 of 81 would become 80, which is the end image's
             aliases=("keyframe_index",),
         ),
         _STRENGTH,

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -56,7 +56,10 @@ def validate(model: ModelContract, values: Mapping[str, object]) -> dict[str, Va
         checked = _request_model(model).model_validate(dict(values))
     except ValidationError as error:
         raise ContractError(_explain_all(model, values, error.errors())) from error
-    return checked.model_dump(by_alias=True)
+    complete = checked.model_dump(by_alias=True)
+    if errors := list(_too_high(model, complete)):
+        raise ContractError(errors)
+    return complete
 
 
 def parse_assignment(model: ModelContract, text: str) -> tuple[str, Value]:
@@ -160,6 +163,19 @@ def _number(text: str) -> Value:
         except ValueError:
             continue
     return text
+
+
+def _too_high(model: ModelContract, values: Mapping[str, Value]) -> Iterator[FieldError]:
+    """Yield an error for each value that does not stay below that of another parameter, as ``below`` asks."""
+    for parameter in model.parameters:
+        key, margin = parameter.below or ("", 0)
+        value, other = values[parameter.key], values.get(key)
+        if isinstance(value, (int, float)) and isinstance(other, (int, float)) and value > other - margin:
+            message = (
+                f"{parameter.key} must be {other - margin} or less where {key} is {other}, got {_show(value)}. Values "
+                f"are never changed for you: give another, or a larger {key}."
+            )
+            yield FieldError((parameter.key,), message, "less_than_equal")
 
 
 def _explain_all(model: ModelContract, values: Mapping[str, object], details: list[ErrorDetails]) -> list[FieldError]:

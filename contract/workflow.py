@@ -13,6 +13,7 @@ from .parameters import ModelContract, NodeInput, Parameter, Value, parse_size
 Graph: TypeAlias = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
 
 _FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+_ACTIVE, _BYPASSED = 0, 4  # modes of a node in the UI form
 _SEED = "noise_seed"  # in the editor's list of a node's values, its "control after generate" follows
 
 
@@ -42,7 +43,7 @@ def graph_for(model: ModelContract) -> Graph:
 
 
 def settable(graph: Graph) -> Iterator[NodeInput]:
-    """Yield every input that has a value of its own, none that comes from another node."""
+    """Yield every input that has a value, none that comes from another node."""
     for node_id, node in graph.items():
         for name, value in node["inputs"].items():
             if not isinstance(value, list):
@@ -82,11 +83,12 @@ def ui_form(name: str, graph: Graph) -> dict[str, Any]:
     ``graph`` was made from the same workflow's API form. A video's file with the result inside restores groups, notes
     and sizes when it is dropped on the editor; from a graph alone the editor makes nodes in a heap.
     """
-    form: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    form = _read_form(name)
     for node in form["nodes"]:
         made = graph.get(str(node["id"]))
         if made is None:  # a note, or bypassed
             continue
+        node["mode"] = _ACTIVE
         inputs = made["inputs"]
         if made["class_type"] != node["type"]:  # another loader: its values are all that it has
             node.update(type=made["class_type"], widgets_values=list(inputs.values()), properties={})
@@ -99,6 +101,31 @@ def ui_form(name: str, graph: Graph) -> dict[str, Any]:
                 position += 2 if key == _SEED else 1
             elif key in with_widgets:  # a widget that a link stands in for has a place too
                 position += 1
+    return form
+
+
+def switch_on(name: str, graph: Graph, node_id: str, values: Mapping[str, Value]) -> bool:
+    """Put a node that the UI form of ``name`` has bypassed into ``graph``, with ``values`` as its widgets' values.
+
+    Such a node has one input and one output, of one type. Returns whether there is one that the graph has not yet.
+    """
+    form = _read_form(name)
+    nodes, links = {str(node["id"]): node for node in form["nodes"]}, {link[0]: link for link in form["links"]}
+    node = nodes.get(node_id)
+    if node is None or node["mode"] != _BYPASSED or node_id in graph:
+        return False
+    (slot,), (output,) = node["inputs"], node["outputs"]
+    _, source, number, *_ = links[slot["link"]]
+    inputs = {**values, slot["name"]: [str(source), number]}
+    graph[node_id] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node["title"]}}
+    for link in output["links"]:
+        _, _, _, target, place, _ = links[link]
+        graph[str(target)]["inputs"][nodes[str(target)]["inputs"][place]["name"]] = [node_id, 0]
+    return True
+
+
+def _read_form(name: str) -> dict[str, Any]:
+    form: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return form
 
 

@@ -1,4 +1,4 @@
-"""Decodes images in processes of their own, two at a time, which tokens share; one that takes too long is ended."""
+"""Decodes images in other processes, two at a time, which tokens share; one that takes too long is ended."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ class Decoders:
 
     def _make_plain(self, path: Path, max_pixels: int) -> PlainImage:
         process = self._idle.pop() if self._idle else self._start()
-        answer = process.ask({"path": str(path), "max_pixels": max_pixels})
+        reply = process.ask({"path": str(path), "max_pixels": max_pixels})
         if process.usable:
             self._idle.append(process)
         else:
             self._processes.remove(process)
             process.end()
-        if answer is None and process.out_of_time:
+        if reply is None and process.out_of_time:
             raise ImageError(f"The image takes longer than {_DEADLINE_S:g} s to decode. Save it again as PNG or JPEG.")
-        if answer is None:
+        if reply is None:
             raise ImageError("The image could not be decoded: its decoder ended. Save it again as PNG or JPEG.")
-        if "refused" in answer:
-            raise ImageError(answer["refused"])
-        if "errno" in answer:
-            raise OSError(answer["errno"], "The image cannot be read or written", str(path))
-        return PlainImage(**answer)
+        if "refused" in reply:
+            raise ImageError(reply["refused"])
+        if "errno" in reply:
+            raise OSError(reply["errno"], "The image cannot be read or written", str(path))
+        return PlainImage(**reply)
 
     def _start(self) -> _Process:
         process = _Process()
@@ -94,7 +94,7 @@ class _Process:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the answer to an order; ``None`` if the process ended, or had to be."""
+        """Return the reply to an order; ``None`` if the process ended, or had to be."""
         assert self._process.stdin is not None and self._process.stdout is not None  # pipes  # noqa: S101
         timer = threading.Timer(_DEADLINE_S, self._give_up)
         timer.start()
@@ -107,8 +107,8 @@ class _Process:
         timer.cancel()
         timer.join()  # from here on, the process is not killed any more
         self.usable = bool(line) and not self.out_of_time
-        answer: dict[str, Any] | None = json.loads(line) if line else None
-        return answer
+        reply: dict[str, Any] | None = json.loads(line) if line else None
+        return reply
 
     def kill(self) -> None:
         """Let what is under way fail."""

@@ -44,7 +44,7 @@ _NOT_PUBLIC_V4 = tuple(ipaddress.IPv4Network(text) for text in ("192.88.99.0/24"
 
 
 class FetchError(Exception):
-    """The address or its answer cannot be used; the text says why and what to do."""
+    """The address or its response cannot be used; the text says why and what to do."""
 
 
 def is_public(address: str) -> bool:
@@ -96,18 +96,18 @@ class Fetcher:
         await self._timed(self._save(url, stream, max_bytes))
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Send ``body`` and return the answer's status; follow no redirect. ``FetchError`` if there is no answer."""
+        """Send ``body`` and return the response's status; follow no redirect. ``FetchError`` if there is none."""
         return await self._timed(self._post(url, body, headers))
 
     async def _timed(self, work: Awaitable[_T]) -> _T:
         try:
             return await asyncio.wait_for(work, self._timeout_s)
         except asyncio.TimeoutError as error:
-            raise FetchError(f"The address did not give all of its answer within {self._timeout_s:g} s.") from error
+            raise FetchError(f"The address did not give all of its response within {self._timeout_s:g} s.") from error
 
     async def _save(self, text: str, stream: BinaryIO, max_bytes: int) -> None:
         url = self._parse(text)
-        # No compression: a small compressed answer can unpack to a huge one.
+        # No compression: a small compressed response can unpack to a huge one.
         headers = {"Accept": "image/*", "Accept-Encoding": "identity"}
         for _ in range(_MAX_REDIRECTS + 1):
             async with self._open("GET", url, headers=headers) as response:
@@ -198,7 +198,7 @@ async def _connect(
 async def _copy(response: aiohttp.ClientResponse, url: URL, stream: BinaryIO, max_bytes: int) -> None:
     too_large = FetchError(f'"{url.host}" sends more than {max_bytes >> 20} MB. Give a smaller file.')
     if response.status != 200:
-        raise FetchError(f'"{url.host}" answered with status {response.status}. The file must be there for everyone.')
+        raise FetchError(f'"{url.host}" responded with status {response.status}. The file must be there for everyone.')
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise FetchError(f'"{url.host}" sends the file compressed although it was not asked to.')
     if (response.content_length or 0) > max_bytes:
@@ -219,5 +219,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, ConnectionRefusedError):
         return "connection refused"
     if isinstance(cause, asyncio.TimeoutError):
-        return "it does not answer"
+        return "it does not respond"
     return type(cause).__name__

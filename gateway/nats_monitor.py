@@ -1,4 +1,4 @@
-"""What NATS's monitoring port tells and a client cannot see: whether JetStream answers only once a write is on disk."""
+"""What NATS's monitoring port tells and a client cannot see: whether JetStream replies only once a write is on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 async def check_sync(settings: Settings) -> None:
     """Look at ``sync_always`` of each server whose monitoring port is named; log what cannot be seen.
 
-    ``StoreFileError`` if a server answers before a write is on its disk, ``ConfigError`` if an address is none.
+    ``StoreFileError`` if a server replies before a write is on its disk, ``ConfigError`` if an address is none.
     """
     urls = [_monitor(text) for text in settings.nats_monitor_urls]
     if not urls:
@@ -32,19 +32,19 @@ async def check_sync(settings: Settings) -> None:
     for url in urls:
         shown = url.with_user(None)
         try:
-            answer = await _ask(url)
-            server, config = answer["server_id"], answer["config"]
+            facts = await _ask(url)
+            server, config = facts["server_id"], facts["config"]
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError, TypeError) as error:
-            _LOG.warning("sync_interval of NATS cannot be seen monitor=%s: %s", shown, error or "no answer")
+            _LOG.warning("sync_interval of NATS cannot be seen monitor=%s: %s", shown, error or "no response")
             continue
         if not config.get("sync_always"):
             raise StoreFileError(
-                f"The nats-server whose monitoring port is {shown} answers before a write is on its disk: a power cut "
+                f"The nats-server whose monitoring port is {shown} replies before a write is on its disk: a power cut "
                 "loses requests that were accepted. Put `sync_interval: always` into the jetstream block of its "
                 "configuration, as docs/nats-server.conf has it, and restart it; or leave out --nats-monitor."
             )
         seen.add(server)
-        servers = max(servers, answer.get("meta_cluster", {}).get("cluster_size", 1))
+        servers = max(servers, facts.get("meta_cluster", {}).get("cluster_size", 1))
     level = logging.INFO if len(seen) == servers else logging.WARNING
     _LOG.log(level, "sync_interval of NATS is always, as seen of servers=%d of=%d", len(seen), servers)
 

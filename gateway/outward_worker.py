@@ -136,7 +136,7 @@ class OutwardWorker:
 
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncIterator[web.Server]:
-        """Yield what answers a gateway's calls on a connection."""
+        """Yield what handles a gateway's calls on a connection."""
         app = web.Application()
         app.add_routes([web.route(method, path, self._pass_on) for method, path in _CALLS])
         app.add_routes([web.get("/ws", self._pass_messages_on)])
@@ -156,17 +156,17 @@ class OutwardWorker:
         body = request.content if request.body_exists else None
         response: web.StreamResponse | None = None
         try:
-            async with self._comfyui.relay(request.method, request.raw_path, headers=headers, data=body) as answer:
-                kept = {name: answer.headers[name] for name in _HEADERS if name in answer.headers}
-                response = web.StreamResponse(status=answer.status, headers=kept)
+            async with self._comfyui.relay(request.method, request.raw_path, headers=headers, data=body) as theirs:
+                kept = {name: theirs.headers[name] for name in _HEADERS if name in theirs.headers}
+                response = web.StreamResponse(status=theirs.status, headers=kept)
                 await response.prepare(request)
-                async for chunk in answer.content.iter_any():
+                async for chunk in theirs.content.iter_any():
                     await response.write(chunk)
                 await response.write_eof()
         except ServerUnreachableError as error:
             if response is not None:
                 raise  # the gateway sees that the response broke off
-            return _no_answer(error)
+            return _no_response(error)
         return response
 
     async def _pass_messages_on(self, request: web.Request) -> web.StreamResponse:
@@ -184,7 +184,7 @@ class OutwardWorker:
                     await asyncio.gather(*ways, return_exceptions=True)
         except ServerUnreachableError as error:
             if not ours.prepared:
-                return _no_answer(error)
+                return _no_response(error)
         await ours.close()
         return ours
 
@@ -200,7 +200,7 @@ async def _copy(source: _Socket, target: _Socket) -> None:
             await target.send_bytes(message.data)
 
 
-def _no_answer(error: ServerUnreachableError) -> web.Response:
+def _no_response(error: ServerUnreachableError) -> web.Response:
     headers = {REFUSED: "connection refused"} if isinstance(error, ServerRefusedError) else None
     return web.json_response({"error": str(error)}, status=502, headers=headers)
 

@@ -22,7 +22,7 @@ from .jobs.comfyui import addresses_of
 from .nats_monitor import check_sync
 from .settings import Settings
 
-_SHUTDOWN_S = 10.0  # for requests that are being answered; jobs need none, they go on where they are
+_SHUTDOWN_S = 10.0  # for requests that are being handled; jobs need none, they go on where they are
 _KEEPALIVE_S = 30.0
 _BACKLOG = 1024
 _HEADERS_WAIT_S = 20.0  # for the first request's headers; later requests have aiohttp's keep-alive limit
@@ -76,7 +76,7 @@ async def _serve(settings: Settings, host: str, port: int, on_start: Callable[[s
     server, loop = runner.server, asyncio.get_running_loop()
     assert server is not None  # set by setup()  # noqa: S101
     options: dict[str, Any] = {"access_log": None, "keepalive_timeout": _KEEPALIVE_S}
-    # Not a web.SockSite: its connections answer what is not HTTP as plain text.
+    # Not a web.SockSite: its connections respond to what is not HTTP with plain text.
     site = await loop.create_server(
         lambda: RequestHandler(server, loop=loop, **options), sock=listener, backlog=_BACKLOG
     )

@@ -20,14 +20,14 @@ class Shares:
     @contextlib.asynccontextmanager
     async def slot(self, token: str) -> AsyncIterator[None]:
         """Hold a slot for the token with this id; wait until it may have one."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(token, deque()).append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(token, deque()).append(waiter)
         self._hand_out()
         try:
-            await turn
+            await waiter
             yield
         finally:
-            if turn.done() and not turn.cancelled():
+            if waiter.done() and not waiter.cancelled():
                 self._free += 1
                 self._held[token] -= 1
                 if not self._held[token]:
@@ -35,16 +35,16 @@ class Shares:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give the free slots to those whose turn it is; a token that got one comes last next time."""
+        """Give the free slots to the tokens that come first; one that got a slot comes last next time."""
         while self._free:
             token = next((token for token in self._waiting if self._held[token] < self._each), None)
             if token is None:
                 return
             queue = self._waiting.pop(token)
-            turn = queue.popleft()
+            waiter = queue.popleft()
             if queue:
                 self._waiting[token] = queue
-            if not turn.cancelled():
+            if not waiter.cancelled():
                 self._free -= 1
                 self._held[token] += 1
-                turn.set_result(None)
+                waiter.set_result(None)

@@ -12,12 +12,12 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..quality.fit import FITS, Colour, parse_hex_colour
+from ..quality.fit import Colour, parse_hex_colour
 from ..video import frames
 from ..video.color_match import ColorMatch
 from ..video.geometry import VideoSize
 from .notice import show_notice
-from .video_inputs import background_error
+from .video_inputs import background_error, fit_inputs, image_inputs
 
 COLOR_MATCH = io.Custom("COLOR_MATCH")
 
@@ -152,32 +152,19 @@ def _settings() -> list[io.Input]:
             step=0.05,
             tooltip="How much of the difference is taken away: 1 all of it, 0 nothing (exactly off).",
         ),
-        io.Combo.Input(
-            "fit",
-            options=list(FITS),
-            default="crop",
-            tooltip="As in Wan First Last Frame (FLF2V), so that the images are compared as the model saw them.",
-        ),
-        io.String.Input(
-            "background",
-            default="#000000",
-            tooltip="As in Wan First Last Frame (FLF2V): the colour behind transparent images and around padded ones.",
+        *fit_inputs(
+            "As in Wan First Last Frame (FLF2V), so that the images are compared as the model saw them.",
+            "As in Wan First Last Frame (FLF2V): the colour behind transparent images and around padded ones.",
         ),
     ]
 
 
 def _sockets() -> list[io.Input]:
     return [
-        io.Image.Input(
-            "start_image",
-            optional=True,
-            tooltip="What the first frame should look like. Of several frames the first counts. Without it the end's "
+        *image_inputs(
+            "What the first frame should look like. Of several frames the first counts. Without it the end's "
             "correction is held over the whole video.",
-        ),
-        io.Image.Input(
-            "end_image",
-            optional=True,
-            tooltip="What the last frame should look like. Of several frames the last counts. Without it the start's "
+            "What the last frame should look like. Of several frames the last counts. Without it the start's "
             "correction is held over the whole video.",
         ),
         io.Image.Input(

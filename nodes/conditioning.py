@@ -10,13 +10,13 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ..quality.fit import FITS, parse_hex_colour
+from ..quality.fit import parse_hex_colour
 from ..video import frames, geometry
 from ..video.known_video import Keyframe, KnownVideo
 from ..video.vae_encode import ENCODES, encode_first_last
 from .keyframes import KEYFRAMES
 from .notice import show_notice
-from .video_inputs import background_error, length_input, size_inputs
+from .video_inputs import background_error, fit_inputs, image_inputs, length_input, mask_inputs, size_inputs
 
 LOW_NOISE_MASK = "wan_flf2v_concat_mask_low_noise"
 """The key of the conditioning's mask for the low-noise expert, where keyframes have another strength there."""
@@ -138,17 +138,10 @@ def _settings() -> list[io.Input]:
         *size_inputs(),
         length_input(),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos, each from different noise."),
-        io.Combo.Input(
-            "fit",
-            options=list(FITS),
-            default="crop",
-            tooltip="Images of another shape: crop fills the frame and cuts the rest, pad shows all of the "
-            "image on the background colour, stretch ignores the aspect ratio. Both images are treated alike.",
-        ),
-        io.String.Input(
-            "background",
-            default="#000000",
-            tooltip="Colour behind transparent images and around padded ones, as #rrggbb.",
+        *fit_inputs(
+            "Images of another shape: crop fills the frame and cuts the rest, pad shows all of the image on the "
+            "background colour, stretch ignores the aspect ratio. Both images are treated alike.",
+            "Colour behind transparent images and around padded ones, as #rrggbb.",
         ),
         io.Combo.Input(
             "encode",
@@ -165,10 +158,8 @@ def _settings() -> list[io.Input]:
 
 def _image_sockets() -> list[io.Input]:
     return [
-        io.Image.Input("start_image", optional=True, tooltip="First frame (or several first frames)."),
-        io.Image.Input("end_image", optional=True, tooltip="Last frame (or several last frames)."),
-        io.Mask.Input("start_mask", optional=True, tooltip="MASK of the start image's Load Image: its transparency."),
-        io.Mask.Input("end_mask", optional=True, tooltip="MASK of the end image's Load Image: its transparency."),
+        *image_inputs("First frame (or several first frames).", "Last frame (or several last frames)."),
+        *mask_inputs(),
         io.ClipVisionOutput.Input(
             "clip_vision_start_image", optional=True, tooltip="Wan 2.1 FLF2V only: CLIP vision of the start."
         ),

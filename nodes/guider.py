@@ -7,7 +7,8 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from .notice import show_notice
+from ..sampling.progress import made_in_words
+from .notice import show_notice, show_text
 from .run_inputs import (
     advanced_inputs,
     cfg_input,
@@ -55,8 +56,10 @@ class WanFLF2VGuider(io.ComfyNode):
     @classmethod
     def execute(cls, prelude_scheduler: str = "simple", **inputs: Any) -> io.NodeOutput:
         """Check the experts; nothing is loaded before the sampler runs."""
+        node_id = cls.hidden.unique_id
         # The sampler gives the experts' sigmas, and with them denoise; a scheduler is needed for the prelude alone.
         guider, warnings = make_guider(cls.hidden, None, scheduler=prelude_scheduler, denoise=None, **inputs)
         if warnings:
-            show_notice(cls.hidden.unique_id, "\n".join(warnings), warning=True)
+            show_notice(node_id, "\n".join(warnings), warning=True)
+        guider.on_end = lambda position: show_text(node_id, "\n".join([made_in_words([position]), *warnings]))
         return io.NodeOutput(guider)

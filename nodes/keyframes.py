@@ -100,8 +100,8 @@ class WanFLF2VKeyframes(io.ComfyNode):
         if moved:
             show_notice(cls.hidden.unique_id, f"Keyframes stand at multiples of 4: {', '.join(moved)}.", warning=True)
         own = tuple(
-            Keyframe(frame, images[number : number + 1], strength, strength_low_noise)
-            for number, frame in enumerate(snapped)
+            Keyframe(now, images[number : number + 1], strength, strength_low_noise, frame)
+            for number, (frame, now) in enumerate(zip(asked, snapped, strict=True))
         )
         return io.NodeOutput((*keyframes, *own))
 

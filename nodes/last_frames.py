@@ -62,7 +62,7 @@ class WanFLF2VLastFrames(io.ComfyNode):
                 "the next segment needs one more. Set fewer."
             )
         size = exact_size(latent, clip.width, clip.height)
-        last = with_retry(lambda again: _last(clip.attempt(again), frames), [clip])
+        last = with_retry(lambda clips: _last(*clips, frames), [clip])
         return io.NodeOutput(crop_to_exact(last.movedim(1, -1), *size).cpu().contiguous())
 
 

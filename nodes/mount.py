@@ -72,6 +72,7 @@ async def _mount_api(server: PromptServer) -> None:
     # Not at the top: this needs pydantic, one of ComfyUI's optional requirements.
     from ..gateway.http.app import PREFIX, create_app
     from ..gateway.jobs.comfyui import FOLDER, ONCE
+    from ..gateway.jobs.opening import store_file
     from ..gateway.jobs.records import ATTEMPT_NAME
     from ..gateway.jobs.tokens import first_token
     from ..gateway.serve import check_address
@@ -88,7 +89,7 @@ async def _mount_api(server: PromptServer) -> None:
         return
     for host in args.listen.split(","):
         check_address(host.strip(), settings.auth)
-    first = not (data / "store.sqlite3").exists()
+    first = not store_file(data).exists()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.auth:
         first |= await first_token(data)

@@ -23,7 +23,7 @@ from .run_inputs import (
     solver_inputs,
     steps_input,
 )
-from .video_inputs import frame_rate_input, length_input, shared_frames_input, size_inputs
+from .video_inputs import frame_rate_input, length_input, segments_input, shared_frames_input, size_inputs
 
 NONE = "none"
 
@@ -165,13 +165,8 @@ def _sampling() -> list[io.Input]:
         ),
         *handover_inputs(),
         boundary_input(advanced=False),
-        io.Int.Input(
-            "segments",
-            default=1,
-            min=1,
-            max=1000,
-            optional=True,
-            tooltip="How many segments of this length make the video; the plan then tells their frames and loads too.",
+        segments_input(
+            "How many segments of this length make the video; the plan then tells their frames and loads too."
         ),
     ]
 

@@ -12,15 +12,24 @@ import numpy as np
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
+from .. import compat
 from ..quality import report_plot, report_text
-from ..quality.fit import FITS, Colour, parse_hex_colour
+from ..quality.fit import Colour, parse_hex_colour
 from ..quality.report import Fitted, Report, make_report
 from ..quality.seams import Joined
 from ..quality.thresholds import Thresholds, numbers
 from ..quality.video_file import Frames, open_video
 from ..video import frames, geometry
 from .notice import show_text
-from .video_inputs import background_error, frame_rate_input, shared_frames_input
+from .video_inputs import (
+    background_error,
+    fit_inputs,
+    frame_rate_input,
+    image_inputs,
+    mask_inputs,
+    segments_input,
+    shared_frames_input,
+)
 
 
 class WanFLF2VReport(io.ComfyNode):
@@ -124,7 +133,7 @@ def _frames(video: Any, images: torch.Tensor | None, frame_rate: float) -> Itera
             raise ValueError(f"images has {images.shape[-1]} channel(s), but must be RGB or RGBA. Convert it first.")
         yield Frames(frame_rate, len(images), _of_images(images, frame_rate))
         return
-    window = _trim_window(video)
+    window = compat.trim_window(video)
     with open_video(video.get_stream_source(), "video") as source:
         yield source if window is None else _trimmed(source, *window)
 
@@ -133,17 +142,6 @@ def _of_images(images: torch.Tensor, frame_rate: float) -> Iterator[tuple[float,
     for index, image in enumerate(images):
         coded = image[..., :3].float().mul(255).round().clamp(0, 255).to(torch.uint8)
         yield index / frame_rate, coded.cpu().numpy()
-
-
-def _trim_window(video: Any) -> tuple[float, float] | None:
-    """Return the seconds where a trimmed video begins and how long it is (0: to the end); None if it is whole."""
-    if hasattr(video, "get_active_trim_window"):
-        start, duration = video.get_active_trim_window()
-    else:  # ComfyUI 0.18.2 keeps them to itself
-        start, duration = (getattr(video, f"_VideoFromFile__{name}", 0) for name in ("start_time", "duration"))
-        if start < 0:  # counted from the end
-            start = max(video._get_raw_duration() + start, 0)  # it has no public name there
-    return (start, duration) if start or duration else None
 
 
 def _trimmed(source: Frames, start: float, duration: float) -> Frames:
@@ -169,10 +167,8 @@ def _sockets() -> list[io.Input]:
     return [
         io.Video.Input("video", optional=True, tooltip="The file that Video Combine wrote. Or connect images."),
         io.Image.Input("images", optional=True, tooltip="The video's frames, instead of a file."),
-        io.Image.Input("start_image", optional=True, tooltip="What the first frame should be, in any size."),
-        io.Image.Input("end_image", optional=True, tooltip="What the last frame should be, in any size."),
-        io.Mask.Input("start_mask", optional=True, tooltip="MASK of the start image's Load Image: its transparency."),
-        io.Mask.Input("end_mask", optional=True, tooltip="MASK of the end image's Load Image: its transparency."),
+        *image_inputs("What the first frame should be, in any size.", "What the last frame should be, in any size."),
+        *mask_inputs(),
     ]
 
 
@@ -181,22 +177,9 @@ def _settings() -> list[io.Input]:
     rate.tooltip = "Frames per second of images. A video knows its own."
     return [
         rate,
-        io.Combo.Input(
-            "fit",
-            options=list(FITS),
-            default="crop",
-            tooltip="How images of another shape fit, as in First Last Frame.",
-        ),
-        io.String.Input("background", default="#000000", tooltip="As in First Last Frame, #rrggbb."),
+        *fit_inputs("How images of another shape fit, as in First Last Frame.", "As in First Last Frame, #rrggbb."),
         *(_threshold(one.name, one.default, one.metadata) for one in numbers()),
-        io.Int.Input(
-            "segments",
-            default=1,
-            min=1,
-            max=1000,
-            optional=True,
-            tooltip="How many segments of one length the video was joined from: each seam is measured.",
-        ),
+        segments_input("How many segments of one length the video was joined from: each seam is measured."),
         io.Boolean.Input(
             "loop",
             default=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -165,19 +164,21 @@ def make_guider(
     if settings.prelude != "none":
         models["prelude"] = model_prelude
     warnings = check_run(models, positive, latent, hidden.prompt, hidden.unique_id, settings)
-    low = follow(model_low_noise, model_high_noise)
-    experts = []
-    for name, model, cfg in (("high", model_high_noise, settings.cfg), ("low", low, settings.cfg_low)):
-        if settings.cfg_gate < 1 and not math.isclose(cfg, 1.0):  # at cfg 1 the gate skips nothing
-            refuse_with_cfg_functions(model.model_options, settings.sampler_name)
+
+    def expert(name: str, model: Any, *guidance: Any) -> Expert:
         conditioning = [_for_expert(name, each) for each in (positive, negative)]
-        experts.append(Expert(name, model, *conditioning, cfg, settings.cfg_gate))
+        made = Expert(name, model, models[name], *conditioning, *guidance)
+        if made.is_gated:
+            refuse_with_cfg_functions(model.model_options, settings.sampler_name)
+        return made
+
+    high = expert("high", model_high_noise, settings.cfg, settings.cfg_gate)
+    low = expert("low", follow(model_low_noise, model_high_noise), settings.cfg_low, settings.cfg_gate)
     if settings.prelude == "none":
-        return PhasedGuider(*experts, settings), warnings
+        return PhasedGuider(high, low, settings), warnings
     # A clone, since one patcher must not be two experts of a run. No gate: the guidance is what the prelude is for.
-    conditioning = [_for_expert("prelude", each) for each in (positive, negative)]
-    first = Expert("prelude", model_prelude.clone(), *conditioning, settings.prelude_cfg)
-    return PreludeGuider(first, *experts, settings), warnings
+    first = expert("prelude", model_prelude.clone(), settings.prelude_cfg)
+    return PreludeGuider(first, high, low, settings), warnings
 
 
 def _for_expert(name: str, conditioning: list) -> list:

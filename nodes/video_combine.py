@@ -31,6 +31,7 @@ from ..video.color_match import ColorMatch
 from ..video.edit import Edit
 from ..video.formats import Format
 from ..video.geometry import exact_size, start_frames
+from ..video.interpolation import Interpolation
 from ..video.overlap import shared_frames
 from ..video.writer import DEFAULT_PRESET, Settings, exact_rate, new_writer
 from .color_match import ColorMatchSettings
@@ -311,7 +312,7 @@ class _Shown:
     def as_dict(self) -> dict[str, Any]:
         """Return what the frontend gets. It shows files that are not ``animated`` as pictures, which suits GIF and PNG.
 
-        Tuples: of what stands in lists, ComfyUI takes each entry for a result of its own.
+        Tuples: of what stands in lists, ComfyUI takes each entry for a separate result.
         """
         return {
             "images": self._files,
@@ -341,7 +342,7 @@ def _interpolation(interp_model: Any, multiplier: int) -> tuple[int, Callable[[t
         return 1, None
     check_values(multiplier=multiplier)
     node = compat.frame_interpolation()
-    return multiplier, lambda images: node.execute(interp_model, images, multiplier).args[0]
+    return multiplier, Interpolation(lambda images: node.execute(interp_model, images, multiplier).args[0])
 
 
 def _sound(audio: dict | None, clip: int, skipped: Fraction, seconds: Fraction) -> Sound | None:

@@ -1,10 +1,10 @@
-"""The inputs that several nodes have: size, length, frame rate, shared frames; and the check of their background."""
+"""The inputs of a video that several nodes have: its images and how they fit, size, length, frame rate, segments."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..quality.fit import parse_hex_colour
+from ..quality.fit import FITS, parse_hex_colour
 from ..video import geometry
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAME_RATE, TRAINED_FRAMES
 
@@ -45,6 +45,35 @@ def frame_rate_input() -> io.Input:
         step=0.001,  # the editor shows as many decimals as the step has: with 1.0, 23.976 was shown as 24
         tooltip="Frames per second. Wan 2.2 14B makes 16; 81 frames are then 5 seconds.",
     )
+
+
+def image_inputs(start: str, end: str) -> list[io.Input]:
+    """Return the sockets of the start and the end image, with these tooltips."""
+    return [
+        io.Image.Input("start_image", optional=True, tooltip=start),
+        io.Image.Input("end_image", optional=True, tooltip=end),
+    ]
+
+
+def mask_inputs() -> list[io.Input]:
+    """Return the sockets of both images' masks."""
+    return [
+        io.Mask.Input(f"{end}_mask", optional=True, tooltip=f"MASK of the {end} image's Load Image: its transparency.")
+        for end in ("start", "end")
+    ]
+
+
+def fit_inputs(fit: str, background: str) -> list[io.Input]:
+    """Return how images of another shape fit, and the colour behind them, with these tooltips."""
+    return [
+        io.Combo.Input("fit", options=list(FITS), default="crop", tooltip=fit),
+        io.String.Input("background", default="#000000", tooltip=background),
+    ]
+
+
+def segments_input(tooltip: str) -> io.Input:
+    """Return the number of segments, with this tooltip."""
+    return io.Int.Input("segments", default=1, min=1, max=1000, optional=True, tooltip=tooltip)
 
 
 def shared_frames_input() -> io.Input:

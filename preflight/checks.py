@@ -63,19 +63,19 @@ class Finding(str):
 
 
 @dataclass
-class Report:
+class Findings:
     """What was found: ``errors`` stop the run, ``warnings`` do not."""
 
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 
-    def merge(self, other: Report) -> None:
+    def merge(self, other: Findings) -> None:
         """Add what ``other`` has and this one has not."""
         self.errors += [text for text in other.errors if text not in self.errors]
         self.warnings += [text for text in other.warnings if text not in self.warnings]
 
 
-class Expert(NamedTuple):
+class CheckedExpert(NamedTuple):
     """A model of a run: its ``slot`` (a key of ``SLOTS``), its files, its input channels for images."""
 
     slot: str
@@ -109,7 +109,7 @@ class Expert(NamedTuple):
 
 
 def check_settings(
-    experts: Sequence[Expert],
+    experts: Sequence[CheckedExpert],
     run: RunSettings,
     *,
     images: bool,
@@ -117,7 +117,7 @@ def check_settings(
     length_node: str | None = None,
     loras_known: bool = True,
     same_model: bool = False,
-) -> Report:
+) -> Findings:
     """Check the experts against each other and against what the run was asked for.
 
     Args:
@@ -165,17 +165,17 @@ def check_settings(
                 length_node,
             )
         )
-    return Report(errors, warnings)
+    return Findings(errors, warnings)
 
 
-def check_machine(ram_needed: int, folder: Path) -> Report:
+def check_machine(ram_needed: int, folder: Path) -> Findings:
     """Check main memory for ``ram_needed`` bytes, and the disk of the output ``folder``."""
-    report = Report()
+    found = Findings()
     ram = available_ram()
     if ram < ram_needed:
         smallest = sum(file.size for file in VARIANTS["gguf"].files)
         smaller = f", or use the GGUF files, which need {smallest / _GIB:.0f} GiB" if ram_needed > smallest else ""
-        report.warnings.append(
+        found.warnings.append(
             Finding(
                 f"The model files need about {ram_needed / _GIB:.1f} GiB of main memory, but only {ram / _GIB:.1f} GiB "
                 f"are available: the run may become very slow or end ComfyUI. Close other programs{smaller}."
@@ -185,18 +185,18 @@ def check_machine(ram_needed: int, folder: Path) -> Report:
     if free is not None and free < _LOW_DISK:
         text = f"The output folder {folder} has {free / _MIB:.0f} MiB of free disk space"
         if free < _FULL_DISK:
-            report.errors.append(
+            found.errors.append(
                 Finding(
                     f"{text}; a video needs at least {_FULL_DISK // _MIB} MiB. Delete something there, or start "
                     "ComfyUI with another --output-directory."
                 )
             )
         else:
-            report.warnings.append(Finding(f"{text}, less than 1 GiB: it may fill up. Delete something there."))
-    return report
+            found.warnings.append(Finding(f"{text}, less than 1 GiB: it may fill up. Delete something there."))
+    return found
 
 
-def _text_to_video(expert: Expert) -> Finding:
+def _text_to_video(expert: CheckedExpert) -> Finding:
     return Finding(
         f"{expert.label} is a text-to-video checkpoint: it has no input channels for images, so it would ignore both "
         f"of them. Load an image-to-video checkpoint, for example wan2.2_i2v_{expert.noise}_noise_14B_fp8_scaled"
@@ -205,11 +205,11 @@ def _text_to_video(expert: Expert) -> Finding:
     )
 
 
-def _is_other(expert: Expert, file: LoaderFile) -> bool:
+def _is_other(expert: CheckedExpert, file: LoaderFile) -> bool:
     return expert_of(file.name, file.titles) == _OTHER[expert.noise]
 
 
-def _other_expert(expert: Expert, file: LoaderFile) -> Finding:
+def _other_expert(expert: CheckedExpert, file: LoaderFile) -> Finding:
     other = _OTHER[expert.noise]
     return Finding(
         f"{SLOTS[expert.slot]} has {file.name}, whose name or metadata says that it is for the {other}-noise expert. "
@@ -218,7 +218,7 @@ def _other_expert(expert: Expert, file: LoaderFile) -> Finding:
     )
 
 
-def _distilled_prelude(expert: Expert) -> Finding:
+def _distilled_prelude(expert: CheckedExpert) -> Finding:
     return Finding(
         f"model_prelude has {expert.files.distilled}, which looks made for few steps without guidance, but the prelude "
         "is there for the base model's motion. Connect the base high-noise model without LoRA, or set prelude to none.",
@@ -226,7 +226,7 @@ def _distilled_prelude(expert: Expert) -> Finding:
     )
 
 
-def _distilled(high: Expert, low: Expert, run: RunSettings, loras_known: bool) -> Iterator[Finding]:
+def _distilled(high: CheckedExpert, low: CheckedExpert, run: RunSettings, loras_known: bool) -> Iterator[Finding]:
     """Warn if steps or cfg do not fit: files made for few steps, or no such files."""
     for expert, cfg, name in ((high, run.cfg, "cfg"), (low, run.cfg_low, "cfg of the low-noise expert")):
         if expert.files.distilled and cfg is not None and cfg > 1:
@@ -251,16 +251,16 @@ def _distilled(high: Expert, low: Expert, run: RunSettings, loras_known: bool) -
         )
 
 
-def check_graph(prompt: Prompt) -> Report:
+def check_graph(prompt: Prompt) -> Findings:
     """Check every sampler with two experts in an API prompt by its files' headers and names; no weights are read.
 
     What the prompt does not tell is not checked: values from other nodes' outputs, files of unknown loaders.
     """
-    report = Report()
+    found = Findings()
     for node_id in prompt:
         if class_type(prompt, node_id) in _SAMPLERS:
-            report.merge(check_sampler(prompt, node_id))
-    return report
+            found.merge(check_sampler(prompt, node_id))
+    return found
 
 
 def check_run(
@@ -290,21 +290,21 @@ def check_run(
         check_latent(latent, positive)
         frames = (latent["samples"].shape[2] - 1) * FRAMES_PER_LATENT + 1
     experts = [
-        Expert(slot, expert_files(prompt, node_id, SLOTS[slot]), image_channels(model))
+        CheckedExpert(slot, expert_files(prompt, node_id, SLOTS[slot]), image_channels(model))
         for slot, model in models.items()
     ]
     images = any("concat_latent_image" in options for _, options in positive)
     same = models["high"].model is models["low"].model
-    report = check_settings(experts, run, images=images, frames=frames, same_model=same)
+    found = check_settings(experts, run, images=images, frames=frames, same_model=same)
     paths = {file.path for file in loaded_files(prompt, node_id) if file.path is not None}
     ram = sum(path.stat().st_size for path in paths if not is_mapped(path))
     unknown = {id(models[expert.slot].model): models[expert.slot] for expert in experts if expert.path is None}
     # a dynamic one's file is mapped
     ram += sum(model.model_size() for model in unknown.values() if not model.is_dynamic())
-    report.merge(check_machine(ram, output_folder(prompt or {})))
-    if report.errors:
-        raise ValueError("\n".join(report.errors))
-    return report.warnings
+    found.merge(check_machine(ram, output_folder(prompt or {})))
+    if found.errors:
+        raise ValueError("\n".join(found.errors))
+    return found.warnings
 
 
 def check_latent(latent: dict, positive: list) -> None:
@@ -337,11 +337,11 @@ def image_channels(model: Any) -> int | None:
     return patch_embedding.weight.shape[1] - model.get_model_object("latent_format").latent_channels
 
 
-def check_sampler(prompt: Prompt, node_id: str) -> Report:
+def check_sampler(prompt: Prompt, node_id: str) -> Findings:
     """Check one of them, as ``check_graph`` does."""
-    report = Report()
+    found = Findings()
     for file in missing_files(prompt, node_id):
-        report.errors.append(
+        found.errors.append(
             Finding(
                 f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not '
                 f"in this ComfyUI's {' or '.join(file.folders)} folders ({file.folder_list}). Put it there, or choose "
@@ -354,7 +354,7 @@ def check_sampler(prompt: Prompt, node_id: str) -> Report:
         try:
             read[path] = read_file(path)
         except (OSError, ValueError) as error:
-            report.errors.append(Finding(str(error), loader))
+            found.errors.append(Finding(str(error), loader))
     slots = SLOTS if has_prelude(prompt, node_id) else _EXPERTS
     experts = [_expert(prompt, node_id, slot, read) for slot in slots]
     steps = number(prompt, node_id, "steps")
@@ -363,16 +363,16 @@ def check_sampler(prompt: Prompt, node_id: str) -> Report:
     )
     length_node, frames = video_length(prompt, node_id) or (None, None)
     images = images_connected(prompt, node_id)
-    report.merge(check_settings(experts, run, images=images, frames=frames, length_node=length_node))
+    found.merge(check_settings(experts, run, images=images, frames=frames, length_node=length_node))
     copied = sum(file.size for path, file in read.items() if not is_mapped(path))
-    report.merge(check_machine(copied, output_folder(prompt)))
-    return report
+    found.merge(check_machine(copied, output_folder(prompt)))
+    return found
 
 
-def _expert(prompt: Prompt, node_id: str, slot: str, read: dict[Path, ModelFile]) -> Expert:
+def _expert(prompt: Prompt, node_id: str, slot: str, read: dict[Path, ModelFile]) -> CheckedExpert:
     files = expert_files(prompt, node_id, SLOTS[slot])
     file = read.get(files.loader.path) if files.loader and files.loader.path else None
-    return Expert(slot, files, image_channels=file.wan.image_channels if file and file.wan else None)
+    return CheckedExpert(slot, files, image_channels=file.wan.image_channels if file and file.wan else None)
 
 
 def available_ram() -> int:
@@ -389,7 +389,7 @@ def is_mapped(path: Path) -> bool:
     """Whether this ComfyUI maps a file's weights instead of copying them to main memory.
 
     It does so with safetensors files under its dynamic memory manager (comfy/utils.py, load_torch_file). What is mapped
-    is given back when memory is short, and read again, so such a file needs no memory of its own.
+    is given back when memory is short, and read again, so such a file needs no further memory.
     """
     return comfy.memory_management.aimdo_enabled and path.suffix.lower() in SAFETENSORS
 

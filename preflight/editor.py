@@ -35,15 +35,15 @@ def view_samplers(prompt: Prompt) -> dict[str, Any]:
 
 
 def _view(prompt: Prompt, node_id: str) -> dict[str, Any]:
-    report = check_sampler(prompt, node_id)
-    errors, steps = list(report.errors), ()
+    found = check_sampler(prompt, node_id)
+    errors, steps = list(found.errors), ()
     settings = _settings(prompt, node_id)
     if settings is not None:
         try:
             steps, _ = plan_steps(settings)
         except ValueError as error:
             errors.append(Finding(str(error)))
-    findings = [(True, finding) for finding in errors] + [(False, finding) for finding in report.warnings]
+    findings = [(True, finding) for finding in errors] + [(False, finding) for finding in found.warnings]
     return {
         "steps": [{"sigma": step.sigma, "expert": step.expert} for step in steps],
         "findings": [{"error": error, "text": text, "node": text.node_id} for error, text in findings],

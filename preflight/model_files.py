@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TEXT_TOKENS
+from ..wan import LATENT_CHANNELS, PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TEXT_TOKENS
 
 SAFETENSORS = (".safetensors", ".sft")
 """How the names of such files end."""
@@ -72,7 +72,7 @@ class WanShape(NamedTuple):
 
 # Wan2.2 wan/configs/wan_i2v_A14B.py: dim, ffn_dim, num_layers; 16 latent channels, 4 mask, 16 image. The text encoder
 # UMT5-XXL is 4096 wide.
-WAN_14B = WanShape(dim=5120, ffn_dim=13824, layers=40, in_channels=36, out_channels=16, text_dim=4096)
+WAN_14B = WanShape(dim=5120, ffn_dim=13824, layers=40, in_channels=36, out_channels=LATENT_CHANNELS, text_dim=4096)
 
 
 class Tensor(NamedTuple):

@@ -11,13 +11,14 @@ from typing import Any
 import comfy.model_sampling
 import torch
 
+from ..contract.loaders import LOADERS
 from ..sampling.gate import is_cfg_pp
 from ..sampling.prelude import with_prelude
 from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import checks, memory
 from .model_files import WAN_14B, ModelFile, read_file
-from .prompts import LOADERS, ExpertFiles, LoaderFile, find_file
+from .prompts import ExpertFiles, LoaderFile, find_file
 
 _EXPERT_FOLDERS = LOADERS["UnetLoaderGGUF"].folders
 FOLDERS = {
@@ -116,7 +117,7 @@ class Plan:
     than once in a step (heun, dpm_2) take more. ``assumed_14b`` says that no file told the model's dimensions, so
     those of Wan 14B were taken. ``device`` is torch's name of what models run on here (``"cuda:0"``). ``ram_bytes`` is
     the size of the files chosen whose weights ComfyUI copies to main memory, ``mapped_bytes`` that of the files that it
-    maps, which need no main memory of their own. ``record_bytes`` is the main memory that keeps the high-noise expert's
+    maps, which need no main memory. ``record_bytes`` is the main memory that keeps the high-noise expert's
     predictions for the low-noise expert's phase; it is for a sampler that calls the model once in a step.
     ``handover_step`` counts the prelude's steps, which come first.
     """
@@ -193,8 +194,8 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     mapped = sum(size for path, size in sizes.items() if checks.is_mapped(path))
     ram = sum(sizes.values()) - mapped
     experts_read = [_files(slot, names[slot], files.get(slot)) for slot in ("high", "low", *first)]
-    report = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
-    report.merge(checks.check_machine(ram, output_folder))
+    found = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
+    found.merge(checks.check_machine(ram, output_folder))
     recorded = sum(step.expert == "high" for step in steps)
     return Plan(
         video=video,
@@ -212,8 +213,8 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         mapped_bytes=mapped,
         record_bytes=recorded * latent_bytes * _latents_per_call(sampling) if first_low < len(steps) else 0,
         available_ram_bytes=checks.available_ram(),
-        errors=(*errors, *report.errors),
-        warnings=tuple(report.warnings),
+        errors=(*errors, *found.errors),
+        warnings=tuple(found.warnings),
     )
 
 
@@ -260,11 +261,11 @@ def _read(names: dict[str, str | None]) -> tuple[dict[str, ModelFile], list[str]
     return files, errors
 
 
-def _files(slot: str, name: str | None, file: ModelFile | None) -> checks.Expert:
+def _files(slot: str, name: str | None, file: ModelFile | None) -> checks.CheckedExpert:
     """Return an expert as preflight knows it from a prompt; the plan has no LoRAs."""
     path, titles = (file.path, file.titles) if file else (None, ())
     loader = LoaderFile("", checks.SLOTS[slot], name, FOLDERS[slot], path, titles) if name else None
-    return checks.Expert(slot, ExpertFiles(loader, ()), file.wan.image_channels if file and file.wan else None)
+    return checks.CheckedExpert(slot, ExpertFiles(loader, ()), file.wan.image_channels if file and file.wan else None)
 
 
 def _expert(

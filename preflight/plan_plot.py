@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..drawing import draw_text
 from ..sampling.schedule import in_words
 from .plan import Plan
 from .plan_text import summary
@@ -48,7 +49,6 @@ class _Canvas:
 
     def __init__(self, picture: Image.Image, steps: int, top: float) -> None:
         self._draw = ImageDraw.Draw(picture)
-        self._font = _font(16)
         self._steps = steps
         self._top = top
 
@@ -58,8 +58,8 @@ class _Canvas:
     def _y(self, sigma: float) -> float:
         return _BOTTOM - (_BOTTOM - _TOP) * sigma / self._top
 
-    def _text(self, x: float, y: float, text: str, anchor: str, colour: tuple[int, int, int] = _BLACK) -> None:
-        self._draw.text((x, y), text, colour, font=self._font, anchor=anchor)
+    def _text(self, x: float, y: float, text: str, anchor: str, size: int = 16) -> None:
+        draw_text(self._draw, x, y, text, anchor, _BLACK, size)
 
     def axes(self) -> None:
         for tenths in range(0, int(self._top * 10) + 1, 2):
@@ -97,16 +97,8 @@ class _Canvas:
                 self._text(edge, _BOTTOM - 8, in_words(expert), anchor)
 
     def title(self, text: str, experts: Sequence[str]) -> None:
-        self._draw.text((_LEFT, 12), text, _BLACK, font=_font(20))
+        self._text(_LEFT, 12, text, "la", 20)
         for place, expert in enumerate(experts):
             x = _RIGHT + 10 - 130 * (len(experts) - place)
             self._draw.rectangle((x, 44, x + 14, 58), COLOURS[expert])
             self._text(x + 22, 51, in_words(expert), "lm")
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return Pillow's own font; before Pillow 10.1 it has one size."""
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:
-        return ImageFont.load_default()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import comfy.supported_models
 import folder_paths
 
+from ..contract.loaders import LOADERS, loaders_with
 from .host_nodes import offered, output_type
 from .model_files import is_distilled, read_titles
 
@@ -17,27 +18,6 @@ Prompt = Mapping[str, Any]
 """An API prompt: node id -> {"class_type", "inputs"}. It may come from anyone, so any part of it may be malformed."""
 
 
-class Loader(NamedTuple):
-    """A node that loads files: ComfyUI's kinds of ``folders`` that it looks in, and its ``inputs`` for their names."""
-
-    folders: tuple[str, ...]
-    inputs: tuple[str, ...]
-
-
-# The one table of loaders (nodes.py; the GGUF and KJNodes packs). The GGUF pack lists its files under kinds of its own.
-LOADERS = {
-    "UNETLoader": Loader(("diffusion_models",), ("unet_name",)),
-    "UnetLoaderGGUF": Loader(("diffusion_models", "unet_gguf"), ("unet_name",)),
-    "DiffusionModelLoaderKJ": Loader(("diffusion_models",), ("model_name",)),
-    "CheckpointLoaderSimple": Loader(("checkpoints",), ("ckpt_name",)),
-    "CLIPLoader": Loader(("text_encoders",), ("clip_name",)),
-    "CLIPLoaderGGUF": Loader(("text_encoders", "clip_gguf"), ("clip_name",)),
-    "DualCLIPLoader": Loader(("text_encoders",), ("clip_name1", "clip_name2")),
-    "CLIPVisionLoader": Loader(("clip_vision",), ("clip_name",)),
-    "VAELoader": Loader(("vae", "vae_approx"), ("vae_name",)),
-    "LoraLoader": Loader(("loras",), ("lora_name",)),
-    "LoraLoaderModelOnly": Loader(("loras",), ("lora_name",)),
-}
 _MODEL_FOLDERS = {"diffusion_models", "checkpoints"}
 _LORA_FOLDERS = ("loras",)
 _IMAGE_INPUTS = ("start_image", "end_image")
@@ -253,9 +233,8 @@ def _folders(prompt: Prompt, node_id: str, input_name: str) -> tuple[str, ...]:
 
     Of a node that is not in the table, those of all loaders with an input of that name.
     """
-    own = LOADERS.get(class_type(prompt, node_id))
-    loaders = LOADERS.values() if own is None else (own,)
-    folders = dict.fromkeys(folder for loader in loaders if input_name in loader.inputs for folder in loader.folders)
+    loaders = loaders_with(class_type(prompt, node_id), input_name)
+    folders = dict.fromkeys(folder for loader in loaders for folder in loader.folders)
     return tuple(folder for folder in folders if folder in folder_paths.folder_names_and_paths)
 
 

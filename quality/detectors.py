@@ -150,7 +150,7 @@ def find_repeats(curves: Curves, cuts: list[int], flashes: list[Range], still_fr
     hidden = {i for first, end in flashes for i in (*range(first, end), end)}
     runs: list[Range] = []
     for begin, end in scenes(curves, cuts):
-        # A scene's first frame has no change of its own: it changed all of the picture.
+        # A scene's first frame is no change to judge: it changed all of the picture.
         changes = [i for i in range(begin + 1, end) if i not in hidden]
         runs += _runs_of_scene(curves, changes, still_frames)
     return runs
@@ -226,7 +226,7 @@ def colour_shift(frame: Array, image: Array) -> ColourShift | None:
     if size > 1e-9 and float((grey_a * grey_b).sum()) / size < _MATCH:
         return None
     mean_a, mean_b, spread_a, spread_b = a.mean(axis=0), b.mean(axis=0), a.std(axis=0), b.std(axis=0)
-    # Spread against spread: a least-squares line would be too flat where the frame has noise of its own.
+    # Spread against spread: a least-squares line would be too flat where the frame itself is noisy.
     gain = np.where(spread_a > _DARK_LIGHT, spread_b / np.maximum(spread_a, 1e-9), mean_b / np.maximum(mean_a, 1e-9))
     offset = mean_b - gain * mean_a
     change = (mean_b - mean_a) / np.maximum(mean_a, _DARK_LIGHT)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..drawing import draw_text, font
 from .metrics import Array
 from .report import End, Report
 from .report_text import summary
@@ -51,14 +52,7 @@ class _Page:
         self._steps = max(1, len(report.times) - 1)
 
     def _text(self, x: float, y: float, text: str, anchor: str = "la", colour: Colour = _BLACK, size: int = 16) -> None:
-        font = _font(size)
-        if isinstance(font, ImageFont.FreeTypeFont):
-            self._draw.text((x, y), text, colour, font=font, anchor=anchor)
-        else:  # Pillow's font of one size knows no anchors
-            wide, tall = self._draw.textbbox((0, 0), text, font=font)[2:]
-            left = x - wide * {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]]
-            top = y - tall * {"a": 0.0, "m": 0.5, "d": 1.0, "s": 1.0}[anchor[1]]
-            self._draw.text((left, top), text, colour, font=font)
+        draw_text(self._draw, x, y, text, anchor, colour, size)
 
     def _x(self, frame: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * frame / self._steps
@@ -100,7 +94,7 @@ class _Page:
     def _row(self, x: float, y: float, parts: Iterable[tuple[str, bool]]) -> None:
         for text, wrong in parts:
             self._text(x, y, text, colour=_RED if wrong else _BLACK, size=18)
-            x += self._draw.textlength(text, font=_font(18)) + 24
+            x += self._draw.textlength(text, font=font(18)) + 24
 
     def _thumbnail(self, pixels: Array | None, left: int, wrong: bool) -> None:
         box = (left, _THUMB_TOP, left + _THUMB_WIDTH, _THUMB_TOP + _THUMB_HEIGHT)
@@ -184,7 +178,7 @@ class _Page:
     def _legend(self, top: int, names: list[tuple[str, Colour]]) -> None:
         x = float(_RIGHT)
         for name, colour in reversed(names):
-            x -= self._draw.textlength(name, font=_font(16))
+            x -= self._draw.textlength(name, font=font(16))
             self._text(x, top - 12, name, "ld")
             x -= 22
             if name == "cut":
@@ -224,11 +218,3 @@ def _tick(seconds: float) -> float:
         if seconds / every <= 16:
             return every
     return 1800.0
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return Pillow's own font; before Pillow 10.1 it has one size."""
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:
-        return ImageFont.load_default()

@@ -1,1 +1,1 @@
-"""The schedule, the hand-over between the two experts, and the checks that come before any model is loaded."""
+"""One sampler run over both experts: its schedule, its phases, their record, and what an earlier run has left."""

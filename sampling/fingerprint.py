@@ -12,6 +12,7 @@ import enum
 import functools
 import hashlib
 import logging
+import os
 import sys
 import sysconfig
 import types
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_patcher
+import folder_paths
 import numpy as np
 import torch
 
@@ -32,8 +34,11 @@ _LISTS = (list, tuple, deque)
 _DICTS = (dict, OrderedDict, defaultdict, types.MappingProxyType)
 _CALLABLES = (types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType)  # a name and what it is bound to
 _COMFYUI = Path(comfy.model_patcher.__file__).parents[1]
-_TRUSTED = (*(str(_COMFYUI / name) for name in ("comfy", "nodes.py")), *sysconfig.get_paths().values())
-"""Where ComfyUI's own code (``comfy``, ``comfy_extras``, …) and libraries lie: all that a run reads there is told."""
+_PARTS = ("comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras", "nodes.py")
+_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")  # not "data": it is the prefix, and ComfyUI may lie below
+_TRUSTED = (*(_COMFYUI / name for name in _PARTS), *(Path(sysconfig.get_path(name)) for name in _LIBRARIES))
+"""Where ComfyUI's own code and libraries lie: all that a run reads there is told."""
+_PACKS = "custom_nodes"
 _OF_CLASSES = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
 _MODEL = (
     "force_cast_weights", "hook_mode", "is_clip", "load_device", "patches_uuid", "weight_inplace_update",
@@ -196,16 +201,23 @@ class Fingerprint:
             except ValueError:  # an empty cell
                 self._write("empty")
         self._add_all((function.__defaults__, function.__kwdefaults__, vars(function)))
-        if not function.__code__.co_filename.startswith(_TRUSTED):
-            for name in sorted(set(_names(function.__code__)) & function.__globals__.keys()):
-                self._write("global", name)
-                self.add(function.__globals__[name])
+        if not is_trusted(function.__code__.co_filename):
+            self._add_named(function.__globals__, set(_names(function.__code__)), set())
+
+    def _add_named(self, space: dict[str, Any], names: set[str], done: set[int]) -> None:
+        """Add what code of these names may read in a module's ``space``, and in the modules that it names there."""
+        done.add(id(space))
+        for name in sorted(names & space.keys()):
+            value = space[name]
+            self._write("global", name)
+            self.add(value)
+            if isinstance(value, types.ModuleType) and id(vars(value)) not in done and not _is_trusted_module(value):
+                self._add_named(vars(value), names, done)
 
     def _add_class(self, cls: type) -> None:
         self._write("class", cls.__module__, cls.__qualname__)
         self.add_identity(cls)
-        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if not cls.__flags__ & _HEAP_TYPE or (file and file.startswith(_TRUSTED)):
+        if not cls.__flags__ & _HEAP_TYPE or _is_trusted_module(sys.modules.get(cls.__module__)):
             return
         for base in cls.__bases__:
             self.add(base)
@@ -234,6 +246,20 @@ class Fingerprint:
 
 
 _HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: no class of C
+
+
+@functools.cache
+def is_trusted(file: str) -> bool:
+    """Whether code of this file is ComfyUI's own or a library's, and no pack's: no file below a folder of packs is."""
+    path = Path(os.path.abspath(file))  # noqa: PTH100 -- resolve() would follow a link among the packs out of there
+    if any(path.is_relative_to(folder) for folder in folder_paths.get_folder_paths(_PACKS)):
+        return False
+    return any(path.is_relative_to(root) and _PACKS not in path.relative_to(root).parts for root in _TRUSTED)
+
+
+def _is_trusted_module(module: types.ModuleType | None) -> bool:
+    file = getattr(module, "__file__", None)
+    return is_trusted(file) if file else module is not None and module.__name__ in sys.builtin_module_names
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -44,7 +44,7 @@ class GuidanceGate:
         self, guider: Any, predict: Callable, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: Any
     ) -> torch.Tensor:
         """Return the guided prediction; ``predict`` is the host's ``predict_noise`` of ``guider``."""
-        if self.close_sigma is None or math.isclose(guider.cfg, 1.0):
+        if self.close_sigma is None:
             return predict(x, timestep, model_options, seed)
         refuse_with_cfg_functions(model_options)
         if self._velocity is not None and reached(float(timestep.max()), self.close_sigma):

@@ -7,6 +7,7 @@ seeded noise go on over a hand-over, and the host loads, wraps and cleans up eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,9 +24,12 @@ from tqdm.auto import tqdm
 from .. import compat
 from .gate import GuidanceGate
 from .record import PhaseSampler, Record, RecordDiffersError
-from .resume import Resume, limit_bytes
+from .relay import beginning, ending
+from .resume import Result, Resume, limit_bytes
 from .schedule import RunSettings
 
+EXPERTS = ("prelude", "high", "low")
+"""The names of the experts, in the order in which they sample."""
 _SEEDS = 2**64
 
 
@@ -33,16 +37,23 @@ _SEEDS = 2**64
 class Expert:
     """One expert and its guidance.
 
-    ``name`` is ``"high"`` or ``"low"``, ``model`` a MODEL, ``positive`` and ``negative`` are CONDITIONING, ``cfg`` is
-    the guidance scale, ``gate`` the fraction of its steps with full guidance.
+    ``name`` is one of ``EXPERTS``, ``model`` a MODEL, ``source`` the MODEL that ComfyUI keeps, of which ``model`` may
+    be a clone for this run. ``positive`` and ``negative`` are CONDITIONING, ``cfg`` is the guidance scale, ``gate`` the
+    fraction of its steps with full guidance.
     """
 
     name: str
     model: Any
+    source: Any
     positive: list
     negative: list
     cfg: float
     gate: float = 1.0
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the gate skips anything: at cfg 1 there is nothing to skip."""
+        return self.gate < 1 and not math.isclose(self.cfg, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,16 @@ class Phase:
         """Whether the run ends with it."""
         return self.end == len(self.sigmas) - 1
 
+    def gate(self) -> GuidanceGate:
+        """Return its expert's gate over its steps."""
+        return GuidanceGate(self.expert.gate, self.sigmas[self.first : self.end])
+
 
 @dataclass
 class Position:
     """Where a run is: the sigma and the expert of its last model call, and how many calls each expert got.
 
-    ``reused`` counts the steps of all seeds that were not run, since an earlier run's record had them.
+    ``reused`` counts the steps of all seeds that were not run, since an earlier run has left what they give.
     """
 
     sigma: float | None
@@ -72,18 +87,24 @@ class Position:
     calls: dict[str, int]
     reused: int = 0
 
+    def begin(self, run: Run) -> None:
+        """Begin with a run of which nothing has been sampled."""
+        phases = [*(run.before.phases if run.before is not None else ()), *run.phases]
+        self.sigma, self.calls, self.reused = None, {phase.expert.name: 0 for phase in phases}, 0
+
 
 @dataclass(frozen=True)
 class Seed:
     """One seed of a run; ``callback`` is the host's step callback for it.
 
     ``make_noise`` makes its noise, of the latent's shape, right before each sampler run, as the host does: it sets the
-    state of torch's generator.
+    state of torch's generator. ``start`` is the latent that its sampler begins with, if another run comes before it.
     """
 
     make_noise: Callable[[], torch.Tensor]
     seed: int | None
     callback: Callable | None
+    start: torch.Tensor | None = None
 
 
 class ExpertGuider(comfy.samplers.CFGGuider):
@@ -98,8 +119,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self.set_cfg(phase.expert.cfg)
         self._phase = phase
         self._position = position
-        gate = phase.expert.gate
-        self._gate = GuidanceGate(gate, phase.sigmas[phase.first : phase.end]) if gate < 1 else None
+        self._gate = phase.gate() if phase.expert.is_gated else None
         self.model_options = _with_sample_sigmas(self.model_options, phase)
 
     def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
@@ -136,6 +156,8 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         self._experts = (high, low)
         self.settings = settings
         self.position = Position(None, high.name, {})
+        self.on_end: Callable[[Position], None] | None = None
+        """Is called at the end of ``sample``."""
 
     def phases(self, sigmas: torch.Tensor) -> list[Phase]:
         """Return the phases of a run over ``sigmas`` [steps + 1]: one or two.
@@ -157,7 +179,10 @@ class PhasedGuider(comfy.samplers.CFGGuider):
             return latent_image
         seeds = (Seed(lambda: noise, seed, callback),)
         run = self.run_of(self.phases(sigmas), seeds, latent_image, sampler, denoise_mask)
-        return sample_runs([run], disable_pbar)[0][0]
+        result = sample_runs([run], disable_pbar)[0][0]
+        if self.on_end is not None:
+            self.on_end(self.position)
+        return result
 
     def run_of(
         self,
@@ -168,16 +193,16 @@ class PhasedGuider(comfy.samplers.CFGGuider):
         denoise_mask: torch.Tensor | None,
     ) -> Run:
         """Return the run of ``phases`` over these seeds."""
-        return Run(phases, seeds, latent_image, sampler, self.position, denoise_mask, resumes=self.settings.resume)
+        return Run(phases, seeds, latent_image, sampler, self.position, denoise_mask, self.settings.resume)
 
 
 @dataclass(frozen=True)
 class Run:
     """The seeds of one latent, such as a segment's: their phases, what they start from, and where the guider notes it.
 
-    ``latent_image`` and ``denoise_mask`` are as of ``CFGGuider.sample``, ``sampler`` is a SAMPLER. With ``resumes``, a
-    seed whose record an earlier run has left runs its last phase alone. ``before`` is run first: this run begins with
-    what its sampler has.
+    ``latent_image`` and ``denoise_mask`` are as of ``CFGGuider.sample``, ``sampler`` is a SAMPLER. With ``resumes``,
+    what an earlier run has left is not run again, and what this one gives is kept. ``before`` is run first: each seed
+    of this run begins with what that one's sampler has at its end.
     """
 
     phases: Sequence[Phase]
@@ -197,100 +222,134 @@ class Run:
 
 
 class _Course:
-    """How far a run is: the record and the result of each seed, and which records are of an earlier run."""
+    """How far a run is: the record and the result of each seed, and what of them is of an earlier run."""
 
-    def __init__(self, run: Run, resume: Resume | None) -> None:
-        self.run, self.resume = run, resume
-        self.records: list[Record | None] = [None] * len(run.seeds)
+    def __init__(self, run: Run, resume: Resume | None = None, *, goes_on: bool = False) -> None:
+        self.run, self.resume, self.goes_on = run, resume, goes_on
+        self.records: dict[int, Record] = {}
+        self.results: dict[int, torch.Tensor] = {}
+        self.found: dict[int, Record | Result] = {}
         if resume is not None:
-            self.records = [resume.find(number, seed.make_noise(), seed.seed) for number, seed in enumerate(run.seeds)]
-        self.found = {number for number, record in enumerate(self.records) if record is not None}
-        self.results: list[torch.Tensor] = []
+            found = {number: resume.find(number, seed) for number, seed in enumerate(run.seeds)}
+            self.found = {number: one for number, one in found.items() if one is not None}
+            self.records = {number: one for number, one in self.found.items() if isinstance(one, Record)}
 
     @property
     def reused(self) -> int:
         """How many steps of all seeds are not run."""
-        return self.run.phases[-1].first * len(self.found)
+        last = self.run.phases[-1]
+        return sum(last.first if isinstance(one, Record) else last.end for one in self.found.values())
+
+    def finish(self, number: int, result: torch.Tensor) -> None:
+        """Note what a seed gave, which is kept for a later run."""
+        self.results[number] = result.to(comfy.model_management.intermediate_device())
+        self.records.pop(number, None)
+        if self.resume is not None:
+            self.resume.keep_result(number, self.results[number])
 
 
 def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tensor]]:
-    """Return the results of each run's seeds; all runs go expert by expert, so that each is loaded once."""
+    """Return the results of each run's seeds; all runs go expert by expert, so that each is loaded once.
+
+    Those of several seeds may be kept for a later run: they must not be changed in place.
+    """
+    for run in runs:
+        run.position.begin(run)
     before = [run.before for run in runs if run.before is not None]
     with tqdm(total=sum(run.steps for run in runs), disable=disable_pbar) as bar:
         if before:
-            _sample(before, bar)
+            left = iter(_sample([_begin(run, keeps_results=True, goes_on=True) for run in before], bar))
+            runs = [_after(run, next(left)) if run.before is not None else run for run in runs]
             compat.release_model_buffers()
-        return _sample(runs, bar)
+        # Nothing can stop the run of one seed alone between its result and its end.
+        several = sum(len(run.seeds) for run in runs) > 1
+        courses = [_begin(run, keeps_results=several) for run in runs]
+        results = _sample(courses, bar)
+    for course in courses:
+        if course.resume is not None:
+            course.resume.drop_results()  # from here on ComfyUI keeps them
+    return results
+
+
+def _after(run: Run, left: Sequence[torch.Tensor]) -> Run:
+    """Return the run whose seeds begin with what the run before it has left."""
+    return replace(run, seeds=[replace(seed, start=start) for seed, start in zip(run.seeds, left, strict=True)])
 
 
 def expert_order(runs: Iterable[Sequence[Phase]]) -> list[str]:
-    """Return the names of the experts in the order in which they sample all runs, each told by its phases.
-
-    There may be runs with one phase, all on the low-noise expert or all on the high-noise one: they wait for it.
-    """
-    by_phases = sorted(runs, key=len, reverse=True)
-    return list(dict.fromkeys(phase.expert.name for phases in by_phases for phase in phases))
+    """Return the names of the experts in the order in which they sample all runs, each told by its phases."""
+    names = {phase.expert.name for phases in runs for phase in phases}
+    return [name for name in EXPERTS if name in names]
 
 
-def _sample(runs: Sequence[Run], bar: tqdm) -> list[list[torch.Tensor]]:
-    """Sample the runs expert by expert; what is before them has been run."""
-    courses = [_begin(run) for run in runs]
+def _begin(run: Run, *, keeps_results: bool, goes_on: bool = False) -> _Course:
+    """Look for what earlier runs have left, and note in the run's position what is reused."""
+    resumes = run.resumes and (keeps_results or len(run.phases) > 1) and limit_bytes() > 0
+    course = _Course(run, Resume(run, keeps_results=keeps_results) if resumes else None, goes_on=goes_on)
+    run.position.reused += course.reused
+    return course
+
+
+def _sample(courses: Sequence[_Course], bar: tqdm) -> list[list[torch.Tensor]]:
+    """Sample the runs expert by expert, and return the results of each one's seeds."""
     bar.update(sum(course.reused for course in courses))
-    for number, expert in enumerate(expert_order([run.phases for run in runs])):
+    for number, expert in enumerate(expert_order([course.run.phases for course in courses])):
         if number:
             compat.release_model_buffers()
         for course in courses:
             for phase in course.run.phases:
                 if phase.expert.name == expert:
                     _sample_phase(course, phase, bar)
-    return [course.results for course in courses]
-
-
-def _begin(run: Run) -> _Course:
-    """Look for records of earlier runs, and note in the run's position what is reused."""
-    resumes = run.resumes and len(run.phases) > 1 and limit_bytes() > 0
-    course = _Course(run, Resume(run.phases, run.sampler, run.latent_image, run.denoise_mask) if resumes else None)
-    calls = dict(run.position.calls) if run.before is not None else {}
-    calls |= {phase.expert.name: 0 for phase in run.phases[:-1]} if course.found else {}
-    run.position.sigma, run.position.calls, run.position.reused = None, calls, course.reused
-    return course
+    return [[course.results[number] for number in range(len(course.run.seeds))] for course in courses]
 
 
 def _sample_phase(course: _Course, phase: Phase, bar: tqdm) -> None:
-    """Sample one phase of each seed, with the seed's record; the last phase adds to the results."""
-    run, records, resume = course.run, course.records, course.resume
-    for number, seed in enumerate(run.seeds):
-        if number in course.found and not phase.is_last:
+    """Sample one phase of each seed of which no earlier run has left it, with the seed's record."""
+    run, resume = course.run, course.resume
+    for number in range(len(run.seeds)):
+        found = course.found.get(number)
+        if isinstance(found, Result) and phase.is_last:
+            latent = found.give(phase.expert.model.load_device)
+            course.results[number] = latent.to(comfy.model_management.intermediate_device())
+        if isinstance(found, Result) or (found is not None and not phase.is_last):
             continue
         comfy.model_management.throw_exception_if_processing_interrupted()  # loading takes long
-        noise = seed.make_noise()
-        guider = ExpertGuider(phase, run.position)
-        own = run.sampler
-        if len(run.phases) > 1:
-            record = records[number] = records[number] or Record((noise, run.latent_image))
-            end_sigma = None if phase.is_last else float(phase.sigmas[phase.end])
-            own = PhaseSampler(record, end_sigma, guider).around(run.sampler)
-        # The bar is one for all runs, so the sampler shows none. The noise is copied since a sampler may change it in
-        # place.
-        rest = (run.denoise_mask, _counted(bar, seed.callback), True, seed.seed)
         try:
-            result = guider.sample(noise.clone(), run.latent_image, own, phase.sigmas, *rest)
+            result = _sample_seed(course, number, phase, bar)
         except RecordDiffersError:
-            if resume is None or number not in course.found:
+            if resume is None or found is None:
                 raise
             resume.drop(number)
             run.position.reused -= phase.first
-            result = _sample_whole(replace(run, seeds=[seed]), bar)
-        if resume is not None and phase is run.phases[-2] and (record := records[number]) is not None:
-            resume.keep(number, record)
+            result = _sample_whole(replace(run, seeds=[run.seeds[number]]), bar)
+        if resume is not None and len(run.phases) > 1 and phase is run.phases[-2]:
+            resume.keep(number, course.records[number])
         if phase.is_last:
-            course.results.append(result.to(comfy.model_management.intermediate_device()))
-            records[number] = None
+            course.finish(number, result)
+
+
+def _sample_seed(course: _Course, number: int, phase: Phase, bar: tqdm) -> torch.Tensor:
+    """Return what one phase of one seed gives: in the last phase, the seed's result."""
+    run, seed = course.run, course.run.seeds[number]
+    noise = seed.make_noise()
+    left: list[torch.Tensor] = []
+    guider = ExpertGuider(phase, run.position)
+    sampler = run.sampler if seed.start is None else beginning(run.sampler, seed.start)
+    if course.goes_on:
+        sampler = ending(sampler, left.append)
+    if len(run.phases) > 1:
+        record = course.records.setdefault(number, Record((noise, run.latent_image)))
+        end_sigma = None if phase.is_last else float(phase.sigmas[phase.end])
+        sampler = PhaseSampler(record, end_sigma, guider).around(sampler)
+    # The bar is one for all runs, so the sampler shows none. A sampler may change the noise in place.
+    rest = (run.denoise_mask, _counted(bar, seed.callback), True, seed.seed)
+    result: torch.Tensor = guider.sample(noise.clone(), run.latent_image, sampler, phase.sigmas, *rest)
+    return left.pop() if course.goes_on else result
 
 
 def _sample_whole(run: Run, bar: tqdm) -> torch.Tensor:
     """Return the result of a run of one seed whose record did not hold after all."""
-    course = _Course(run, None)
+    course = _Course(run)
     for phase in run.phases:
         if phase is not run.phases[0]:
             compat.release_model_buffers()

@@ -7,8 +7,6 @@ history comes from such uneven steps goes astray.
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -41,7 +39,7 @@ class WholeSchedule(NamedTuple):
 def with_prelude(settings: RunSettings, model: Any, model_sampling: Any, sigmas: torch.Tensor) -> WholeSchedule:
     """Return the schedule of a run whose first steps the prelude makes.
 
-    The prelude takes the first steps of its own schedule: ``prelude_schedule`` steps by ``model``'s own model sampling.
+    The prelude takes the first steps of another schedule: ``prelude_schedule`` steps by ``model``'s own model sampling.
     ``prelude_end`` ``"snap"`` moves the end of its last step down to the next of ``sigmas``, so that the distilled
     experts run at no other sigmas than those they are made for. ``"exact"`` leaves it where it is; then the experts
     have an uneven first step. Where ``denoise`` is not known, the run begins at the first of ``sigmas``.
@@ -108,7 +106,7 @@ def _advice(settings: RunSettings) -> str:
 
 
 class PreludeGuider(PhasedGuider):
-    """A GUIDER that runs any sampler of the host's over a prelude, then, as a run of its own, over both experts.
+    """A GUIDER that runs any sampler of the host's over a prelude, then, as another run, over both experts.
 
     Args:
         prelude: the prelude's model, named ``"prelude"``.
@@ -145,7 +143,7 @@ class PreludeGuider(PhasedGuider):
         sampler: Any,
         denoise_mask: torch.Tensor | None,
     ) -> Run:
-        """Return the run of the experts, with that of the prelude before it; neither resumes.
+        """Return the run of the experts, with that of the prelude before it.
 
         Raises:
             ValueError: the sampler is no ``KSAMPLER``; only of those is known how they begin and end at a sigma.
@@ -157,18 +155,10 @@ class PreludeGuider(PhasedGuider):
             )
         prelude, *rest = phases
         switch, end = prelude.end, prelude.end + rest[-1].end
-        relay = _Relay()
-
-        def placed(begin: Callable[[int, Seed], Seed], first: int, last: int) -> list[Seed]:
-            return [
-                replace(begin(number, seed), callback=_placed(seed.callback, first, last, end))
-                for number, seed in enumerate(seeds)
-            ]
-
-        shared = (self.position, denoise_mask)
-        before = Run([prelude], placed(relay.seed, 0, switch), latent_image, relay.ending(sampler), *shared)
-        later = placed(relay.next_seed, switch, end)
-        return Run(rest, later, latent_image, relay.beginning(sampler), *shared, before=before)
+        first = [replace(seed, callback=_placed(seed.callback, 0, switch, end)) for seed in seeds]
+        after = [replace(_next(seed), callback=_placed(seed.callback, switch, end, end)) for seed in seeds]
+        shared = (latent_image, sampler, self.position, denoise_mask, self.settings.resume)
+        return Run(rest, after, *shared, before=Run([prelude], first, *shared))
 
 
 def _placed(callback: Callable | None, first: int, end: int, total: int) -> Callable | None:
@@ -178,63 +168,16 @@ def _placed(callback: Callable | None, first: int, end: int, total: int) -> Call
     return lambda step, x0, x, _steps: callback(min(first + step, end - 1), x0, x, total)
 
 
-class _Relay:
-    """Hands each seed's latent from the prelude's sampler function to the one that goes on from there.
+def _next(seed: Seed) -> Seed:
+    """Return the seed for what comes after the prelude: it draws other numbers, or its noise would be added twice."""
+    if seed.seed is None:
+        return seed
+    # Another in its lower 32 bits: torch's generator on the CPU takes no more. Below 2**63, as samplers add 1.
+    other = (seed.seed + 2**31) % 2**63
 
-    If it came as the latent image, the host would take it for the picture under a mask. That, and the noise, stay those
-    of the whole run.
-    """
+    def make_noise() -> torch.Tensor:
+        noise = seed.make_noise()
+        torch.manual_seed(other)
+        return noise
 
-    def __init__(self) -> None:
-        self._left: dict[int, torch.Tensor] = {}
-        self._number = 0
-
-    def seed(self, number: int, seed: Seed) -> Seed:
-        """Return the seed for the prelude."""
-
-        def make_noise() -> torch.Tensor:
-            self._number = number  # a sampler run begins
-            return seed.make_noise()
-
-        return replace(seed, make_noise=make_noise)
-
-    def next_seed(self, number: int, seed: Seed) -> Seed:
-        """Return the seed for the rest: it draws other random numbers, or the prelude's noise would be added twice."""
-        if seed.seed is None:
-            return self.seed(number, seed)
-        # Another in its lower 32 bits: torch's generator on the CPU takes no more. Below 2**63, as samplers add 1.
-        other = (seed.seed + 2**31) % 2**63
-
-        def make_noise() -> torch.Tensor:
-            noise = seed.make_noise()
-            torch.manual_seed(other)
-            return noise
-
-        return self.seed(number, replace(seed, make_noise=make_noise, seed=other))
-
-    def ending(self, sampler: Any) -> Any:
-        """Return the SAMPLER that keeps what it has at its last sigma."""
-
-        def keep(function: Callable, *arguments: Any, **options: Any) -> torch.Tensor:
-            result = function(*arguments, **options)
-            self._left[self._number] = result.detach().to("cpu", copy=True)
-            return result
-
-        return _with_function(sampler, keep)
-
-    def beginning(self, sampler: Any) -> Any:
-        """Return the SAMPLER that begins with what was kept."""
-
-        def begin(function: Callable, model: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-            return function(model, self._left[self._number].to(x, copy=True), *arguments, **options)
-
-        return _with_function(sampler, begin)
-
-
-def _with_function(sampler: Any, around: Callable) -> Any:
-    """Return a copy of a ``KSAMPLER`` whose function is called by ``around``."""
-    changed = copy.copy(sampler)
-    changed.sampler_function = functools.wraps(sampler.sampler_function)(
-        functools.partial(around, sampler.sampler_function)
-    )
-    return changed
+    return replace(seed, make_noise=make_noise, seed=other)

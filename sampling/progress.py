@@ -13,7 +13,7 @@ import comfy.utils
 import latent_preview
 import torch
 
-from .phases import Phase, Position, expert_order
+from .phases import EXPERTS, Phase, Position, expert_order
 from .schedule import in_words, reached
 
 STRIP_FRAMES = 4
@@ -79,18 +79,11 @@ class RunProgress:
 
     def summary(self) -> str:
         """Return how many model calls each expert got, what was reused, and how long it all took."""
-        calls: dict[str, int] = {}
-        for position in self._positions():
-            for expert, count in position.calls.items():
-                calls[expert] = calls.get(expert, 0) + count
-        parts = [f"{in_words(expert)} {count} model calls" for expert, count in calls.items()]
-        parts += filter(None, [self.reused()])
-        return f"{', '.join(parts)}, {clock(time.perf_counter() - self._started)} in all"
+        return f"{made_in_words(self._positions())}, {clock(time.perf_counter() - self._started)} in all"
 
     def reused(self) -> str:
-        """Return in words how many steps were not run, since an earlier run had them; empty if none."""
-        steps = sum(position.reused for position in self._positions())
-        return f"{steps} step{'s' if steps > 1 else ''} reused from an earlier run" if steps else ""
+        """Return in words how many steps of all runs were not run; empty if none."""
+        return _reused_in_words(self._positions())
 
     def _positions(self) -> list[Position]:
         return list({id(track.position): track.position for track in self._tracks}.values())
@@ -136,6 +129,23 @@ def frame_strip(x0: torch.Tensor) -> torch.Tensor:
     chosen = torch.linspace(0, frames - 1, min(STRIP_FRAMES, frames)).round().long().tolist()
     wide = x0.shape[4] > x0.shape[3]
     return torch.cat([x0[:1, :, index : index + 1] for index in chosen], dim=3 if wide else 4)
+
+
+def made_in_words(positions: Sequence[Position]) -> str:
+    """Return how many model calls each expert got, and how many steps were reused."""
+    calls = {
+        name: sum(position.calls[name] for position in positions if name in position.calls)
+        for name in EXPERTS
+        if any(name in position.calls for position in positions)
+    }
+    parts = [f"{in_words(expert)} {count} model calls" for expert, count in calls.items()]
+    return ", ".join(filter(None, [*parts, _reused_in_words(positions)]))
+
+
+def _reused_in_words(positions: Sequence[Position]) -> str:
+    """Return how many steps were not run, since an earlier run had them; empty if none."""
+    steps = sum(position.reused for position in positions)
+    return f"{steps} step{'s' if steps > 1 else ''} reused from an earlier run" if steps else ""
 
 
 def clock(seconds: float) -> str:

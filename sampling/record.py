@@ -23,7 +23,7 @@ from .schedule import reached
 POST_CFG = "sampler_post_cfg_function"
 """The host's key of the functions that get every guided prediction (comfy/samplers.py, cfg_function)."""
 _OBJECTS = ("model", "model_options", "cond", "uncond")  # arguments that are the host's objects
-_RANDOM_STATES_BYTES = 40_000  # three Mersenne Twisters; Python's are objects
+RANDOM_STATES_BYTES = 40_000  # three Mersenne Twisters; Python's are objects
 _INPUT = "input"  # stands for a tensor that equals the call's own latent
 
 
@@ -71,7 +71,7 @@ class RandomStates:
 
 @dataclass(frozen=True)
 class _Call:
-    """One answered model call.
+    """One recorded model call.
 
     ``cfg`` is its expert's guidance scale. ``post_cfg`` holds the arguments of each call of the sampler's own post-cfg
     functions. ``random`` holds the random states after the call: the model may have drawn from a generator.
@@ -86,7 +86,7 @@ class _Call:
 
 
 class Record:
-    """The start and the answered calls of one sampler run, on the CPU.
+    """The start and the recorded calls of one sampler run, on the CPU.
 
     Args:
         known: tensors that the caller holds anyway (noise, latent image); equal ones are not stored again.
@@ -113,7 +113,7 @@ class Record:
     def _stored(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         if tensor is None:
             return None
-        kept = _on_cpu(tensor)
+        kept = on_cpu(tensor)
         return next((other for other in self._known if _equal(other, kept)), kept)
 
     @property
@@ -123,12 +123,12 @@ class Record:
         for call in self._calls:
             tensors += [call.denoised, *(value for stored in call.post_cfg for value in stored.values())]
         sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if torch.is_tensor(tensor)}
-        return sum(sizes.values()) + len(self._calls) * _RANDOM_STATES_BYTES
+        return sum(sizes.values()) + len(self._calls) * RANDOM_STATES_BYTES
 
     def may_be_kept(self, sigmas: torch.Tensor) -> bool:
         """Whether the run has come to the next phase, over these sigmas [steps + 1]: no patch has changed them."""
         start = self._start.get("sigmas")
-        return self._until is not None and start is not None and _equal(start, _on_cpu(sigmas))
+        return self._until is not None and start is not None and _equal(start, on_cpu(sigmas))
 
     def drawn(self, before: RandomStates) -> set[str]:
         """Return which generators the run drew from; ``before`` are the random states before it."""
@@ -146,7 +146,7 @@ class Record:
         if self._random is None:
             raise ValueError("the record has no start: its run has not begun")
         other = self.copy()
-        other._start = {**self._start, "sigmas": _on_cpu(sigmas)}
+        other._start = {**self._start, "sigmas": on_cpu(sigmas)}
         other._random = now.with_states(drawn, self._random)
         other._calls = deque(replace(call, random=now.with_states(drawn, call.random)) for call in self._calls)
         return other
@@ -260,13 +260,13 @@ class PhaseSampler:
             arguments = {**arguments, "model_options": {**options, POST_CFG: functions}}
         denoised = model(x, sigma, **arguments)
         random_states = RandomStates(x.device)
-        kept = _on_cpu(denoised)
+        kept = on_cpu(denoised)
         post_cfg = [_stored_arguments(call, x, denoised, kept) for call in seen]
         self.record._calls.append(_Call(self._cfg, at, digest, kept, post_cfg, random_states))
         return denoised
 
     def _play(self, call: _Call, x: torch.Tensor, at: float, arguments: dict[str, Any]) -> torch.Tensor:
-        """Return a recorded answer after the sampler's post-cfg functions got what they got then."""
+        """Return a recorded prediction after the sampler's post-cfg functions got what they got then."""
         if call.sigma != at or call.digest != _digest(x):
             raise self._differs(f"at sigma {at:g} it asked for another latent than before")
         if self.end_sigma is None:
@@ -351,7 +351,8 @@ def _digest(x: torch.Tensor) -> int:
     return int(x.detach().contiguous().view(words).sum(dtype=torch.int64))
 
 
-def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy on the CPU."""
     return tensor.detach().to("cpu", copy=True)
 
 
@@ -365,7 +366,7 @@ def _stored_arguments(call: dict[str, Any], x: torch.Tensor, denoised: torch.Ten
             continue
         known = next((its for other, its in done if _equal(other, value)), None)
         if known is None:
-            known = _on_cpu(value)
+            known = on_cpu(value)
             done.append((value, known))
         stored[key] = known
     return stored

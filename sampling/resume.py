@@ -1,31 +1,32 @@
-"""Runs that begin at the hand-over: the records of earlier runs (``WAN_FLF2V_RESUME_MB``), as long as they hold.
+"""Runs that need not begin at their start: records and results of earlier runs (``WAN_FLF2V_RESUME_MB``) that hold.
 
 The last phase of a run knows of the phases before it what their record says, and nothing else. So while all that those
 phases see is as it was, the last one can play the record of an earlier run: its LoRA, cfg and patches may be others.
+The same goes for a prelude, of which the phases after it know its latent, and for the seeds and segments that had
+finished when a run of several was interrupted.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.ldm.modules.attention
 import comfy.ldm.wan.model
 import comfy.samplers
 import torch
 
+from ..limits import read_limit
 from .fingerprint import CannotTellError, Fingerprint
-from .gate import GuidanceGate
-from .record import RandomStates, Record
+from .record import RANDOM_STATES_BYTES, RandomStates, Record
+from .schedule import in_words
 
 if TYPE_CHECKING:
-    from .phases import Phase
+    from .phases import Phase, Run, Seed
 
 LIMIT_VARIABLE = "WAN_FLF2V_RESUME_MB"
 _DEFAULT_LIMIT_MB = 1024
@@ -33,139 +34,194 @@ _LOG = logging.getLogger("wan_flf2v.sampling")
 
 
 def limit_bytes() -> int:
-    """Return how many bytes may be kept: ``WAN_FLF2V_RESUME_MB`` megabytes, 1024 if it is not set.
+    """Return how many bytes may be kept; raises what ``read_limit`` raises."""
+    return read_limit(LIMIT_VARIABLE, _DEFAULT_LIMIT_MB)
 
-    Raises:
-        ValueError: the variable is not a whole number of 0 or more.
-    """
-    text = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_LIMIT_MB))
-    if not text.strip().isdecimal():
-        raise ValueError(
-            f"the environment variable {LIMIT_VARIABLE} is {text!r}, but must be a whole number of megabytes, 0 or "
-            f"more (0 keeps nothing). Correct it, or unset it for {_DEFAULT_LIMIT_MB}."
-        )
-    return int(text) * 10**6
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gave: its latent, on the CPU, and the random states after it that it has changed."""
+
+    latent: torch.Tensor
+    changed: set[str]
+    after: RandomStates
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is stored."""
+        return self.latent.nbytes + RANDOM_STATES_BYTES
+
+    def drawn(self, _before: RandomStates) -> set[str]:
+        """Return which generators the run drew from."""
+        return self.changed
+
+    def copy(self) -> Result:
+        """Return itself: nothing changes it."""
+        return self
+
+    def give(self, device: torch.device) -> torch.Tensor:
+        """Return the latent, and leave the random states as the run would; ``device`` has the generator."""
+        RandomStates(device).with_states(self.changed, self.after).restore()
+        return self.latent
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A record, the random states before its run, and references to the objects that it holds for."""
+    """What is kept, the random states before its run, and references to the objects that it holds for."""
 
-    record: Record
+    value: Record | Result
     before: RandomStates
     refs: list[weakref.ref]
 
 
 class RecordStore:
-    """Records by key, at most ``limit_bytes()`` in all; the least recently used go first.
+    """Records and results by key, at most ``limit_bytes()`` in all; the least recently used go first.
 
-    A record goes with the first of the objects that it holds for, so it goes when ComfyUI drops its MODEL: when it is
-    asked to free memory, or runs short of it.
+    One goes with the first of the objects that it holds for, so it goes when ComfyUI drops its MODEL: when it is asked
+    to free memory, or runs short of it.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
-    def get(self, key: str, now: RandomStates, sigmas: torch.Tensor) -> Record | None:
-        """Return a copy of the record to play over ``sigmas``, or None.
+    def get(self, key: str, now: RandomStates) -> tuple[Any, set[str]] | None:
+        """Return what is kept and which generators its run drew from, or None.
 
-        ``now`` are the random states before the run. They matter where the recorded run drew from a generator; where
-        it did not, the copy leaves the generator as it is now.
+        ``now`` are the random states before the run. They matter where the kept run drew from a generator.
         """
         kept = self._kept.get(key)
         if kept is None:
             return None
-        drawn = kept.record.drawn(kept.before)
+        drawn = kept.value.drawn(kept.before)
         if drawn & now.differing(kept.before):
             return None
         self._kept.move_to_end(key)
-        return kept.record.to_play(sigmas, now, drawn)
+        return kept.value, drawn
 
-    def put(self, key: str, refs: Sequence[weakref.ref], before: RandomStates, record: Record) -> None:
-        """Keep a copy of the record, and drop old ones until all fit; one above the limit is not kept."""
+    def put(self, key: str, refs: Sequence[weakref.ref], before: RandomStates, value: Record | Result) -> None:
+        """Keep a copy, and drop old ones until all fit; one above the limit is not kept."""
         limit = limit_bytes()
         objects = [ref() for ref in refs]
-        if record.nbytes > limit or any(each is None for each in objects):
+        if value.nbytes > limit or any(each is None for each in objects):
             return
 
         def drop(_: weakref.ref) -> None:
             self._kept.pop(key, None)
 
         self._kept.pop(key, None)  # first, since its references drop the key
-        self._kept[key] = _Kept(record.copy(), before, [weakref.ref(each, drop) for each in objects])
+        self._kept[key] = _Kept(value.copy(), before, [weakref.ref(each, drop) for each in objects])
         while self.size_bytes() > limit:
             self._kept.popitem(last=False)
 
     def drop(self, key: str) -> None:
-        """Drop a record that does not hold after all."""
+        """Drop what does not hold after all, or is of no more use."""
         self._kept.pop(key, None)
 
     def size_bytes(self) -> int:
         """Return how many bytes are kept."""
-        return sum(kept.record.nbytes for kept in list(self._kept.values()))
+        return sum(kept.value.nbytes for kept in list(self._kept.values()))
 
 
 STORE = RecordStore()
+
+
+class _Key(NamedTuple):
+    """Where something of one seed is kept, the objects that it holds for, and the random states before the run."""
+
+    digest: str
+    refs: list[weakref.ref]
+    before: RandomStates
 
 
 class Resume:
     """One run's way to the store: what its seeds find there, and what they leave.
 
     Args:
-        phases: the run's phases, at least two.
-        sampler, latent_image, denoise_mask: as the run gets them.
+        run: the run.
+        keeps_results: whether the results of its seeds are kept too.
     """
 
-    def __init__(
-        self, phases: Sequence[Phase], sampler: Any, latent_image: torch.Tensor, denoise_mask: torch.Tensor | None
-    ) -> None:
+    def __init__(self, run: Run, *, keeps_results: bool) -> None:
+        phases = run.phases
         self._sigmas = phases[0].sigmas.clone()  # some samplers change them in place
         self._device = phases[0].expert.model.load_device
-        self._keys: dict[int, tuple[str, list[weakref.ref], RandomStates]] = {}
-        self._shared: Fingerprint | None = Fingerprint()
+        self._records: dict[int, _Key] = {}
+        self._results: dict[int, _Key] = {}
+        self._shared: list[Fingerprint | None] = [None, None]
+        *earlier, last = phases
+        told = phases[0]
         try:
-            for phase in phases[:-1]:
-                _add_phase(self._shared, phase)
-            _add_host(self._shared)
+            shared = Fingerprint()
+            for told in earlier:
+                _add_phase(shared, told)
+            _add_host(shared)
             # The phases are told the sigmas up to their end. A patch could look at all of them.
-            if self._shared.has_code:
-                self._shared.add(self._sigmas)
-            plain = type(sampler) is comfy.samplers.KSAMPLER  # node 57 makes one for each run
-            self._shared.add(list(vars(sampler).items()) if plain else sampler)
-            self._shared.add([latent_image, denoise_mask])
+            if shared.has_code:
+                shared.add(self._sigmas)
+            plain = type(run.sampler) is comfy.samplers.KSAMPLER  # node 57 makes one for each run
+            shared.add(list(vars(run.sampler).items()) if plain else run.sampler)
+            shared.add([run.latent_image, run.denoise_mask])
+            if earlier:
+                self._shared[0] = shared
+            if keeps_results:
+                told, whole = last, shared.copy()
+                _add_phase(whole, last)
+                self._shared[1] = whole
         except CannotTellError as error:
-            _LOG.info("the steps before the hand-over are not kept for a later run: %s among what they see", error)
-            self._shared = None
+            steps = in_words(told.expert.name)
+            _LOG.info("what the %s steps give is not kept for a later run: %s among what they see", steps, error)
 
-    def find(self, number: int, noise: torch.Tensor, seed: int | None) -> Record | None:
-        """Return the record that seed ``number`` can play, or None; its ``noise`` was made just now."""
-        if self._shared is None:
-            return None
-        fingerprint, now = self._shared.copy(), RandomStates(self._device)
-        fingerprint.add([noise, seed])
-        key = fingerprint.digest()
-        self._keys[number] = (key, fingerprint.refs, now)
-        return STORE.get(key, now, self._sigmas)
+    def find(self, number: int, seed: Seed) -> Result | Record | None:
+        """Return the result of seed ``number``, or the record that it can play, or None."""
+        noise = seed.make_noise()
+        now = RandomStates(self._device)
+        record, result = (_key(shared, noise, seed, now) for shared in self._shared)
+        if record is not None:
+            self._records[number] = record
+        if result is not None:
+            self._results[number] = result
+            found = STORE.get(result.digest, now)
+            if found is not None:
+                return found[0]
+        found = STORE.get(record.digest, now) if record is not None else None
+        return None if found is None else found[0].to_play(self._sigmas, now, found[1])
 
     def keep(self, number: int, record: Record) -> None:
         """Keep the record of seed ``number``, whose phases but the last have run."""
-        if number in self._keys and record.may_be_kept(self._sigmas):
-            key, refs, before = self._keys[number]
-            STORE.put(key, refs, before, record)
+        if number in self._records and record.may_be_kept(self._sigmas):
+            STORE.put(*self._records[number], record)
+
+    def keep_result(self, number: int, latent: torch.Tensor) -> None:
+        """Keep what seed ``number`` gave just now; nobody changes it in place."""
+        if number in self._results:
+            key, now = self._results[number], RandomStates(self._device)
+            STORE.put(*key, Result(latent.to("cpu"), now.differing(key.before), now))
 
     def drop(self, number: int) -> None:
         """Drop the record that was found for seed ``number``."""
-        STORE.drop(self._keys[number][0])
+        STORE.drop(self._records[number].digest)
+
+    def drop_results(self) -> None:
+        """Drop the results of all seeds."""
+        for key in self._results.values():
+            STORE.drop(key.digest)
+
+
+def _key(shared: Fingerprint | None, noise: torch.Tensor, seed: Seed, now: RandomStates) -> _Key | None:
+    if shared is None:
+        return None
+    fingerprint = shared.copy()
+    fingerprint.add([noise, seed.seed, seed.start])
+    return _Key(fingerprint.digest(), fingerprint.refs, now)
 
 
 def _add_phase(fingerprint: Fingerprint, phase: Phase) -> None:
-    """Add all that a phase before the last one sees, but for what the whole run shares."""
+    """Add all that a phase sees, but for what the whole run shares."""
     expert = phase.expert
-    closes = None
-    if expert.gate < 1 and not math.isclose(expert.cfg, 1.0):
-        closes = GuidanceGate(expert.gate, phase.sigmas[phase.first : phase.end]).close_sigma
+    closes = phase.gate().close_sigma if expert.is_gated else None
     fingerprint.add([expert.name, expert.cfg, closes, phase.first, phase.end, phase.sigmas[: phase.end + 1]])
-    fingerprint.add([expert.model, expert.positive, expert.negative])
+    fingerprint.add([expert.source, expert.model.get_model_object("model_sampling")])
+    fingerprint.add([expert.positive, expert.negative])
 
 
 def _add_host(fingerprint: Fingerprint) -> None:

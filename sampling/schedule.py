@@ -19,7 +19,7 @@ class RunSettings:
     """What a run is asked for. The fields are the nodes' inputs of these names; ``None`` is what is not known.
 
     ``cfg_low_noise`` 0 is the same as ``cfg``. ``cfg_gate`` is the fraction of each expert's steps with full guidance.
-    ``resume`` is whether the steps before the hand-over may come from an earlier run.
+    ``resume`` is whether what earlier runs have left is reused.
     What begins with ``prelude`` is of no use where ``prelude`` is ``"none"``: see ``prelude.with_prelude``.
     """
 

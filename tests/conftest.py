@@ -1,5 +1,6 @@
-"""ComfyUI processes for the tests, and how the tests are shared out to the workers of pytest-xdist."""
+"""ComfyUI and gateway processes for the tests, and how the tests are shared out to the workers of pytest-xdist."""
 
+import contextlib
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.archive import archive_files, copy_files
 from support.comfyui_server import Servers, WarmStarts
+from support.gateway_process import NOWHERE, Gateway
 from support.in_comfyui import run_python
 from support.stores import CHOSEN
 from support.warm_python import Programs, WarmPython
@@ -28,6 +30,7 @@ from wan_flf2v.demo.base import copy_trained_models
 HOSTS = json.loads(os.environ.get("WAN_FLF2V_TEST_HOSTS", "null")) or [None]
 NEWEST = max(HOSTS, key=lambda install: [int(number) for number in install["version"].split(".")] if install else [])
 WARM = "WAN_FLF2V_TEST_WARM"  # the variable that tells the workers where the warm Pythons are
+NO_LIMITS = {"queue_limit": 10_000, "rate_per_minute": 1_000_000}
 NEEDS_RUN_PY = "These tests need ComfyUI: run them with `python3 run.py test [pytest arguments]`."
 PACKS = {
     **DEMO_PACKS,
@@ -212,3 +215,15 @@ def own_comfy_server(new_comfy_server):
     """A ComfyUI for one test, which may kill it."""
     with new_comfy_server() as host:
         yield host
+
+
+@pytest.fixture(scope="module")
+def new_gateway(tmp_path_factory):
+    """Return a function that starts a gateway without limits; keywords are further settings."""
+    with contextlib.ExitStack() as stack:
+
+        def start(comfyui_url=NOWHERE, **settings):
+            folder = tmp_path_factory.mktemp("gateway")
+            return stack.enter_context(Gateway(folder, comfyui_url, config={**NO_LIMITS, **settings}))
+
+        yield start

@@ -1,7 +1,7 @@
 """The two experts: real WanModels that learn, from the conditioning and a word, the clip's velocity.
 
 Flow matching (Lipman et al. 2023; Wan's report, section 4.2): x_t = (1 - sigma) x_0 + sigma noise, the target is
-noise - x_0, and the model gets the timestep sigma * 1000. Each expert sees the sigmas of its own range.
+noise - x_0, and the model gets the timestep sigma * 1000. Each expert sees the sigmas of its range.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _cross_attention(bias: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 @torch.no_grad()
 def _initialise(model: WanModel, seed: int) -> None:
-    """Begin as a network whose answer is x_t minus half the conditioning.
+    """Begin as a network whose output is x_t minus half the conditioning.
 
     The patch embedding lays x_t's and the conditioning's values side by side, the blocks add little, and the head
     subtracts one from the other. From random weights the same number of examples leaves four times the error.

@@ -13,7 +13,9 @@ from comfy.ldm.wan.vae import CausalConv3d, Resample, WanVAE
 from torch import nn
 
 from ..demo.make_models import TINY_VAE
+from ..video.geometry import latent_frames
 from ..video.known_video import UNKNOWN_GREY
+from ..wan import LATENT_CHANNELS, PIXELS_PER_LATENT
 from . import pictures
 from .trainer import Machine, Schedule
 from .transitions import TRANSITIONS, transition_clip
@@ -134,7 +136,8 @@ def reconstruction_loss(
 
     A little noise on the latent makes the decoder forgive small errors, as the experts will make.
     """
-    shape = (video.shape[0], 16, (video.shape[2] - 1) // 4 + 1, video.shape[3] // 8, video.shape[4] // 8)
+    height, width = (side // PIXELS_PER_LATENT for side in video.shape[3:])
+    shape = (video.shape[0], LATENT_CHANNELS, latent_frames(video.shape[2]), height, width)
     noise = torch.randn(shape, generator=generator) * 0.05
     latent, decoded = model(machine.to(video), machine.to(noise))
     error = decoded.float() - video.to(machine.device)

@@ -1,1 +1,1 @@
-"""Images into the video's shape and latent, and a latent into an MP4 file."""
+"""Images into the video's shape and latent, and a latent into a video file."""

@@ -38,10 +38,6 @@ class Clip(NamedTuple):
     by_comfyui: Callable[[], Clip] | None = None
     last: Callable[[], torch.Tensor] | None = None
 
-    def attempt(self, again: bool) -> Clip:
-        """Return what to read: the clip, or ``again`` after out-of-memory, decoded by ComfyUI where it can be."""
-        return self.by_comfyui() if again and self.by_comfyui is not None else self
-
 
 def clip_of_images(images: torch.Tensor, floats: bool = False, alpha: bool = False) -> Clip:
     """Return an IMAGE, float [frames, height, width, 3 or 4], as a clip; without ``alpha`` of three channels."""
@@ -76,16 +72,29 @@ class Coder:
 _Made = TypeVar("_Made")
 
 
-def with_retry(attempt: Callable[[bool], _Made], clips: Iterable[Clip]) -> _Made:
-    """Return what ``attempt(False)`` makes of the clips; after out-of-memory ``attempt(True)``, decoded by ComfyUI."""
+def with_retry(attempt: Callable[[Iterable[Clip]], _Made], clips: Sequence[Clip]) -> _Made:
+    """Return what ``attempt`` makes of the clips; if their decode runs out of memory, of those that ComfyUI decodes.
+
+    What is done with the frames may run out of memory too: that error comes through.
+    """
+    decode_ran_out = False
+
+    def watched(parts: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        nonlocal decode_ran_out
+        try:
+            yield from parts
+        except Exception as error:
+            decode_ran_out = comfy.model_management.is_oom(error)
+            raise
+
     try:
-        return attempt(False)
-    except Exception as error:
-        again = all(clip.by_comfyui is not None for clip in clips)
-        if not again or not comfy.model_management.is_oom(error):
+        return attempt([clip._replace(parts=watched(clip.parts)) for clip in clips])
+    except Exception:
+        others = [clip.by_comfyui for clip in clips if clip.by_comfyui is not None]
+        if not decode_ran_out or len(others) < len(clips):
             raise
     # Not inside `except`: the error holds the tensors of the first attempt as long as it exists.
-    return attempt(True)
+    return attempt(by_comfyui() for by_comfyui in others)
 
 
 class Segment(NamedTuple):
@@ -142,10 +151,10 @@ def write_segments(
     """
     done, steps = progress.current, recipe.steps(segments)
 
-    def attempt(again: bool) -> None:
-        _write(new_writer(), progress, done, segments, recipe, again=again)
+    def attempt(clips: Iterable[Clip]) -> None:
+        _write(new_writer(), progress, done, segments, clips, recipe)
 
-    with_retry(attempt, (segment.clip for segment in segments))
+    with_retry(attempt, [segment.clip for segment in segments])
     progress.update_absolute(done + steps)
 
 
@@ -154,11 +163,10 @@ def _write(
     progress: comfy.utils.ProgressBar,
     done: int,
     segments: Sequence[Segment],
+    clips: Iterable[Clip],
     recipe: Recipe,
-    *,
-    again: bool = False,
 ) -> None:
-    """Encode each frame in a thread while the next ones are decoded here; ``again`` decodes by ComfyUI."""
+    """Encode each frame in a thread while the next ones are decoded here, from ``clips``, one for each segment."""
     edit, looked_at, matches = recipe.edit, 0, [segment.match for segment in segments if segment.match is not None]
     frames_in_all = sum(segment.frames for segment in segments)
     for match in matches:
@@ -173,8 +181,7 @@ def _write(
         return frames.crop_to_exact(part.movedim(1, -1), writer.width, writer.height).movedim(-1, 1).cpu()
 
     def decoded() -> Iterator[torch.Tensor]:
-        for segment in segments:
-            clip = segment.clip.attempt(again)
+        for segment, clip in zip(segments, clips, strict=True):
             with contextlib.closing(clip.parts):
                 shown = (frame for part in clip.parts for frame in exact(part))
                 if segment.match is not None:

@@ -8,13 +8,13 @@ Here the key is what the encoder would see.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from ..limits import read_limit
 from .known_video import KnownVideo
 
 LIMIT_VARIABLE = "WAN_FLF2V_CACHE_MB"
@@ -23,18 +23,8 @@ _ENCODER = ("encoder.", "conv1.")  # the weights that an encode uses
 
 
 def limit_bytes() -> int:
-    """Return how many bytes may be kept: ``WAN_FLF2V_CACHE_MB`` megabytes, 256 if it is not set.
-
-    Raises:
-        ValueError: the variable is not a whole number of 0 or more.
-    """
-    text = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_LIMIT_MB))
-    if not text.strip().isdecimal():
-        raise ValueError(
-            f"the environment variable {LIMIT_VARIABLE} is {text!r}, but must be a whole number of megabytes, 0 or "
-            f"more (0 keeps nothing). Correct it, or unset it for {_DEFAULT_LIMIT_MB}."
-        )
-    return int(text) * 10**6
+    """Return how many bytes may be kept; raises what ``read_limit`` raises."""
+    return read_limit(LIMIT_VARIABLE, _DEFAULT_LIMIT_MB)
 
 
 def cache_key(vae: Any, video: KnownVideo) -> str:

@@ -251,7 +251,7 @@ def _tried_hardware() -> Future[frozenset[str]]:
 
 
 def _try_hardware() -> frozenset[str]:
-    """Try them in a process of its own, so that ComfyUI's opens no CUDA for it; where there is no driver, none."""
+    """Try them in another process, so that ComfyUI's opens no CUDA for it; where there is no driver, none."""
     try:
         CDLL("nvEncodeAPI64.dll" if sys.platform == "win32" else "libnvidia-encode.so.1")
     except OSError:

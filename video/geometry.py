@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .. import wan
 
-SIZE_MIN = 16
+SIZE_MIN = wan.PIXELS_PER_TOKEN
 SIZE_MAX = 4096
 LENGTH_MAX = 4097
 # A key of the LATENT dict. Core latent nodes copy unknown keys even when they resize the latent, so the size counts

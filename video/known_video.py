@@ -18,13 +18,15 @@ UNKNOWN_GREY = 0.5
 class Keyframe(NamedTuple):
     """A frame between the ends: its number, a multiple of 4, its ``image``, and how strongly each expert keeps to it.
 
-    The image is [1, height, width, 3], 0...1. Strengths are 0...1; 1 is known as well as an end.
+    The image is [1, height, width, 3], 0...1. Strengths are 0...1; 1 is known as well as an end. ``asked`` is the frame
+    that was asked for, of which ``frame`` is the nearest multiple of 4; ``None`` if it is ``frame`` itself.
     """
 
     frame: int
     image: torch.Tensor
     strength: float = 1.0
     strength_low_noise: float = 1.0
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,17 @@ class KnownVideo:
         taken = dict.fromkeys(map(_latent_frame, range(self.known_at_start)), "start_image")
         taken |= dict.fromkeys(map(_latent_frame, range(self.length - self.known_at_end, self.length)), "end_image")
         for key in self.keyframes:
-            if not 0 <= key.frame < self.length:
+            asked = key.frame if key.asked is None else key.asked
+            if not 0 <= asked < self.length:
                 raise ValueError(
-                    f"keyframes has an image at frame {key.frame}, but its frames are 0 to {self.length - 1}. "
+                    f"keyframes has an image at frame {asked}, but the video's frames are 0 to {self.length - 1}. "
                     "Set another frame in Wan FLF2V Keyframes, or a larger length."
                 )
             place = _latent_frame(key.frame)
             if place in taken:
+                moved = "" if asked == key.frame else f", which becomes {key.frame}"
                 raise ValueError(
-                    f"keyframes has an image at frame {key.frame}, which is in latent frame {place}, and so is "
+                    f"keyframes has an image at frame {asked}{moved}, which is in latent frame {place}, and so is "
                     f"{taken[place]}. Set another frame in Wan FLF2V Keyframes, or remove one of the two."
                 )
             taken[place] = "another keyframe"

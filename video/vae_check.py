@@ -106,8 +106,8 @@ def decodes_alike(vae: Any) -> bool:
     """Whether the chunked decode of a tiny latent equals ComfyUI's. The VAE must be ``loaded``; the result is kept."""
 
     def check(model: torch.nn.Module) -> bool:
-        latent = _noise(1, vae.latent_channels, 4, 3, 3).to(vae.device, vae.vae_dtype)
-        return torch.equal(torch.cat(list(decode_chunks(model, latent)), 2), model.decode(latent))
+        latent, place = _noise(1, vae.latent_channels, 4, 3, 3), (vae.device, vae.vae_dtype)
+        return torch.equal(torch.cat(list(decode_chunks(model, latent, *place)), 2), model.decode(latent.to(*place)))
 
     return _once(vae, "decode", check)
 

@@ -80,8 +80,7 @@ def _streamed(vae: Any, samples: torch.Tensor, floats: bool, beside: Sequence[An
     def parts() -> Iterator[torch.Tensor]:
         coded = Coder(floats)
         with compat.device_context(vae.device):
-            latent = samples.to(device=vae.device, dtype=vae.vae_dtype)
-            chunks = decode_chunks(vae.first_stage_model, latent)
+            chunks = decode_chunks(vae.first_stage_model, samples, vae.device, vae.vae_dtype)
             while True:
                 if beside:
                     memory = vae.memory_used_decode((1, *samples.shape[1:]), vae.vae_dtype)

@@ -1,1 +1,1 @@
-"""The HTTP side of the API: application, routes, middleware, responses. It knows ComfyUI only through jobs."""
+"""The HTTP side of the API: the application, its routes, middleware, responses and errors."""

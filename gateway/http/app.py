@@ -22,7 +22,7 @@ from ..jobs.webhooks import WebhookSender
 from ..settings import Settings
 from .files import FileRoutes
 from .metrics import Metrics
-from .middleware import AccessLog, Authentication, Cors, HiddenTokens, answer_expect, respond_to_errors
+from .middleware import AccessLog, Authentication, Cors, HiddenTokens, handle_expect, respond_to_errors
 from .models import Availability, ModelRoutes, offered
 from .ops import OpsRoutes
 from .page import PageRoutes
@@ -72,13 +72,13 @@ def create_app(
         page,
     )
 
-    middlewares = (cors.answer_preflight, AccessLog(metrics).record, respond_to_errors, authentication.check)
+    middlewares = (cors.permit, AccessLog(metrics).record, respond_to_errors, authentication.check)
     app = web.Application(middlewares=middlewares)
     prefix = "" if mounted else PREFIX
     routes = [(prefix + route.path, route) for group in groups for route in group.routes()]
     if not mounted:
         routes += [(route.path, route) for group in (ops, page) for route in group.root_routes()]
-    options = {"expect_handler": answer_expect}
+    options = {"expect_handler": handle_expect}
     app.add_routes([web.RouteDef(route.method, path, route.handler, route.kwargs | options) for path, route in routes])
     app.on_response_prepare.append(cors.allow_origin)
     app.on_shutdown.append(requests.stop_streams)

@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from ..jobs.records import Token
 from ..jobs.results import ExpiredLinkError, InvalidLinkError, Results
 from ..jobs.store import Store
-from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token, find_token_by_id
+from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, error_response, http_error_response, too_many
@@ -119,10 +119,10 @@ class Cors:
         self._origins = origins
 
     @web.middleware
-    async def answer_preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Respond to the request that browsers send before the real one."""
-        is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-        if not is_preflight or request.headers.get("Origin") not in self._origins:
+    async def permit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Respond to the request by which a browser asks whether it may send the real one."""
+        asks_first = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        if not asks_first or request.headers.get("Origin") not in self._origins:
             return await handler(request)
         headers = {
             "Access-Control-Allow-Methods": "GET, POST, DELETE",
@@ -227,13 +227,13 @@ class Authentication:
         except ExpiredLinkError:
             raise ApiError(errors.EXPIRED_EVENTS_URL) from None
         job = await self._store.get(request_id)
-        token = None if job is None else await find_token_by_id(self._store, job.token)
+        token = None if job is None else await self._store.find_token_by_id(job.token)
         if token is None:
             raise ApiError(errors.REVOKED_EVENTS_URL)
         return token
 
 
-async def answer_expect(request: web.Request) -> web.Response | None:
+async def handle_expect(request: web.Request) -> web.Response | None:
     """Tell a client that asks with ``Expect`` to go on, or that nothing but 100-continue can be expected."""
     if request.version >= HttpVersion11:  # older clients do not know it
         if request.headers["Expect"].lower() != "100-continue":
@@ -260,7 +260,7 @@ async def respond_to_errors(request: web.Request, handler: Handler) -> web.Strea
 
 
 class RequestHandler(web.RequestHandler):
-    """One connection to a gateway. It answers what is not HTTP, or no longer is.
+    """One connection to a gateway. It also responds to what is not HTTP, or no longer is.
 
     aiohttp itself does that before any middleware, as plain text.
     """

@@ -27,9 +27,9 @@ from .schemas import output_schema, page_schema
 
 MODEL_PATH = "/models/{model_id:(?!categories$).+}"
 _LOG = logging.getLogger("wan_flf2v.gateway")
-_FRESH_S = 3.0  # an answer is not asked for again
+_FRESH_S = 3.0  # a response is not asked for again
 _OLD_S = 60.0  # until then, a model that could run is taken to be there while ComfyUI is asked again
-_PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to answer
+_PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to respond
 _LOOK_S = 5.0
 _KIND = "workflow"
 MAX_LIMIT = 100  # of a list
@@ -49,7 +49,7 @@ class Availability:
         self._look: asyncio.Task[None] | None = None
 
     async def lacking(self, model: ModelContract) -> list[str]:
-        """Return what ``model`` lacks on ComfyUI; nothing while ComfyUI does not answer, since it may have all then.
+        """Return what ``model`` lacks on ComfyUI; nothing while ComfyUI does not respond, since it may have all then.
 
         A model that lacked something, or is new, is looked for again. Waits a second at most.
         """
@@ -86,19 +86,19 @@ class Availability:
             problem = str(error)
         except Exception:  # noqa: BLE001 -- what cannot be understood must not pass for readiness
             _LOG.exception("look at ComfyUI failed")
-            problem = "ComfyUI's answer could not be understood. The API's log says more."
+            problem = "ComfyUI's response could not be understood. The API's log says more."
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
     async def _find_lacking(self, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
-        """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none answers."""
+        """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none responds."""
         addresses = [*await resolved(self._addresses), *self._outward.addresses()]
         if not addresses:
             raise ServerUnreachableError(NO_WORKER)
         looks = [asyncio.wait_for(_find_lacking_on(each, graphs), _LOOK_S) for each in addresses]
-        answers = await asyncio.gather(*looks, return_exceptions=True)
-        found = [answer for answer in answers if not isinstance(answer, BaseException)]
-        if not found and isinstance(answers[0], BaseException):
-            raise answers[0]
+        results = await asyncio.gather(*looks, return_exceptions=True)
+        found = [result for result in results if not isinstance(result, BaseException)]
+        if not found and isinstance(results[0], BaseException):
+            raise results[0]
         return {model_id: min((each[model_id] for each in found), key=len) for model_id in graphs}
 
 

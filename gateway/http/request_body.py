@@ -1,4 +1,4 @@
-"""Reads bodies of requests within limits of size, speed, depth and item count; large ones wait on disk for a turn."""
+"""Reads bodies of requests within limits of size, speed, depth and item count; large ones wait on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_DEPTH = 16  # a valid body has depth 1
 MAX_ITEMS = 200_000  # commas and brackets in a body; those in prompts count too
 MAX_VALUES = 1_000  # in a body: keys of objects and items of lists, all together
 LARGE_BYTES = 1 << 20
-ARRIVING, ARRIVING_EACH = 16, 4  # large bodies of requests that are not answered yet, of all tokens and of one
+ARRIVING, ARRIVING_EACH = 16, 4  # large bodies of requests without a response yet, of all tokens and of one
 IN_MEMORY, IN_MEMORY_EACH = 2, 1  # large bodies that are parsed
 CHUNK_WAIT_S = 20.0  # for the next piece of a body
 BODY_WAIT_S = 300.0  # for the whole body

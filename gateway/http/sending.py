@@ -31,7 +31,7 @@ class FilePart(web.StreamResponse):
         with await asyncio.to_thread(self._path.open, "rb") as file:
             file.seek(self._first)
             writer = await super().prepare(request)
-            if request.transport is not None:  # send() shall wait for every byte, also for the last ones
+            if request.transport is not None:  # send() must wait for every byte, also for the last ones
                 request.transport.set_write_buffer_limits(high=0)
             left = self.content_length or 0
             while left > 0 and (piece := await asyncio.to_thread(file.read, min(_PIECE_BYTES, left))):

@@ -76,7 +76,7 @@ def is_lost(error: ComfyError) -> bool:
 def public_text(error: ComfyError) -> str:
     """Return what a client is told about the error that ended its job: no folders and addresses of the server."""
     if isinstance(error, ServerAnswerError):
-        return f"ComfyUI answered this request with HTTP status {error.status}. The API's log says more."
+        return f"ComfyUI responded to this request with HTTP status {error.status}. The API's log says more."
     return _FOLDERS.sub("", str(error))
 
 
@@ -121,8 +121,8 @@ class Address:
         """Whether it is about to end, and takes no more jobs."""
         return False
 
-    async def let_go(self) -> None:
-        """Tell it, if it is ``stopping``, that nothing of it is needed any more."""
+    async def dismiss(self) -> None:
+        """Tell it, if it is ``stopping``, that it may end."""
 
     def client(self) -> ComfyClient:
         """Return a client; ``ServerAddressError`` if the URL is none."""

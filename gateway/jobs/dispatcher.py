@@ -134,7 +134,7 @@ class Dispatcher:
             if any(job.model_id not in MODELS for job in queue):
                 self._models = await self._catalogue.all()
             self._hand_out(queue)
-        await self._let_go(running)
+        await self._dismiss(running)
         await self._tell()
 
     # Workers
@@ -228,7 +228,7 @@ class Dispatcher:
     async def _cancel(self, job: QueuedJob) -> None:
         holder = next((worker for worker in self._workers.values() if worker.holds(job.id)), None)
         if holder is not None:
-            holder.let_go(job.id)
+            holder.abandon(job.id)
         if await self._store.end(job.id, "cancelled"):
             told = await self._told(job, holder)
             _LOG.info("job ended request_id=%s attempt=%d worker=%s status=cancelled", *told)
@@ -260,7 +260,7 @@ class Dispatcher:
             if identity is not None and identity.instance is not None and identity.instance == job.worker:
                 return worker if worker.free else None
         if holder is None and any(not worker.up and not worker.lost for worker in self._workers.values()):
-            return None  # it may be on one that has not answered yet
+            return None  # it may be on one that has not responded yet
         able = self._able(job, list(self._there()))
         return next((worker for worker in able if worker.free and worker is not holder), None)
 
@@ -292,12 +292,12 @@ class Dispatcher:
             default=None,
         )
 
-    async def _let_go(self, running: list[QueuedJob]) -> None:
-        """Let those end that are about to and have nothing left to do."""
+    async def _dismiss(self, running: list[QueuedJob]) -> None:
+        """Tell the workers that want to end, and have nothing left to do, that they may."""
         for address, worker in self._workers.items():
             instance = worker.identity.instance if worker.identity is not None else None
             if address.stopping and worker.at_rest and not any(job.worker == instance for job in running):
-                await address.let_go()
+                await address.dismiss()
 
     # Tidying
 

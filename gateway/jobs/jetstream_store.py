@@ -471,6 +471,10 @@ class JetStreamStore(FollowingStore):
         record = await self._stream.last(self._subject("now", "token", _word(token_hash)))
         return Token(**record.data) if record is not None and record.data is not None else None
 
+    @_on_stream
+    async def find_token_by_id(self, token_id: str) -> Token | None:
+        return next((token for token in (await self._kept("token")).values() if token.id == token_id), None)
+
     @_transaction
     async def add_token(self, transaction: Transaction, token: Token) -> bool:
         by_hash, by_name = self._token_subjects(token.hash, token.name)

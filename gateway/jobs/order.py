@@ -72,8 +72,8 @@ def in_order(
         running[token] += 1
         if waiting[token]:  # it was served now, after all others
             last = True, float(len(result))
-            turn = True, classes[token], running[token], last, waiting[token][0].number
-            heapq.heapreplace(heap, (turn, token))
+            later = True, classes[token], running[token], last, waiting[token][0].number
+            heapq.heapreplace(heap, (later, token))
         else:
             heapq.heappop(heap)
     return tuple(result)

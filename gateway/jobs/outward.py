@@ -67,8 +67,8 @@ class OutwardWorkers(Outward):
         """Return whether a worker takes no more jobs, since it is about to end."""
         return name in self._workers and self._workers[name].stopping
 
-    async def let_go(self, name: str) -> None:
-        """Tell a worker that is stopping that nothing of it is needed any more."""
+    async def dismiss(self, name: str) -> None:
+        """Tell a worker that is stopping that it may end."""
         if name in self._workers:
             await self._note(name, self._workers[name].run, done=True)
 
@@ -182,8 +182,8 @@ class _Outward(Address):
     def stopping(self) -> bool:
         return self.workers.is_stopping(self.name)
 
-    async def let_go(self) -> None:
-        await self.workers.let_go(self.name)
+    async def dismiss(self) -> None:
+        await self.workers.dismiss(self.name)
 
     def client(self) -> ComfyClient:
         return ComfyClient(self.url, dial=lambda: self.workers.connect(self.name))

@@ -4,7 +4,7 @@ Each pipe joins a socket at the gateway with one at the worker beside the ComfyU
 fleet's name ``wfw_NAME``, the subjects are
 
 ``to.WORKER.RUN.GATEWAY.PIPE``     what a gateway sends to a worker, and
-``from.WORKER.RUN.GATEWAY.PIPE``   what it answers,
+``from.WORKER.RUN.GATEWAY.PIPE``   what it sends back,
 ``from.WORKER.RUN.hello``          that a worker is there, every two seconds, as JSON, and
 ``to.WORKER.RUN.note``             what a gateway tells it, as JSON.
 

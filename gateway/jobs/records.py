@@ -217,8 +217,8 @@ class WorkerState:
 
     ``state``: ``idle``, ``running`` a job of this API, ``busy`` with prompts of others, ``stopping`` (it gets no more
     jobs and ends after the one that it has), ``duplicate`` (another address leads to the same ComfyUI), ``lost``
-    (nothing listens there, or it was silent for too long), ``silent``, or ``unknown`` before the first answer.
-    ``version`` and ``instance`` are those of its latest answer, ``error`` is the latest error. A ``drained`` one gets
+    (nothing listens there, or it was silent for too long), ``silent``, or ``unknown`` before the first response.
+    ``version`` and ``instance`` are those of its latest response, ``error`` is the latest error. A ``drained`` one gets
     no more jobs.
     """
 

@@ -1,4 +1,4 @@
-"""The job store in one SQLite file that several processes share: its schema, its SQL and its two threads."""
+"""The job store in one SQLite file that several processes share: its schema, its SQL and its three threads."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ from .store import (
 )
 
 SCHEMA_VERSION = 4
+# All of it runs at each start: a store that was made before a table or an index was thought of gets it then.
 _SCHEMA = """
-CREATE TABLE jobs (
+CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     token TEXT NOT NULL,
@@ -71,19 +72,19 @@ CREATE TABLE jobs (
     version INTEGER NOT NULL DEFAULT 1,
     expired INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX jobs_by_status ON jobs (status, number);
-CREATE INDEX jobs_by_token ON jobs (token, status);
-CREATE INDEX jobs_by_end ON jobs (expired, finished_at);
-CREATE INDEX jobs_dirty ON jobs (dirty, finished_at);
-CREATE TABLE idempotency (
+CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, number);
+CREATE INDEX IF NOT EXISTS jobs_by_token ON jobs (token, status);
+CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (expired, finished_at);
+CREATE INDEX IF NOT EXISTS jobs_dirty ON jobs (dirty, finished_at);
+CREATE TABLE IF NOT EXISTS idempotency (
     token TEXT NOT NULL,
     key TEXT NOT NULL,
     body_hash TEXT NOT NULL,
     job_id TEXT NOT NULL REFERENCES jobs (id),
     PRIMARY KEY (token, key)
 );
-CREATE INDEX idempotency_by_job ON idempotency (job_id);
-CREATE TABLE webhooks (
+CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job_id);
+CREATE TABLE IF NOT EXISTS webhooks (
     job_id TEXT PRIMARY KEY REFERENCES jobs (id),
     url TEXT NOT NULL,
     secret TEXT,
@@ -94,8 +95,8 @@ CREATE TABLE webhooks (
     first_at REAL,
     due_at REAL
 );
-CREATE INDEX webhooks_by_due ON webhooks (due_at);
-CREATE TABLE tokens (
+CREATE INDEX IF NOT EXISTS webhooks_by_due ON webhooks (due_at);
+CREATE TABLE IF NOT EXISTS tokens (
     name TEXT PRIMARY KEY,
     hash TEXT NOT NULL UNIQUE,
     created_at REAL NOT NULL,
@@ -104,7 +105,7 @@ CREATE TABLE tokens (
     queue_limit INTEGER,
     id TEXT NOT NULL UNIQUE
 );
-CREATE TABLE files (
+CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY,
     token TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -113,10 +114,7 @@ CREATE TABLE files (
     size INTEGER NOT NULL,
     created_at REAL NOT NULL
 );
-CREATE TABLE health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health TEXT NOT NULL);
-"""
-# Since the schema's last version; an earlier program with this version works without them.
-_ADDED = """
+CREATE TABLE IF NOT EXISTS health (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), health TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS jobs_by_start ON jobs (token, started_at);
 CREATE INDEX IF NOT EXISTS jobs_by_age ON jobs (token, created_at, id);
 CREATE INDEX IF NOT EXISTS jobs_by_status_and_age ON jobs (token, status, created_at, id);
@@ -210,7 +208,7 @@ class SqliteStore(FollowingStore):
         path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         try:
             _create(path)
-            self._reader, self._queue_reader, self._writer = _Worker(path), _Worker(path), _Worker(path)
+            self._reader, self._queue_reader, self._writer = _Thread(path), _Thread(path), _Thread(path)
         except sqlite3.OperationalError as error:
             raise StoreFileError(f"{path} cannot be opened: {error}. Look at its disk and its permissions.") from error
         except sqlite3.DatabaseError as error:
@@ -457,6 +455,11 @@ class SqliteStore(FollowingStore):
         row = database.execute("SELECT * FROM tokens WHERE hash = ?", (token_hash,)).fetchone()
         return Token(*row) if row is not None else None
 
+    @_reads
+    def find_token_by_id(self, database: sqlite3.Connection, token_id: str) -> Token | None:
+        row = database.execute("SELECT * FROM tokens WHERE id = ?", (token_id,)).fetchone()
+        return Token(*row) if row is not None else None
+
     @_writes
     def add_token(self, database: sqlite3.Connection, token: Token) -> bool:
         query = "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -602,7 +605,7 @@ class SqliteStore(FollowingStore):
         return database.execute(query, (drained, worker)).rowcount == 1
 
 
-class _Worker:
+class _Thread:
     """One thread with one connection; does work in the order of the calls."""
 
     def __init__(self, path: Path) -> None:
@@ -652,16 +655,11 @@ def _create(path: Path) -> None:
                 f"{path} has schema {found}; this version of wan-flf2v knows schema {SCHEMA_VERSION} only. Update "
                 "wan-flf2v, or use another data folder."
             )
-        if found == 0:
-            if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise StoreFileError(
-                    f"{path} is a database of another program. Move it away, or use another data folder."
-                )
-            for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        for statement in _ADDED.split(";"):
+        if found == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise StoreFileError(f"{path} is a database of another program. Move it away, or use another data folder.")
+        for statement in _SCHEMA.split(";"):  # executescript would commit the transaction
             database.execute(statement)
+        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         database.execute("COMMIT")
     finally:
         database.close()

@@ -163,6 +163,9 @@ class Store(Protocol):
     async def find_token(self, token_hash: str) -> Token | None:
         """Return the token with this hash; ``None`` if it is unknown or revoked."""
 
+    async def find_token_by_id(self, token_id: str) -> Token | None:
+        """Return the token with this id; ``None`` if it is unknown or revoked."""
+
     async def add_token(self, token: Token) -> bool:
         """Keep a token; ``False`` if there is one with that name or hash."""
 

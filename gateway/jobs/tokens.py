@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..durable import read_secret, sync_folder
+from .opening import store_file
 from .records import Token
 from .sqlite_store import SqliteStore
 from .store import Store
@@ -57,7 +58,7 @@ async def first_token(data: Path) -> bool:
     was killed in between, the next one goes on from there. Where the token's file was kept and the store is new, the
     store gets that token. Returns whether the store got one.
     """
-    file, draft, path = data / "token", data / "token.new", data / "store.sqlite3"
+    file, draft, path = data / "token", data / "token.new", store_file(data)
     if file.exists() and not (path.exists() and path.stat().st_size):
         file.replace(draft)
     store = SqliteStore(path)
@@ -93,14 +94,9 @@ async def find_token(store: Store, text: str) -> Token | None:
     return await store.find_token(hash_token(text))
 
 
-async def find_token_by_id(store: Store, token_id: str) -> Token | None:
-    """Return the record of the token with this id; ``None`` if it was revoked."""
-    return next((token for token in await store.tokens() if token.id == token_id), None)
-
-
 async def is_valid(store: Store, token_id: str) -> bool:
     """Return whether the token with this id was not revoked; an API without tokens has one that never is."""
-    return token_id == ANONYMOUS.id or await find_token_by_id(store, token_id) is not None
+    return token_id == ANONYMOUS.id or await store.find_token_by_id(token_id) is not None
 
 
 class RateLimiter:

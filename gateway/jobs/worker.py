@@ -41,7 +41,7 @@ _REPORT_S = 0.25  # how often progress is written
 _PREVIEW_EVERY_S = 0.5
 _OFFERS_S = 60.0  # how long what a ComfyUI lacks counts as known
 _REFUSED_S = 30.0  # how long a job whose images a worker lacks is not offered to it again
-_ANSWER_WAIT_S = 5.0  # for a ComfyUI that is given a waiting job
+_PATIENCE_S = 5.0  # for a ComfyUI that is given a waiting job
 _SUBMIT_WAIT_S = 5.0  # for a prompt that is on its way when its job is dropped
 _MAX_DEATHS = 2  # of ComfyUI while it ran a job
 _MAX_ATTEMPTS = 10  # also if no death was seen to be the job's: it may end ComfyUI before that can tell that it runs
@@ -101,14 +101,14 @@ class Worker:
         self._given_up: set[str] = set()  # the ids of prompts whose job runs elsewhere
         self._task: asyncio.Task[None] | None = None
         self._job: tuple[str, int] | None = None  # id and attempt of the job that has ComfyUI
-        self._let_go = False  # whether that was dropped, and only what is on its way is finished
+        self._abandoned = False  # whether that was dropped, and only what is on its way is finished
         self._copies: dict[str, asyncio.Task[None]] = {}  # job id -> the task that brings its result
 
     # What the dispatcher asks
 
     @property
     def up(self) -> bool:
-        """Whether ComfyUI answered the last request, or may still do so."""
+        """Whether ComfyUI responded to the last request, or may still do so."""
         return self._up.is_set() and not self.lost
 
     @property
@@ -134,7 +134,7 @@ class Worker:
 
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
-        runs = self._job is not None and self._job[0] == job_id and not self._let_go
+        runs = self._job is not None and self._job[0] == job_id and not self._abandoned
         return runs or job_id in self._copies
 
     def can_run(self, job_id: str, model_id: str) -> bool:
@@ -171,11 +171,11 @@ class Worker:
         """
         self._occupy((job.id, job.attempt), self._tidy(job, told))
 
-    def let_go(self, job_id: str) -> asyncio.Task[None] | None:
+    def abandon(self, job_id: str) -> asyncio.Task[None] | None:
         """Stop working on a job. Until the task that is returned has ended, a prompt may be on its way to ComfyUI."""
         task = self._copies.pop(job_id, None)
         if task is None and self.holds(job_id):
-            task, self._let_go = self._task, True
+            task, self._abandoned = self._task, True
         if task is not None:
             task.cancel()
             self.trouble = None  # it was that of this job
@@ -188,7 +188,7 @@ class Worker:
         """
         if given_up and (job := await self._store.get(job_id)) is not None:
             self._given_up.add(job.prompt_id)
-        if (task := self.let_go(job_id)) is not None:
+        if (task := self.abandon(job_id)) is not None:
             await asyncio.wait([task])
             self.trouble = None
 
@@ -253,7 +253,7 @@ class Worker:
         return set() if self._job is None else {prompt_id(*self._job)}
 
     async def _learn(self, model_id: str) -> None:
-        """Ask ComfyUI what a model lacks there; if it does not answer, the next look asks again and takes its time."""
+        """Ask ComfyUI what a model lacks there; if it does not respond, the next look asks again and takes its time."""
         self._lacking_at[model_id] = -math.inf
         self.lacking[model_id] = await self._backend.lacking(model_id)
         self._lacking_at[model_id] = time.monotonic()
@@ -282,7 +282,7 @@ class Worker:
     # A job
 
     def _occupy(self, job: tuple[str, int], work: Coroutine[Any, Any, None]) -> None:
-        self._job, self._let_go = job, False
+        self._job, self._abandoned = job, False
         task = self._task = asyncio.create_task(work)
 
         def free(_: asyncio.Task[None]) -> None:
@@ -310,11 +310,11 @@ class Worker:
                 return False
             self._job = job_id, job.attempt + 1
             # With others there, a waiting job need not wait for a ComfyUI that stalls.
-            identity = await asyncio.wait_for(self._ready_for(job, lacks=lacks), None if self.alone else _ANSWER_WAIT_S)
+            identity = await asyncio.wait_for(self._ready_for(job, lacks=lacks), None if self.alone else _PATIENCE_S)
             if identity is None or not await self._store.assign(job_id, identity.instance, name=self.name):
                 return False
         except asyncio.TimeoutError:
-            text = f"ComfyUI at {self.name} did not answer within {_ANSWER_WAIT_S:g} s. It may be loading a model."
+            text = f"ComfyUI at {self.name} did not respond within {_PATIENCE_S:g} s. It may be loading a model."
             self._not_there(ServerUnreachableError(text))
             return False
         except ComfyError as error:
@@ -384,7 +384,7 @@ class Worker:
         """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.
 
         The dispatcher gives it a job that it is known to lack something for only if all others do too: then the job
-        shall fail here, with the reason.
+        is to fail here, with the reason.
         """
         identity = await self._identify()
         if self.alone or lacks:

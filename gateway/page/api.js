@@ -19,10 +19,10 @@ export const address = (path) => new URL(path, ROOT).href;
 /** The address on this page's own origin of a link that the API gave, which may name the host in another way. */
 export const local = (link) => address(link.split("/v1/").pop());
 
-/** An error that the API answered. `waitS` is when to try again, null if that is pointless; `fields` is key -> text. */
+/** An error that the API responded with. `waitS` is when to try again, null if that is pointless; `fields` is key -> text. */
 export class ApiError extends Error {
   constructor(status, body) {
-    super(body?.error_message ?? `The server answered with ${status}.`);
+    super(body?.error_message ?? `The server responded with ${status}.`);
     this.status = status;
     this.waitS = status === 429 ? (body?.detail?.retry_after ?? BUSY_S) : [502, 503, 504].includes(status) ? BUSY_S : null;
     this.fields = {};
@@ -31,7 +31,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The API could not be reached, or did not answer to the end. */
+/** The API could not be reached, or did not respond to the end. */
 export class ConnectionLost extends Error {
   constructor() {
     super("The connection to the API was lost.");

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
-from support.editor import Editor
+from support.editor_page import Editor
 from wan_flf2v.bootstrap.browser import find_browser
 
 # Without these Chromium asks its maker's servers for updates and the like at every start.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from playwright.sync_api import Error
-from support.editor import Editor
+from support.editor_page import Editor
 from support.video_graphs import images_graph
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "wan22_flf2v.json"

@@ -6,8 +6,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support.demo_graphs import demo_graph
-from support.editor import FINISHED
+from support.demo_graphs import demo_graph, set_inputs
+from support.editor_page import FINISHED
 from wan_flf2v.contract.workflow import load_graph, ui_form
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
@@ -45,11 +45,15 @@ INTO_SUBGRAPH = """() => {
     const nodes = new Set([54, 57].map(id => app.graph.getNodeById(id)))
     return app.graph.convertToSubgraph(nodes).node.id
 }"""
-SELECT = """() => {
-    app.canvas.ds.offset[1] = 300  // there is room above the node for its buttons
+SELECT = """number => {
+    const node = app.graph.getNodeById(number)
+    app.canvas.centerOnNode(node)
+    app.canvas.ds.offset[1] = 300 - node.pos[1]  // there is room above the node for its buttons
     app.canvas.deselectAll()
-    app.canvas.selectNode(app.graph.getNodeById(57))
+    app.canvas.selectNode(node)
 }"""
+SAYS = """([number, text]) => app.graph.getNodeById(number).widgets.some(
+    widget => `${widget.value ?? ""} ${widget.element?.textContent ?? ""}`.includes(text))"""
 CONNECT_PRELUDE = """() => {
     const sampler = app.graph.getNodeById(57)
     app.graph.getNodeById(37).connect(0, sampler, sampler.inputs.findIndex(input => input.name === "model_prelude"))
@@ -68,8 +72,8 @@ CARD = """name => {
     while (card && !card.querySelector("img")) card = card.parentElement
     return card?.querySelector("img").naturalWidth > 0
 }"""
-HELP_PICTURE = """() => [...document.querySelectorAll("img")].some(
-    picture => picture.src.includes("WanFLF2VSampler.jpg") && picture.naturalWidth > 0)"""
+HELP_PICTURE = """name => [...document.querySelectorAll("img")].some(
+    picture => picture.src.includes(name) && picture.naturalWidth > 0)"""
 STEPS = f"() => [...{BOX}.querySelectorAll('[data-expert]')].map(step => step.dataset.expert)"
 STEPS_SHOWN = f"count => {BOX}.querySelectorAll('[data-expert]').length === count"
 SHOW_FIRST = f"""() => {{
@@ -143,7 +147,11 @@ def test_the_subgraph_blueprint_is_the_workflow_without_its_images(editor, comfy
 
 
 @pytest.mark.parametrize(
-    ("query", "best"), [("wan first last frame", 1), ("flf2v", 1), ("wan 2.2 sampler", 1), ("first last frame", 3)]
+    ("query", "best"),
+    [
+        *(("wan first last frame", 1), ("flf2v", 1), ("wan 2.2 sampler", 1), ("first last frame", 3)),
+        *(("wan keyframes", 1), ("several images", 1), ("last frames", 3), ("wan report", 3)),
+    ],
 )
 def test_the_node_search_finds_the_pack(editor, query, best):
     """By the search of the editor itself, partner nodes not counted."""
@@ -318,6 +326,24 @@ def test_each_clip_of_a_batch_plays_in_the_node(editor, comfy_server):
     assert editor.widget(73, "facts")["text"].count("64x64, 9 frames, 0.5 s at 16 fps, ") == 2
 
 
+def test_a_moved_keyframe_and_what_is_reused_are_said_on_their_nodes(editor, comfy_server):
+    graph, demo = load_graph("wan22_flf2v_keyframes"), demo_graph()
+    asked = 9 + editor.nodes_2  # what ComfyUI has in its cache says nothing again
+    for node_id in ("37", "38", "39", "56", "62", "68", "71"):
+        graph[node_id]["inputs"].update(demo[node_id]["inputs"])
+        graph[node_id]["class_type"] = demo[node_id]["class_type"]
+    set_inputs(graph, n63_image="start.jpg", n61_frames=str(asked), n67_length=17, n57_steps=2, n57_cfg=1.0)
+    set_inputs(graph, n57_noise_seed=70 + editor.nodes_2)
+    editor.load(ui_form("wan22_flf2v_keyframes", graph))
+    editor.run(comfy_server)
+    notice = f"Keyframes stand at multiples of 4: frame {asked} becomes 8."
+    editor.page.wait_for_function(SAYS, arg=[61, notice], timeout=240_000)
+    assert "reused" not in editor.widget(57, "schedule")["text"]
+    editor.set(57, "cfg_low_noise", 1.5)
+    editor.page.evaluate("app.queuePrompt(0)")
+    editor.page.wait_for_function(SAYS, arg=[57, "1 step reused from an earlier run"], timeout=240_000)
+
+
 @pytest.mark.parametrize("renderer", ["nodes 2.0"], indirect=True)  # the form is the same in both
 def test_app_mode_runs(editor):
     """A form of the inputs that matter, one click away."""
@@ -335,13 +361,31 @@ def test_app_mode_runs(editor):
 
 
 def test_help_is_reached_by_the_i_button(editor):
+    show_help(editor, "wan22_flf2v", 57, "Sampler", "LoRAs, caches and other patches")
+
+
+@pytest.mark.parametrize("renderer", ["classic"], indirect=True)  # the pages are the same in both
+@pytest.mark.parametrize(
+    ("template", "number", "kind", "text"),
+    [
+        ("wan22_flf2v_keyframes", 61, "Keyframes", "What Wan makes of them"),
+        ("wan22_flf2v_several_images", 60, "Segments", "so there may be more than eight"),
+        ("wan22_flf2v_long_video", 75, "LastFrames", "What it costs, and what drifts"),
+        ("wan22_flf2v_loop", 76, "Report", "the least jump of the mean brightness"),
+    ],
+)
+def test_help_of_the_nodes_for_longer_videos(editor, template, number, kind, text):
+    show_help(editor, template, number, kind, text)
+
+
+def show_help(editor, template, number, kind, text):
     page = editor.page
-    editor.load(json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8")))
+    editor.load(json.loads((WORKFLOWS / f"{template}.json").read_text("utf-8")))
     page.keyboard.press("Escape")
-    page.evaluate(SELECT)
+    page.evaluate(SELECT, number)
     page.get_by_test_id("info-button").click(timeout=240_000)
-    page.get_by_text("LoRAs, caches and other patches").wait_for(timeout=240_000)
-    page.wait_for_function(HELP_PICTURE, timeout=240_000)
+    page.get_by_text(text).first.wait_for(timeout=240_000)
+    page.wait_for_function(HELP_PICTURE, arg=f"WanFLF2V{kind}.jpg", timeout=240_000)
 
 
 def test_nothing_of_the_pack_failed_in_the_browser(editor):

@@ -13,7 +13,7 @@ import av
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from support.gateway_process import NOWHERE, Gateway, call
+from support.gateway_process import call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO
@@ -36,16 +36,14 @@ def comfyui(new_comfy_server):
 
 
 @pytest.fixture(scope="module")
-def gateway(comfyui, tmp_path_factory):
-    with Gateway(tmp_path_factory.mktemp("gateway"), comfyui.url, "--demo") as gateway:
-        yield gateway
+def gateway(comfyui, new_gateway):
+    return new_gateway(comfyui.url, demo=True)
 
 
 @pytest.fixture(scope="module")
-def idle_gateway(tmp_path_factory):
+def idle_gateway(new_gateway):
     """A gateway whose ComfyUI is down, so that its requests wait."""
-    with Gateway(tmp_path_factory.mktemp("idle"), NOWHERE, "--demo") as gateway:
-        yield gateway
+    return new_gateway(demo=True)
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def idle_token(idle_gateway):
 
 @pytest.fixture
 def new_playground(browser):
-    """Return a function that makes a page in a browser of its own; at the end nothing may have failed in it."""
+    """Return a function that makes a page in a new browser context; at the end nothing may have failed in it."""
     made = []
 
     def new(url):

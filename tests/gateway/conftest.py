@@ -1,31 +1,15 @@
-"""The parts of the API that tests share: gateways as processes, a store, images, an API without its HTTP side."""
+"""The parts of the API that tests share: gateways, a store, images, an API without its HTTP side."""
 
 import asyncio
-import contextlib
 
 import pytest
 from support.api_runs import Api
-from support.gateway_process import NOWHERE, Gateway
 from support.stores import chosen_store
 from wan_flf2v.gateway.decoders import Decoders
 from wan_flf2v.gateway.fetch import Fetcher
 from wan_flf2v.gateway.images import Images
 from wan_flf2v.gateway.jobs import webhooks
 from wan_flf2v.gateway.settings import Settings
-
-NO_LIMITS = {"queue_limit": 10_000, "rate_per_minute": 1_000_000}
-
-
-@pytest.fixture(scope="module")
-def new_gateway(tmp_path_factory):
-    """Return a function that starts a gateway without limits; keywords are further settings."""
-    with contextlib.ExitStack() as stack:
-
-        def start(comfyui_url=NOWHERE, **settings):
-            folder = tmp_path_factory.mktemp("gateway")
-            return stack.enter_context(Gateway(folder, comfyui_url, config={**NO_LIMITS, **settings}))
-
-        yield start
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import av
 import pytest
 from PIL import Image
 from support.client_runs import slow_graph
+from support.expert_graphs import write_lora
 from support.gateway_process import call
 from support.stores import nats_url
 from typer.testing import CliRunner
 from wan_flf2v.__main__ import app
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.contract.parameters import DEMO, KEYFRAMES, LOOP, MODELS, SEGMENTS
+from wan_flf2v.contract.parameters import DEMO, FOUR_STEPS, KEYFRAMES, LOOP, MODELS, SEGMENTS
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs.records import Submission
 
@@ -109,6 +110,9 @@ def test_bad_values_are_refused_as_those_of_the_hosted_model_are(gateway, film):
     assert said["57_sampler_name"][1].endswith('got "eulr". Did you mean "euler"?')
     assert said["37_unet_name"][1].startswith('"37_unet_name" is not a parameter.')
     assert said["62_image"] == ("missing", "62_image (Image (End image)) is missing. Give the name of an image.")
+    images = {"68_image": "start.jpg", "63_image": "start.jpg", "62_image": "end.jpg"}
+    behind = gateway.post("/v1/models/wan-flf2v/keyframes", {"6_text": "x", **images, "61_frames": 100})
+    assert (behind.status, behind.code, behind.json["detail"][0]["loc"][1]) == (422, 422001, "61_frames")
     near = gateway.post("/v1/models/mine/films", {})
     assert (near.status, near.json["error_message"]) == (
         404, "There is no such model here. Did you mean mine/film?"
@@ -139,7 +143,7 @@ def test_a_request_becomes_a_video_and_outlives_its_model(gateway, film, model, 
     assert first.size == (96, 128)
 
 
-def test_an_image_is_a_result_too(gateway, still):
+def test_an_image_is_a_result_too(gateway, still, monkeypatch, tmp_path):
     request_id = gateway.post(STILL, {"1_width": 48}).json["request_id"]
     gateway.wait(request_id)
     result = gateway.result(request_id)
@@ -149,6 +153,16 @@ def test_an_image_is_a_result_too(gateway, still):
     answer = fetch(gateway, result["output"]["image"])
     assert answer.headers["Content-Type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (48, 64)
+    monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", f"{gateway.url}/v1")
+    monkeypatch.setenv("RUNCOMFY_API_TOKEN", gateway.token)
+    monkeypatch.chdir(tmp_path)
+    watched = CliRunner().invoke(app, ["watch", request_id])
+    assert urlsplit(watched.stdout).path.endswith(f"/v1/results/{request_id}/image.png"), watched.output
+    waited = CliRunner().invoke(app, ["submit", "--model", "still", "--set", "1_width=32", "--wait"])
+    (saved,) = tmp_path.iterdir()
+    assert (waited.stdout, saved.suffix) == (f"{saved.name}\n", ".png"), waited.output
+    with Image.open(saved) as image:
+        assert image.size == (32, 64)
     assert gateway.get(STILL).json["output_schema"]["output"]["properties"].keys() == {"image", "images"}
 
 
@@ -221,6 +235,7 @@ def test_each_expert_can_have_a_lora_whose_file_only_the_operator_exposes(gatewa
         assert model("add", "two-loras", "wan22_flf2v", *given).exit_code == 0
         keys = ("74_strength_model", "75_lora_name", "57_steps")
         assert model("add", "chosen-lora", "wan22_flf2v", *given, "--expose", ",".join(keys)).exit_code == 0
+        assert model("add", "loop-loras", "wan22_flf2v_loop", *given).exit_code == 0
         unknown = model("add", "no-lora", "wan22_flf2v", "--lora-low", "none.safetensors")
     finally:
         lora.unlink()
@@ -228,20 +243,28 @@ def test_each_expert_can_have_a_lora_whose_file_only_the_operator_exposes(gatewa
     properties = gateway.get("/v1/models/two-loras").json["input_schema"]["properties"]
     assert [properties[f"{node_id}_strength_model"]["default"] for node_id in ("74", "75")] == [0.5, 1.0]
     assert not [key for key in properties if key.endswith(("_lora_name", "_unet_name"))]
+    of_template = gateway.get("/v1/models/loop-loras").json["input_schema"]["properties"]
+    assert [of_template[f"{node_id}_strength_model"]["default"] for node_id in ("91", "92")] == [0.5, 1.0]
     properties = gateway.get("/v1/models/chosen-lora").json["input_schema"]["properties"]
     assert set(properties) == set(keys)
     assert lora.name in properties["75_lora_name"]["enum"]
 
 
-@pytest.mark.parametrize("bundled", [KEYFRAMES, LOOP, SEGMENTS], ids=lambda model: model.model_id)
-def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
-    """On the demo's models."""
-    monkeypatch.setitem(MODELS, bundled.model_id, replace(bundled, loaders=DEMO.loaders))
+@pytest.mark.parametrize("bundled", [FOUR_STEPS, KEYFRAMES, LOOP, SEGMENTS], ids=lambda model: model.model_id)
+def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch, comfy_server):
+    """On the demo's models; 4 steps with tiny LoRAs, and behind a prelude."""
+    loaders = dict(DEMO.loaders)
+    if bundled is FOUR_STEPS:
+        lora = {"lora_name": write_lora(comfy_server), "strength_model": 1.0}
+        loaders |= {"91": {"inputs": {**lora, "model": ["37", 0]}}, "92": {"inputs": {**lora, "model": ["56", 0]}}}
+    monkeypatch.setitem(MODELS, bundled.model_id, replace(bundled, loaders=loaders))
     keys = {parameter.key for parameter in bundled.parameters}
     given = {key: "start.jpg" for key in keys if key.endswith("_image")}
     texts = {"6_text": "circle", "60_prompts": "circle", "61_frames": 4}
     values = {**given, **{key: text for key, text in texts.items() if key in keys}}
     values |= {"71_widthx71_height": "96x128 (3:4)", "67_length": 9, "57_steps": 1, "57_cfg": 1.0}
+    if bundled is FOUR_STEPS:
+        values |= {"57_steps": 4, "57_prelude": "steps", "57_prelude_steps": 1, "91_strength_model": 0.5}
 
     async def use(_, dispatcher):
         job = await api.store.submit(Submission(str(uuid.uuid4()), "test", bundled.model_id, values, {}))
@@ -252,5 +275,5 @@ def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch):
     assert ended.status == "succeeded", ended.error
     with av.open(str(api.settings.data / "results" / ended.id / "video.mp4")) as container:
         frames, form = container.streams.video[0].frames, json.loads(container.metadata["workflow"])
-    assert frames == {KEYFRAMES: 9, LOOP: 8, SEGMENTS: 25}[bundled]
+    assert frames == {FOUR_STEPS: 9, KEYFRAMES: 9, LOOP: 8, SEGMENTS: 25}[bundled]
     assert form["nodes"], "dropped on the editor, it restores the workflow"

@@ -246,7 +246,7 @@ def test_uploads_of_a_token_have_a_limit_in_all(tmp_path, gateway):
         answer = small.post("/v1/files", form, headers=headers)
         limit = "With this file, the uploads of this token exceed 0 MiB in all. Try again in "
         assert refused(answer, 429001).startswith(limit)
-        assert 6 * 86400 < int(answer.headers["Retry-After"]) <= 7 * 86400, "when the oldest is let go"
+        assert 6 * 86400 < int(answer.headers["Retry-After"]) <= 7 * 86400, "when the oldest is removed"
         assert small.post("/v1/files", form, headers=headers, token=small.new_token("other")).status == 200
 
 

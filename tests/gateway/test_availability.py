@@ -41,7 +41,7 @@ def test_an_answer_that_cannot_be_understood_is_no_readiness(tmp_path):
         return await availability.problem(), await availability.lacking(HOSTED)
 
     (problem, lacking), _ = look(tmp_path, answer, use)
-    assert problem == "ComfyUI's answer could not be understood. The API's log says more."
+    assert problem == "ComfyUI's response could not be understood. The API's log says more."
     assert lacking == [], "nothing is known to be missing, so requests are queued"
 
 

@@ -16,7 +16,7 @@ IMAGES = ("--start", "a.png", "--end", "b.png", "--prompt", "x")
 
 @pytest.fixture
 def environment(gateway, tmp_path, monkeypatch):
-    """The gateway's address and token, and a folder of its own."""
+    """The gateway's address and token, and a new folder."""
     for name in [name for name in os.environ if name.startswith(("WAN_FLF2V_", "RUNCOMFY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -86,6 +86,17 @@ def test_waiting_for_a_request_that_fails_shows_no_end_but_the_reason(gateway, s
     assert (process.returncode, out) == (1, "")
     assert err.endswith(f"The request {request_id} failed: the disk is full\n")
     assert "ompleted" not in err
+
+
+def test_the_file_is_called_what_the_result_is(gateway, start, tmp_path):
+    with start("submit", *IMAGES, "--wait") as process:
+        request_id = process.stderr.readline().removeprefix("Request ").strip()
+        with gateway.store() as store:
+            store.assign(request_id)
+            gateway.succeed(store, request_id, video="video.webm")
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"{request_id}.webm\n"), err
+    assert (tmp_path / f"{request_id}.webm").read_bytes() == b"made up"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to one process there")

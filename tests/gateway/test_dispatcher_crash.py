@@ -63,7 +63,7 @@ def dispatcher(api):
 async def running(api, job):
     async with ComfyClient(api.settings.comfyui_url) as client:
 
-        async def runs_there():  # each attempt has a prompt of its own
+        async def runs_there():  # each attempt has another prompt
             return (await client.queue()).position((await api.store.get(job.id)).prompt_id) == 0
 
         await wait_until(runs_there)

@@ -93,5 +93,5 @@ def test_no_time_of_a_result_is_negative_after_the_clock_was_set(api, set_by_s):
 )
 def test_clients_are_not_told_the_servers_folders(message, told):
     assert public_text(RunFailedError(message, "57")) == told
-    answer = ServerAnswerError("ComfyUI at http://10.0.0.1:8188 answered /prompt with 500", 500)
+    answer = ServerAnswerError("ComfyUI at http://10.0.0.1:8188 responded to /prompt with 500", 500)
     assert "10.0.0.1" not in public_text(answer)

@@ -17,7 +17,7 @@ _DISK_BYTES = 8 << 20
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of its own, which is small."""
+    """A folder on another disk, which is small."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder)]

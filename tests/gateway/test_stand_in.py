@@ -29,7 +29,7 @@ globals().update(cancel)
 
 @pytest.fixture(params=["0.18.2", "0.30.0"])
 def comfy_server(request):
-    """A stand-in in a thread of its own, in the place of the real ComfyUI."""
+    """A stand-in in another thread, in the place of the real ComfyUI."""
     loop, host = asyncio.new_event_loop(), StandIn(version=request.param)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -274,14 +274,19 @@ def test_expired_requests_forget_what_was_asked(store):
 
 
 def test_tokens_and_files(store):
-    token = Token("laptop", "h", 1.0, "whsec_x", 60, None)
+    token = Token("laptop", "h", 1.0, "whsec_x", 60, None, id="token_1")
     assert store.add_token(token)
+    assert store.add_token(Token("phone", "p", 0.5, None, None, None, id="token_2"))
+    assert store.revoke_token("phone")
     assert not store.add_token(Token("laptop", "other", 2.0, None, None, None))
     assert store.tokens() == [token]
     assert store.find_token("h") == token
     assert store.find_token("H") is None
+    assert store.find_token_by_id("token_1") == token
+    assert store.find_token_by_id("token_2") is None, "it was revoked"
     assert store.revoke_token("laptop")
     assert not store.revoke_token("laptop")
+    assert store.find_token_by_id("token_1") is None
     file = StoredFile("file_1", "laptop", "me.png", "abc.png", "image/png", 3, 1.0)
     assert store.add_file(file, 3) is None
     assert store.add_file(replace(file, id="file_2", size=1), 3) == file.created_at, "there is no room"
@@ -455,6 +460,17 @@ def test_a_store_of_another_version_is_refused(tmp_path, version):
         f"{path} has schema {version}; this version of wan-flf2v knows schema 4 only. Update wan-flf2v, or use another "
         "data folder."
     )
+
+
+def test_a_store_that_was_made_before_a_table_was_thought_of_gets_it(tmp_path):
+    store = Blocking(SqliteStore(tmp_path / "s"))
+    job = add(store)
+    for statement in ("DROP TABLE priorities", "DROP INDEX jobs_unfinished"):
+        sql(store.store, statement)
+    store.close()
+    store = Blocking(SqliteStore(tmp_path / "s"))
+    assert (store.priorities(), next_id(store), store.get(job.id)) == ({}, job.id, job)
+    store.close()
 
 
 def _another_programs(path):

@@ -201,7 +201,7 @@ def test_the_pauses_grow_to_an_hour_and_the_last_attempt_is_at_the_end(tmp_path,
 
 
 def test_a_restart_forgets_nothing(tmp_path):
-    """A sender that fails is stopped; another, with a store of its own, goes on."""
+    """A sender that fails is stopped; another, with another store, goes on."""
     first, receiver = chosen_store(tmp_path), Receiver(503)
     job_id = deliver(first, tmp_path, receiver.answer, lambda job_id: owed(first)[job_id][0] >= 1)
     ((url,),) = sql(first, "SELECT url FROM webhooks")

@@ -333,7 +333,7 @@ def test_a_job_whose_images_are_nowhere_is_not_offered_for_ever(tmp_path):
 
 
 def test_a_waiting_job_does_not_wait_for_one_that_stalls(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "_ANSWER_WAIT_S", 0.3)
+    monkeypatch.setattr(worker, "_PATIENCE_S", 0.3)
     monkeypatch.setattr(worker, "_CHECK_S", 30.0)  # nobody notices it before
 
     async def test():

@@ -23,7 +23,7 @@ DEMO_INPUTS = {"57_steps": "2", "57_cfg": "1", "67_length": "17", "73_frame_rate
 
 @pytest.fixture(scope="module")
 def demo_file(tmp_path_factory):
-    """The demo's workflow in API form, with node ids of its own: what finds images and texts must be the links."""
+    """The demo's workflow in API form, with other node ids: what finds images and texts must be the links."""
     graph = graph_for(DEMO)
     ids = {node_id: str(1000 + place) for place, node_id in enumerate(sorted(graph)) if int(node_id) < 57}
     for node in graph.values():

@@ -1,4 +1,4 @@
-"""The demo as a user runs it: a process of its own, a real ComfyUI, real files."""
+"""The demo as a user runs it: a process, a real ComfyUI, real files."""
 
 import os
 import shutil

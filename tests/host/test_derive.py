@@ -67,6 +67,24 @@ def test_the_operator_can_name_a_file_and_a_switch(comfy_server):
     assert switch.msg == "73_ping_pong must be true or false, got 1. The default is false."
 
 
+def test_what_requests_could_not_get_is_refused(comfy_server):
+    for format_ in ("webp", "png sequence", "png sequence 16-bit"):
+        (text,) = refused(comfy_server, demo_graph(n73_format=format_))
+        assert text == (
+            f'The node 73 "Video" saves by WanFLF2VVideoCombine {format_}, but a result of the API is an MP4, '
+            "WebM, MOV, MKV or GIF file, or one PNG. Choose another format or node, and export the workflow again."
+        )
+    for kind in ("SaveAnimatedWEBP", "SaveAnimatedPNG"):
+        graph = slow_graph()
+        graph["3"]["class_type"] = kind
+        assert refused(comfy_server, graph)[0].startswith(
+            f'The node 3 "{kind}" saves by {kind}, but a result of the API'
+        )
+    choices = model_of(comfy_server, demo_graph(n73_format="webm VP9"), "73_format").parameter("73_format").enum
+    assert {"webm VP9", "gif", "mp4 H.264"} <= set(choices)
+    assert not [choice for choice in choices if choice.startswith(("webp", "png"))]
+
+
 def test_an_image_alone_can_be_what_a_workflow_makes(comfy_server):
     model = model_of(comfy_server, slow_graph())
     assert (model.output_node, model.makes, model.category) == ("3", "image", "text-to-image")

@@ -17,6 +17,10 @@ OURS = (
     "WanFLF2VColorMatch",
     "WanFLF2VVideoCombine",
     "WanFLF2VPlan",
+    "WanFLF2VKeyframes",
+    "WanFLF2VSegments",
+    "WanFLF2VLastFrames",
+    "WanFLF2VReport",
 )
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 

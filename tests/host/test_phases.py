@@ -96,7 +96,7 @@ def test_several_seeds_are_their_single_runs_where_the_model_draws(comfy_server)
     graph = sampler_graph(n57_steps=STEPS, n57_handover="step", n57_handover_step=FIRST_LOW, n57_noise_seed=20)
     for expert in ("high", "low"):
         patch(graph, expert, "WanFLF2VTestDrawInModel")
-    single = {**graph["57"]["inputs"], "noise_seed": 21}
+    single = {**graph["57"]["inputs"], "noise_seed": 21, "resume": False}
     graph["single"] = {"class_type": "WanFLF2VSampler", "inputs": single}
     dump_latent(graph, "single", "single")
     graph["57"]["inputs"].update(seed_count=2, handover_step=STEPS)

@@ -150,6 +150,26 @@ def test_main_memory_is_the_size_of_all_files(comfy_server, models):
     assert twice["ram_bytes"] == sum(sizes) - sizes[1], "one file is loaded once"
 
 
+@pytest.mark.parametrize(
+    ("inputs", "latents", "said"),
+    [
+        ({}, 10, "0.10 GiB: 10 predictions"),
+        ({"sampler_name": "euler_cfg_pp"}, 10 * 3, "0.30 GiB: 10 predictions"),
+        ({"sampler_name": "euler_cfg_pp", "cfg": 1.0}, 10 * 2, "0.20 GiB: 10 predictions"),
+        ({"handover": "step", "handover_step": 0}, 0, None),
+        ({"handover": "step", "handover_step": 20}, 0, None),
+    ],
+)
+def test_the_record_that_the_low_noise_phase_needs(comfy_server, models, inputs, latents, said):
+    """A latent of 720x720x81 has 16 channels, 21 frames of 90x90, in float32."""
+    text, made = plan(comfy_server, **NO_FILES, **inputs)
+    assert made["record_bytes"] == latents * 4 * 16 * 21 * 90 * 90
+    found = [line for line in text.splitlines() if line.startswith("  record")]
+    assert found == [
+        f"  record    {said} of the high-noise expert, kept for the low-noise one's phase" for _ in filter(None, [said])
+    ]
+
+
 def test_no_weight_is_read(comfy_server, models):
     """The text encoder here is as large as main memory, and takes no room on the disk."""
     write_sparse(models / "text_encoders" / "huge_umt5.safetensors", BIG)

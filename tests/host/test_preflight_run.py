@@ -22,7 +22,7 @@ def models(comfy_server):
 
 
 def sampled(prompt):
-    """Return the graph up to node 57, in one step from a latent of its own, with no image and no VAE."""
+    """Return the graph up to node 57, in one step from an empty latent, with no image and no VAE."""
     del prompt["73"]
     prompt["latent"] = {
         "class_type": "EmptyHunyuanLatentVideo",
@@ -136,7 +136,7 @@ def small_disks(folder, sizes):
 
 
 def test_disks_that_are_nearly_full(comfy_install, tmp_path):
-    """Real file systems of those sizes, in a mount namespace of their own."""
+    """Real file systems of those sizes, in a new mount namespace."""
     sizes = ("32m", "512m", "2g")
     folders = [f"m/{size}/not/there/yet" for size in sizes]
     with small_disks(tmp_path, sizes) as cwd:

@@ -21,7 +21,9 @@ from support.expert_graphs import (
     write_lora,
 )
 from support.plan_runs import NO_FILES, plan
+from support.preflight_runs import LORA, LOW, T2V_HIGH, T2V_LOW, model_files, other
 from support.shown import Shown
+from support.wan_files import write_wan
 from wan_flf2v.client.errors import RunFailedError
 
 SEED = 5
@@ -187,7 +189,8 @@ def test_seeds_are_their_single_runs(comfy_server, solver):
     graph = prelude_graph(sampler_name=solver, noise_seed=8, n67_batch_size=1)
     for expert in ("high", "low"):
         patch(graph, expert, "WanFLF2VTestDrawInModel")
-    graph["single"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"], "noise_seed": 9}}
+    single = {**graph["57"]["inputs"], "noise_seed": 9, "resume": False}
+    graph["single"] = {"class_type": "WanFLF2VSampler", "inputs": single}
     graph["57"]["inputs"]["seed_count"] = 2
     graph["57"]["inputs"]["handover"] = graph["single"]["inputs"]["handover"] = "half"
     dump_latent(graph, "single", "single")
@@ -216,7 +219,7 @@ def test_the_guider_gives_what_the_sampler_gives(comfy_server, solver):
     graph = prelude_graph(sampler_name=solver)
     graph["57"]["inputs"]["prelude_steps"] = 2
     add_guided(graph)
-    graph["guider"]["inputs"].update(model_prelude=["37", 0], prelude_steps=2)
+    graph["guider"]["inputs"].update(model_prelude=["37", 0], prelude_steps=2, resume=False)
     comfy_server.run(graph)
     assert relative_difference(comfy_server) == 0
 
@@ -351,6 +354,48 @@ def test_the_editor_shows_the_prelude_and_what_is_wrong_with_it(comfy_server):
     shown = shown_in_the_editor(comfy_server, graph)
     assert [step["expert"] for step in shown["steps"]] == ["high"] * 2 + ["low"] * 2
     assert not any("prelude" in finding["text"] for finding in shown["findings"])
+
+
+@pytest.fixture(scope="module")
+def models(comfy_server):
+    with model_files(comfy_server) as folder:
+        yield folder
+
+
+def with_prelude_file(name):
+    graph = prelude_graph(prelude_cfg=3.25)  # other than other tests', so that it is run
+    loader = {"unet_name": name, "weight_dtype": "default"}
+    graph["loader"] = {"class_type": "UNETLoader", "inputs": loader}
+    graph["57"]["inputs"]["model_prelude"] = ["loader", 0]
+    return graph
+
+
+DISTILLED_FILE = "preflight/wan2.2_i2v_high_noise_lightx2v_4steps.safetensors"
+DISTILLED = "model_prelude has {}, which looks made for few steps without guidance, but the prelude is there for"
+
+
+def test_node_57_tells_of_a_file_that_is_no_prelude(comfy_server, models):
+    graph = with_prelude_file(LOW)
+    texts = [text for node, text in Shown(comfy_server, graph).texts if node == "57"]
+    assert other("model_prelude", LOW, "low", "high") in texts[0].splitlines()
+    lora = {"model": ["loader", 0], "lora_name": LORA, "strength_model": 1.0}
+    graph["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": lora}
+    graph["57"]["inputs"]["model_prelude"] = ["lora", 0]
+    texts = [text for node, text in Shown(comfy_server, graph).texts if node == "57"]
+    assert any(line.startswith(DISTILLED.format(LORA)) for line in texts[0].splitlines())
+    with pytest.raises(RunFailedError, match=f"model_prelude.*{T2V_LOW}.* is a text-to-video checkpoint"):
+        comfy_server.run(with_prelude_file(T2V_LOW))
+
+
+def test_the_plan_tells_of_a_file_that_is_no_prelude(comfy_server, models):
+    settings = {"steps": 4, "cfg": 1.0, "prelude": "steps"}
+    _, made = plan(comfy_server, **settings, model_prelude=LOW)
+    assert other("model_prelude", LOW, "low", "high") in made["warnings"]
+    write_wan(models / "diffusion_models" / DISTILLED_FILE)
+    _, made = plan(comfy_server, **settings, model_prelude=DISTILLED_FILE)
+    assert any(text.startswith(DISTILLED.format(DISTILLED_FILE)) for text in made["warnings"])
+    _, made = plan(comfy_server, **settings, model_prelude=T2V_HIGH)
+    assert any(text.startswith(f"model_prelude ({T2V_HIGH}) is a text-to-video") for text in made["errors"])
 
 
 def test_the_plan_shows_the_prelude_in_words_and_in_colour(comfy_server, tmp_path):

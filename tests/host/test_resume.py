@@ -15,8 +15,9 @@ from support.expert_graphs import (
     write_lora,
 )
 from support.in_comfyui import run_cases
+from support.segment_graphs import segments_graph
 from support.shown import Shown
-from wan_flf2v.client.errors import RunFailedError
+from wan_flf2v.client.errors import RunFailedError, RunInterruptedError
 
 FIRST_LOW = 2
 NOTHING = {}
@@ -39,7 +40,11 @@ def forwards(host, graph, after="57", and_after="57"):
     watch = {"class_type": "WanFLF2VMeasureWatch", "inputs": {"model": ["37", 0], "label": "high"}}
     inputs = {"name": "notes", "after": [after, 0], "and_after": [and_after, 0]}
     host.run({**graph, "watch": watch, "notes": {"class_type": "WanFLF2VMeasureWriteNotes", "inputs": inputs}})
-    return sum(note.get("event") == "forward" for note in host.state("notes"))
+    return forwards_of("high", host.state("notes"))
+
+
+def forwards_of(model, noted):
+    return sum(note.get("event") == "forward" and note["model"] == model for note in noted)
 
 
 def reused(host, graph):
@@ -201,6 +206,121 @@ def test_a_run_that_failed_in_the_low_noise_phase_goes_on_from_the_hand_over(hos
     assert forwards(host, base_graph(n57_noise_seed=20)) == FIRST_LOW, "the failed run's, which wrote no notes"
 
 
+def with_prelude(**inputs):
+    """Return 2 prelude steps, 1 with high and 2 with low noise; the first three run on one model's weights."""
+    settings = {"steps": 4, "cfg": 1.0, "prelude_steps": 2, "model_prelude": ["37", 0], **inputs}
+    return sampler_graph(**{f"n57_{name}": value for name, value in settings.items()})
+
+
+def prelude_lora(host, graph):
+    inputs = {"lora_name": write_lora(host), "strength_model": 1.0, "model": ["37", 0]}
+    graph["prelude"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    graph["57"]["inputs"]["model_prelude"] = ["prelude", 0]
+
+
+# What is edited after a run with a prelude, and how many of its 2 prelude steps and 1 high-noise step are run again.
+PRELUDE_EDITS = {
+    "cfg of the low-noise phase": (lambda host, graph: set_inputs(graph, n57_cfg_low_noise=2.0), 0),
+    "cfg": (lambda host, graph: set_inputs(graph, n57_cfg=2.0, n57_cfg_low_noise=1.0), 1),
+    "a LoRA of the high-noise phase": (lambda host, graph: lora(host, graph, "high"), 1),
+    "cfg of the prelude": (lambda host, graph: set_inputs(graph, n57_prelude_cfg=2.0), 3),
+    "a LoRA of the prelude": (prelude_lora, 3),
+    "the prelude's sigmas": (lambda host, graph: set_inputs(graph, n57_prelude_schedule=19), 3),
+    "the positive text": (lambda host, graph: set_inputs(graph, n6_text="another text"), 3),
+    "the sampler": (lambda host, graph: set_inputs(graph, n57_sampler_name="heun"), 2 * 2 + 1),
+    "the seed": (lambda host, graph: set_inputs(graph, n57_noise_seed=1), 3),
+}
+
+
+@pytest.mark.parametrize("name", PRELUDE_EDITS)
+def test_what_comes_before_an_edit_is_reused_with_a_prelude_too(host, name):
+    edit, again = PRELUDE_EDITS[name]
+    forwards(host, with_prelude())
+    first = host.tensors("ours")["samples"]
+    graph = with_prelude()
+    edit(host, graph)
+    assert forwards(host, graph) == again
+    resumed = host.tensors("ours")["samples"]
+    assert not torch.equal(resumed, first), "an edit without effect proves nothing"
+    if again < 2 + 1:
+        forwards(host, set_inputs(graph, n57_resume=False))
+        assert torch.equal(resumed, host.tensors("ours")["samples"]), "resumed or not, the result is the whole run's"
+
+
+def test_random_numbers_after_a_prelude_are_those_of_the_whole_run(host):
+    """The sampler draws from numpy's generator, which the rest does not seed again."""
+    graph = add_guided(with_prelude())
+    prelude = {name: value for name, value in graph["57"]["inputs"].items() if "prelude" in name}
+    graph["guider"]["inputs"].update(prelude)
+    graph["noise"] = {"class_type": "WanFLF2VTestNoise", "inputs": {}}
+    graph["sampler"] = {"class_type": "WanFLF2VTestSampler", "inputs": {"kind": "noise numpy"}}
+    del graph["57"], graph["dump_ours"]
+    forwards(host, graph, "58", "58")
+    assert forwards(host, set_inputs(graph, nguider_cfg=2.0, nguider_cfg_low_noise=1.0), "58", "58") == 1
+    resumed = host.tensors("stock")["samples"]
+    assert forwards(host, set_inputs(graph, nguider_resume=False), "58", "58") == 3
+    assert torch.equal(resumed, host.tensors("stock")["samples"])
+
+
+STAGES = {
+    # The expert that is interrupted, at which of its calls, settings; calls of both runs together, of either expert.
+    "third segment's low noise": ("low", 5, {}, 6, 5 + 2),
+    "second segment's high noise": ("high", 3, {}, 3 + 4, 6),
+    "third segment's only phase": ("low", 9, {"n57_handover_step": 0}, 0, 9 + 4),
+    "third segment's low noise, with a prelude": (
+        "low", 5, {"n57_model_prelude": ["37", 0], "n57_prelude_steps": 2, "n57_handover": "boundary"}, 6 + 3, 5 + 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_an_interrupt_what_had_finished_is_not_run_again(host, stage):
+    """What had not is run whole: of the phase that was interrupted, nothing is left."""
+    expert, call, settings, high, low = STAGES[stage]
+    graph = segments_graph(4, join=False, n57_steps=4, n57_handover="step", n57_handover_step=2)
+    del set_inputs(graph, **settings)["73"]
+    patch(graph, expert, "WanFLF2VTestWrapper", kind="interrupting")
+    graph["one"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["57", 0], "batch_size": 3}}
+    dump_latent(graph, "one", "segments")
+    inputs = {"model": ["56", 0], "label": "low"}
+    graph["watch_low"] = {"class_type": "WanFLF2VMeasureWatch", "inputs": inputs}
+    forwards(host, set_inputs(graph, n57_resume=False), "one", "one")
+    whole = host.tensors("segments")["samples"]
+    set_inputs(graph, n57_resume=True)
+    file = host.base_dir / "output" / "interrupt_at.txt"
+    file.write_text(str(call))
+    try:
+        with pytest.raises(RunInterruptedError):
+            forwards(host, graph, "one", "one")
+        made = forwards(host, graph, "one", "one"), forwards_of("low", host.state("notes"))
+    finally:
+        file.unlink()
+    assert made == (high, low), "of both runs"
+    assert torch.equal(host.tensors("segments")["samples"], whole)
+
+
+def test_a_run_that_has_finished_leaves_no_results(host):
+    """ComfyUI keeps what the node gave; another node with the same inputs runs its low-noise phases."""
+    graph = base_graph(n57_noise_seed=30, n57_seed_count=2)
+    graph["58"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"], "boundary": 0.8}}  # not used
+    dump_latent(graph, "58", "other")
+    texts = dict(Shown(host, graph).texts)
+    calls = {", ".join(texts[node].splitlines()[0].split(", ")[:2]) for node in ("57", "58")}
+    assert calls == {f"high noise {high} model calls, low noise 4 model calls" for high in (0, 4)}
+
+
+def test_with_resume_off_nothing_is_kept(host):
+    forwards(host, base_graph(n57_noise_seed=50, n57_resume=False))
+    assert forwards(host, base_graph(n57_noise_seed=50, n57_cfg_low_noise=2.0)) == FIRST_LOW
+
+
+def test_with_no_room_nothing_is_kept(new_comfy_server, monkeypatch):
+    monkeypatch.setenv("WAN_FLF2V_RESUME_MB", "0")
+    with new_comfy_server() as host:
+        forwards(host, base_graph())
+        assert forwards(host, base_graph(n57_cfg_low_noise=2.0)) == FIRST_LOW
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "euler"])
 def test_a_record_that_does_not_fit_after_all_is_not_played(host, sampler):
     """Brownian noise depends on the last sigma, which the high-noise model is not told."""
@@ -248,24 +368,58 @@ def test_the_node_says_what_was_reused(host):
     assert [data["text"] for kind, data in shown.events if kind == "wan_flf2v.reused"] == [""]
 
 
+def test_the_guider_says_what_was_reused(host):
+    graph = add_guided(base_graph(n57_noise_seed=13))
+    del graph["57"], graph["dump_ours"]
+    Shown(host, graph)
+    shown = Shown(host, set_inputs(graph, nguider_cfg_low_noise=2.0))
+    last = [text for node, text in shown.texts if node == "guider"][-1].splitlines()[0]
+    assert last == "high noise 0 model calls, low noise 2 model calls, 2 steps reused from an earlier run"
+
+
 @pytest.fixture(scope="module")
 def cases(comfy_install, tmp_path_factory):
     return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), "resume_cases")
 
 
 def test_a_fingerprint_tells_each_change(cases):
-    assert [name for name, same in cases["same"].items() if not same] == []
-    assert [name for name, told in cases["changed"].items() if not told] == []
-    assert [name for name, refused in cases["cannot tell"].items() if not refused] == []
+    for group in ("trusted", "same", "changed", "cannot_tell"):
+        assert [name for name, right in cases[f"{group}_cases"].items() if not right] == [], group
 
 
 def test_the_store_is_bounded(cases):
-    assert cases["store"] == {
+    assert cases["store_cases"] == {
         "all that fit": ["a", "b"],
         "the oldest goes": ["b", "c"],
         "one above the limit": ["b", "c"],
         "its object is gone": ["c"],
+        "a result goes too": ["d", "e"],
         "the limit is 0": [],
         "no number": "the environment variable WAN_FLF2V_RESUME_MB is 'all', but must be a whole number of megabytes, "
         "0 or more (0 keeps nothing). Correct it, or unset it for 1024.",
+    }
+
+
+def test_a_devices_generator_is_put_back(cases):
+    assert cases["device_cases"] == {
+        f"{kind}: {what}": found
+        for kind in ("xpu", "mps")
+        for what, found in (("what has drawn", ["device"]), ("put back", 0.0), ("with another's", 1.0))
+    }
+
+
+def test_a_models_buffers_are_released_in_the_hosts_order(cases):
+    """Prefetch entries alias the cast buffers, so they go first."""
+    assert cases["release_cases"] == {
+        "newest": ["prefetch_queues", "cast_buffers", "watermarks"],
+        "older": ["cast_buffers", "watermarks"],
+        "CPU": [],
+    }
+
+
+def test_experts_sample_in_their_order_whatever_the_runs(cases):
+    assert cases["order_cases"] == {
+        "one run": ["high", "low"],
+        "one expert alone comes first": ["high", "low"],
+        "a prelude without high noise": ["prelude", "high", "low"],
     }

@@ -34,7 +34,7 @@ def test_seeds_are_their_single_runs(comfy_server, solver):
     graph = sampler_graph(n57_sampler_name=solver, n57_steps=6, n57_noise_seed=first, n67_batch_size=2)
     for seed in seeds:
         graph[f"single_{seed}"] = {"class_type": "WanFLF2VSampler", "inputs": {**graph["57"]["inputs"]}}
-        graph[f"single_{seed}"]["inputs"]["noise_seed"] = seed
+        graph[f"single_{seed}"]["inputs"].update(noise_seed=seed, resume=False)
         dump_latent(graph, f"single_{seed}", f"single_{seed}")
     graph["57"]["inputs"]["seed_count"] = 4
     comfy_server.run(graph)
@@ -46,7 +46,7 @@ def test_seeds_are_their_single_runs(comfy_server, solver):
 @pytest.mark.parametrize("step", [0, 4])
 def test_seeds_on_one_expert_alone(comfy_server, step):
     graph = sampler_graph(n57_handover="step", n57_handover_step=step, n57_seed_count=2, n57_noise_seed=5)
-    single = {**graph["57"]["inputs"], "seed_count": 1, "noise_seed": 6}
+    single = {**graph["57"]["inputs"], "seed_count": 1, "noise_seed": 6, "resume": False}
     graph["single"] = {"class_type": "WanFLF2VSampler", "inputs": single}
     dump_latent(graph, "single", "single")
     comfy_server.run(graph)
@@ -134,7 +134,8 @@ def test_the_gate_without_guidance_changes_nothing(comfy_server):
 
 def test_the_gate_with_several_seeds_and_with_two_calls_a_step(comfy_server):
     graph = sampler_graph(n57_cfg_gate=0.5, n57_sampler_name="heun", n57_steps=8, n57_seed_count=2)
-    single = {**graph["57"]["inputs"], "seed_count": 1, "noise_seed": graph["57"]["inputs"]["noise_seed"] + 1}
+    seed = graph["57"]["inputs"]["noise_seed"] + 1
+    single = {**graph["57"]["inputs"], "seed_count": 1, "noise_seed": seed, "resume": False}
     graph["single"] = {"class_type": "WanFLF2VSampler", "inputs": single}
     dump_latent(graph, "single", "single")
     comfy_server.run(graph)
@@ -200,11 +201,18 @@ def test_the_node_says_how_far_it_is_and_shows_the_whole_clip(previewing):
     assert np.abs(frames[0] - frames[3]).mean() > 1, "other frames, not one four times"
 
 
+def test_the_node_counts_the_calls_that_were_made(comfy_server):
+    """heun asks twice in each step but the last, and for the second time of step 2 the low-noise expert."""
+    graph = sampler_graph(n57_sampler_name="heun", n57_handover="step", n57_handover_step=2, n57_noise_seed=41)
+    last = [text for node, text in Shown(comfy_server, graph).texts if node == "57"][-1]
+    assert last.startswith("high noise 3 model calls, low noise 4 model calls, ")
+
+
 @pytest.mark.parametrize(
     ("solver", "seeds", "begin"), [("euler", 1, 3), ("dpm_adaptive", 1, 2), ("dpm_fast", 2, 2), ("euler", 2, 43)]
 )
 def test_an_interrupt_takes_effect_within_one_step(comfy_server, solver, seeds, begin):
-    """In either half, of one seed or several, and with samplers that count their steps in a way of their own."""
+    """In either half, of one seed or several, and with samplers that count their steps differently."""
     sizes = {"n71_width": 128, "n71_height": 128, "n67_length": 17}
     settings = {"n57_steps": 40, "n57_sampler_name": solver, "n57_seed_count": seeds, "n57_noise_seed": 50}
     graph = sampler_graph(slow=True, **settings, **sizes)

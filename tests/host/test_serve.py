@@ -16,7 +16,7 @@ from wan_flf2v.bootstrap.server import free_port
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
 def test_serve_demo_until_ctrl_c(project_comfyui, demo_models, tmp_path):
-    # A cache of its own: a request left over in the user's would run on, and ComfyUI aborts when it ends meanwhile.
+    # Another cache: a request left over in the user's would run on, and ComfyUI aborts when it ends meanwhile.
     shutil.copytree(demo_models, tmp_path / "demo" / "models")
     env = {**os.environ, "COMFYUI_PATH": project_comfyui, "WAN_FLF2V_CACHE": str(tmp_path)}
     port = free_port()

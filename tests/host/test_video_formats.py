@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from support.client_runs import with_client
 from support.demo_graphs import demo_graph
 from support.expert_graphs import add_guided
-from support.in_comfyui import run_cases
 from support.media import decoded, described, samples
+from support.rife import rife_weights
 from support.shown import Shown
 from support.video_graphs import images_graph, latent_graph, read_planes
 from wan_flf2v.client.errors import PromptRejectedError, RunFailedError
@@ -408,30 +408,6 @@ def rife(comfy_server):
     return {"class_type": "FrameInterpolationModelLoader", "inputs": {"model_name": RIFE}}
 
 
-def rife_weights(head=4, channels=8):
-    """Return the weights of ComfyUI's IFNet, small, from a seed."""
-    generator, made = torch.Generator().manual_seed(3), {}
-
-    def layer(name, *shape, bias):
-        made[f"{name}.weight"] = torch.randn(*shape, generator=generator) * 0.05
-        made[f"{name}.bias"] = torch.randn(bias, generator=generator) * 0.05
-
-    layer("encode.cnn0", 16, 3, 3, 3, bias=16)
-    layer("encode.cnn1", 16, 16, 3, 3, bias=16)
-    layer("encode.cnn2", 16, 16, 3, 3, bias=16)
-    layer("encode.cnn3", 16, head, 4, 4, bias=head)
-    for block in range(5):
-        into = 7 + 2 * head if block == 0 else 8 + 4 + 8 + 2 * head
-        name = f"blocks.{block}"
-        layer(f"{name}.conv0.0.0", channels // 2, into, 3, 3, bias=channels // 2)
-        layer(f"{name}.conv0.1.0", channels, channels // 2, 3, 3, bias=channels)
-        for i in range(8):
-            layer(f"{name}.convblock.{i}.conv", channels, channels, 3, 3, bias=channels)
-            made[f"{name}.convblock.{i}.beta"] = torch.ones(1, channels, 1, 1)
-        layer(f"{name}.lastconv.0", channels, 52, 4, 4, bias=52)
-    return made
-
-
 @pytest.mark.parametrize(("latent_frames", "multiplier"), [(6, 2), (3, 5)])
 def test_interpolation_in_the_stream_is_that_of_comfyuis_node_on_the_whole_clip(
     comfy_server, rife, latent_frames, multiplier
@@ -455,11 +431,6 @@ def test_interpolation_in_the_stream_is_that_of_comfyuis_node_on_the_whole_clip(
     assert not np.array_equal(ours[1], ours[0])
     with av.open(str(paths[0])) as container:
         assert container.streams.video[0].average_rate == 16 * multiplier
-
-
-def test_a_model_that_takes_the_vaes_place_changes_no_bit(comfy_install, tmp_path):
-    """Between the parts of a decode everything is unloaded, as an interpolation model does where memory is short."""
-    assert run_cases(comfy_install, tmp_path, "beside_cases") == {"alike": True, "loaded": 9, "frames": 17}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")

@@ -4,7 +4,8 @@ import pytest
 from support.in_comfyui import run_cases
 
 ENDS = ("start and end", "start", "end", "5 start", "5 end", "2 and 7")
-GROUPS = ("encode", "encode dtypes", "decode", "decode dtypes", "work", "host", "memory", "cache")
+BIT_EQUAL = ("encode", "encode dtypes", "decode", "decode dtypes", "decode, a layer that counts")
+GROUPS = (*BIT_EQUAL, "decode memory", "work", "host", "memory", "cache")
 
 
 @pytest.fixture(scope="module")
@@ -12,12 +13,18 @@ def cases(comfy_install, tmp_path_factory):
     return run_cases(comfy_install, tmp_path_factory.mktemp("cases"), "vae_cases", *GROUPS)
 
 
-@pytest.mark.parametrize("group", ["encode", "encode dtypes", "decode", "decode dtypes"])
+@pytest.mark.parametrize("group", BIT_EQUAL)
 def test_bit_equal_to_the_host(cases, group):
     warnings = cases[group].pop("warnings")
     assert cases[group]
     assert all(cases[group].values()), cases[group]
     assert warnings == []  # nothing was left to the host
+
+
+def test_a_decode_holds_no_more_of_a_long_clip_than_of_a_short_one(cases):
+    """No copy of the latent, and nothing that is made of all of it."""
+    held = cases["decode memory"]
+    assert 0 < held["101"] <= held["21"]
 
 
 @pytest.mark.timeout(3600)  # ten minutes of work; a slow or busy machine takes long
@@ -76,7 +83,7 @@ def test_arguments_of_newer_hosts_that_can_be_left_out_are_fine(cases):
 
 
 def test_weights_whose_bytes_cannot_be_read_are_left_to_the_host(cases):
-    same, same_bytes, encode_log, decode_log = cases["host"]["weights of a type of its own"]
+    same, same_bytes, encode_log, decode_log = cases["host"]["weights of their own type"]
     assert same
     assert same_bytes
     assert encode_log == [
@@ -112,7 +119,7 @@ def test_out_of_memory_means_the_tiles_of_the_host(cases):
 
 def test_only_equal_content_and_vae_encode_nothing(cases):
     known = {
-        "again", "same file loaded anew", "other image again", "back to the first image",
+        "again", "same file loaded again", "other image again", "back to the first image",
         "before a weight is changed in place",
     }  # fmt: skip
     chunks = cases["cache"]

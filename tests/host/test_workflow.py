@@ -13,7 +13,7 @@ from support.expert_graphs import write_lora
 from support.shown import Shown
 from support.video_graphs import read_planes
 from wan_flf2v.contract.parameters import HOSTED
-from wan_flf2v.contract.workflow import load_graph
+from wan_flf2v.contract.workflow import load_graph, switch_on, ui_form
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 PRIMITIVE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -335,7 +335,7 @@ def test_names_of_templates_are_frozen():
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in (HOSTED_TEMPLATE, "wan22_flf2v_plan")])
 def test_templates_run_on_small_models(comfy_server, name):
-    """The template's own graph, with the demo's loaders in the place of its own, small and quick."""
+    """The template's own graph, with the demo's loaders in the place of its loaders, small and quick."""
     graph, demo = load_graph(name), demo_graph()
     for node_id in ("37", "38", "39", "56"):
         graph[node_id] = demo[node_id]
@@ -355,6 +355,14 @@ def test_templates_run_on_small_models(comfy_server, name):
     count = {"wan22_flf2v_several_images": 25, "wan22_flf2v_loop": 8, "wan22_flf2v_long_video": 17}.get(name, 9)
     assert (graph["57"]["inputs"]["steps"], len(frames)) == (4, count)
     assert info["size"] == ((128, 128) if name == "wan22_flf2v_upscale" else (64, 64))
+
+
+@pytest.mark.parametrize("name", ["wan22_flf2v_keyframes", "wan22_flf2v_loop", "wan22_flf2v_several_images"])
+def test_a_bypassed_lora_loader_that_is_switched_on_is_the_same_graph_in_both_forms(name, object_info):
+    graph = load_graph(name)
+    for node_id in ("91", "92"):
+        assert switch_on(name, graph, node_id, {"lora_name": "a.safetensors", "strength_model": 0.5})
+    assert ui_to_api(ui_form(name, graph), object_info) == graph
 
 
 def write_upscaler(host):

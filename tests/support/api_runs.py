@@ -24,7 +24,7 @@ LONG = {"71_widthx71_height": "128x128 (1:1)", "67_length": 33, "57_steps": 20} 
 
 
 def demo_values(**changes):
-    """Return a complete demo request on the two photographs, with a seed of its own: nothing comes from a cache."""
+    """Return a complete demo request on the two photographs, each with another seed: nothing comes from a cache."""
     images = {"68_image": "start.jpg", "62_image": "end.jpg"}
     seed = {"57_noise_seed": uuid.uuid4().int % 2**32}
     return validate(DEMO, {"6_text": "a test", **images, **seed, **SMALL, **changes})

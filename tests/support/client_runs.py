@@ -8,7 +8,7 @@ from wan_flf2v.client.run import run_graph
 
 
 def empty_image():
-    # A colour of its own, so that no test is served from the cache of another.
+    # Another colour for each, so that no test is served from the cache of another.
     colour = uuid.uuid4().int % 0xFFFFFF
     return {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": colour}}
 

@@ -13,7 +13,7 @@ from wan_flf2v.client.run import run_graph
 from support.warm_python import Programs
 
 
-class ComfyUI:
+class RunningComfyUI:
     """A ComfyServer with its version, and shorthands to run graphs and read what they wrote."""
 
     def __init__(self, server, version):
@@ -73,7 +73,7 @@ class Servers:
         arguments = ("--cpu", "--disable-api-nodes", *arguments)
         path = Path(install["path"])
         made = server.ComfyServer(path, python, base_dir, extra_args=arguments, env=env)
-        return ComfyUI(made, install["version"])
+        return RunningComfyUI(made, install["version"])
 
     def shared(self, install):
         """Return the running server of a version that all tests of this process share."""

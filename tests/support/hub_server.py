@@ -62,7 +62,7 @@ class Hub:
 
     @contextlib.contextmanager
     def serving(self):
-        """Serve from a thread of its own; ``url`` is the address."""
+        """Serve from another thread; ``url`` is the address."""
         ready, loop = threading.Event(), asyncio.new_event_loop()
 
         async def start():

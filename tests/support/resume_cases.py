@@ -1,4 +1,4 @@
-"""Cases of fingerprints and of the store of records inside a ComfyUI: ``python resume_cases.py COMFYUI RESULTS``.
+"""Cases of a run's parts that need no run, inside a ComfyUI: ``python resume_cases.py COMFYUI RESULTS``.
 
 Each case's result goes into the JSON file RESULTS; what it must be is in tests/host/test_resume.py.
 """
@@ -8,20 +8,31 @@ import itertools
 import json
 import os
 import random
+import sys
+import sysconfig
 import threading
+import types
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from vae_cases import RESULTS  # isort: skip -- first, it prepares the host
 import comfy.model_patcher
+import folder_paths
 import numpy as np
 import torch
+from wan_flf2v import compat
 from wan_flf2v.sampling import resume
-from wan_flf2v.sampling.fingerprint import CannotTellError, Fingerprint
+from wan_flf2v.sampling.fingerprint import CannotTellError, Fingerprint, is_trusted
+from wan_flf2v.sampling.phases import Expert, Phase, expert_order
 from wan_flf2v.sampling.record import RandomStates, Record
 
 GLOBAL = [1.0]
 CPU = torch.device("cpu")
+COMFYUI = Path(comfy.model_patcher.__file__).parents[1]
+SETTINGS = types.ModuleType("settings_of_a_pack")
+SETTINGS.factor, SETTINGS.more = 1.0, types.ModuleType("more_settings_of_a_pack")
+SETTINGS.more.scale = 1.0
 
 
 class Holder:
@@ -60,6 +71,16 @@ def uses_class():
     return Holder.setting
 
 
+def reads_module():
+    return SETTINGS.factor, SETTINGS.more.scale
+
+
+def of_file(path):
+    """Return a function that reads a global, as if it stood in this file."""
+    code = reads_global.__code__.replace(co_filename=str(path))
+    return types.FunctionType(code, globals())
+
+
 def model():
     """Return the MODEL of a tiny net, with the parts that the host's own models have."""
     net = torch.nn.Module()
@@ -71,6 +92,32 @@ def model():
     patcher.add_object_patch("model_sampling", net.model_sampling)
     patcher.add_patches({"diffusion_model.weight": ("diff", (torch.ones(2, 2),))}, 0.5)
     return patcher
+
+
+LIBRARIES = Path(sysconfig.get_path("purelib"))
+MORE_PACKS = Path(RESULTS).parent / "more packs"
+folder_paths.add_model_folder_path("custom_nodes", str(MORE_PACKS))
+PACKS = {
+    "below Python's prefix": Path(sys.prefix),
+    "in a folder that begins as the library's does": Path(f"{sysconfig.get_path('stdlib')}-packs"),
+    "in a folder that begins as ComfyUI's does": Path(f"{COMFYUI / 'comfy'}-packs"),
+    "in ComfyUI's folder": COMFYUI / "custom_nodes",
+    "in a folder of packs in a library": LIBRARIES / "custom_nodes",
+    "in a folder that ComfyUI is told of": MORE_PACKS,
+}
+
+
+def trusted_cases():
+    """Files whose code is trusted to read nothing that is not told here."""
+    yield "standard library", is_trusted(json.__file__)
+    yield "library", is_trusted(str(LIBRARIES / "einops" / "einops.py"))
+    yield "ComfyUI", is_trusted(comfy.model_patcher.__file__)
+    yield "ComfyUI's nodes", is_trusted(str(COMFYUI / "nodes.py"))
+    yield "a relative path to ComfyUI", is_trusted(os.path.relpath(comfy.model_patcher.__file__))
+    function = of_file(LIBRARIES / "einops" / "einops.py")
+    before = of(function)
+    GLOBAL.append(1)
+    yield "global of a library", of(function) == before
 
 
 def same_cases():
@@ -131,6 +178,10 @@ def in_place_cases():
     yield "attribute of a function", (function, lambda: setattr(function, "calls", 1))
     yield "global", (reads_global, lambda: GLOBAL.append(1))
     yield "global of a function that it calls", (calls_reader, lambda: GLOBAL.append(1))
+    yield "attribute of a module", (reads_module, lambda: setattr(SETTINGS, "factor", 2.0))
+    yield "attribute of a module in it", (reads_module, lambda: setattr(SETTINGS.more, "scale", 2.0))
+    for place, folder in PACKS.items():
+        yield f"global of a pack {place}", (of_file(folder / "pack" / "nodes.py"), lambda: GLOBAL.append(1))
     yield "attribute of a class", (uses_class, lambda: setattr(Holder, "setting", 2.0))
     patcher = model()
     changes = {
@@ -173,28 +224,33 @@ def cannot_tell_cases():
 
 
 def store_cases():
-    """Records of 0.4 MB in a store of 1 MB."""
+    """Records and results of 0.4 MB in a store of 1 MB."""
     os.environ[resume.LIMIT_VARIABLE] = "1"
-    store, owners = resume.RecordStore(), [Holder(number) for number in range(4)]
+    store, owners = resume.RecordStore(), [Holder(number) for number in range(5)]
 
-    def put(key, owner, megabytes=0.4):
-        record = Record(())
-        record.begin({"x": torch.zeros(int(megabytes * 250_000)), "sigmas": torch.ones(2)}, CPU)
+    def put(key, owner, megabytes=0.4, *, result=False):
+        latent = torch.zeros(int(megabytes * 240_000))
+        value = Record(())
+        value.begin({"x": latent, "sigmas": torch.ones(2)}, CPU)
+        if result:
+            value = resume.Result(latent, set(), RandomStates(CPU))
         fingerprint = Fingerprint()
         fingerprint.add_identity(owner)
-        store.put(key, fingerprint.refs, RandomStates(CPU), record)
+        store.put(key, fingerprint.refs, RandomStates(CPU), value)
         return list(store._kept)
 
     put("a", owners[0])
     yield "all that fit", put("b", owners[1])
-    store.get("b", RandomStates(CPU), torch.ones(2))
-    yield "the oldest goes", put("c", owners[2])
+    store.get("b", RandomStates(CPU))
+    yield "the oldest goes", put("c", owners[2], result=True)
     yield "one above the limit", put("d", owners[3], 1.5)
     del owners[1]
     gc.collect()
     yield "its object is gone", list(store._kept)
+    yield "a result goes too", [put("d", owners[2]), put("e", owners[3])][-1]
     os.environ[resume.LIMIT_VARIABLE] = "0"
-    store.drop("c")
+    for key in ("d", "e"):
+        store.drop(key)
     yield "the limit is 0", put("e", owners[0])
     os.environ[resume.LIMIT_VARIABLE] = "all"
     try:
@@ -203,11 +259,68 @@ def store_cases():
         yield "no number", str(error)
 
 
+class Device:
+    """Stands in for ``torch.xpu`` or ``torch.mps``: a generator whose state is a count."""
+
+    def __init__(self, *takes):
+        self.takes, self.state = takes, torch.zeros(1)
+
+    def get_rng_state(self, *device):
+        assert device == self.takes
+        return self.state.clone()
+
+    def set_rng_state(self, state, *device):
+        assert device == self.takes
+        self.state = state.clone()
+
+
+def device_cases():
+    """The generator of a device; MPS has one, so that its functions take no device."""
+    for kind, takes in (("xpu", (torch.device("xpu", 1),)), ("mps", ())):
+        with mock.patch.object(torch, kind, Device(*takes), create=True):
+            device = getattr(torch, kind)
+            of = torch.device(kind, 1) if kind == "xpu" else torch.device(kind)
+            before = RandomStates(of)
+            device.state += 1
+            after = RandomStates(of)
+            yield f"{kind}: what has drawn", sorted(after.differing(before))
+            before.restore()
+            yield f"{kind}: put back", device.state.item()
+            before.with_states({"device"}, after).restore()
+            yield f"{kind}: with another's", device.state.item()
+
+
+def release_cases():
+    """What is called to release a model's buffers, on a host that streams weights and on others."""
+    for name, streams, prefetches in (("newest", True, True), ("older", True, False), ("CPU", False, True)):
+        called = mock.Mock()
+        host = types.SimpleNamespace(
+            memory_management=types.SimpleNamespace(aimdo_enabled=streams),
+            model_management=types.SimpleNamespace(reset_cast_buffers=called.cast_buffers),
+        )
+        if prefetches:
+            host.model_prefetch = types.SimpleNamespace(cleanup_prefetch_queues=called.prefetch_queues)
+        vbar = types.SimpleNamespace(vbars_reset_watermark_limits=called.watermarks)
+        modules = {"comfy_aimdo": types.ModuleType("comfy_aimdo"), "comfy_aimdo.model_vbar": vbar}
+        with mock.patch.object(compat, "comfy", host), mock.patch.dict(sys.modules, modules):
+            compat.release_model_buffers()
+        yield name, [call[0] for call in called.mock_calls]
+
+
+def order_cases():
+    """In which order experts sample runs, told by the experts of their phases."""
+
+    def order(*runs):
+        sigmas = torch.ones(2)
+        phases = [[Phase(Expert(name, None, None, [], [], 1.0), sigmas, 0, 1) for name in run] for run in runs]
+        return expert_order(phases)
+
+    yield "one run", order(["high", "low"])
+    yield "one expert alone comes first", order(["low"], ["high", "low"])
+    yield "a prelude without high noise", order(["high", "low"], ["prelude", "low"])
+
+
 if __name__ == "__main__":
-    found = {
-        "same": dict(same_cases()),
-        "changed": dict(changed_cases()),
-        "cannot tell": dict(cannot_tell_cases()),
-        "store": dict(store_cases()),
-    }
+    groups = (trusted_cases, same_cases, changed_cases, cannot_tell_cases, store_cases, device_cases, release_cases)
+    found = {cases.__name__: dict(cases()) for cases in (*groups, order_cases)}
     Path(RESULTS).write_text(json.dumps(found))

@@ -5,6 +5,7 @@ result goes into the JSON file RESULTS; what it must be is in tests/host/test_wa
 """
 
 import contextlib
+import gc
 import importlib.util
 import itertools
 import json
@@ -175,9 +176,22 @@ def encode_cases(lengths, dtypes, ends, dim=4):
     yield "warnings", LOG.take()
 
 
-def decode_cases(counts, dtypes, dim=4):
+class CountsFrames(torch.nn.Module):
+    """Gives other values where there are more frames at once, as kernels that are chosen by size may."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x) * (1 + x.shape[2] / 100)
+
+
+def decode_cases(counts, dtypes, dim=4, counts_frames=False):
     for dtype in dtypes:
         vae = new_vae(dim, dtype)
+        if counts_frames:
+            vae.first_stage_model.conv2 = CountsFrames(vae.first_stage_model.conv2)
         for count in counts:
             samples = noise(1, 16, count, 2, 3) * 2 - 1
             whole = to_planar_bytes(vae.decode(samples)[0].movedim(-1, 1))
@@ -187,6 +201,21 @@ def decode_cases(counts, dtypes, dim=4):
             sizes = (clip.frames, clip.height, clip.width) == (whole.shape[0], *whole.shape[2:])
             yield f"{count} {dtype}", right and sizes and len(whole.unique()) > 50
     yield "warnings", LOG.take()
+
+
+def held_cases(counts):
+    """How many bytes of new tensors there are at most while a part is read."""
+    vae = new_vae(dtype="bf16")
+    for count in counts:
+        (clip,) = decode(vae, noise(1, 16, count, 2, 3) * 2 - 1)
+        gc.freeze()  # what is there already is not counted, nor looked at
+        yield str(count), max(bytes_of_tensors() for _ in clip.parts)
+        gc.unfreeze()
+
+
+def bytes_of_tensors():
+    storages = [item.untyped_storage() for item in gc.get_objects() if type(item) is torch.Tensor]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def batch_case(dtype="fp32", size=(4, 6)):
@@ -258,7 +287,7 @@ def host_cases():
     vae = new_vae()
     weight = vae.first_stage_model.encoder.conv1.weight
     vae.first_stage_model.encoder.conv1.weight = torch.nn.Parameter(weight.as_subclass(Opaque), False)
-    yield left_to_host("weights of a type of its own", vae, "cached")
+    yield left_to_host("weights of their own type", vae, "cached")
     original = comfy.sd.VAE.encode
     with vae_encode_is(lambda self, pixel_samples, tiles=None: original(self, pixel_samples)):
         yield left_to_host("an argument more that can be left out", new_vae())
@@ -316,7 +345,7 @@ def cache_cases():
     yield chunks("again", vae, known_video(17))
     for off in ("memoised", "host"):
         yield chunks(f"again, {off}", vae, known_video(17), off)
-    yield chunks("same file loaded anew", new_vae(), known_video(17))
+    yield chunks("same file loaded again", new_vae(), known_video(17))
     yield chunks("other image", vae, known_video(17, seed=1))
     yield chunks("other image again", vae, known_video(17, seed=1))
     yield chunks("back to the first image", vae, known_video(17))
@@ -353,7 +382,9 @@ CASES = {
     ],
     "encode dtypes": lambda: encode_cases((17, 33), ("bf16", "fp16"), ("start and end", "2 and 7")),
     "decode": lambda: [*decode_cases(range(1, 13), ("fp32",)), *batch_case()],
-    "decode dtypes": lambda: decode_cases((1, 2, 21), ("bf16", "fp16")),
+    "decode dtypes": lambda: decode_cases((1, 2, 24), ("bf16", "fp16")),
+    "decode, a layer that counts": lambda: decode_cases((1, 5, 22), ("fp32",), counts_frames=True),
+    "decode memory": lambda: held_cases((21, 101)),
     "encode all": lambda: encode_cases((17, 33, 81, 141), ("fp32", "bf16"), ENDS, 16),
     "decode all": lambda: decode_cases(range(1, 37), ("fp32", "bf16"), 16),
     "work": work_cases,

@@ -68,7 +68,7 @@ class Programs:
         self._connect().close()
 
     def popen(self, arguments, env, cwd, log):
-        """Start ``python *arguments`` in a session of its own, with a pipe as standard input."""
+        """Start ``python *arguments`` in a new session, with a pipe as standard input."""
         theirs, stdin = os.pipe()
         message = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": dict(env)}).encode()
         status = self._connect()
@@ -148,6 +148,7 @@ def become(request, descriptors, owner):
         os._exit(0)
     owner.close()
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     for number, descriptor in enumerate((stdin, log, log)):
         os.dup2(descriptor, number)
     for descriptor in descriptors:

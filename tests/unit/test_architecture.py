@@ -1,4 +1,4 @@
-"""CONTRIBUTING's map and arrows are those of the tree: which files there are, and who imports what."""
+"""CONTRIBUTING's map, arrows and words are the tree's: which files there are, who imports what, in which words."""
 
 import ast
 import re
@@ -27,11 +27,15 @@ def files(folder=""):
     return [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(folder)]
 
 
-def blocks(heading):
-    """Return the code blocks of a section of CONTRIBUTING.md, each as a list of lines."""
+def section(heading):
+    """Return the text of a section of CONTRIBUTING.md."""
     text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
-    return [block.splitlines() for block in re.findall(r"^```\n(.*?)^```$", section, re.M | re.S)]
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+
+
+def blocks(heading):
+    """Return the code blocks of a section, each as a list of lines."""
+    return [block.splitlines() for block in re.findall(r"^```\n(.*?)^```$", section(heading), re.M | re.S)]
 
 
 def the_map():
@@ -142,6 +146,29 @@ def test_run_py_needs_only_the_standard_library():
             top = target.split("/")[0]
             known = top in sys.stdlib_module_names or top in ("_winapi", "bootstrap")
             assert relative or known, f"{path} imports {target}"
+
+
+def product_texts():
+    """Yield path and text of the product's Python files, and of what its users read."""
+    for path in tracked():
+        if path.parts[0] != "tests" and (path.suffix == ".py" or path.name in ("README.md", "CHANGELOG.md")):
+            yield path, (REPO / path).read_text(encoding="utf-8").lower()
+
+
+def test_the_code_needs_each_word_of_the_list():
+    code = " ".join(text for path, text in product_texts() if path.suffix == ".py")
+    words = [word.lower() for word in re.findall(r"\*\*(.+?)\*\*", section("Words"))]
+    assert len(words) > 40
+    assert [word for word in words if not re.search(rf"\b{word}s?\b", code)] == []
+
+
+def test_nobody_writes_the_words_to_do_without():
+    words = re.split(r",\s+", section("Words").rpartition("does without: ")[2].strip().rstrip("."))
+    assert words[0] == "of its own"
+    found = [
+        (path, match[0]) for path, text in product_texts() for match in re.finditer(rf"\b({'|'.join(words)})\b", text)
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("module", ["", ".contract.workflow", ".cli.run", ".cli.report"])

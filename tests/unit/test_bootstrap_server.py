@@ -7,9 +7,11 @@ import subprocess
 import sys
 import textwrap
 import time
+import venv
 from pathlib import Path
 
 import pytest
+from support.warm_python import Programs, WarmPython
 from wan_flf2v.bootstrap import server as server_module
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import ComfyServer, ServerError, comfy_env, prepare_base_dir
@@ -135,6 +137,37 @@ def test_an_error_in_the_block_ends_the_server(make_server):
     with pytest.raises(KeyboardInterrupt), server:
         raise KeyboardInterrupt
     assert not server.alive()
+
+
+@pytest.fixture
+def ctrl_c_ignored():
+    """As in what a shell starts in the background; children inherit it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent another way on Windows")
+def test_ctrl_c_ends_a_server_that_was_started_with_it_ignored(make_server, ctrl_c_ignored):
+    with make_server(ANSWERING_MAIN) as server:
+        os.kill(server.pid, signal.SIGINT)
+        while server.alive():  # pytest's time-out is the limit
+            time.sleep(0.05)
+        assert "KeyboardInterrupt" in server.log_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="warm Pythons run on Linux only")
+def test_ctrl_c_ends_a_fork_of_a_warm_python_that_was_started_with_it_ignored(tmp_path, ctrl_c_ignored):
+    venv.create(tmp_path / "env")  # without libraries to import
+    warm = WarmPython(tmp_path / "env" / "bin" / "python", tmp_path / "socket", tmp_path / "log")
+    with (tmp_path / "output").open("wb") as output:
+        code = "import time; print('up', flush=True); time.sleep(600)"
+        fork = Programs(tmp_path / "socket").popen(["-c", code], os.environ, tmp_path, output)
+    while "up" not in (tmp_path / "output").read_text():  # pytest's time-out is the limit
+        time.sleep(0.05)
+    os.kill(fork.pid, signal.SIGINT)
+    assert fork.wait() != 0
+    warm.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks the operating system about process ids as POSIX does")

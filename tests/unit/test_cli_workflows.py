@@ -21,28 +21,64 @@ INFOS = {
 }
 
 
+def places(workflow):
+    """Return the keys that each option fills."""
+    options = ("--prompt", "--negative", "--start", "--end")
+    return [[f"{node_id}_{name}" for node_id, name in workflow.places(option)] for option in options]
+
+
 @pytest.fixture
 def workflow():
     return Workflow("own.json", load_graph("wan22_flf2v"), bundled=False)
 
 
 def test_places_are_found_by_links(workflow):
-    places = {option: workflow.place(option) for option in ("--prompt", "--negative", "--start", "--end")}
-    assert [tuple(place) for place in places.values()] == [
-        ("6", "text"),
-        ("7", "text"),
-        ("68", "image"),
-        ("62", "image"),
-    ]
+    assert places(workflow) == [["6_text"], ["7_text"], ["68_image"], ["62_image"]]
     graph = workflow.graph
     graph["67"]["inputs"]["start_image"] = ["99", 0]  # a node in between
     graph["99"] = {"class_type": "ImageScale", "inputs": {"image": ["68", 0], "width": 64}}
-    assert workflow.place("--start") == NodeInput("68", "image")
     graph["6"]["inputs"]["clip"] = ["6", 0]  # a circle must not hang it
     del graph["7"]
-    assert workflow.place("--negative") is None
-    graph["100"] = dict(graph["67"])
-    assert workflow.place("--prompt") is None, "two nodes: it is not said which"
+    assert places(workflow) == [["6_text"], [], ["68_image"], ["62_image"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("loop", [["6_text"], ["7_text"], ["68_image"], ["68_image"]]),
+        ("keyframes", [["6_text"], ["7_text"], ["68_image"], ["62_image"]]),
+        ("several_images", [["60_prompts"], ["7_text"], ["68_image"], ["62_image"]]),
+        ("long_video", [["6_text", "16_text"], ["7_text"], ["68_image"], ["62_image"]]),
+    ],
+)
+def test_places_in_longer_videos(name, found):
+    workflow = Workflow(name, load_graph(f"wan22_flf2v_{name}"), bundled=True)
+    assert places(workflow) == found
+    assert [tuple(one.target) for one in size_assignments(workflow, "64x96")] == [("71", "width"), ("71", "height")]
+
+
+def test_the_ends_of_several_images_are_the_first_and_the_last(workflow):
+    workflow.graph.update(load_graph("wan22_flf2v_several_images"))
+    inputs = workflow.graph["60"]["inputs"]
+    inputs["image_10"], inputs["image_4"] = ["scaled", 0], ["63", 0]
+    workflow.graph["scaled"] = {"class_type": "ImageScale", "inputs": {"image": ["62", 0]}}
+    assert places(workflow)[2:] == [["68_image"], ["62_image"]]
+
+
+def test_a_lora_is_the_templates_bypassed_loader_and_further_ones_follow():
+    workflow = Workflow("wan22_flf2v_loop", load_graph("wan22_flf2v_loop"), bundled=True)
+    given = [one for name in ("a:0.5", "b") for one in add_lora(workflow, "--lora-high", name)]
+    given += add_lora(workflow, "--lora-low", "c")
+    assert assign(workflow.graph, INFOS, given) == []
+    graph = workflow.graph
+    added = {node_id: node["inputs"] for node_id, node in graph.items() if node["class_type"] == "LoraLoaderModelOnly"}
+    assert added == {
+        "91": {"lora_name": "a", "strength_model": 0.5, "model": ["37", 0]},
+        "92": {"lora_name": "c", "strength_model": 1.0, "model": ["56", 0]},
+        "93": {"lora_name": "b", "strength_model": 1.0, "model": ["54", 0]},
+    }
+    assert [graph["54"]["inputs"]["model"], graph["57"]["inputs"]["model_high_noise"]] == [["91", 0], ["93", 0]]
+    assert graph["57"]["inputs"]["model_low_noise"] == ["92", 0]
 
 
 @pytest.mark.parametrize("option", ["--size", RESOLUTION.key])

@@ -1,5 +1,6 @@
 """The command line as a process, as far as it goes without a ComfyUI."""
 
+import json
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from wan_flf2v.__main__ import app
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.contract.workflow import load_graph
 
 
 def cli(*arguments, cwd, **env):
@@ -100,6 +102,11 @@ def test_every_wrong_key_is_reported(folder):
         (("--size", "64x64", "--set", "71_width=64"), "71_width is given twice (71_width and --size (width))."),
         (("--size", "big"), '--size is "big", but must be WIDTHxHEIGHT in pixels, such as 720x1280.'),
         (("--set", "71_widthx71_height=big"), '71_widthx71_height is "big", but must be WIDTHxHEIGHT in pixels'),
+        (("--workflow", "wan22_flf2v_loop"), "68_image is given twice (--start and --end). Give it once."),
+        (
+            ("--workflow", "two.json"),
+            "--start: the workflow two.json has several places for it: 68_image, 62_image. Use",
+        ),
         (("--workflow", "wan22_flf2v_4_step_lora"), "Did you mean wan22_flf2v_4_steps_lora? Templates: wan22_flf2v, "),
         (("--workflow", "wan22_flf2v_start_image_only"), "--end: the workflow wan22_flf2v_start_image_only has no"),
         (("--workflow", "wan22_flf2v_plan"), "--prompt: the workflow wan22_flf2v_plan has no one place for it. Use"),
@@ -115,6 +122,9 @@ def test_what_cannot_be_given_is_said(folder, arguments, message, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "ui.json").write_bytes((REPO / "workflows" / "wan22_flf2v.json").read_bytes())
     (folder / "list.json").write_text('{"1": {"class_type": "LoadImage"}}')
+    two = load_graph("wan22_flf2v")
+    two["167"] = {**two["67"], "inputs": {**two["67"]["inputs"], "start_image": ["62", 0]}}
+    (folder / "two.json").write_text(json.dumps(two))
     done = CliRunner().invoke(app, ["run", "--start", "a.png", "--end", "b.png", "--prompt", "x", *arguments])
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in " ".join(done.stderr.splitlines())
@@ -126,6 +136,34 @@ def test_a_start_image_alone_needs_no_end():
     assert done.stderr.splitlines() == ["--start (Start Image) is missing."]
     own_image = CliRunner().invoke(app, [*given, "--set", "68_image=x.png", "--server", "nonsense"])
     assert own_image.stderr.startswith('"nonsense" is not the address of a server'), "nothing is missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("loop", ["--prompt (Prompt)", "--start (Start Image)"]),
+        (
+            "keyframes",
+            ["--prompt (Prompt)", "--start (Start Image)", "--end (End Image)", "63_image (Image on the way)"],
+        ),
+        (
+            "several_images",
+            [
+                "--prompt (Prompt)",
+                "--start (Start Image)",
+                "--end (End Image)",
+                "63_image (Image 2)",
+                "64_image (Image 3)",
+            ],
+        ),
+        ("long_video", ["--prompt (Prompt)", "--start (Start Image)", "--end (End Image)"]),
+    ],
+)
+def test_no_image_of_a_template_is_left_to_it(name, missing):
+    done = CliRunner().invoke(app, ["run", "--workflow", f"wan22_flf2v_{name}"])
+    lines = done.stderr.splitlines()
+    assert [line.partition(" is missing.")[0] for line in lines] == missing
+    assert all(line.endswith(f" Give it with --set {line[:8]}=FILE.") for line in lines if not line.startswith("--"))
 
 
 def test_params_of_a_workflow_are_all_its_inputs():
@@ -175,4 +213,4 @@ def test_a_server_that_is_not_comfyui(folder):
         port = re.search(r"port (\d+)", server.stdout.readline())[1]
         (line,) = refused(folder, "--server", f"http://127.0.0.1:{port}", code=1)
         server.terminate()
-    assert line == f"ComfyUI at http://127.0.0.1:{port} answered /system_stats with 404 File not found."
+    assert line == f"ComfyUI at http://127.0.0.1:{port} responded to /system_stats with 404 File not found."

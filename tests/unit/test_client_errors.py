@@ -7,6 +7,8 @@ GRAPH = {
     "37": {"class_type": "UNETLoader", "inputs": {}, "_meta": {"title": "High-noise expert"}},
     "57": {"class_type": "WanFLF2VSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
     "71": {"class_type": "WanFLF2VResolution", "inputs": {}, "_meta": {"title": "Resolution"}},
+    "7": {"class_type": "SomeLoader", "inputs": {}},
+    "8": {"class_type": "DiffusionModelLoaderKJ", "inputs": {}},
     "9": {"class_type": "CLIPVisionLoader", "inputs": {}},
 }
 
@@ -33,6 +35,10 @@ def test_missing_model_file_names_the_folder_and_what_is_there():
     files = [f"{number}.safetensors" for number in range(9)]
     there = " Files that are there: " + ", ".join(files[:8]) + ", …."
     assert rejected("37", not_in_list("unet_name", "x.safetensors", [files, {}])) == needs + put + there
+    kj = rejected("8", not_in_list("model_name", "x.safetensors", [[], {}]))
+    assert kj.endswith("Put it in ComfyUI's models/diffusion_models folder and run again.")
+    unknown = rejected("7", not_in_list("model_name", "x.safetensors", [[], {}]))
+    assert "ComfyUI's models/diffusion_models or models/upscale_models folder" in unknown
     assert "models/clip_vision folder" in rejected("9", not_in_list("clip_name", "x", ["COMBO", {"options": ["y"]}]))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from wan_flf2v.contract.added import from_data, from_schema, to_data
-from wan_flf2v.contract.parameters import DEMO, HOSTED, ModelContract, Parameter, seed_in
+from wan_flf2v.contract.parameters import DEMO, HOSTED, KEYFRAMES, ModelContract, Parameter, seed_in
 from wan_flf2v.contract.validation import ContractError, allowed, parse_assignment, validate
 from wan_flf2v.gateway.http.schemas import json_schema, page_schema
 
@@ -16,7 +16,7 @@ OPEN = Parameter("9_least", "Least", "integer", 0, minimum=0)
 MODEL = ModelContract("m", "m", "", (SWITCH, OPEN), graph={"9": {"class_type": "A", "inputs": {"on": False}}})
 
 
-@pytest.mark.parametrize("model", [HOSTED, DEMO, MODEL], ids=lambda model: model.model_id)
+@pytest.mark.parametrize("model", [HOSTED, DEMO, KEYFRAMES, MODEL], ids=lambda model: model.model_id)
 def test_a_model_goes_through_json(model):
     back = from_data(json.loads(json.dumps(to_data(model))))
     assert back == model

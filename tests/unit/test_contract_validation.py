@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from wan_flf2v.contract.parameters import DEMO, HOSTED
+from wan_flf2v.contract.parameters import DEMO, HOSTED, KEYFRAMES
 from wan_flf2v.contract.validation import ContractError, parse_assignment, validate
 
 REQUIRED = {"6_text": "a dog", "68_image": "a.png", "62_image": "b.png"}
@@ -117,6 +117,27 @@ def test_an_integer_of_400_digits_is_refused_like_any_other(model, key, value):
     else:
         choices = parameter.enum or parameter.range
         assert message.endswith(f"{NEAREST} {max(choices) if value > 0 else min(choices)}.")
+
+
+@pytest.mark.parametrize(("length", "highest"), [(81, 78), (141, 136)])
+def test_a_keyframe_stays_below_the_length(length, highest):
+    """Frame 79 of 81 would become 80, which is the end image's."""
+    given = {"63_image": "c.png", "67_length": length}
+    assert validate(KEYFRAMES, {**REQUIRED, **given, "61_frames": highest})["61_frames"] == highest
+    ((loc, kind, _),) = refused({**given, "61_frames": highest + 1}, KEYFRAMES)
+    assert (loc, kind) == (("61_frames",), "less_than_equal")
+    assert parse_assignment(KEYFRAMES, "61_frames=136") == ("61_frames", 136), "alone it is right"
+
+
+def test_a_keyframe_behind_the_video_is_told_the_length():
+    assert refused({"63_image": "c.png", "61_frames": 100}, KEYFRAMES) == [
+        (
+            ("61_frames",),
+            "less_than_equal",
+            "61_frames must be 78 or less where 67_length is 81, got 100. Values are never changed for you: give "
+            "another, or a larger 67_length.",
+        )
+    ]
 
 
 def test_a_long_value_is_shown_in_part():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from wan_flf2v.contract.parameters import DEMO, HOSTED
 from wan_flf2v.contract.validation import validate
-from wan_flf2v.contract.workflow import WorkflowError, fill, graph_for, load_graph, node_title, ui_form
+from wan_flf2v.contract.workflow import WorkflowError, fill, graph_for, load_graph, node_title, switch_on, ui_form
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 VALUES = {
@@ -111,3 +111,22 @@ def test_the_ui_form_has_a_run_s_values_and_loaders():
         73: [24, "video/wan_flf2v", 19, 0, 0, "streamed", *read_ui(HOSTED.workflow)["nodes"][12]["widgets_values"][6:]],
     }
     assert {node["id"]: node["type"] for node in filled["nodes"]}[38] == "WanFLF2VDemoCLIPLoader"
+
+
+@pytest.mark.parametrize("name", ["keyframes", "loop", "several_images"])
+def test_a_bypassed_loader_is_switched_on(name):
+    name = f"wan22_flf2v_{name}"
+    graph, values = load_graph(name), {"lora_name": "a.safetensors", "strength_model": 0.5}
+    assert all(switch_on(name, graph, node_id, values) for node_id in ("91", "92"))
+    assert {node_id: graph[node_id]["inputs"]["model"] for node_id in ("91", "92")} == {
+        "91": ["37", 0],
+        "92": ["56", 0],
+    }
+    assert [graph["54"]["inputs"]["model"], graph["57"]["inputs"]["model_low_noise"]] == [["91", 0], ["92", 0]]
+    form = {node["id"]: node for node in ui_form(name, graph)["nodes"]}
+    assert [(form[one]["mode"], form[one]["widgets_values"]) for one in (91, 92)] == [(0, ["a.safetensors", 0.5])] * 2
+    again = copy.deepcopy(graph)
+    assert not switch_on(name, graph, "91", values), "it is on"
+    assert not switch_on(name, graph, "68", values), "it is no bypassed node"
+    assert not switch_on("wan22_flf2v", graph, "91", values), "there is none"
+    assert graph == again

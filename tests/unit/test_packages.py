@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.archive import archive_files, copy_files, tracked_files
+from support.gateway_process import NOWHERE
 from wan_flf2v.bootstrap.paths import REPO
 
 PROJECT = (REPO / "pyproject.toml").read_text(encoding="utf-8")  # Python 3.10 cannot read TOML
@@ -73,22 +74,32 @@ def test_the_wheel_has_the_packages_and_nothing_stray(wheel):
     assert {name for name in names if name.startswith("wan_flf2v/")} == expected
 
 
-@pytest.mark.slow
-def test_the_wheel_works_where_nothing_else_is(wheel, tmp_path):
-    """As README says: [client] for the command line; without it, a line that says so."""
+@pytest.fixture
+def program(wheel, tmp_path):
+    """The path of ``wan-flf2v`` in a new environment, and a function that installs the wheel with an extra there."""
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+
+    def install(extra=""):
+        command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+        subprocess.run([*command, f"{wheel}{extra}"], check=True)
+
+    return str(python.with_name("wan-flf2v")), install
+
+
+@pytest.mark.slow
+def test_the_wheel_works_where_nothing_else_is(program, tmp_path):
+    """As README says: [client] for the command line; without it, a line that says so."""
+    path, install = program
 
     def command(*arguments):
-        words = [str(python.with_name("wan-flf2v")), *arguments]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return subprocess.run([path, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    subprocess.run([*install, str(wheel)], check=True)
+    install()
     bare = command("--version")
     assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)
     assert 'pip install "wan-flf2v[client]' in bare.stderr
-    subprocess.run([*install, f"{wheel}[client]"], check=True)
+    install("[client]")
     assert command("--version").stdout == f"wan-flf2v {value('version')}\n"
     assert "57_steps" in command("params").stdout
     assert "91_lora_name" in command("params", "--workflow", "wan22_flf2v_4_steps_lora").stdout
@@ -100,3 +111,18 @@ def test_the_wheel_works_where_nothing_else_is(wheel, tmp_path):
     lacking = command("models", "download")
     assert lacking.returncode == 1
     assert 'pip install "wan-flf2v[models]' in lacking.stderr
+
+
+@pytest.mark.slow
+def test_the_extra_serve_is_all_that_the_api_needs(program, tmp_path):
+    path, install = program
+    install("[serve]")
+    command = [path, "serve", "--port", "0", "--data", str(tmp_path / "data"), "--comfyui", NOWHERE]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        said = []
+        while not said or (said[-1] and not said[-1].startswith("Serving http")):  # ends with the process
+            said.append(process.stderr.readline())
+        process.kill()
+    assert said[-1], said
+    listed = subprocess.run([path, "token", "list", "--data", str(tmp_path / "data")], capture_output=True, text=True)
+    assert "There is no token in" in listed.stderr

@@ -35,7 +35,7 @@ def test_memory_is_limited_by_the_file(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files of a limited size are made another way on Windows")
 def test_a_full_disk_says_what_to_do(tmp_path):
-    """In a process of its own, whose files cannot grow beyond 1000 bytes."""
+    """In another process, whose files cannot grow beyond 1000 bytes."""
     code = """
         import resource, signal, sys, torch
         from pathlib import Path

@@ -121,10 +121,23 @@ def test_a_keyframe_is_channel_3_of_its_latent_frame():
         assert torch.equal(mask, ends)
 
 
+def test_keyframes_are_called_by_the_frame_that_was_asked_for():
+    def check(asked, end):
+        snapped = key(4 * round(asked / 4))._replace(asked=asked)
+        KnownVideo(images(1), end, SIZE, 17, (snapped,)).check_keyframes()
+
+    for end in (None, images(1)):
+        with pytest.raises(ValueError, match="frame 18, but the video's frames are 0 to 16"):
+            check(18, end)
+    with pytest.raises(ValueError, match="frame 15, which becomes 16, which is in latent frame 4, and so is end_image"):
+        check(15, images(1))
+    check(15, None)
+
+
 @pytest.mark.parametrize(
     ("start", "end", "frames", "says"),
     [
-        (1, 1, [20], "frame 20, but its frames are 0 to 16"),
+        (1, 1, [20], "frame 20, but the video's frames are 0 to 16"),
         (1, 1, [0], "frame 0, which is in latent frame 0, and so is start_image"),
         (5, 1, [4], "frame 4, which is in latent frame 1, and so is start_image"),
         (2, 1, [4], "frame 4, which is in latent frame 1, and so is start_image"),

@@ -203,7 +203,7 @@ class See:
 def held():
     """Return the calls and the bytes that the records of runs hold, what their callers hold besides left out."""
     objects = gc.get_objects()
-    kept = {id(item.record) for item in objects if type(item).__name__ == "_Kept"}  # for later runs
+    kept = {id(item.value) for item in objects if type(item).__name__ == "_Kept"}  # for later runs
     records = [item for item in objects if type(item).__name__ == "Record" and id(item) not in kept]
     storages = {}
     for record in records:

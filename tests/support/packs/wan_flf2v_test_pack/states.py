@@ -1,6 +1,10 @@
 """Nodes whose models and conditioning have a state: what a run that begins at the hand-over must notice."""
 
+from pathlib import Path
+
+import comfy.model_management
 import comfy.patcher_extension
+import folder_paths
 import torch
 
 CALLS = {"of the module": 0}
@@ -32,6 +36,17 @@ def failing(executor, *args, **kwargs):
     raise RuntimeError("failed as asked")
 
 
+def interrupting(executor, *args, **kwargs):
+    """Interrupt the run at the call whose number stands in a file, as the user would meanwhile."""
+    file = Path(folder_paths.get_output_directory()) / "interrupt_at.txt"
+    left = int(file.read_text()) - 1 if file.exists() else -1
+    if left >= 0:
+        file.write_text(str(left))
+    if left == 0:
+        comfy.model_management.interrupt_current_processing()
+    return executor(*args, **kwargs)
+
+
 class Wrapper:
     """Wrap the prediction in something without a state, or with one of some kind."""
 
@@ -40,6 +55,7 @@ class Wrapper:
         "object": Counting,
         "module": lambda: counting_in_module,
         "failing": lambda: failing,
+        "interrupting": lambda: interrupting,
         "generator": lambda: drawing(torch.Generator().manual_seed(1)),
     }
     INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "kind": (list(cls.KINDS),)}})
