@@ -46,7 +46,7 @@ class GatewayProcess:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = data / "gateway.log"
         urls = [comfyui_url] if isinstance(comfyui_url, str) else comfyui_url
-        self._arguments = ["--data", str(data), *arguments]
+        self._arguments = list(arguments)
         self._arguments += [word for url in urls for word in ("--comfyui", url)]
         if nats_url is not None:
             self._arguments += ["--nats", nats_url]
@@ -58,9 +58,11 @@ class GatewayProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def twin(self) -> GatewayProcess:
-        """Return another gateway with the same data folder, settings, store and token, and another log."""
+        """Return another gateway of the same fleet, with the same settings and token, and another data folder."""
         twin = copy.copy(self)
-        twin._log = self._log.with_name(f"{self._log.stem}-twin.log")
+        twin.data = self.data.with_name(f"{self.data.name}-twin")
+        twin.data.mkdir(mode=0o700)
+        twin._log = twin.data / self._log.name
         return twin
 
     @property
@@ -101,7 +103,8 @@ class GatewayProcess:
         """Start it and wait until it listens; ``RuntimeError`` with the end of its log if it does not."""
         before = len(self.log_text())
         port = self.url.rpartition(":")[2] or "0"
-        command = [sys.executable, "-I", *self._program, "serve", *self._arguments, "--port", port]
+        options = ["--data", str(self.data), *self._arguments, "--port", port]
+        command = [sys.executable, "-I", *self._program, "serve", *options]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WAN_FLF2V_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603

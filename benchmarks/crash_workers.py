@@ -72,6 +72,7 @@ async def _run(folder: Path, count: int, workers: int, cluster: Cluster | None) 
             nodes = [] if cluster is None else list(cluster.nodes.values())
             ends = await _rounds(_Parts(hosts, gateways, nodes), count, hook.url)
             wrong = await hook.violations({job_id: end for job_id, end in ends if job_id})
+            await _fetch(first, [job_id for job_id, end in ends if end == "succeeded"])
         finally:
             for gateway in gateways:
                 await asyncio.to_thread(gateway.stop)
@@ -186,6 +187,15 @@ async def _request(api: HostedApi, deadline: float, webhook: str) -> tuple[str, 
     request_id = await submit(api, {}, deadline, webhook)
     result = None if request_id is None else await wait_for_end(api, request_id, deadline)
     return ("", "lost") if request_id is None or result is None else (request_id, str(result["status"]))
+
+
+async def _fetch(gateway: GatewayProcess, job_ids: Sequence[str]) -> None:
+    """Ask a gateway for each video, whichever made it: then its folder, which is judged, has what clients get."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with HostedApi(gateway.api, gateway.token) as api:
+            for job_id in job_ids:
+                output = (await api.result(job_id))["output"]
+                await api.download(str(output["video"]), Path(folder) / "video.mp4")
 
 
 def _is_of_attempt(job_id: str, attempt: int, video: Path) -> bool:

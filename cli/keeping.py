@@ -56,7 +56,8 @@ def backup(
     folder = data_folder(data)
     images = run_on_store(back_up(file.absolute(), folder, nats_access(nats)))
     say(f"Backed up {store_place(data, nats)} and {images} images into {file}. It has secrets in it: keep it safe.")
-    say(f"The results of requests that have ended are not in it: copy {folder / 'results'} too.")
+    results = "back up the stream WFB too, with `nats stream backup`" if nats else f"copy {folder / 'results'} too"
+    say(f"The results of requests that have ended are not in it: {results}.")
 
 
 @_store.command()

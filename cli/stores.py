@@ -30,8 +30,7 @@ NatsOption = Annotated[
         metavar="URL",
         # No square brackets: typer takes them for markup.
         help="Keep requests and tokens on NATS JetStream, so that several gateways can share them: nats://HOST:PORT or "
-        "nats://HOST:PORT/NAME. They must share the folder --data too: it has uploads and results. Needs the extra "
-        "cluster.",
+        "nats://HOST:PORT/NAME. Each has a folder --data for itself. Needs the extra cluster.",
     ),
 ]
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .settings import Settings
 from .shares import Shares
 
 _CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+_INPUTS = "inputs"
 _FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 _NOT_PLAIN = re.compile(r'[/\\:*?"<>|]|\.\.|\]$|^\.|\.$')
 _BLANKS = re.compile(r"[ \t\r\n]+")
@@ -62,15 +63,20 @@ class _Use:
     """How many requests that are not accepted yet use a stored image, and when one of them made it, if one did.
 
     ``made_ns`` is the file's ``st_mtime_ns``: a later one shows that another process of the API uses it too.
+    ``shared_at`` is when one of them put it into the fleet's files, if one did.
     """
 
     count: int = 0
     made_ns: int | None = None
+    shared_at: float | None = None
     storing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Images:
-    """Takes images from requests, and keeps them below ``<data>/inputs/`` under names made of their content."""
+    """Takes images from requests, and keeps them below ``<data>/inputs/`` under names made of their content.
+
+    Of a fleet's images, the folder has those that came, or were needed, at this gateway.
+    """
 
     def __init__(
         self,
@@ -86,7 +92,7 @@ class Images:
         self._store = store
         self._fetcher = fetcher
         self._decoders = decoders
-        self._folder = settings.data / "inputs"
+        self._folder = settings.data / _INPUTS
         self._folder.mkdir(parents=True, exist_ok=True)
         self._fetches = Shares(_FETCHES, _FETCHES_EACH)
         self._uses: dict[str, _Use] = {}
@@ -148,6 +154,14 @@ class Images:
             use.made_ns = await asyncio.to_thread(_store, file, self.path(name), use.made_ns)
         return ImageInput(name, True, _CONTENT_TYPES[plain.suffix], plain.size)
 
+    async def share(self, images: Iterable[ImageInput]) -> None:
+        """Let all gateways of the fleet have the stored ones; only then may what needs them be accepted."""
+        for name in {image.name for image in images if image.stored}:
+            use = self._uses.get(name) or _Use()  # of an uploaded file nothing is noted
+            async with use.storing:
+                shared_at = await self._store.blobs.put(self._settings.data, _blob(name))
+                use.shared_at = use.shared_at if shared_at is None else shared_at
+
     def path(self, name: str) -> Path:
         """Return the path of a stored image."""
         return self._folder / name
@@ -159,6 +173,8 @@ class Images:
             if file.created_at < now - self._settings.result_ttl_s:
                 await self._store.remove_file(file.id)
         needed = await self._needed()
+        shared = {_blob(name) for name in needed}
+        await self._store.blobs.tidy(self._settings.data, _INPUTS, shared.__contains__, now - _UNUSED_S)
 
         def delete() -> int:
             unneeded = [path for path in self._folder.iterdir() if path.name not in needed]
@@ -172,19 +188,22 @@ class Images:
 
     async def _let_go(self, names: list[str], *, refused: bool) -> None:
         """Note that a request is accepted or refused. What requests only made to be refused, the last one deletes."""
-        unused: dict[str, int] = {}
+        unused: dict[str, _Use] = {}
         for name in names:
             use = self._uses[name]
             use.count -= 1
             if not use.count:
                 del self._uses[name]
-                if use.made_ns is not None:
-                    unused[name] = use.made_ns
-        if not refused or not unused:
+                unused[name] = use
+        if not refused or not any(use.made_ns or use.shared_at for use in unused.values()):
             return
         with contextlib.suppress(StoreError, OSError):  # purge will do it
             for name in unused.keys() - await self._needed():
-                await asyncio.to_thread(_delete_unused, self.path(name), unused[name])
+                use = unused[name]
+                if use.shared_at is not None:
+                    await self._store.blobs.remove(_blob(name), use.shared_at)
+                if use.made_ns is not None:
+                    await asyncio.to_thread(_delete_unused, self.path(name), use.made_ns)
 
     async def _fetch(self, url: str, intake: Intake) -> ImageInput:
         async with self._fetches.slot(intake.token):
@@ -198,7 +217,12 @@ class Images:
 
     async def _uploaded(self, file_id: str, token: str) -> ImageInput:
         file = await self._store.get_file(file_id)
-        if file is None or file.token != token or not _touch(self.path(file.stored), time.time_ns()):
+        if (
+            file is None
+            or file.token != token
+            or not await self._store.blobs.find(self._settings.data, _blob(file.stored))
+            or not _touch(self.path(file.stored), time.time_ns())
+        ):
             raise ImageError(f'There is no file "{file_id}". Upload it again with POST /v1/files.')
         return ImageInput(file.stored, True, file.content_type, file.size)
 
@@ -229,6 +253,11 @@ class Images:
             return error.status not in _NOT_THERE
         except (ServerUnreachableError, asyncio.TimeoutError):
             return True
+
+
+def _blob(name: str) -> str:
+    """Return what a stored image is called among the files of a fleet."""
+    return f"{_INPUTS}/{name}"
 
 
 def check_name(name: str) -> None:

@@ -40,8 +40,8 @@ class Settings(BaseSettings):
     """The address of NATS, nats://HOST:PORT[/NAME], if the store is on its JetStream and not in the data folder's file.
 
     An empty text is none. Several servers are separated by commas. NAME is the fleet's, where several share the
-    servers. The gateways of a fleet share the data folder too: it has their uploads and results. ``wan-flf2v serve``
-    and ``wan-flf2v worker`` alone read this.
+    servers. Each gateway of a fleet has a data folder for itself. ``wan-flf2v serve`` and ``wan-flf2v worker`` alone
+    read this.
     """
     nats_credentials: Path | None = None
     """The file with the JWT and the key of NATS's user, as ``nsc`` writes it (``.creds``)."""

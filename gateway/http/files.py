@@ -51,6 +51,7 @@ class FileRoutes:
         token = token_of(request)
         async with self._large_bodies.place(request), self._images.intake(token.id) as intake:
             name, image = await self._keep_image(request, intake)
+            await self._images.share([image])
             file = StoredFile(
                 id=f"file_{uuid.uuid4().hex}",
                 token=token.id,

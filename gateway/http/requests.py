@@ -110,6 +110,7 @@ class SubmitRoute:
                 if webhook is not None:
                     await self._check_webhook(webhook)
                 images = await self._resolve_images(sources, intake)
+                await self._images.share(images.values())
                 submission = Submission(
                     id=new_request_id(),
                     token=token.id,
@@ -219,7 +220,8 @@ class RequestRoutes:
                 raise ApiError(errors.NO_SUCH_REQUEST, request_id=cursor)
         found = await self._store.newest(token.id, limit + 1, status=status, before=before)
         page = found[:limit]
-        kept = await asyncio.to_thread(lambda: [job for job in page if not self._results.lost(job)])
+        lost = await asyncio.gather(*map(self._results.lost, page))
+        kept = [job for job, is_lost in zip(page, lost, strict=True) if not is_lost]
         next_cursor = page[-1].id if len(found) > limit else None
         return json_response(list_response(kept, MODELS | await self._models.all(), next_cursor))
 
@@ -355,7 +357,7 @@ class RequestRoutes:
         if not REQUEST_ID.fullmatch(request_id):
             raise ApiError(errors.INVALID_REQUEST_ID)
         job = await self._store.get(request_id)
-        if job is None or job.token != token_of(request).id or job.expired or self._results.lost(job):
+        if job is None or job.token != token_of(request).id or job.expired or await self._results.lost(job):
             raise ApiError(errors.NO_SUCH_REQUEST, request_id=request_id)
         return job
 

@@ -1,6 +1,7 @@
 """Backs an API up into one file and restores it: its store, its keys, and the images of its requests; not the results.
 
-The file is a tar archive. It has secrets in it, so that only its owner may read it.
+The file is a tar archive. It has secrets in it, so that only its owner may read it. The images are those of the data
+folder, and of the fleet.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..durable import move_durably, partial_file, write_durably
 from ..settings import NatsAccess
 from .opening import on_nats, open_store, store_file
 from .sqlite_store import SqliteStore
-from .store import StoreFileError
+from .store import Store, StoreFileError
 
 _ON_FILE, _ON_NATS = "store.sqlite3", "store.jetstream"
 _KEYS = ("signing.key", "webhook.secret")
@@ -32,20 +33,20 @@ async def back_up(file: Path, data: Path, nats: NatsAccess | None) -> int:
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
         copy = Path(folder) / (_ON_NATS if nats else _ON_FILE)
-        store = open_store(data, nats)
-        try:
-            await store.back_up(copy)
-        finally:
-            await store.close()
-        with partial_file(file.parent, file.name) as partial:
+        async with contextlib.AsyncExitStack() as stack:
+            store = open_store(data, nats)
+            stack.push_async_callback(store.close)
+            await store.back_up(copy)  # before the images: a job has its images before it is accepted
+            partial = stack.enter_context(partial_file(file.parent, file.name))
             with tarfile.open(partial, "w") as archive:
-                archive.add(copy, copy.name)  # before the images: a job has its images before it is accepted
-                found = (path.relative_to(data).as_posix() for path in sorted(data.glob("inputs/*")))
-                images = [name for name in found if _IMAGE.fullmatch(name) and _add(archive, data, name)]
+                archive.add(copy, copy.name)
+                own = (path.relative_to(data).as_posix() for path in data.glob("inputs/*"))
+                names = {name for name in (*own, *await store.blobs.listed("inputs")) if _IMAGE.fullmatch(name)}
+                added = [await _add_image(archive, data, name, store, Path(folder)) for name in sorted(names)]
                 for name in _KEYS:
                     _add(archive, data, name)
             move_durably(partial, file)
-    return len(images)
+    return sum(added)
 
 
 async def restore(file: Path, data: Path, nats: NatsAccess | None) -> int:
@@ -79,6 +80,8 @@ async def restore(file: Path, data: Path, nats: NatsAccess | None) -> int:
             if nats:
                 store = on_nats(nats)
                 try:
+                    for name in images:
+                        await store.blobs.put(data, name)
                     await store.restore(partial)
                 finally:
                     await store.close()
@@ -86,6 +89,15 @@ async def restore(file: Path, data: Path, nats: NatsAccess | None) -> int:
                 await SqliteStore(partial).close()  # raises if it is damaged
                 move_durably(partial, store_file(data))
     return len(images)
+
+
+async def _add_image(archive: tarfile.TarFile, data: Path, name: str, store: Store, spare: Path) -> bool:
+    """Add an image of the data folder, or of the fleet, from where it is brought to the folder ``spare`` meanwhile."""
+    if _add(archive, data, name):
+        return True
+    found = await store.blobs.find(spare, name) and _add(archive, spare, name)
+    (spare / name).unlink(missing_ok=True)
+    return found
 
 
 def _add(archive: tarfile.TarFile, data: Path, name: str) -> bool:

@@ -32,8 +32,10 @@ from ...contract.parameters import ModelContract
 from ...contract.workflow import Graph, fill, graph_for, node_title, ui_form
 from ..fetch import system_resolve
 from ..settings import ConfigError, Settings
+from .blobs import Blobs
 from .catalogue import Catalogue
 from .records import Job, attempt_name, prompt_id
+from .results import StorageError
 
 NO_WORKER = "No worker is connected: start `wan-flf2v worker` beside a ComfyUI. Requests wait until then."
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
@@ -52,6 +54,10 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 
 class NoModelError(ComfyError):
     """The model of a job was removed, or another one now has its id."""
+
+
+class NoImageError(ComfyError):
+    """An image of a job is gone, because someone deleted it."""
 
 
 LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -204,10 +210,11 @@ class ComfyBackend:
     ``name`` is what the log calls that ComfyUI.
     """
 
-    def __init__(self, client: ComfyClient, inputs: Path, models: Catalogue, name: str) -> None:
+    def __init__(self, client: ComfyClient, data: Path, blobs: Blobs, models: Catalogue, name: str) -> None:
         self.client = client
         self._name = name
-        self._inputs = inputs
+        self._data = data
+        self._blobs = blobs
         self._models = models
 
     async def identify(self) -> Identity:
@@ -256,11 +263,11 @@ class ComfyBackend:
         return [_FOLDERS.sub("", text) for text in await check_graph(self.client, graph)]
 
     async def submit(self, job: Job) -> None:
-        """Upload the job's images and queue its graph."""
+        """Upload the job's images and queue its graph; also raises ``StoreError`` and ``StorageError``."""
         model = await self._model_of(job)
         await self._remove_leftovers(job, range(1, job.attempt))
         images = {
-            key: await self.client.upload_image(self._inputs / name, f"{FOLDER}/{job.attempt_name}")
+            key: await self.client.upload_image(await self._image(name), f"{FOLDER}/{job.attempt_name}")
             for key, name in job.inputs.items()
         }
         graph = request_graph(model, job, images)
@@ -277,6 +284,17 @@ class ComfyBackend:
             raise
         if node_errors:  # ComfyUI queued the graph without the bad nodes; tidy() removes it
             raise explain_rejection(graph, None, node_errors)
+
+    async def _image(self, name: str) -> Path:
+        """Return the path of a stored image, which may have to be brought here."""
+        stored = f"inputs/{name}"
+        try:
+            found = await self._blobs.find(self._data, stored)
+        except OSError as error:
+            raise StorageError(f"An image of a request cannot be written: {error}") from error
+        if not found:
+            raise NoImageError("An image of this request is no longer kept. Submit the request again, with its images.")
+        return self._data / stored
 
     async def follow(
         self, job: Job, on_progress: Callable[[Progress], None], on_preview: Callable[[bytes], None]

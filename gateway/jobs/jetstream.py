@@ -1,4 +1,4 @@
-"""One stream of NATS JetStream as a table of records: reads, atomic batches with compare-and-set, and its set-up."""
+"""A stream of NATS JetStream as a table of records: reads, atomic batches with compare-and-set, and its set-up."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import nats.errors
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..settings import NatsAccess
@@ -26,10 +27,10 @@ from .nats_connection import NatsConnection
 from .store import StoreError, StoreFileError, StoreFullError
 
 SCHEMA_VERSION = 1
-_NAME, _PREFIX = "WF", "wf"  # of the stream, and of its subjects; those of a fleet with a name end with it
 _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
 _CONNECT_S = 5.0
 _ANSWER_S = 1.5  # for one answer of the server
+_LARGE_ANSWER_S = 10.0  # for one to a message, or with one, of half a MiB
 _CALL_S = 5.0  # for one call of the store, with all repetitions; longer than most elections of a leader
 _AT_ONCE = 8  # transactions of one process
 _TURN_S = 30.0  # how long a transaction waits for those before it
@@ -55,25 +56,41 @@ _FULL = {  # what is full, and what to do
     _ACCOUNT_FULL: "The account's room is used up: raise its max_file in nats-server's configuration.",
     10023: f"The server's room is used up. {_NO_ROOM}",
     10026: "Raise max_consumers of the account, or of the stream; a call of this store needs one for a moment.",
-    10027: "Raise max_streams of the account; this store is one stream.",
+    10027: "Raise max_streams of the account; this store is two streams.",
     10047: f"The server's room is used up. {_NO_ROOM}",
     10077: "It is full: raise its max_bytes or max_msgs, or give the server or the account more room.",
 }
 
-_OPTIONS: Mapping[str, Any] = {  # what the store relies on
-    "max_msgs_per_subject": 1,
-    "allow_atomic": True,
-    "allow_msg_ttl": True,
-    "allow_direct": False,  # so that every read is answered by the leader
-    "discard": "new",
-    "storage": "file",
-    "retention": "limits",
-    "max_age": 0,
-    "max_msgs": -1,
-}
-
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _T = TypeVar("_T")
+
+
+class Layout(NamedTuple):
+    """What a stream is called, what its subjects begin with, and the options that are relied on.
+
+    The name and the prefix of a fleet with a name end with that.
+    """
+
+    name: str
+    prefix: str
+    options: Mapping[str, Any]
+
+
+RECORDS = Layout(
+    "WF",
+    "wf",
+    {
+        "max_msgs_per_subject": 1,
+        "allow_atomic": True,
+        "allow_msg_ttl": True,
+        "allow_direct": False,  # so that every read is answered by the leader
+        "discard": "new",
+        "storage": "file",
+        "retention": "limits",
+        "max_age": 0,
+        "max_msgs": -1,
+    },
+)
 
 
 class Record(NamedTuple):
@@ -104,10 +121,12 @@ class Stream:
     stream if there is none, and raises ``StoreFileError`` if that cannot be used.
     """
 
-    def __init__(self, access: NatsAccess) -> None:
+    def __init__(self, access: NatsAccess, layout: Layout = RECORDS) -> None:
         self._connection = NatsConnection(access)
         self._where, fleet = self._connection.where, self._connection.fleet
-        self.name, self.prefix = (f"{_NAME}_{fleet}", f"{_PREFIX}_{fleet}") if fleet else (_NAME, _PREFIX)
+        self.name, self.prefix, self._options = layout
+        if fleet:
+            self.name, self.prefix = f"{self.name}_{fleet}", f"{self.prefix}_{fleet}"
         self._closed = False
         self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -132,6 +151,10 @@ class Stream:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+
+    def wait(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do the work on the stream's loop; blocks."""
+        return asyncio.run_coroutine_threadsafe(self._track(work), self._loop).result()
 
     async def _track(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         task = asyncio.ensure_future(work())
@@ -190,7 +213,7 @@ class Stream:
         answer = await self._ask(f"STREAM.INFO.{self.name}", may_fail=(_STREAM_NOT_FOUND,))
         if "error" in answer:
             wanted = {
-                **_OPTIONS,
+                **self._options,
                 "name": self.name,
                 "subjects": [f"{self.prefix}.>"],
                 "num_replicas": replicas,
@@ -208,7 +231,7 @@ class Stream:
             )
         wrong = [
             f"{key} is {config.get(key)!r} and must be {value!r}"
-            for key, value in _OPTIONS.items()
+            for key, value in self._options.items()
             if config.get(key) != value
         ]
         if clustered and config["num_replicas"] < _REPLICAS:
@@ -308,12 +331,18 @@ class Stream:
     async def _ask(
         self, call: str, query: Mapping[str, Any] | None = None, *, may_fail: tuple[int, ...] = ()
     ) -> dict[str, Any]:
-        """Ask JetStream's API, again while nothing answers; ``StoreError`` unless it does what was asked."""
+        """Ask JetStream's API; raises what ``_repeat`` raises."""
         payload = json.dumps(query).encode() if query is not None else b""
+        return await self._repeat(lambda: self._request(f"$JS.API.{call}", payload), may_fail=may_fail)
+
+    async def _repeat(
+        self, request: Callable[[], Awaitable[dict[str, Any]]], *, may_fail: tuple[int, ...] = ()
+    ) -> dict[str, Any]:
+        """Make a request, again while nothing answers; ``StoreError`` unless the server does what was asked."""
         for pause in _pauses():
             await asyncio.sleep(pause)
             try:
-                answer = await self._request(f"$JS.API.{call}", payload)
+                answer = await request()
             except _NoAnswerError:
                 continue
             if "error" in answer and answer["error"].get("err_code") not in may_fail:
@@ -323,15 +352,20 @@ class Stream:
             return answer
         raise self._silent()
 
-    async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    async def _request(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, answer_s: float | None = None
+    ) -> dict[str, Any]:
+        answer = await self._exchange(subject, payload, headers, answer_s or _ANSWER_S)
+        result: dict[str, Any] = json.loads(answer.data)
+        return result
+
+    async def _exchange(self, subject: str, payload: bytes, headers: dict[str, str] | None, answer_s: float) -> Msg:
         try:
-            answer = await self._connection.client().request(subject, payload, _ANSWER_S, headers=headers)
+            return await self._connection.client().request(subject, payload, answer_s, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
         except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
             raise _NoAnswerError from error
-        result: dict[str, Any] = json.loads(answer.data)
-        return result
 
     def _too_large(self) -> StoreError:
         return StoreError(f"nats-server at {self._where} takes no record as large as this one: raise its max_payload.")
@@ -354,6 +388,39 @@ class Stream:
         else:
             why = "The log of nats-server may say more."
         return kind(f"JetStream at {self._where} refused a call for the stream {self.name}: {text}. {why}")
+
+    # Messages that are no records: each is written once, and never changed
+
+    async def put(self, subject: str, content: bytes, *, ttl_s: int) -> None:
+        """Write a message; it goes by itself after ``ttl_s``."""
+        headers = {"Nats-TTL": f"{ttl_s}s"}
+        await self._repeat(lambda: self._request(subject, content, headers, answer_s=_LARGE_ANSWER_S))
+
+    async def content(self, subject: str) -> bytes | None:
+        """Return the content of a message, ``None`` if there is none. The stream must have ``allow_direct``."""
+        for pause in _pauses():
+            await asyncio.sleep(pause)
+            with contextlib.suppress(_NoAnswerError):
+                found = await self._exchange(f"$JS.API.DIRECT.GET.{self.name}.{subject}", b"", None, _LARGE_ANSWER_S)
+                if "Status" not in (found.headers or {}):
+                    return found.data
+                break
+        # Any replica answered, and it may lack the newest ones; the leader has all.
+        answer = await self._ask(f"STREAM.MSG.GET.{self.name}", {"last_by_subj": subject}, may_fail=(_NO_MESSAGE,))
+        return None if "error" in answer else base64.b64decode(answer["message"].get("data", ""))
+
+    async def subjects(self, subject: str) -> int:
+        """Return how many subjects with a message ``subject`` matches; at most 100,000."""
+        answer = await self._ask(f"STREAM.INFO.{self.name}", {"subjects_filter": subject})
+        return len(answer["state"].get("subjects") or ())
+
+    async def clear(self, subject: str) -> None:
+        """Remove the messages of the subjects that ``subject`` matches."""
+        await self._ask(f"STREAM.PURGE.{self.name}", {"filter": subject})
+
+    def client(self) -> Client:
+        """Return a client for messages that no stream keeps; ``nats.errors.Error`` while there is no connection."""
+        return self._connection.client()
 
     # Copies of the whole stream, as the server makes them
 

@@ -13,7 +13,7 @@ Below the prefix ``wf``, a record's subject is:
 ``now.model.ID``               a model that an operator added
 ``idem.TOKEN.SHA256``          an idempotency key
 ``file.TOKEN.ID``              an uploaded file, and ``uploads.TOKEN`` the sum of their sizes
-``fact.NAME``                  health, workers, and who dispatches
+``fact.NAME``                  health, workers, who dispatches, and the secrets that all gateways sign with
 
 What lies below ``now`` is small and kept in memory (``jetstream.View``), and of each job that ended and has not expired
 what its place in lists depends on. A job's number is the sequence number of its first record.
@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import logging
 import math
 import re
 import time
@@ -35,9 +36,11 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ...contract.added import from_data, to_data
 from ...contract.parameters import ModelContract
+from ..durable import read_secret, write_durably
 from ..settings import NatsAccess
 from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
+from .jetstream_blobs import JetStreamBlobs
 from .order import QueuedJob, in_order
 from .records import (
     DEATHS,
@@ -68,6 +71,7 @@ _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
 _LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
 _EXPIRED_TTL_S = 7 * 86400  # how long an expired job is still known
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_LOG = logging.getLogger("wan_flf2v.gateway")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -138,9 +142,16 @@ class JetStreamStore(FollowingStore):
     The constructor blocks. It raises ``StoreFileError``.
     """
 
+    blobs: JetStreamBlobs
+
     def __init__(self, access: NatsAccess, *, max_wait_s: float = math.inf) -> None:
         super().__init__()
         self._stream = Stream(access)
+        try:
+            self.blobs = JetStreamBlobs(access)
+        except BaseException:
+            self._stream.close()
+            raise
         self._prefix = self._stream.prefix
         self._now = View(self._stream, self._subject("now", ">"), self._decode)
         self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)
@@ -148,7 +159,27 @@ class JetStreamStore(FollowingStore):
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
 
     async def close(self) -> None:
+        await asyncio.to_thread(self.blobs.close)
         await asyncio.to_thread(self._stream.close)
+
+    def secret(self, path: Path, new: bytes) -> bytes:
+        own = read_secret(path, new)
+        shared = self._stream.wait(lambda: self._share_secret(path.stem, own))
+        if shared != own:
+            _LOG.info("the secret of the other gateways takes the place of the one in file=%s", path)
+            write_durably(path, shared)
+        return shared
+
+    async def _share_secret(self, name: str, own: bytes) -> bytes:
+        """Return a secret of the fleet: ``own``, unless another gateway was faster."""
+
+        async def share(transaction: Transaction) -> str:
+            subject = self._subject("fact", name)
+            shared: str = await transaction.read(subject) or own.hex()
+            transaction.write(subject, shared)
+            return shared
+
+        return bytes.fromhex(await self._stream.transact(share))
 
     @_on_stream
     async def back_up(self, copy: Path) -> None:
@@ -626,8 +657,12 @@ class JetStreamStore(FollowingStore):
     # Health
 
     @_transaction
-    async def check(self, transaction: Transaction) -> None:
+    async def _check(self, transaction: Transaction) -> None:
         await self._set_fact(transaction, "check", time.time())
+
+    async def check(self) -> None:
+        await self._check()
+        await self.blobs.check()
 
     @_transaction
     async def set_health(self, transaction: Transaction, health: Health) -> None:

@@ -47,7 +47,7 @@ def open_outward(nats: NatsAccess | None) -> Outward:
 
 
 async def copy_to_nats(data: Path, nats: NatsAccess) -> tuple[int, int, int]:
-    """Copy the tokens, added models and unfinished jobs in the file of a data folder to NATS.
+    """Copy the tokens, added models and unfinished jobs in the file of a data folder to NATS, with the jobs' images.
 
     Returns how many tokens, models and jobs were not there yet. Raises what ``open_store`` raises, ``StoreFileError``
     also if a gateway runs on the file, and ``StoreError``.
@@ -66,7 +66,12 @@ async def copy_to_nats(data: Path, nats: NatsAccess) -> tuple[int, int, int]:
             if tokens[-1] and token.id in priorities:
                 await target.set_priority(token.name, priorities[token.id])
         models = [await target.add_model(model) for model in await source.models()]
-        jobs = [await target.adopt(unfinished) for unfinished in await source.unfinished()]
+        jobs = []
+        for unfinished in await source.unfinished():
+            for image in unfinished.job.inputs.values():
+                with contextlib.suppress(FileNotFoundError):
+                    await target.blobs.put(data, f"inputs/{image}")
+            jobs.append(await target.adopt(unfinished))
     return sum(tokens), sum(models), sum(jobs)
 
 

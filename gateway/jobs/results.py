@@ -11,12 +11,13 @@ import re
 import secrets
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from ...client.comfy import ComfyClient, OutputFile
-from ..durable import partial_file, read_secret, sync, sync_folder, write_durably
+from ..durable import partial_file, sync, sync_folder, write_durably
 from ..settings import Settings
 from .records import REQUEST_ID, Job
 from .store import Store
@@ -31,6 +32,7 @@ _VIDEOS = {  # the end of a file's name -> its content type
     ".mkv": "video/x-matroska",
     ".gif": "image/gif",
 }
+_RESULTS = "results"
 _FRAME, _IMAGE = "frame0.png", "image.png"
 CONTENT_TYPES = {_FRAME: "image/png", _IMAGE: "image/png", **{f"video{end}": kind for end, kind in _VIDEOS.items()}}
 _KEY_BYTES = 32
@@ -40,6 +42,7 @@ _EVENTS_EXPIRE_AT_FULL_S = 3600  # so that the address, which each status call g
 MAX_PREVIEW_BYTES = 1 << 15
 _PREVIEW_QUALITIES = (85, 70, 50, 30)
 _JPEG = b"\xff\xd8\xff"
+_CLOCKS_S = 60.0  # how much the clocks of two gateways may differ
 
 
 class ResultError(Exception):
@@ -47,7 +50,7 @@ class ResultError(Exception):
 
 
 class StorageError(Exception):
-    """The result cannot be written now, such as when the disk is full; try again later."""
+    """A file cannot be written now, such as when the disk is full; try again later."""
 
 
 class InvalidLinkError(Exception):
@@ -59,23 +62,29 @@ class ExpiredLinkError(Exception):
 
 
 class Results:
-    """The files of ended jobs, in ``<data>/results/<id>/``, and of running ones, ``<data>/previews/<id>.jpg``."""
+    """The files of ended jobs, in ``<data>/results/<id>/``, and of running ones, ``<data>/previews/<id>.jpg``.
+
+    Of a fleet's results, the folder has those that were made or asked for at this gateway; its previews are in no file.
+    The constructor blocks.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._folder = settings.data / "results"
+        self._folder = settings.data / _RESULTS
         self._folder.mkdir(parents=True, exist_ok=True)
         self._previews = settings.data / "previews"
         self._previews.mkdir(exist_ok=True)
-        self._key = read_secret(settings.data / "signing.key", secrets.token_bytes(_KEY_BYTES))
+        self._key = store.secret(settings.data / "signing.key", secrets.token_bytes(_KEY_BYTES))
 
     async def collect(self, client: ComfyClient, file: OutputFile, job_id: str) -> dict[str, str]:
         """Copy a job's video from ComfyUI and save its first frame; both survive a power cut when this returns.
 
+        All gateways of a fleet have them then.
+
         Returns the file names by kind, ``video`` and ``image``; of a PNG file, ``image`` alone. May be repeated. Raises
         a ``ComfyError`` if ComfyUI does not send the file, ``ResultError`` if it is neither a video nor a PNG,
-        ``StorageError`` if it cannot be written here.
+        ``StorageError`` if it cannot be written here, ``StoreError`` if the fleet cannot keep it.
         """
         folder, suffix = self._folder / job_id, Path(file.filename).suffix.lower()
         if suffix not in (*_VIDEOS, ".png"):
@@ -88,13 +97,19 @@ class Results:
             folder.mkdir(exist_ok=True)
             copy = await client.download(file, folder / next(iter(output.values())))
             await asyncio.to_thread(_finish, copy, with_frame="video" in output)
+            for name in output.values():
+                await self._store.blobs.put(self._settings.data, _blob(job_id, name))
         except OSError as error:
             raise StorageError(f"The result of request {job_id} cannot be written: {error}") from error
         return output
 
-    def lost(self, job: Job) -> bool:
+    async def lost(self, job: Job) -> bool:
         """Return whether a succeeded job's files are gone, because someone deleted them."""
-        return any(not (self._folder / job.id / name).is_file() for name in (job.output or {}).values())
+        names = (job.output or {}).values()
+        elsewhere = await asyncio.to_thread(
+            lambda: [name for name in names if not (self._folder / job.id / name).is_file()]
+        )
+        return not all([await self._store.blobs.has(_blob(job.id, name)) for name in elsewhere])
 
     def urls(self, job: Job, base_url: str) -> dict[str, str | list[str]]:
         """Return a succeeded job's output as clients get it; the addresses are valid for the configured time.
@@ -116,9 +131,11 @@ class Results:
         if name not in CONTENT_TYPES:  # the events are no file
             raise InvalidLinkError
         self._check(job_id, name, expires, signature)
-        path = self._folder / job_id / name
         job = await self._store.get(job_id)
-        return path if job is not None and not job.expired and path.is_file() else None
+        if job is None or job.expired or name not in (job.output or {}).values():
+            return None
+        found = await self._store.blobs.find(self._settings.data, _blob(job_id, name))
+        return self._folder / job_id / name if found else None
 
     def events_url(self, job_id: str, base_url: str) -> str:
         """Return an address of a job's event stream that needs no token; valid for the configured time or longer.
@@ -139,12 +156,15 @@ class Results:
         A preview is only shown: what is no image is left out, and a full disk stops nothing.
         """
 
-        def write() -> None:
-            with contextlib.suppress(OSError), partial_file(self._previews, job_id) as partial:
-                partial.write_bytes(_small_jpeg(image))
+        def write(small: bytes) -> None:
+            with partial_file(self._previews, job_id) as partial:
+                partial.write_bytes(small)
                 partial.replace(self._previews / f"{job_id}.jpg")
 
-        await asyncio.to_thread(write)
+        with contextlib.suppress(OSError):
+            small = await asyncio.to_thread(_small_jpeg, image)
+            if not await self._store.blobs.show(job_id, small):
+                await asyncio.to_thread(write, small)
 
     async def preview(self, job_id: str, known: int) -> tuple[int, bytes] | None:
         """Return the job's preview and its version; ``None`` if there is none, or it is the ``known`` one."""
@@ -152,10 +172,12 @@ class Results:
         with contextlib.suppress(OSError):
             if (version := path.stat().st_mtime_ns) != known:
                 return version, await asyncio.to_thread(path.read_bytes)
-        return None
+            return None
+        return await self._store.blobs.shown(job_id, known)
 
-    def drop_preview(self, job_id: str) -> None:
+    async def drop_preview(self, job_id: str) -> None:
         """Delete the preview of a job that no longer runs."""
+        await self._store.blobs.hide(job_id)
         with contextlib.suppress(OSError):  # on Windows, while it is read; purge() does it then
             (self._previews / f"{job_id}.jpg").unlink(missing_ok=True)
 
@@ -164,8 +186,10 @@ class Results:
 
         The oldest expire first. Returns how many jobs expired.
         """
-        limit = time.time() - self._settings.result_ttl_s
-        sizes = await asyncio.to_thread(self._sizes)
+        began = time.time()
+        limit = began - self._settings.result_ttl_s
+        own = await asyncio.to_thread(self._sizes)
+        sizes = {**own, **await self._fleet_sizes()}
         total, expired = sum(sizes.values()), []
         for job_id, finished_at in await self._store.unexpired():
             size = sizes.get(job_id, 0)
@@ -173,15 +197,25 @@ class Results:
                 expired.append(job_id)
                 total -= size
         await self._store.expire(expired)
-        for job_id in sizes:  # also those of a purge that did not finish
+        for job_id in own:  # also those of a purge that did not finish
             job = await self._store.get(job_id)
             if job is not None and job.expired:
                 await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
         running = {job.id for job in await self._store.queue()}
+        kept = running | {job_id for job_id, _ in await self._store.unexpired()}  # read later: one may end in between
+        await self._store.blobs.tidy(
+            self._settings.data, _RESULTS, lambda name: _job_of(name) in kept, began - _CLOCKS_S
+        )
         for path in self._previews.glob("*.jpg"):  # of a process that was killed
             if path.stem not in running:
-                self.drop_preview(path.stem)
+                await self.drop_preview(path.stem)
         return len(expired)
+
+    async def _fleet_sizes(self) -> Counter[str]:
+        sizes: Counter[str] = Counter()
+        for name, blob in (await self._store.blobs.listed(_RESULTS)).items():
+            sizes[_job_of(name)] += blob.size
+        return sizes
 
     def _sizes(self) -> dict[str, int]:
         return {path.name: _size(path) for path in self._folder.iterdir() if REQUEST_ID.fullmatch(path.name)}
@@ -200,6 +234,15 @@ class Results:
 
     def _sign(self, job_id: str, name: str, expires: str) -> str:
         return hmac.new(self._key, f"{job_id}/{name}?{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def _blob(job_id: str, name: str) -> str:
+    """Return what a file of a job's result is called among the files of a fleet."""
+    return f"{_RESULTS}/{job_id}/{name}"
+
+
+def _job_of(blob: str) -> str:
+    return blob.split("/")[1]
 
 
 def _finish(copy: Path, *, with_frame: bool) -> None:

@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from ...contract.added import from_data, to_data
 from ...contract.parameters import ModelContract
+from ..durable import read_secret
+from .blobs import NO_BLOBS, Blobs
 from .following import FollowingStore, State, states_of
 from .order import QueuedJob, in_order
 from .records import (
@@ -195,6 +197,8 @@ class SqliteStore(FollowingStore):
     ``max_wait_s`` is that of ``order.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """
 
+    blobs: Blobs = NO_BLOBS  # all gateways on one file share its folder
+
     def __init__(self, path: Path, *, max_wait_s: float = math.inf) -> None:
         super().__init__()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -225,6 +229,9 @@ class SqliteStore(FollowingStore):
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._reader.close)
         await asyncio.to_thread(self._queue_reader.close)
+
+    def secret(self, path: Path, new: bytes) -> bytes:
+        return read_secret(path, new)
 
     @functools.partial(_reads, whole_queue=True)
     def back_up(self, database: sqlite3.Connection, copy: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ...contract.parameters import ModelContract
+from .blobs import Blobs
 from .order import QueuedJob
 from .records import Health, Job, Priority, Status, StoredFile, Submission, Token, Transition, Webhook, WorkerState
 
@@ -48,11 +49,20 @@ class Store(Protocol):
     or cancelled. Every change raises the job's ``version``; a job that has ended no longer changes, it only expires.
     """
 
+    blobs: Blobs
+    """The files of the gateways that share the store."""
+
     async def close(self) -> None:
         """Finish the running calls and close the store. Later calls raise ``StoreError``."""
 
     async def back_up(self, copy: Path) -> None:
         """Write all that the store holds at one moment into the new file ``copy``."""
+
+    def secret(self, path: Path, new: bytes) -> bytes:
+        """Return the secret in a file of the data folder, the same for all gateways that share the store; blocks.
+
+        If there is none it is ``new``. Gateways with a folder each share that of the first one, by the file's name.
+        """
 
     # Jobs
 

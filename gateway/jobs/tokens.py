@@ -66,7 +66,7 @@ async def first_token(data: Path) -> bool:
         if not file.exists() and (draft.exists() or not await store.tokens()):
             text = read_secret(draft, _new_text().encode()).decode().strip()
             if await find_token(store, text) is None:
-                await create_token(store, _FIRST_NAME, text=text, webhook_secret=shared_secret(data))
+                await create_token(store, _FIRST_NAME, text=text, webhook_secret=shared_secret(store, data))
             draft.replace(file)
             sync_folder(data)
             return True

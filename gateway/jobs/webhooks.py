@@ -22,7 +22,6 @@ from typing import Any
 
 from yarl import URL
 
-from ..durable import read_secret
 from ..fetch import Fetcher, FetchError
 from ..settings import Settings
 from .records import Job, Webhook
@@ -53,12 +52,12 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
 
 
-def shared_secret(data: Path) -> str:
-    """Return the secret in ``<data>/webhook.secret``, made on the first start.
+def shared_secret(store: Store, data: Path) -> str:
+    """Return the secret in ``<data>/webhook.secret``, made on the first start; blocks.
 
     It signs the messages about requests of the first token in ComfyUI, and of an API without tokens.
     """
-    return read_secret(data / "webhook.secret", new_secret().encode()).decode()
+    return store.secret(data / "webhook.secret", new_secret().encode()).decode()
 
 
 class _Slots:
@@ -107,7 +106,7 @@ class WebhookSender:
         self._store = store
         self._fetcher = fetcher
         self._body_of = body_of
-        self._common_secret = shared_secret(settings.data)
+        self._common_secret = shared_secret(store, settings.data)
 
     async def run(self) -> None:
         """Send until cancelled."""

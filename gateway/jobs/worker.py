@@ -203,7 +203,7 @@ class Worker:
         pause = _BACK_OFF_S[0]
         try:
             async with self.address.client() as client:
-                self._backend = ComfyBackend(client, self._settings.data / "inputs", self._models, self.name)
+                self._backend = ComfyBackend(client, self._settings.data, self._store.blobs, self._models, self.name)
                 while True:
                     try:
                         await self._look()
@@ -458,7 +458,7 @@ class Worker:
         finally:
             following.cancel()
             await asyncio.wait([following])
-            self._results.drop_preview(job.id)
+            await self._results.drop_preview(job.id)
 
     async def _collect(
         self, identity: Identity, job: Job, run: RunResult | None, file: OutputFile, warnings: list[str]

@@ -17,7 +17,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from support.gateway_process import BODY, NOWHERE, SUBMIT, Gateway, call, events
 from support.stores import sqlite_only
-from wan_flf2v.contract.parameters import DEMO, HOSTED
+from wan_flf2v.contract.parameters import HOSTED, KEYFRAMES
 
 
 def png(size=(64, 64)):
@@ -331,7 +331,7 @@ def test_health_readiness_and_metrics(gateway):
         tuple(sample.labels.values()): sample.value for sample in families["wan_flf2v_unfinished_requests"].samples
     }
     assert unfinished[HOSTED.model_id, "in_queue"] == jobs["in_queue"]
-    assert (unfinished[HOSTED.model_id, "in_progress"], unfinished[DEMO.model_id, "in_queue"]) == (0, 0)
+    assert (unfinished[HOSTED.model_id, "in_progress"], unfinished[KEYFRAMES.model_id, "in_queue"]) == (0, 0)
     assert [sample.value for sample in families["wan_flf2v_comfyui_up"].samples] == [0]
     counts = {tuple(sample.labels.values()): sample.value for sample in families["wan_flf2v_http_requests"].samples}
     assert counts["POST", "/v1/models/{model_id}", "200"] >= 1

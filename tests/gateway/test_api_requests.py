@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 from support.gateway_process import SUBMIT, all_events, call
-from support.stores import sql
+from support.stores import sql, sqlite_only
 from wan_flf2v.gateway.jobs.results import MAX_PREVIEW_BYTES, Results
 from wan_flf2v.gateway.settings import Settings
 
@@ -237,6 +237,7 @@ class TestPreviews:
         assert gateway.get(f"/v1/requests/{running}/events?preview=perhaps").status == 400
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("content", "kept"),
     [(jpeg("red"), True), (noise((512, 512)), True), (noise((2000, 30)), True), (b"no image", False), (b"", False)],

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import functools
-import json
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from dataclasses import replace
 import nats
 import pytest
 from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, Gateway, events
-from support.nats_server import CONFIG, NatsServer, extended_config, free_ports, shared_server
+from support.nats_server import CONFIG, NatsServer, admin, edit_stream, extended_config, free_ports, shared_server
 from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.contract.parameters import HOSTED
@@ -39,25 +38,8 @@ def stream_of(folder):
     return "WF_" + fleet_url(folder).rpartition("/")[2]
 
 
-def admin(call, payload=None, url=None):
-    """Ask JetStream's API as an operator would."""
-
-    async def ask():
-        client = await nats.connect(url or shared_server())
-        try:
-            answer = await client.request(f"$JS.API.{call}", json.dumps(payload).encode() if payload else b"", 5)
-        finally:
-            await client.close()
-        return json.loads(answer.data)
-
-    return asyncio.run(ask())
-
-
 def edit(folder, **changes):
-    name = stream_of(folder)
-    config = admin(f"STREAM.INFO.{name}")["config"]
-    answer = admin(f"STREAM.UPDATE.{name}", {**config, **changes})
-    assert "error" not in answer, answer
+    edit_stream(stream_of(folder), **changes)
 
 
 @contextlib.contextmanager
@@ -479,7 +461,12 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
     assert source.set_priority("laptop", "high")
     model = replace(HOSTED, model_id="mine/one")
     assert source.add_model(model)
-    running, waiting, ended = [source.submit(new(idempotency=(f"key {n}", "hash"), **hook)) for n in range(3)]
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs" / "a.png").write_bytes(b"an image")
+    image = {"62_image": "a.png"}
+    running, waiting, ended = [
+        source.submit(replace(new(idempotency=(f"key {n}", "hash"), **hook), inputs=image)) for n in range(3)
+    ]
     source.end(ended.id, "failed")
     for _ in range(2):
         source.requeue(running.id)
@@ -494,6 +481,7 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
         assert asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path)))) == (1, 1, 2)
         assert asyncio.run(copy_to_nats(tmp_path, NatsAccess(fleet_url(tmp_path)))) == (0, 0, 0)
         assert (store.tokens(), store.models()) == ([token], [model])
+        assert asyncio.run(store.blobs.find(tmp_path / "of another gateway", "inputs/a.png"))
         assert store.priorities() == {token.id: "high"}
         assert [job.id for job in store.queue()] == [running.id, waiting.id]
         for job in (running, waiting):

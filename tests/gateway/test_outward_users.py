@@ -32,6 +32,10 @@ FORBIDDEN_TO_SAY = (
     "$JS.API.STREAM.MSG.GET.WF",
     "$JS.API.STREAM.DELETE.WF",
     "$JS.API.CONSUMER.CREATE.WF",
+    "wfb.part.upload.0",
+    "wfp.7b1c7c1e-0000-4000-8000-000000000000",
+    "$JS.API.DIRECT.GET.WFB.wfb.part.upload.0",
+    "$JS.API.STREAM.PURGE.WFB",
     "_INBOX.of-a-gateway",
 )
 FORBIDDEN_TO_HEAR = (
@@ -41,6 +45,8 @@ FORBIDDEN_TO_HEAR = (
     "wfw.from.gpu-1.>",
     "wf.>",
     "wf.now.job.>",
+    "wfb.>",
+    "wfp.>",
     "_INBOX.>",
     "$JS.>",
     "$SYS.>",

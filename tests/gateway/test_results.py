@@ -210,6 +210,7 @@ def test_a_result_that_is_gone_is_not_found(tmp_path, store, results):
         assert verify(results, *parts(url)) is None
 
 
+@sqlite_only
 def test_another_installation_signs_otherwise(tmp_path, store, results):
     job = finished_job(store)
     with_files(results, tmp_path, job)

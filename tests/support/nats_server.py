@@ -1,14 +1,17 @@
 """nats-server processes for tests: one that all tests of a process share, and those of the benches."""
 
+import asyncio
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
+import nats
 from wan_flf2v.benchmarks._nats import CONFIG, Cluster, NatsServer, free_ports
 
-__all__ = ["CONFIG", "Cluster", "NatsServer", "extended_config", "free_ports", "shared_server"]
+__all__ = ["CONFIG", "Cluster", "NatsServer", "admin", "edit_stream", "extended_config", "free_ports", "shared_server"]
 
 
 def extended_config(folder, text):
@@ -17,6 +20,27 @@ def extended_config(folder, text):
     config = folder / "extended.conf"
     config.write_text(f'include "{CONFIG.name}"\n{text}')
     return config
+
+
+def admin(call, payload=None, url=None):
+    """Ask JetStream's API as an operator would."""
+
+    async def ask():
+        client = await nats.connect(url or shared_server())
+        try:
+            answer = await client.request(f"$JS.API.{call}", json.dumps(payload).encode() if payload else b"", 5)
+        finally:
+            await client.close()
+        return json.loads(answer.data)
+
+    return asyncio.run(ask())
+
+
+def edit_stream(name, **changes):
+    """Change options of a stream."""
+    config = admin(f"STREAM.INFO.{name}")["config"]
+    answer = admin(f"STREAM.UPDATE.{name}", {**config, **changes})
+    assert "error" not in answer, answer
 
 
 @functools.cache
