@@ -47,7 +47,7 @@ class OutwardWorkers(Outward):
     """The outward workers of a fleet, as one gateway hears them."""
 
     def __init__(self, access: NatsAccess) -> None:
-        self._nats = NatsConnection(access, connected=self._subscribe, broken=lambda: self._pipes.close())
+        self._nats = NatsConnection(access, connected=self._subscribe, broken=self._break)
         self._prefix = prefix_of(self._nats.fleet)
         self._gateway = uuid.uuid4().hex[:16]
         self._pipes = Pipes(self._send)
@@ -75,7 +75,7 @@ class OutwardWorkers(Outward):
     def connect(self, name: str) -> socket.socket:
         """Return a socket that leads to the worker; ``ConnectionError`` if it is silent."""
         worker = self._workers.get(name)
-        if worker is None or not worker.run or worker.silent:
+        if worker is None or not worker.run or worker.silent or worker.heard < self.since:
             raise ConnectionError(f"its worker {name} is not connected to NATS")
         return self._pipes.open(f"{name}.{worker.run}.{self._gateway}.{uuid.uuid4().hex[:16]}", OPEN)
 
@@ -96,6 +96,11 @@ class OutwardWorkers(Outward):
         finally:
             self._pipes.close()
             await self._nats.close()
+
+    def _break(self) -> None:
+        """Break all pipes; a worker that connects again later than this gateway is not called before it is heard."""
+        self.since = time.monotonic()
+        self._pipes.close()
 
     async def _subscribe(self, client: Client) -> None:
         await client.subscribe(f"{self._prefix}.from.*.*.hello", cb=self._hear)

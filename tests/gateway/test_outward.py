@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 
+import nats
 import pytest
 from support.api_runs import put_inputs, submit, until
 from support.nats_server import NatsServer, free_ports
@@ -12,7 +14,7 @@ from wan_flf2v.client.comfy import OutputFile
 from wan_flf2v.gateway.jobs import dispatcher, outward, pipes
 from wan_flf2v.gateway.jobs.opening import open_outward
 from wan_flf2v.gateway.jobs.records import prompt_id
-from wan_flf2v.gateway.settings import Settings
+from wan_flf2v.gateway.settings import NatsAccess, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -123,11 +125,11 @@ def test_while_nats_is_away_no_worker_is_lost(tmp_path, monkeypatch):
     server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
 
     async def test():
-        options = {"worker_lost_after_s": 3.0, "nats_url": server.url}
-        async with two(tmp_path, 12.0, **options) as (api, hosts, running, job, first, second):
+        options = {"worker_lost_after_s": 6.0, "nats_url": server.url}
+        async with two(tmp_path, 16.0, **options) as (api, hosts, running, job, first, second):
             server.kill()
             running[first].task.cancel()
-            await asyncio.sleep(4)
+            await asyncio.sleep(7)
             hosts[second].headers = {}
             server.start()
             await until(lambda: hosts[second].headers)  # the gateway has asked it
@@ -136,6 +138,50 @@ def test_while_nats_is_away_no_worker_is_lost(tmp_path, monkeypatch):
             end = await api.until(job)
             assert (end.status, end.attempt, end.worker) == ("succeeded", 1, hosts[first].instance), end.error
             assert ids(hosts[second]) == []
+
+    try:
+        run(test())
+    finally:
+        server.kill()
+
+
+def test_after_an_outage_a_worker_is_called_once_it_is_heard_again(tmp_path, monkeypatch):
+    """It may connect again later than the gateway: what is sent to it before is lost, and waits for a response."""
+    monkeypatch.setattr(outward, "_SILENT_S", 60.0)
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+
+    async def hello():
+        client = await nats.connect(server.url)
+        await client.publish("wfw.from.one.run.hello", json.dumps({"v": pipes.PROTOCOL, "started": 1.0}).encode())
+        await client.close()
+
+    def is_connected(found):
+        with contextlib.suppress(nats.errors.Error, AttributeError):  # before it begins there is no client
+            return bool(found._nats.client())
+        return False
+
+    def connects(found):
+        try:
+            found.connect("one").close()
+        except ConnectionError as error:
+            return str(error)
+        return True
+
+    async def test():
+        found = open_outward(NatsAccess(server.url))
+        hearing = asyncio.create_task(found.run())
+        await until(lambda: is_connected(found))
+        await hello()
+        await until(lambda: connects(found) is True)
+        server.kill()
+        await until(lambda: not is_connected(found))
+        server.start()
+        await until(lambda: is_connected(found))
+        assert connects(found) == "its worker one is not connected to NATS"
+        await hello()
+        await until(lambda: connects(found) is True)
+        hearing.cancel()
+        await asyncio.wait([hearing])
 
     try:
         run(test())
