@@ -210,10 +210,10 @@ async def _show_progress(client: HostedApi, request_id: str) -> None:
                 renderer.show(text, 0.0, text)
             elif status["status"] == "in_progress":
                 progress = status.get("progress") or {}
-                node = str(progress.get("node") or "Starting")
+                fraction = progress.get("fraction", 0.0)
+                node = str(progress.get("node") or ("Fetching the result" if fraction >= 1 else "Starting"))
                 step, steps = progress.get("step", 0), progress.get("steps", 0)
-                text = describe_step(node, step, steps, progress.get("eta_seconds"))
-                renderer.show(node, progress.get("fraction", 0.0), text)
+                renderer.show(node, fraction, describe_step(node, step, steps, progress.get("eta_seconds")))
 
 
 def _image(text: str) -> str:
