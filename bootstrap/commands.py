@@ -15,11 +15,19 @@ from .environment import ensure_comfyui_env, ensure_newest_env, ensure_project_e
 from .lock import setup_lock
 from .managed import ensure_managed
 from .paths import REPO, cache_dir
-from .server import ComfyServer, ServerError, comfy_env, link_folder, port_is_taken, prepare_base_dir, server_args
+from .server import (
+    STOP_GRACE_S,
+    ComfyServer,
+    ServerError,
+    comfy_env,
+    link_folder,
+    port_is_taken,
+    prepare_base_dir,
+    server_args,
+)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 NATS_PORT = 4222  # that of docs/nats-server.conf
-STOP_S = 15.0  # for a program that is asked to end
 # One worker more than there are cores, since many tests wait; each has its own ComfyUI, so eight are enough.
 # tests/conftest.py says how tests are shared out. `-n 0` after it wins.
 _WORKERS = ("-n", str(min((os.cpu_count() or 2) + 1, 8)), "--dist", "loadscope")
@@ -180,7 +188,7 @@ def _background(command: Sequence[str]) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.wait(STOP_S)
+            process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -454,7 +454,7 @@ def _encoder_options(settings: Settings) -> dict[str, str]:
     options, chosen = {}, settings.format
     sees_less = chosen.lookahead and settings.preset == DEFAULT_PRESET
     if chosen.crf:
-        # Below 1 it is lossless. With a shorter look-ahead x264 would make each crf a little worse: 0.03 to 0.3 dB.
+        # A shorter look-ahead makes each crf worse by 0.03 to 0.3 dB. 1 stays 1: below it the file is lossless.
         options["crf"] = str(settings.crf - _LOOKAHEAD_CRF if sees_less and settings.crf > 1 else settings.crf)
     if chosen.quality is not None:
         quality = chosen.quality.default if settings.quality is None else settings.quality
