@@ -99,7 +99,7 @@ def test_a_damaged_file_never_appears_and_can_be_put_again(fleet, caplog, harm):
         subject = store.blobs._part(await upload(store, NAME), 1)
         if harm == "changed":
             client = await nats.connect(shared_server())
-            await client.publish(subject, bytes(PART))
+            await client.jetstream().publish(subject, bytes(PART))
             await client.close()
         else:
             await store.blobs._stream.run(lambda: store.blobs._stream.clear(subject))
