@@ -1,9 +1,9 @@
-"""How quickly the API answers under load, while ComfyUI works on the same processor.
+"""How quickly the API responds under load, while ComfyUI works on the same processor.
 
 First an open loop: 100 calls a second for 50 s, submit and status in turn, each started on time whatever became of
 those before it, and measured from that time. Then the same with 50 calls a second for 60 s, beside two uploads that
 send a byte every five seconds and 200 open event streams of four tokens. Then 200 clients at once with 25 calls each.
-Every answer must be a success or 429, and the gateway must not grow.
+Every response must be a success or 429, and the gateway must not grow.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run(options: Options) -> Figures:
         "p99_status_ms": _p99([round_.status_s for round_ in rounds]),
         "p99_submit_stalled_ms": _p99([round_.stalled_submit_s for round_ in rounds]),
         "p99_status_stalled_ms": _p99([round_.stalled_status_s for round_ in rounds]),
-        "not_2xx_or_429": summed([round_.bad for round_ in rounds], "answers", ("==", 0)),
+        "not_2xx_or_429": summed([round_.bad for round_ in rounds], "responses", ("==", 0)),
         "rss_growth_mb": Figure(max(growth), "MB", len(growth), min(growth), max(growth), ("<", _LIMIT_MB)),
     }
 
@@ -171,7 +171,7 @@ async def _timed(call: Callable[[], Awaitable[None]], due: float, latencies: lis
 
 
 class _Calls:
-    """The calls that are measured; every answer that is neither a success nor 429 is counted."""
+    """The calls that are measured; every response that is neither a success nor 429 is counted."""
 
     def __init__(self, http: aiohttp.ClientSession, api: str, round_: Round) -> None:
         self._http = http
@@ -183,9 +183,9 @@ class _Calls:
     async def submit(self) -> None:
         """Submit a request with its own seed."""
         values = {**_VALUES, SEED.key: len(self._ids) + 1}
-        answer = await self._call("POST", f"{self._api}/models/{DEMO.model_id}", values)
-        if answer is not None and "request_id" in answer:
-            self._ids.append(str(answer["request_id"]))
+        found = await self._call("POST", f"{self._api}/models/{DEMO.model_id}", values)
+        if found is not None and "request_id" in found:
+            self._ids.append(str(found["request_id"]))
 
     async def status(self) -> None:
         """Ask for one of the requests, in turn."""
@@ -203,8 +203,8 @@ class _Calls:
             async with self._http.request(method, url, json=values) as response:
                 if not (200 <= response.status < 300 or response.status == 429):
                     self._round.bad += 1
-                answer: dict[str, object] = await response.json()
-                return answer
+                found: dict[str, object] = await response.json()
+                return found
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
             self._round.bad += 1
             return None

@@ -20,8 +20,8 @@ from .errors import (
     ComfyError,
     NoOutputError,
     PreflightError,
-    ServerAnswerError,
     ServerLostError,
+    ServerResponseError,
     ServerUnreachableError,
     explain_failure,
     explain_rejection,
@@ -59,7 +59,7 @@ async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
     """
     try:
         findings = await client.preflight(graph)
-    except ServerAnswerError as error:
+    except ServerResponseError as error:
         _log.warning("preflight on ComfyUI failed: %s", error)
         return []
     if findings is None:
@@ -111,7 +111,7 @@ async def follow_graph(
 
     ``on_preview`` gets pictures of what is being made, JPEG or PNG files, where ComfyUI's previews are on. A caller
     that stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
-    ``ServerLostError`` at the first request that is not answered: the caller knows how to go on.
+    ``ServerLostError`` at the first request without a response: the caller knows how to go on.
     """
     run = _Run(client, graph, prompt_id, on_progress, on_preview)
     async with run.listening():

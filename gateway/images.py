@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..client.comfy import OutputFile
-from ..client.errors import ServerAnswerError, ServerUnreachableError
+from ..client.errors import ServerResponseError, ServerUnreachableError
 from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
@@ -249,7 +249,7 @@ class Images:
             async with address.client() as client:
                 file = OutputFile(name, "", "input", "")
                 return await asyncio.wait_for(client.has_file(file), _COMFYUI_TIMEOUT_S)
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             return error.status not in _NOT_THERE
         except (ServerUnreachableError, asyncio.TimeoutError):
             return True

@@ -20,8 +20,8 @@ from ...client.errors import (
     NoOutputError,
     PromptRejectedError,
     ServerAddressError,
-    ServerAnswerError,
     ServerLostError,
+    ServerResponseError,
     ServerUnreachableError,
     explain_rejection,
 )
@@ -74,14 +74,14 @@ class Identity:
 
 def is_lost(error: ComfyError) -> bool:
     """Whether ComfyUI cannot be reached now; otherwise the error is its response."""
-    if isinstance(error, ServerAnswerError):
+    if isinstance(error, ServerResponseError):
         return error.status in _BAD_GATEWAY
     return isinstance(error, (ServerLostError, ServerUnreachableError))
 
 
 def public_text(error: ComfyError) -> str:
     """Return what a client is told about the error that ended its job: no folders and addresses of the server."""
-    if isinstance(error, ServerAnswerError):
+    if isinstance(error, ServerResponseError):
         return f"ComfyUI responded to this request with HTTP status {error.status}. The API's log says more."
     return _FOLDERS.sub("", str(error))
 
@@ -247,7 +247,7 @@ class ComfyBackend:
         files = [OutputFile(name, "", "input", "") for name in names]
         try:
             return all(await asyncio.gather(*map(self.client.has_file, files)))
-        except ServerAnswerError as error:  # ComfyUI does not show such a file
+        except ServerResponseError as error:  # ComfyUI does not show such a file
             if is_lost(error):
                 raise
             return False
@@ -337,14 +337,14 @@ class ComfyBackend:
     async def tidy(self, job: Job) -> bool:
         """Remove the prompts of all attempts from queue and execution, and their images; other prompts stay.
 
-        Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerAnswerError`` with
+        Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerResponseError`` with
         status 500 means: try again later.
         """
         try:
             for attempt in range(1, max(job.attempt, 1) + 1):
                 if not await self.client.cancel(prompt_id(job.id, attempt)):
                     return False
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             if is_lost(error) or error.status == 500:
                 raise
             told = job.id, job.attempt, self._name
@@ -366,7 +366,7 @@ class ComfyBackend:
         try:
             for attempt in attempts:
                 await self.client.remove_leftovers(attempt_name(job.id, attempt))
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             if is_lost(error) or error.status == 500:  # a file cannot be removed yet
                 raise
             told = job.id, job.attempt, self._name

@@ -18,9 +18,9 @@ from ...client.comfy import OutputFile
 from ...client.errors import (
     ComfyError,
     PreflightError,
-    ServerAnswerError,
     ServerLostError,
     ServerRefusedError,
+    ServerResponseError,
     ServerUnreachableError,
 )
 from ...client.progress import Progress
@@ -510,7 +510,7 @@ class Worker:
         try:
             await told(await self._backend.tidy(job))
         except ComfyError as error:
-            if isinstance(error, ServerAnswerError) and not is_lost(error):
+            if isinstance(error, ServerResponseError) and not is_lost(error):
                 where = self._told(job)
                 _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *where, error)
                 await told(None)

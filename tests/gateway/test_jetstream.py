@@ -1,4 +1,4 @@
-"""The store on one nats-server: races, lost answers, what it refuses to start with, and what a client is told."""
+"""The store on one nats-server: races, lost replies, what it refuses to start with, and what a client is told."""
 
 import asyncio
 import contextlib
@@ -133,8 +133,8 @@ def test_who_dispatches_keeps_the_right_however_many_calls_wait(tmp_path):
 
 
 @pytest.mark.parametrize("taken", ["before the look", "after the look", "never"])
-def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
-    """The records are looked at when the answer is lost: the batch was taken before, is taken later, or was lost."""
+def test_a_batch_whose_reply_is_lost_counts_once(tmp_path, monkeypatch, taken):
+    """The records are looked at when the reply is lost: the batch was taken before, is taken later, or was lost."""
     commits, looks, left, late = Stream._commit, Stream._taken, [True], []
 
     async def commit(stream, batch):
@@ -144,7 +144,7 @@ def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
         elif taken != "never" or not lost:
             await commits(stream, batch)
         if lost:
-            raise jetstream._NoAnswerError
+            raise jetstream._NoReplyError
 
     async def look(stream, batch, operation):
         found = await looks(stream, batch, operation)

@@ -15,7 +15,7 @@ from PIL import Image
 from support.gateway_process import Gateway
 from support.stores import Blocking, chosen_store, sql, sqlite_only
 from wan_flf2v.client.comfy import ComfyClient, OutputFile
-from wan_flf2v.client.errors import ServerAnswerError
+from wan_flf2v.client.errors import ServerResponseError
 from wan_flf2v.gateway.durable import write_durably
 from wan_flf2v.gateway.jobs.records import Submission
 from wan_flf2v.gateway.jobs.results import ExpiredLinkError, InvalidLinkError, ResultError, Results, StorageError
@@ -93,7 +93,7 @@ def test_collecting_from_a_real_comfyui(tmp_path, results, comfy_server):
     for name in ("broken.mp4", "text.mp4"):
         with pytest.raises(ResultError, match="cannot be read"):
             collect(results, comfy_server, name, str(uuid.uuid4()))
-    with pytest.raises(ServerAnswerError, match="no longer has it"):
+    with pytest.raises(ServerResponseError, match="no longer has it"):
         collect(results, comfy_server, "missing.mp4", str(uuid.uuid4()))
 
 

@@ -509,7 +509,7 @@ def test_frame_rates_of_ntsc_are_exact(typed, exact):
 
 
 def test_a_format_that_does_not_work_names_one_that_does(monkeypatch):
-    """On this machine the hardware's; an older name is answered with what is alike."""
+    """On this machine the hardware's; for an older name it returns what is alike."""
     assert "Use 'mp4 H.264'" in formats.error_of("mp4 h264")
     monkeypatch.setattr(formats, "_encodes", lambda one: "265" not in one.name)
     formats_error = formats.error_of("mp4 H.265 10-bit")
