@@ -19,7 +19,7 @@ from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
-from .jobs.comfyui import NO_OUTWARD, Address, Outward, addresses_of, resolved
+from .jobs.addresses import NO_OUTWARD, Address, Outward, addresses_of, resolved
 from .jobs.store import Store, StoreError
 from .settings import Settings
 from .shares import Shares

@@ -111,7 +111,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
     """The host's guider for one phase: its guidance gate, and how far the run is."""
 
     intercept: Callable | None = None
-    """Records and plays the calls of a sampler that is no ``KSAMPLER``: takes the model, returns what to call instead."""
+    """Records and plays the calls of a sampler that is no ``KSAMPLER``: takes what asks the model, returns the like."""
 
     def __init__(self, phase: Phase, position: Position) -> None:
         super().__init__(phase.expert.model)

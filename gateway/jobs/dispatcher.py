@@ -17,8 +17,9 @@ from dataclasses import replace
 
 from ...contract.parameters import MODELS, ModelContract
 from ..settings import Settings
+from .addresses import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolve
 from .catalogue import Catalogue
-from .comfyui import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, loads, resolve
+from .comfyui import loads
 from .order import QueuedJob
 from .records import Health, Job, WorkerState
 from .results import Results

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import NatsAccess
-from .comfyui import NO_OUTWARD, Outward
+from .addresses import NO_OUTWARD, Outward
 from .sqlite_store import SqliteStore
 from .store import Store, StoreFileError
 

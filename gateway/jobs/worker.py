@@ -27,8 +27,9 @@ from ...client.progress import Progress
 from ...client.run import RunResult
 from ...contract.parameters import seed_in
 from ..settings import Settings
+from .addresses import Address
 from .catalogue import Catalogue
-from .comfyui import Address, ComfyBackend, Found, Identity, NoModelError, is_lost, loads, public_text
+from .comfyui import ComfyBackend, Found, Identity, NoModelError, is_lost, loads, public_text
 from .order import QueuedJob
 from .records import Job, WorkerState, WorkerWord, prompt_id
 from .results import ResultError, Results, StorageError

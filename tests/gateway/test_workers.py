@@ -16,7 +16,8 @@ from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
-from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses_of, resolve
+from wan_flf2v.gateway.jobs.addresses import addresses_of, resolve
+from wan_flf2v.gateway.jobs.comfyui import ComfyBackend
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
