@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 from yarl import URL
 
-from ..contract.parameters import Value
+from ..contract.parameters import IMAGE_FORMAT, ModelContract, Parameter, ParameterType, Value
 from .connection import Connection
 from .errors import HostedApiError, ServerUnreachableError
 
@@ -102,6 +102,31 @@ class HostedApi(Connection):
     def _check(self, response: aiohttp.ClientResponse, content: Any) -> None:
         if response.status >= 400 or not isinstance(content, dict):
             raise _error(response, content)
+
+
+def contract_from_schema(model_id: str, schema: Mapping[str, Any]) -> ModelContract:
+    """Return the contract of a model that only its server knows, from the ``input_schema`` that the server shows.
+
+    Properties of a type that a parameter cannot have are left out.
+    """
+    required = schema.get("required") or ()
+    parameters = tuple(
+        Parameter(
+            key=key,
+            title=str(shown.get("title") or key),
+            type=shown["type"],
+            default=shown.get("default", ""),
+            description=str(shown.get("description") or ""),
+            enum=tuple(shown.get("enum") or ()),
+            minimum=shown.get("minimum"),
+            maximum=shown.get("maximum"),
+            required=key in required,
+            is_image=shown.get("format") == IMAGE_FORMAT,
+        )
+        for key, shown in (schema.get("properties") or {}).items()
+        if shown.get("type") in get_args(ParameterType)
+    )
+    return ModelContract(model_id, model_id, "", parameters)
 
 
 def _error(response: aiohttp.ClientResponse, content: Any) -> HostedApiError:

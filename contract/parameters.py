@@ -16,6 +16,7 @@ Value: TypeAlias = str | int | float
 ParameterType: TypeAlias = Literal["string", "integer", "float", "boolean"]
 Makes: TypeAlias = Literal["video", "image"]
 
+IMAGE_FORMAT = "image-reference"  # JSON Schema's format of a parameter that takes an image
 MAX_SEED = 2**64 - 1  # ComfyUI's own limit of noise_seed (comfy_extras/nodes_custom_sampler.py, nodes.py)
 
 _SEEDS = ("noise_seed", "seed")  # what nodes call it

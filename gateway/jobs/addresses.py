@@ -1,7 +1,4 @@
-"""Where the ComfyUIs are that run jobs: by the settings, behind a name with several IP addresses, and outward workers.
-
-An outward worker is one that connects to NATS; no gateway connects to it.
-"""
+"""The addresses of the ComfyUIs that run jobs: the settings' own, each IP address of a name, and those behind NATS."""
 
 from __future__ import annotations
 

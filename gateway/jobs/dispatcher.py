@@ -20,8 +20,7 @@ from ..settings import Settings
 from .addresses import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolve
 from .catalogue import Catalogue
 from .comfyui import loads
-from .order import QueuedJob
-from .records import Health, Job, WorkerState
+from .records import Health, Job, QueuedJob, WorkerState
 from .results import Results
 from .store import Store, StoreError
 from .worker import Worker, wait_for

@@ -30,8 +30,7 @@ from ..settings import Settings
 from .addresses import Address
 from .catalogue import Catalogue
 from .comfyui import ComfyBackend, Found, Identity, NoModelError, is_lost, loads, public_text
-from .order import QueuedJob
-from .records import Job, WorkerState, WorkerWord, prompt_id
+from .records import Job, QueuedJob, WorkerState, WorkerWord, prompt_id
 from .results import ResultError, Results, StorageError
 from .store import Store, StoreError
 

@@ -19,9 +19,9 @@ from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.gateway.jobs import jetstream
+from wan_flf2v.gateway.jobs.copying import copy_to_nats
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.opening import copy_to_nats
 from wan_flf2v.gateway.jobs.records import Health, Submission, Token
 from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 from wan_flf2v.gateway.settings import NatsAccess

@@ -15,8 +15,8 @@ from dataclasses import replace
 import pytest
 from support.stores import STORES, Blocking, sql
 from wan_flf2v.contract.parameters import DEMO
-from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
-from wan_flf2v.gateway.jobs.records import Health, StoredFile, Submission, Token
+from wan_flf2v.gateway.jobs.queue import in_order, queue_position
+from wan_flf2v.gateway.jobs.records import Health, QueuedJob, StoredFile, Submission, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreFileError
 
