@@ -202,7 +202,7 @@ class ComfyBackend:
         except NoOutputError:
             # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
             if await self.has_result(job):
-                return RunResult(job.prompt_id, (await self.result_file(job),), 0.0, cached=True)
+                return RunResult(job.prompt_id, (await self.result_file(job),), 0.0)
             raise
 
     async def find(self, identity: Identity, job: Job) -> Found:

@@ -32,7 +32,7 @@ from nats.aio.subscription import Subscription
 
 from ..durable import move_durably, partial_file
 from ..settings import NatsAccess
-from .blobs import Blob, Blobs
+from .blobs import Blobs
 from .jetstream import RECORDS, Layout, Stream, Transaction, View
 from .store import StoreError
 
@@ -193,10 +193,10 @@ class JetStreamBlobs(Blobs):
     async def has(self, name: str) -> bool:
         return await self._stream.run(lambda: self._find(name)) is not None
 
-    async def remove(self, name: str, unused_since: float) -> bool:
-        return await self._stream.run(lambda: self._forget(name, lambda file: file["used_at"] <= unused_since))
+    async def remove(self, name: str, unused_since: float) -> None:
+        await self._stream.run(lambda: self._forget(name, lambda file: file["used_at"] <= unused_since))
 
-    async def _forget(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> bool:
+    async def _forget(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> None:
         async def forget(transaction: Transaction) -> Any:
             file = await transaction.read(self._file(name))
             if file is None or not condition(file):
@@ -207,10 +207,9 @@ class JetStreamBlobs(Blobs):
         file = await self._stream.transact(forget)
         if file is not None:
             await self._clear(file["upload"])
-        return file is not None
 
-    async def listed(self, folder: str) -> dict[str, Blob]:
-        return {name: Blob(file["size"], file["used_at"]) for name, file in (await self._list(folder)).items()}
+    async def listed(self, folder: str) -> dict[str, int]:
+        return {name: file["size"] for name, file in (await self._list(folder)).items()}
 
     async def _list(self, folder: str) -> dict[str, dict[str, Any]]:
         files = View(self._stream, self._subject("file", "*"), lambda record: record.data)

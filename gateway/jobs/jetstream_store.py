@@ -573,14 +573,13 @@ class JetStreamStore(FollowingStore):
         return sorted((await found.look()).values(), key=lambda file: (file.created_at, file.id))
 
     @_transaction
-    async def remove_file(self, transaction: Transaction, file_id: str) -> bool:
+    async def remove_file(self, transaction: Transaction, file_id: str) -> None:
         record = await transaction.find(self._file_subjects("*", file_id)[0])
         if record is None:
-            return False
+            return
         sum_subject = self._file_subjects(record.data["token"], file_id)[1]
         transaction.write(sum_subject, (await transaction.read(sum_subject)) - record.data["size"])
         transaction.remove(record.subject)
-        return True
 
     @_on_stream
     async def inputs_in_use(self) -> set[str]:

@@ -505,8 +505,8 @@ class SqliteStore(FollowingStore):
         return [StoredFile(*row) for row in database.execute("SELECT * FROM files ORDER BY created_at, id")]
 
     @_writes
-    def remove_file(self, database: sqlite3.Connection, file_id: str) -> bool:
-        return database.execute("DELETE FROM files WHERE id = ?", (file_id,)).rowcount == 1
+    def remove_file(self, database: sqlite3.Connection, file_id: str) -> None:
+        database.execute("DELETE FROM files WHERE id = ?", (file_id,))
 
     @_reads
     def inputs_in_use(self, database: sqlite3.Connection) -> set[str]:

@@ -213,8 +213,8 @@ class Store(Protocol):
     async def files(self) -> list[StoredFile]:
         """Return the records of all uploaded files, oldest first."""
 
-    async def remove_file(self, file_id: str) -> bool:
-        """Forget an uploaded file; ``False`` if there is none."""
+    async def remove_file(self, file_id: str) -> None:
+        """Forget an uploaded file, if there is one."""
 
     async def inputs_in_use(self) -> set[str]:
         """Return the names below ``<data>/inputs/`` that unfinished jobs need."""

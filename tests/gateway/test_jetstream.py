@@ -121,7 +121,7 @@ def stuck_calls(store):
 
 
 def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(jetstream, "_TURN_S", 0.1)
+    monkeypatch.setattr(jetstream, "_LOCK_S", 0.1)
     too_many = pytest.raises(StoreError, match="Too many others write the same records")
     with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store), too_many:
         threads.submit(store.submit, new()).result(5)

@@ -293,7 +293,8 @@ def test_tokens_and_files(store):
     assert store.add_file(replace(file, id="file_2", token="phone", size=4), 3) == 0
     assert store.get_file("file_1") == file
     assert store.files() == [file]
-    assert store.remove_file("file_1")
+    store.remove_file("file_1")
+    store.remove_file("file_1")  # there is none: nothing happens
     assert store.get_file("file_1") is None
 
 

