@@ -1,4 +1,4 @@
-"""The names of output files: reserved, so that no other process takes them, and temporary ones beside them.
+"""The names of output files: reserved, so that no other process takes them; temporary, while they are written.
 
 Several ComfyUI processes may write into one folder. All of them count the same files there and come to the same number,
 so a number belongs to a process only once its file exists. What a killed process leaves is removed at the next start,

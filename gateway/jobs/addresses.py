@@ -1,4 +1,4 @@
-"""The addresses of the ComfyUIs that run jobs: the settings' own, each IP address of a name, and those behind NATS."""
+"""The addresses of the ComfyUIs that run jobs: those of the settings, each IP address of a name, those behind NATS."""
 
 from __future__ import annotations
 
