@@ -52,9 +52,10 @@ class HostedApi(Connection):
         query = {"webhook": webhook} if webhook is not None else {}
         return await self._call("POST", f"models/{model_id}", json=dict(values), headers=headers, params=query)
 
-    async def model(self, model_id: str) -> dict[str, Any]:
-        """Return what the API says of a model, with its ``input_schema``."""
-        return await self._call("GET", f"models/{model_id}", headers=self._token)
+    async def contract(self, model_id: str) -> ModelContract:
+        """Return a model's contract, made from the ``input_schema`` that the API shows of it."""
+        shown = await self._call("GET", f"models/{model_id}", headers=self._token)
+        return contract_from_schema(model_id, shown.get("input_schema") or {})
 
     async def status(self, request_id: str) -> dict[str, Any]:
         """Return where a request stands."""
