@@ -612,7 +612,6 @@ from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.names import remove_leftovers, reserved
 from wan_flf2v.video.spool import FrameSpool
 from wan_flf2v.video.writer import Settings, new_writer
-torch.set_num_threads(1)
 output, notes, temp = (Path(sys.argv[1]) / name for name in ("output", "notes", "temp"))
 output.mkdir()
 temp.mkdir()
