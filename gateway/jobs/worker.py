@@ -506,7 +506,7 @@ class Worker:
             if (
                 await self._backend.tidy(job) and job.attempt <= 1
             ):  # of earlier attempts the dispatcher looks everywhere
-                await self._store.mark_clean(job.id)
+                await self._store.mark_clean(job.id, attempt=job.attempt)
         except (ComfyError, StoreError) as error:
             _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *self._told(job), error)
 
