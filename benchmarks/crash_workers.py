@@ -2,10 +2,10 @@
 
 Each round submits ten requests. Meanwhile it kills a gateway, a ComfyUI, both, or two ComfyUIs at once, or lets one
 stand still for longer than ``worker_lost_after_s`` and go on. On JetStream, with two gateways and three nodes, it also
-kills a node, a node and a gateway, or freezes the gateway that dispatches until the other one does. What was
-killed is started again. Every version of every job is kept (``_audit``) and judged: only legal transitions, one end a
-job, attempts that rise, and the result that is kept is that of the accepted attempt. Each job's webhook is told its
-end, under one id.
+kills a node, a node and a gateway, or freezes the gateway that dispatches until the other one does, or that and a
+ComfyUI until its job runs elsewhere. What was killed is started again. Every version of every job is kept (``_audit``)
+and judged: only legal transitions, one end a job, attempts that rise, and the result that is kept is that of the
+accepted attempt. Each job's webhook is told its end, under one id.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ..client.hosted_api import HostedApi
 from ..contract.parameters import END_IMAGE, START_IMAGE
+from ..gateway.jobs.records import prompt_id
 from ._audit import Audit, attempt_name
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
@@ -150,6 +151,28 @@ def _harm(number: int, dice: random.Random, parts: _Parts) -> tuple[str, Callabl
         await asyncio.sleep(_FROZEN_S)
         leader.process.send_signal(signal.SIGCONT)
 
+    async def freeze_both() -> None:
+        """Let a result come late: of a gateway and a ComfyUI that go on while the next attempt runs."""
+        deadline = time.monotonic() + _FROZEN_S * 3
+        while not (running := [host for host in hosts if host.ran and host.ran[-1].end is None]):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.1)
+        leader = next((each for each in parts.gateways if each.dispatches()), gateway)
+        host, others = running[0], [host for host in hosts if host is not running[0]]
+        leader.process.send_signal(signal.SIGSTOP)
+        host.stall()
+        for each in others:
+            each.seconds = _SECONDS * 4
+        again = prompt_id(host.ran[-1].prompt_id, 2)
+        while time.monotonic() < deadline and not any(each.ran and each.ran[-1].prompt_id == again for each in others):
+            await asyncio.sleep(0.1)
+        host.go_on()
+        leader.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(_SECONDS * 4)
+        for each in others:
+            each.seconds = _SECONDS
+
     kinds: list[tuple[str, Callable[[], Awaitable[None]]]] = [
         ("a gateway is killed", lambda: kill(gateway)),
         (f"worker {one} is killed", lambda: kill_workers(one)),
@@ -163,6 +186,7 @@ def _harm(number: int, dice: random.Random, parts: _Parts) -> tuple[str, Callabl
             ("a node of NATS is killed", lambda: kill(node)),
             ("a node of NATS and a gateway are killed", lambda: kill(node, gateway)),
             ("the gateway that dispatches is frozen", freeze_gateway),
+            ("the gateway that dispatches is frozen, and a worker stands still", freeze_both),
         ]
     return kinds[number % len(kinds)]
 

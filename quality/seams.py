@@ -9,7 +9,7 @@ import numpy as np
 
 from .curves import Curves
 
-_USUAL = 95  # percent of a video's own steps
+_USUAL = 95  # percent of the steps of the segments that meet
 _LEAST = 0.05 / 255  # below it nothing moves
 
 
@@ -31,8 +31,8 @@ ALONE = Joined()
 class Seam:
     """The last frame that two segments share; 0 is where a loop begins again.
 
-    ``brightness`` and ``motion`` are the greater step to and from it, divided by what 95 % of the video's other steps
-    stay below: 1 is no jump. They are the change of the mean luma, and the mean change of luma.
+    ``brightness`` and ``motion`` are the greater step to and from it, divided by what 95 % of the other steps of these
+    two segments stay below: 1 is no jump. They are the change of the mean luma, and the mean change of luma.
     """
 
     frame: int
@@ -70,13 +70,20 @@ def find_seams(curves: Curves, joined: Joined, back: tuple[float, float]) -> tup
     beside = {frame: [frame - 1, frame] for frame in meet}  # the steps to the frame and from it
     inside = np.ones(len(motion), bool)
     inside[[step for of_one in beside.values() for step in of_one]] = False
-    usual = [
-        max(_LEAST, float(np.percentile(path[inside], _USUAL))) if inside.any() else _LEAST
-        for path in (brightness, motion)
-    ]
+    numbers = np.arange(len(motion))
 
-    def seam(frame: int, brighter: float, moves: float) -> Seam:
+    def seam(frame: int, distance: np.ndarray, brighter: float, moves: float) -> Seam:
+        others = inside & (distance < own)  # of the two segments that meet here
+        usual = [
+            max(_LEAST, float(np.percentile(path[others], _USUAL))) if others.any() else _LEAST
+            for path in (brightness, motion)
+        ]
         return Seam(frame, brighter / usual[0], moves / usual[1])
 
-    found = [seam(frame, float(brightness[at].max()), float(motion[at].max())) for frame, at in beside.items()]
-    return (*found, *([seam(0, *back)] if loop else []))
+    found = [
+        seam(frame, np.abs(numbers - (frame - 0.5)), float(brightness[at].max()), float(motion[at].max()))
+        for frame, at in beside.items()
+    ]
+    if loop:
+        found.append(seam(0, np.minimum(numbers, len(motion) - 1 - numbers), *back))
+    return tuple(found)

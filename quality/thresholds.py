@@ -38,7 +38,7 @@ class Thresholds:
         0.05, 0.005, 1, 0.005, "Least change of a colour in linear light that is a drift; 0.05 is 5 %."
     )
     seam: float = _number(
-        1.5, 0.1, 100, 0.1, "Most jump where segments meet: 1 is what 95 % of the video's own steps stay below."
+        1.5, 0.1, 100, 0.1, "Most jump where segments meet: 1 is what 95 % of the steps of the two segments stay below."
     )
 
     def check(self) -> None:

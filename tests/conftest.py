@@ -47,6 +47,9 @@ LONGEST_FIRST = (
     "test_attacks_http_clients", "test_jetstream", "test_outward_host",
 )  # fmt: skip
 
+# Each process of the tests gets one thread for its tiny tensors: more of them only wait, and keep the processor busy.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs with SIGINT ignored, children inherit that, and then Ctrl-C cannot be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)

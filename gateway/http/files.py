@@ -109,7 +109,7 @@ class FileRoutes:
             raise ApiError(errors.REVOKED_LINK)
         tag = f"{request_id}-{name}"  # a result never changes
         headers = {
-            "Content-Type": CONTENT_TYPES[name],
+            "Content-Type": CONTENT_TYPES[path.suffix],
             "Content-Disposition": f'inline; filename="{name}"',
             "Cache-Control": "private, max-age=3600",
             "X-Content-Type-Options": "nosniff",

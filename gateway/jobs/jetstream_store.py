@@ -413,9 +413,11 @@ class JetStreamStore(FollowingStore):
         return sorted((await self._kept("left")).values(), key=lambda job: job.finished_at)
 
     @_transaction
-    async def mark_clean(self, transaction: Transaction, job_id: str) -> None:
+    async def mark_clean(self, transaction: Transaction, job_id: str, *, attempt: int | None = None) -> None:
         with contextlib.suppress(KeyError):  # what it left may outlive the job's record
             stored = await self._read_job(transaction, job_id)
+            if not stored.job.finished or attempt not in (None, stored.job.attempt):
+                return
             self._write_job(transaction, stored._replace(job=replace(stored.job, dirty=False)))
         left = self._subject("now", "left", job_id)
         if await transaction.find(left) is not None:

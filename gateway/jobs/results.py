@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -34,7 +35,8 @@ _VIDEOS = {  # the end of a file's name -> its content type
 }
 _RESULTS = "results"
 _FRAME, _IMAGE = "frame0.png", "image.png"
-CONTENT_TYPES = {_FRAME: "image/png", _IMAGE: "image/png", **{f"video{end}": kind for end, kind in _VIDEOS.items()}}
+CONTENT_TYPES = {".png": "image/png", **_VIDEOS}  # the end of a result's name -> its content type
+_NAME = re.compile(r"(?:video|frame0|image)(?:-[0-9]{1,9})?\.[a-z0-9]{1,9}")
 _KEY_BYTES = 32
 _EXPIRES = re.compile(r"[0-9]{1,12}")
 _EVENTS = "events"
@@ -77,31 +79,42 @@ class Results:
         self._previews.mkdir(exist_ok=True)
         self._key = store.secret(settings.data / "signing.key", secrets.token_bytes(_KEY_BYTES))
 
-    async def collect(self, client: ComfyClient, file: OutputFile, job_id: str) -> dict[str, str]:
-        """Copy a job's video from ComfyUI and save its first frame; both survive a power cut when this returns.
+    async def collect(self, client: ComfyClient, file: OutputFile, job: Job) -> dict[str, str]:
+        """Copy the video of a job's attempt from ComfyUI and save its first frame; then both survive a power cut.
 
-        All gateways of a fleet have them then.
+        All gateways of a fleet have them then. Each attempt has its own names: one that was given up, such as that of a
+        gateway which stood still, replaces nothing of a later one's.
 
         Returns the file names by kind, ``video`` and ``image``; of a PNG file, ``image`` alone. May be repeated. Raises
         a ``ComfyError`` if ComfyUI does not send the file, ``ResultError`` if it is neither a video nor a PNG,
         ``StorageError`` if it cannot be written here, ``StoreError`` if the fleet cannot keep it.
         """
-        folder, suffix = self._folder / job_id, Path(file.filename).suffix.lower()
+        folder, suffix = self._folder / job.id, Path(file.filename).suffix.lower()
         if suffix not in (*_VIDEOS, ".png"):
             raise ResultError(
                 f"The workflow wrote {file.filename}, but this API can give {', '.join((*_VIDEOS, '.png'))}. Its "
                 "operator can choose another format in the workflow, and add it again."
             )
-        output = {"image": _IMAGE} if suffix == ".png" else {"video": f"video{suffix}", "image": _FRAME}
+        names = {"image": _IMAGE} if suffix == ".png" else {"video": f"video{suffix}", "image": _FRAME}
+        output = {kind: _of_attempt(name, job.attempt) for kind, name in names.items()}
         try:
             folder.mkdir(exist_ok=True)
             copy = await client.download(file, folder / next(iter(output.values())))
-            await asyncio.to_thread(_finish, copy, with_frame="video" in output)
+            await asyncio.to_thread(_finish, copy, folder / output["image"])
             for name in output.values():
-                await self._store.blobs.put(self._settings.data, _blob(job_id, name))
+                await self._store.blobs.put(self._settings.data, _blob(job.id, name))
         except OSError as error:
-            raise StorageError(f"The result of request {job_id} cannot be written: {error}") from error
+            raise StorageError(f"The result of request {job.id} cannot be written: {error}") from error
         return output
+
+    async def drop(self, job: Job, output: Mapping[str, str]) -> None:
+        """Delete what ``collect`` kept of an attempt if a later one was handed out since; what remains is purged."""
+        now = await self._store.get(job.id)
+        if now is not None and now.attempt > job.attempt:
+            for name in output.values():
+                await self._store.blobs.remove(_blob(job.id, name), time.time())
+                with contextlib.suppress(OSError):
+                    (self._folder / job.id / name).unlink(missing_ok=True)
 
     async def lost(self, job: Job) -> bool:
         """Return whether a succeeded job's files are gone, because someone deleted them."""
@@ -128,7 +141,7 @@ class Results:
 
         Raises ``InvalidLinkError`` and ``ExpiredLinkError``.
         """
-        if name not in CONTENT_TYPES:  # the events are no file
+        if not _NAME.fullmatch(name):  # the events are no file
             raise InvalidLinkError
         self._check(job_id, name, expires, signature)
         job = await self._store.get(job_id)
@@ -244,14 +257,20 @@ def _job_of(blob: str) -> str:
     return blob.split("/")[1]
 
 
-def _finish(copy: Path, *, with_frame: bool) -> None:
-    """Check that the file can be read, save its frame 0 if asked for, and wait until all is on disk."""
-    image = io.BytesIO()
-    _first_frame(copy).save(image, "PNG", compress_level=1)
+def _of_attempt(name: str, attempt: int) -> str:
+    """Return a file's name for an attempt: that of the second is video-2.mp4."""
+    stem, dot, suffix = name.partition(".")
+    return name if attempt <= 1 else f"{stem}-{attempt}{dot}{suffix}"
+
+
+def _finish(copy: Path, image: Path) -> None:
+    """Check that the file can be read, save its frame 0 as ``image`` if it is another file, and write all to disk."""
+    frame = io.BytesIO()
+    _first_frame(copy).save(frame, "PNG", compress_level=1)
     sync(copy)
     sync_folder(copy.parent)
-    if with_frame:
-        write_durably(copy.with_name(_FRAME), image.getvalue())
+    if image != copy:
+        write_durably(image, frame.getvalue())
     sync_folder(copy.parent.parent)
 
 

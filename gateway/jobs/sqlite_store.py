@@ -432,8 +432,9 @@ class SqliteStore(FollowingStore):
         return [_job(row) for row in database.execute(query)]
 
     @_writes
-    def mark_clean(self, database: sqlite3.Connection, job_id: str) -> None:
-        database.execute("UPDATE jobs SET dirty = 0 WHERE id = ?", (job_id,))
+    def mark_clean(self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None) -> None:
+        query = "UPDATE jobs SET dirty = 0 WHERE id = ? AND finished_at IS NOT NULL AND attempt = ifnull(?, attempt)"
+        database.execute(query, (job_id, attempt))
 
     @_reads
     def unexpired(self, database: sqlite3.Connection) -> list[tuple[str, float]]:

@@ -164,8 +164,8 @@ class Store(Protocol):
     async def leftovers(self) -> list[Job]:
         """Return the ended jobs that may have left something on their worker, oldest first."""
 
-    async def mark_clean(self, job_id: str) -> None:
-        """Note that nothing of an ended job is left on its worker."""
+    async def mark_clean(self, job_id: str, *, attempt: int | None = None) -> None:
+        """Note that nothing of an ended job is left on its worker; of one that has not ended it changes nothing."""
 
     async def unexpired(self) -> list[tuple[str, float]]:
         """Return id and end time of every ended job that has not expired, oldest first."""

@@ -465,11 +465,12 @@ class Worker:
     ) -> None:
         """Copy the result of a prompt that has ended, and end its job."""
         try:
-            output = await self._results.collect(self._backend.client, file, job.id)
+            output = await self._results.collect(self._backend.client, file, job)
         except Exception as error:  # noqa: BLE001 -- as above
             await self._fail(job, error)
         else:
-            await self._end(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings))
+            if not await self._end(job, "succeeded", output=output, detail=_detail(job, identity, run, warnings)):
+                await self._results.drop(job, output)
 
     async def _fail(self, job: Job, error: Exception) -> None:
         """End a job on an error that is its own; raise all others again: they pass."""
@@ -487,12 +488,15 @@ class Worker:
             _LOG.error("job failed on an error of the API request_id=%s attempt=%d worker=%s", *told, exc_info=error)
             await self._end(job, "failed", error=_INTERNAL)
 
-    async def _end(self, job: Job, status: Any, **end: Any) -> None:
+    async def _end(self, job: Job, status: Any, **end: Any) -> bool:
+        """End a job; ``False`` if it had ended, or runs elsewhere."""
         told = *self._told(job), status
-        if await self._store.end(job.id, status, **end, attempt=job.attempt):
+        ended = await self._store.end(job.id, status, **end, attempt=job.attempt)
+        if ended:
             _LOG.info("job ended request_id=%s attempt=%d worker=%s status=%s", *told)
         else:
             _LOG.info("job had ended or runs elsewhere request_id=%s attempt=%d worker=%s refused=%s", *told)
+        return ended
 
     # Tidying
 
@@ -502,7 +506,7 @@ class Worker:
             if (
                 await self._backend.tidy(job) and job.attempt <= 1
             ):  # of earlier attempts the dispatcher looks everywhere
-                await self._store.mark_clean(job.id)
+                await self._store.mark_clean(job.id, attempt=job.attempt)
         except (ComfyError, StoreError) as error:
             _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *self._told(job), error)
 

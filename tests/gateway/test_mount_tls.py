@@ -42,7 +42,7 @@ def secure(comfy_install, new_comfy_server):
             connection.close()
 
     with (host.base_dir / "server.log").open("wb") as log:
-        process = comfy_install["popen"](arguments, comfy_env({"OMP_NUM_THREADS": "1"}), host.base_dir, log)
+        process = comfy_install["popen"](arguments, comfy_env(), host.base_dir, log)
     try:
         deadline = time.monotonic() + 180
         while True:

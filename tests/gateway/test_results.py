@@ -38,10 +38,15 @@ def results(tmp_path, store):
     return Results(Settings(data=tmp_path), store.store)
 
 
-def finished_job(store, status="succeeded", output=None):
+def running_job(store):
     job_id = str(uuid.uuid4())
     store.submit(Submission(job_id, "anna", "model", {}, {}))
     store.assign(job_id)
+    return store.get(job_id)
+
+
+def finished_job(store, status="succeeded", output=None):
+    job_id = running_job(store).id
     output = output or {"video": "video.mp4", "image": "frame0.png"}
     store.end(job_id, status, output=output if status == "succeeded" else None)
     return store.get(job_id)
@@ -65,23 +70,23 @@ def write_video(path, colours=("red", "blue", "blue")):
         container.mux(stream.encode())
 
 
-def collect(results, host, filename, job_id):
+def collect(results, host, filename, job):
     async def go():
         async with ComfyClient(host.url) as client:
-            return await results.collect(client, OutputFile(filename, "wan_flf2v_api", "output", "73"), job_id)
+            return await results.collect(client, OutputFile(filename, "wan_flf2v_api", "output", "73"), job)
 
     return asyncio.run(go())
 
 
-def test_collecting_from_a_real_comfyui(tmp_path, results, comfy_server):
+def test_collecting_from_a_real_comfyui(tmp_path, store, results, comfy_server):
     """Its first frame is red, the others blue. Twice, as after a crash between copying and noting it."""
     folder = comfy_server.base_dir / "output" / "wan_flf2v_api"
     folder.mkdir(exist_ok=True)
     write_video(folder / "good.mp4")
-    job_id = str(uuid.uuid4())
+    job = running_job(store)
     for _ in range(2):
-        assert collect(results, comfy_server, "good.mp4", job_id) == {"video": "video.mp4", "image": "frame0.png"}
-        own = tmp_path / "results" / job_id
+        assert collect(results, comfy_server, "good.mp4", job) == {"video": "video.mp4", "image": "frame0.png"}
+        own = tmp_path / "results" / job.id
         assert sorted(path.name for path in own.iterdir()) == ["frame0.png", "video.mp4"]
         assert (own / "video.mp4").read_bytes() == (folder / "good.mp4").read_bytes()
         with Image.open(own / "frame0.png") as image:
@@ -92,9 +97,31 @@ def test_collecting_from_a_real_comfyui(tmp_path, results, comfy_server):
     (folder / "text.mp4").write_bytes(b"hello")
     for name in ("broken.mp4", "text.mp4"):
         with pytest.raises(ResultError, match="cannot be read"):
-            collect(results, comfy_server, name, str(uuid.uuid4()))
+            collect(results, comfy_server, name, running_job(store))
     with pytest.raises(ServerResponseError, match="no longer has it"):
-        collect(results, comfy_server, "missing.mp4", str(uuid.uuid4()))
+        collect(results, comfy_server, "missing.mp4", running_job(store))
+
+
+def test_a_late_result_replaces_nothing_of_a_later_attempt(tmp_path, store, results, comfy_server):
+    """A gateway that stood still copies the first attempt's video after the second one has ended, and drops it."""
+    folder = comfy_server.base_dir / "output" / "wan_flf2v_api"
+    folder.mkdir(exist_ok=True)
+    write_video(folder / "first.mp4", ("red",))
+    write_video(folder / "second.mp4", ("blue",))
+    first = running_job(store)
+    store.requeue(first.id)
+    store.assign(first.id)
+    second = store.get(first.id)
+    output = collect(results, comfy_server, "second.mp4", second)
+    assert output == {"video": "video-2.mp4", "image": "frame0-2.png"}
+    assert store.end(first.id, "succeeded", output=output, attempt=2)
+    late = collect(results, comfy_server, "first.mp4", first)
+    assert not store.end(first.id, "succeeded", output=late, attempt=1)
+    asyncio.run(results.drop(first, late))
+    asyncio.run(results.drop(second, output))  # the present attempt's stay, whoever asks
+    urls = results.urls(store.get(first.id), BASE)
+    assert verify(results, *parts(urls["video"])).read_bytes() == (folder / "second.mp4").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "results" / first.id).iterdir()) == ["frame0-2.png", "video-2.mp4"]
 
 
 def verify(results, *parts):
@@ -322,12 +349,12 @@ def test_purge_goes_on_where_files_vanish(tmp_path, store):
     assert not folder.exists() and store.get(expired.id).expired
 
 
-def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, results):
+def test_what_cannot_be_written_now_is_no_failure_of_the_video(tmp_path, store, results):
     """Where the request's folder should be is a file: as good as a full disk."""
-    job_id = str(uuid.uuid4())
-    (tmp_path / "results" / job_id).touch()
-    with pytest.raises(StorageError, match=job_id):
-        asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a.mp4", "", "output", "73"), job_id))
+    job = running_job(store)
+    (tmp_path / "results" / job.id).touch()
+    with pytest.raises(StorageError, match=job.id):
+        asyncio.run(results.collect(ComfyClient("http://127.0.0.1:9"), OutputFile("a.mp4", "", "output", "73"), job))
 
 
 @sqlite_only

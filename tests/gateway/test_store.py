@@ -62,6 +62,22 @@ def test_an_accepted_request_is_read_back_whole(store):
     assert store.get(str(uuid.uuid4())) is None
 
 
+def test_what_is_said_of_an_earlier_attempt_makes_no_later_one_clean(store):
+    job = add(store)
+    store.assign(job.id)
+    store.requeue(job.id)
+    store.assign(job.id)
+    running = store.get(job.id)
+    store.mark_clean(job.id, attempt=1)
+    store.mark_clean(job.id, attempt=2)
+    assert store.get(job.id) == running, "it runs: its ComfyUI has its prompt"
+    store.end(job.id, "succeeded")
+    store.mark_clean(job.id, attempt=1)
+    assert [left.id for left in store.leftovers()] == [job.id]
+    store.mark_clean(job.id, attempt=2)
+    assert store.leftovers() == []
+
+
 def test_requests_wait_in_order(store):
     jobs = [add(store) for _ in range(3)]
     assert [position(store, job) for job in jobs] == [0, 1, 2]

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from support.api_runs import Api, put_inputs, submit, until
+from support.wire import WAYS, Wire
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
@@ -186,6 +187,58 @@ def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refu
                 assert ids(second) == [prompt_id(job.id, 2)]
                 assert ids(first) == [job.id]
                 await until(lambda: not hosts[0]._pending)
+
+    run(test())
+
+
+CUTS = pytest.mark.parametrize("ways", [WAYS[:1], WAYS[1:], WAYS], ids="+".join)
+
+
+@contextlib.asynccontextmanager
+async def wired(tmp_path, **settings):
+    """Yield two ComfyUIs whose packets can be dropped, and an API that reaches them over the same network."""
+    async with (
+        stand_ins(2, seconds=1.0) as hosts,
+        Wire(hosts[0]) as one,
+        Wire(hosts[1]) as other,
+        api_of(tmp_path, (one, other), **settings) as api,
+    ):
+        yield api, hosts, {id(wire.host): wire for wire in (one, other)}
+
+
+@CUTS
+def test_packets_that_are_dropped_for_a_short_time_change_nothing(tmp_path, short_timeouts, ways):
+    async def test():
+        async with wired(tmp_path) as (api, hosts, wires):
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                wires[id(first)].cut(*ways)
+                await asyncio.sleep(1.5)
+                assert (await api.store.get(job.id)).status == "in_progress"
+                wires[id(first)].mend()
+                end = await api.until(job)
+            assert (end.status, end.attempt) == ("succeeded", 1), end.error
+            assert ids(second) == []
+
+    run(test())
+
+
+@CUTS
+def test_packets_that_are_dropped_for_long_run_the_job_once_elsewhere(tmp_path, short_timeouts, ways):
+    async def test():
+        async with wired(tmp_path, worker_lost_after_s=1.0) as (api, hosts, wires):
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                second.seconds = 3.0
+                wires[id(first)].cut(*ways)
+                await until(lambda: ids(second))
+                wires[id(first)].mend()
+                end = await api.until(job)
+                assert (end.status, end.attempt, end.worker) == ("succeeded", 2, second.instance), end.error
+            assert ids(second) == [prompt_id(job.id, 2)]
+            assert ids(first) == [job.id]
 
     run(test())
 

@@ -116,7 +116,6 @@ RUNS = {
 }
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     results = {}
     spool.LIMIT_BYTES = 4096  # less than a frame: they wait in a file
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:

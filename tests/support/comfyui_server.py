@@ -69,10 +69,9 @@ class Servers:
         shutil.copytree(self._models, base_dir / "models", dirs_exist_ok=True)
         for image in (REPO / "demo" / "images").glob("*.jpg"):
             shutil.copy(image, base_dir / "input")
-        python, env = Path(install["python"]), {"OMP_NUM_THREADS": "1"}  # tiny tensors: threads only wait
         arguments = ("--cpu", "--disable-api-nodes", *arguments)
-        path = Path(install["path"])
-        made = server.ComfyServer(path, python, base_dir, extra_args=arguments, env=env)
+        path, python = Path(install["path"]), Path(install["python"])
+        made = server.ComfyServer(path, python, base_dir, extra_args=arguments)
         return RunningComfyUI(made, install["version"])
 
     def shared(self, install):

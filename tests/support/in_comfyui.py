@@ -17,7 +17,7 @@ def run_python(comfy_install, folder, *arguments, cwd=None):
     with log_path.open("wb") as log:
         process = comfy_install["popen"](
             [str(argument) for argument in arguments],
-            comfy_env({"OMP_NUM_THREADS": "1"}),
+            comfy_env(),
             cwd or comfy_install["path"],
             log,
         )

@@ -140,7 +140,6 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # tiny tensors: threads only wait
     results = {}
     for name, case in CASES.items():
         with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:

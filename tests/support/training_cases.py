@@ -257,7 +257,6 @@ def transition_cases():
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     groups = {
         "whole clip": whole_clip_cases,
         "muon": muon_cases,

@@ -394,7 +394,6 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # tiny tensors: threads only wait
     with torch.inference_mode():
         results = {}
         for group in GROUPS:

@@ -42,7 +42,6 @@ class WarmPython:
                 stdin=theirs,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
         os.close(theirs)

@@ -39,6 +39,13 @@ def test_a_jump_counts_in_usual_steps(at):
     assert second.jump == pytest.approx(1, abs=0.001)
 
 
+def test_a_segments_steps_count_at_its_own_seams_alone():
+    """Three segments: still, slow and fast; the fast one's steps are usual where it meets the slow one."""
+    levels = [20] * 9 + [20 + 2 * number for number in range(1, 9)] + [36 + 10 * number for number in range(1, 9)]
+    still, slow = find_seams(curves_of([np.full((32, 32, 3), level, np.uint8) for level in levels]), Joined(3), NOWHERE)
+    assert (still.jump, slow.jump) == (pytest.approx(1, abs=0.001), pytest.approx(1, abs=0.001))
+
+
 @pytest.mark.parametrize(("shared", "at"), [(5, (16, 28)), (9, (16, 24))])
 def test_segments_that_share_more_frames_meet_after_them(shared, at):
     """Three of 17 frames; the frames that two share are the first one's last, so the seam is at the last of them."""

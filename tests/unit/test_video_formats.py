@@ -617,7 +617,6 @@ from wan_flf2v.video.names import remove_leftovers, reserved
 from wan_flf2v.video.settings import Settings
 from wan_flf2v.video.spool import FrameSpool
 from wan_flf2v.video.writer import new_writer
-torch.set_num_threads(1)
 output, notes, temp = (Path(sys.argv[1]) / name for name in ("output", "notes", "temp"))
 output.mkdir()
 temp.mkdir()

@@ -1,0 +1,169 @@
+"""How long a fleet accepts nothing after the leader of its stream was killed, and whether it goes on responding.
+
+Three nodes of NATS, one gateway. Each round kills -9 the node that leads the stream, submits a request every tenth of a
+second until one is accepted, asks for the status of an earlier one all the while, and starts the node again. A submit
+may wait up to ten seconds and is then told when to try again; what was accepted must still be there at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import nats
+import nats.errors
+
+from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE
+from ._figures import Figure, Figures, Options, median, summed
+from ._gateway import GatewayProcess
+from ._load import unlimited_session
+from ._nats import Cluster
+from ._stand_in import stand_ins
+
+_ROUNDS = 12
+_PAUSE_S = 0.1
+_LONGEST_S = 10.0  # of a submit
+_STREAM = "WF"
+_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000}
+
+
+@dataclass
+class _Seen:
+    """What the clients saw; times in seconds."""
+
+    gaps: list[float] = field(default_factory=list)
+    submits: list[float] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def run(options: Options) -> Figures:
+    """Kill the leader 12 times if not said otherwise."""
+    with (
+        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
+        Cluster(Path(folder) / "nats") as cluster,
+    ):
+        cluster.ready()
+        seen = asyncio.run(_run(Path(folder) / "gateway", cluster, options.rounds or _ROUNDS))
+    for text in seen.wrong:
+        print(f"fleet_leader: {text}", flush=True)
+    longest = max(seen.submits)
+    return {
+        "leader_write_gap_p50_s": median(seen.gaps, "s", ("<=", 6.0)),
+        "leader_write_gap_max_s": Figure(
+            max(seen.gaps), "s", len(seen.gaps), min(seen.gaps), max(seen.gaps), ("<=", 12.0)
+        ),
+        "longest_submit_s": Figure(longest, "s", len(seen.submits), min(seen.submits), longest, ("<=", _LONGEST_S + 1)),
+        "wrong_responses": summed([len(seen.wrong)], "responses", ("==", 0)),
+    }
+
+
+async def _run(folder: Path, cluster: Cluster, rounds: int) -> _Seen:
+    seen = _Seen()
+    async with stand_ins(1, seconds=0.2) as hosts, unlimited_session() as http:
+        for parameter in (START_IMAGE, END_IMAGE):
+            hosts[0].files["input", "", str(parameter.default)] = b"a photograph"
+        gateway = GatewayProcess(folder, hosts[0].url, "--demo", config=_SETTINGS, nats_url=cluster.url)
+        try:
+            await asyncio.to_thread(gateway.start)
+            api = _Api(http, gateway, seen)
+            while not seen.accepted:
+                await api.submit()
+            for number in range(rounds):
+                await _round(cluster, api, seen)
+                print(f"fleet_leader: round {number + 1} of {rounds}: {seen.gaps[-1]:.1f} s", flush=True)
+            for request_id in seen.accepted:
+                await api.status(request_id)
+        finally:
+            await asyncio.to_thread(gateway.stop)
+    return seen
+
+
+async def _round(cluster: Cluster, api: _Api, seen: _Seen) -> None:
+    node = cluster.nodes[await _leader(cluster)]
+    node.kill()
+    killed, before = time.monotonic(), len(seen.accepted)
+    asking = asyncio.create_task(api.keep_asking(seen.accepted[0]))
+    submits: list[asyncio.Task[None]] = []
+    try:
+        while len(seen.accepted) == before:
+            submits.append(asyncio.create_task(api.submit()))
+            await asyncio.sleep(_PAUSE_S)
+        seen.gaps.append(time.monotonic() - killed)
+        await asyncio.gather(*submits)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    node.start()
+    await _whole(cluster)
+
+
+class _Api:
+    """A client that notes what it is told."""
+
+    def __init__(self, http: aiohttp.ClientSession, gateway: GatewayProcess, seen: _Seen) -> None:
+        self._http, self._api, self._seen = http, gateway.api, seen
+        self._headers = {"Authorization": f"Bearer {gateway.token}"}
+
+    async def submit(self) -> None:
+        """Submit a request once: it is accepted, or told when to try again."""
+        values = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
+        values[SEED.key] = uuid.uuid4().int % 2**32
+        began = time.monotonic()
+        async with self._http.post(
+            f"{self._api}/models/{DEMO.model_id}", json=values, headers=self._headers
+        ) as response:
+            content = await response.json()
+            self._seen.submits.append(time.monotonic() - began)
+            if response.status == 200:
+                self._seen.accepted.append(str(content["request_id"]))
+            elif response.status != 503 or "Retry-After" not in response.headers:
+                self._seen.wrong.append(f"submit: {response.status} {content}")
+
+    async def status(self, request_id: str) -> None:
+        """Ask for the status of a request that was accepted."""
+        async with self._http.get(f"{self._api}/requests/{request_id}/status", headers=self._headers) as response:
+            if response.status != 200:
+                self._seen.wrong.append(f"status of {request_id}: {response.status} {await response.text()}")
+
+    async def keep_asking(self, request_id: str) -> None:
+        """Ask for the status again and again."""
+        while True:
+            await self.status(request_id)
+            await asyncio.sleep(_PAUSE_S)
+
+
+async def _info(cluster: Cluster) -> dict[str, Any] | None:
+    """Return what the cluster says of the stream; ``None`` if it has no leader now."""
+    client = await nats.connect(cluster.url.split(","))
+    try:
+        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+            response = await client.request(f"$JS.API.STREAM.INFO.{_STREAM}", b"", timeout=2)
+            info: dict[str, Any] = json.loads(response.data)
+            return info.get("cluster")
+        return None
+    finally:
+        await client.close()
+
+
+async def _leader(cluster: Cluster) -> str:
+    while not (info := await _info(cluster)) or not info.get("leader"):
+        await asyncio.sleep(_PAUSE_S)
+    return str(info["leader"])
+
+
+async def _whole(cluster: Cluster) -> None:
+    """Wait until every node has all of the stream."""
+    replicas: Sequence[dict[str, Any]] = ()
+    while len(replicas) < len(cluster.nodes) - 1 or not all(each["current"] for each in replicas):
+        await asyncio.sleep(_PAUSE_S)
+        replicas = (await _info(cluster) or {}).get("replicas", ())

@@ -1,0 +1,183 @@
+"""How quickly the API responds beside 200 busy ComfyUIs, and what many finished requests change about it.
+
+ComfyUIs are stand-ins in a process beside this one, 60 s a run. An open loop makes 100 calls a second for 120 s: 10
+submits with two images of 64x64 inside, 70 status, 20 result, beside 200 event streams of four tokens. Then a gateway
+whose store holds 100,000 finished requests takes turns with one whose store holds none. Last, one gateway runs 20,000
+requests, and its memory is read after 2,000 and after all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import multiprocessing
+import statistics
+import tempfile
+import uuid
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import aiohttp
+import psutil
+from PIL import Image
+
+from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, Value
+from ..gateway.jobs.opening import open_store
+from ..gateway.jobs.records import Submission
+from ..gateway.jobs.tokens import hash_token
+from ..gateway.settings import NatsAccess
+from ._figures import Figure, Figures, Options, summed
+from ._gateway import GatewayProcess
+from ._load import Calls, open_loop, open_streams, p99_ms, unlimited_session
+from ._nats import nodes_for
+from ._stand_in import stand_ins
+
+_COMFYUIS, _RUN_S = 200, 60.0
+_RATE, _SECONDS = 100, 120.0
+_ORDER = ("submit", *["status"] * 7, *["result"] * 2)
+_TOKENS, _STREAMS = 4, 200
+_FINISHED, _PAIRS, _PAIR_SECONDS = 100_000, 3, 20.0
+_FEW, _MANY = 2_000, 20_000
+_AT_ONCE = 64
+_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "demo": True}
+
+
+def run(options: Options) -> Figures:
+    """Measure each part once."""
+    return {**_busy(options.store), **_finished(options.store), **_memory(options.store)}
+
+
+@contextlib.contextmanager
+def _gateway(store: str, urls: list[str], finished: int = 0) -> Iterator[GatewayProcess]:
+    """Run a gateway whose store holds so many finished requests of its token."""
+    with (
+        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
+        nodes_for(store, Path(folder)) as cluster,
+    ):
+        nats_url = cluster.ready() if cluster is not None else None
+        gateway = GatewayProcess(Path(folder) / "gateway", urls, config=_SETTINGS, nats_url=nats_url)
+        asyncio.run(_finish(gateway, nats_url, finished))
+        gateway.start()
+        try:
+            yield gateway
+        finally:
+            gateway.stop()
+
+
+async def _finish(gateway: GatewayProcess, nats_url: str | None, count: int) -> None:
+    """Put requests into the store that were cancelled at once."""
+    store = open_store(gateway.data, NatsAccess(nats_url) if nats_url else None)
+    try:
+        token = await store.find_token(hash_token(gateway.token))
+        if token is None:
+            raise RuntimeError("the store does not have the gateway's token")
+
+        async def finish(share: int) -> None:
+            for number in range(share, count, _AT_ONCE):
+                job = await store.submit(Submission(str(uuid.uuid4()), token.id, DEMO.model_id, _values(number), {}))
+                await store.cancel(job.id)
+
+        await asyncio.gather(*map(finish, range(_AT_ONCE)))
+    finally:
+        await store.close()
+
+
+@contextlib.contextmanager
+def _comfyuis(count: int, seconds: float) -> Iterator[list[str]]:
+    """Run stand-ins in another process: this one's event loop is for the calls; yield their addresses."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, count, seconds))
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        here.send(None)
+        process.join()
+
+
+def _serve(pipe: Connection, count: int, seconds: float) -> None:
+    async def serve() -> None:
+        async with stand_ins(count, seconds=seconds) as hosts:
+            pipe.send([host.url for host in hosts])
+            await asyncio.to_thread(pipe.recv)
+
+    asyncio.run(serve())
+
+
+def _values(number: int) -> dict[str, Value]:
+    """Return a request with two images that no other has."""
+    images = {key: _picture(2 * number + end) for end, key in enumerate((START_IMAGE.key, END_IMAGE.key))}
+    return {PROMPT.key: "circle", SEED.key: number, **images}
+
+
+def _picture(number: int) -> str:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (number & 255, number >> 8 & 255, number >> 16 & 255)).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _busy(store: str) -> Figures:
+    async def measure(gateway: GatewayProcess) -> tuple[dict[str, list[float]], int]:
+        async with unlimited_session() as http:
+            each = [Calls(http, gateway.api, gateway.token, _values)]
+            for number in range(1, _TOKENS):
+                token = await asyncio.to_thread(gateway.new_token, f"token-{number}")
+                each.append(Calls(http, gateway.api, token, _values))
+            for calls in each:
+                for _ in range(_COMFYUIS // _TOKENS):
+                    await calls.submit()
+            follow = [(each[number % _TOKENS], number // _TOKENS) for number in range(_STREAMS)]
+            async with open_streams(follow):
+                latencies = await open_loop(each[0], _RATE, _SECONDS, _ORDER)
+            return latencies, sum(calls.bad for calls in each)
+
+    with _comfyuis(_COMFYUIS, _RUN_S) as urls, _gateway(store, urls) as gateway:
+        latencies, bad = asyncio.run(measure(gateway))
+    return {
+        "p99_submit_ms": p99_ms([latencies["submit"]], 100.0),
+        "p99_status_ms": p99_ms([latencies["status"]], 50.0),
+        "p99_result_ms": p99_ms([latencies["result"]], None),
+        "not_2xx": summed([bad], "responses", ("==", 0)),
+    }
+
+
+def _finished(store: str) -> Figures:
+    async def measure(gateway: GatewayProcess) -> float:
+        async with unlimited_session() as http:
+            calls = Calls(http, gateway.api, gateway.token, _values)
+            await calls.submit()
+            latencies = await open_loop(calls, _RATE // 2, _PAIR_SECONDS, ("submit", "status"))
+        return p99_ms([latencies["submit"] + latencies["status"]], None).value
+
+    with (
+        _comfyuis(2, _RUN_S) as urls,
+        _gateway(store, urls[:1]) as empty,
+        _gateway(store, urls[1:], finished=_FINISHED) as full,
+    ):
+        pairs = [[asyncio.run(measure(gateway)) for gateway in (empty, full)] for _ in range(_PAIRS)]
+    ratios = [of_full / of_empty for of_empty, of_full in pairs]
+    figure = Figure(statistics.median(ratios), "x", _PAIRS, min(ratios), max(ratios), ("<=", 1.2))
+    return {"p99_ratio_100k_finished": figure}
+
+
+def _memory(store: str) -> Figures:
+    async def run_all(gateway: GatewayProcess, count: int) -> None:
+        async def client(http: aiohttp.ClientSession) -> None:
+            calls = Calls(http, gateway.api, gateway.token, _values)
+            for number in range(count // _AT_ONCE):
+                await calls.submit()
+                await calls.until(number, "completed")
+
+        async with unlimited_session() as http:
+            await asyncio.gather(*(client(http) for _ in range(_AT_ONCE)))
+
+    with _comfyuis(4, 0.0) as urls, _gateway(store, urls) as gateway:
+        process = psutil.Process(gateway.process.pid)
+        asyncio.run(run_all(gateway, _FEW))
+        few = process.memory_info().rss
+        asyncio.run(run_all(gateway, _MANY - _FEW))
+        ratio = process.memory_info().rss / few
+    return {"rss_ratio_20000_over_2000": Figure(ratio, "x", 1, ratio, ratio, ("<=", 1.1))}
