@@ -3,7 +3,6 @@
 import sys
 
 try:
-    from .cli.keeping import add_commands as add_keeping_commands
     from .cli.model import add_commands as add_model_commands
     from .cli.models import add_commands as add_models_command
     from .cli.plan import add_commands as add_plan_command
@@ -11,6 +10,7 @@ try:
     from .cli.requests import add_commands as add_client_commands
     from .cli.run import app
     from .cli.serve import add_commands as add_server_commands
+    from .cli.store import add_commands as add_store_commands
     from .cli.tokens import add_commands as add_token_commands
     from .cli.trace import add_commands as add_trace_command
 except ModuleNotFoundError as error:
@@ -25,7 +25,7 @@ for add_commands in (
     add_server_commands,
     add_token_commands,
     add_trace_command,
-    add_keeping_commands,
+    add_store_commands,
     add_model_commands,
     add_models_command,
 ):

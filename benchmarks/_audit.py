@@ -142,26 +142,24 @@ class Audit:
 
     async def _ask(self, *calls: tuple[str, Any]) -> list[dict[str, Any]]:
         """Ask JetStream's API, again while it has no leader."""
-        client, answers = await nats.connect(self._servers()), []
+        client, replies = await nats.connect(self._servers()), []
         try:
             for call, query in calls:
                 deadline = time.monotonic() + _CATCH_UP_S
                 while True:
                     with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-                        answer = await client.request(
-                            f"$JS.API.{call}", json.dumps(query).encode() if query else b"", 5
-                        )
-                        answers.append(json.loads(answer.data))
-                        if "error" not in answers[-1]:
+                        reply = await client.request(f"$JS.API.{call}", json.dumps(query).encode() if query else b"", 5)
+                        replies.append(json.loads(reply.data))
+                        if "error" not in replies[-1]:
                             break
-                        if answers.pop()["error"]["code"] != 503:
-                            raise RuntimeError(f"{call}: {answer.data.decode()}")
+                        if replies.pop()["error"]["code"] != 503:
+                            raise RuntimeError(f"{call}: {reply.data.decode()}")
                     if time.monotonic() > deadline:
-                        raise RuntimeError(f"{call}: no answer")
+                        raise RuntimeError(f"{call}: no reply")
                     await asyncio.sleep(0.5)
         finally:
             await client.close()
-        return answers
+        return replies
 
     def _servers(self) -> list[str]:
         return (self._nats_url or "").split(",")

@@ -108,8 +108,8 @@ class Cluster:
             try:
                 while True:
                     with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-                        answer = await client.request("$JS.API.INFO", b"", 2)
-                        if "error" not in json.loads(answer.data):
+                        reply = await client.request("$JS.API.INFO", b"", 2)
+                        if "error" not in json.loads(reply.data):
                             return
                     await asyncio.sleep(0.2)
             finally:

@@ -32,8 +32,8 @@ def small_graph(**inputs: Any) -> Graph:
 
 def samplers(server: ComfyServer) -> list[str]:
     """Return the names of the host's samplers."""
-    with urllib.request.urlopen(f"{server.url}/object_info/KSampler", timeout=60) as answer:  # noqa: S310 -- loopback
-        kind, *rest = json.load(answer)["KSampler"]["input"]["required"]["sampler_name"]
+    with urllib.request.urlopen(f"{server.url}/object_info/KSampler", timeout=60) as response:  # noqa: S310 -- loopback
+        kind, *rest = json.load(response)["KSampler"]["input"]["required"]["sampler_name"]
     names: list[str] = kind if isinstance(kind, list) else rest[0]["options"]
     return names
 

@@ -1,4 +1,4 @@
-"""Requests to an API that is killed in between: each call is made again until it is answered."""
+"""Requests to an API that is killed in between: each call is made again until there is a response."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def submit(
     example = {parameter.key: parameter.default for parameter in (PROMPT, START_IMAGE, END_IMAGE)}
     given = {**example, **values, SEED.key: uuid.uuid4().int % 2**32}
     key = str(uuid.uuid4())
-    accepted = await _until_answered(
+    accepted = await _until_response(
         lambda: api.submit(DEMO.model_id, given, idempotency_key=key, webhook=webhook), deadline
     )
     return None if accepted is None else str(accepted["request_id"])
@@ -38,7 +38,7 @@ async def wait_for_end(api: HostedApi, request_id: str, deadline: float) -> dict
     """Return the result once the request has ended; ``None`` if it is unknown, or has not ended at the deadline."""
     while True:
         try:
-            result = await _until_answered(lambda: api.result(request_id), deadline)
+            result = await _until_response(lambda: api.result(request_id), deadline)
         except HostedApiError as error:
             if error.status != _UNKNOWN:
                 raise
@@ -48,7 +48,7 @@ async def wait_for_end(api: HostedApi, request_id: str, deadline: float) -> dict
         await asyncio.sleep(_RETRY_S)
 
 
-async def _until_answered(call: Callable[[], Awaitable[dict[str, Any]]], deadline: float) -> dict[str, Any] | None:
+async def _until_response(call: Callable[[], Awaitable[dict[str, Any]]], deadline: float) -> dict[str, Any] | None:
     while time.monotonic() < deadline:
         try:
             return await call()

@@ -1,4 +1,4 @@
-"""Wan 2.2's hand-over rule in exact arithmetic, apart from the product: what its answers are compared with."""
+"""Wan 2.2's hand-over rule in exact arithmetic, apart from the product: what its steps are compared with."""
 
 from __future__ import annotations
 

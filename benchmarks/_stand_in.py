@@ -152,11 +152,11 @@ class StandIn:
         self._runner = None
 
     def stall(self) -> None:
-        """Stand still, as an event loop does while a model loads: connections are taken, and nothing is answered."""
+        """Stand still, as an event loop does while a model loads: connections are taken, and nothing responds."""
         self._awake.clear()
 
     def go_on(self) -> None:
-        """Answer again, also what was asked meanwhile."""
+        """Respond again, also to what was asked meanwhile."""
         self._awake.set()
 
     def hold_files(self) -> None:

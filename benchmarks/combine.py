@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..video.writer import DEFAULT_PRESET
+from ..video.settings import DEFAULT_PRESET
 from ._figures import Figure, Figures, Options
 from ._in_host import ALL_THREADS, EXACT_MEMORY, measure, pairs, ratio
 

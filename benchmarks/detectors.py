@@ -21,7 +21,8 @@ from ..quality.fit import fitted
 from ..quality.report import Report, make_report
 from ..quality.thresholds import Thresholds
 from ..quality.video_file import open_video
-from ..video.writer import Settings, StreamWriter, exact_rate
+from ..video.settings import Settings, exact_rate
+from ..video.writer import StreamWriter
 from ._clips import Clip, Range, make_clip
 from ._figures import Figure, Figures, Options
 

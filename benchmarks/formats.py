@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from ..video import formats
-from ..video.writer import DEFAULT_PRESET
+from ..video.settings import DEFAULT_PRESET
 from ._figures import Figure, Figures, Options
 from ._in_host import ALL_THREADS, EXACT_MEMORY, measure, pairs, ratio
 

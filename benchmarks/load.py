@@ -1,4 +1,4 @@
-"""How quickly the API answers under load, while ComfyUI works on the same processor.
+"""How quickly the API responds under load, while ComfyUI works on the same processor.
 
 First an open loop: 100 calls a second for 50 s, submit and status in turn, each started on time whatever became of
 those before it, and measured from that time. Then the same with 50 calls a second for 60 s, beside two uploads that

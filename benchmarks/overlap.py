@@ -7,7 +7,7 @@ The decode is a stand-in that waits without using the processor, as for a GPU, f
 
 from __future__ import annotations
 
-from ..video.writer import DEFAULT_PRESET
+from ..video.settings import DEFAULT_PRESET
 from ._figures import Figures, Options
 from ._in_host import ALL_THREADS, measure, ratio
 

@@ -141,7 +141,7 @@ def _rule(server: ComfyServer) -> int:
     add_node(graph, "1", "WanFLF2VMeasureSchedules", model=["37", 0], cases=cases, name="rule")
     run_graph(server, graph)
     found = json.loads((server.base_dir / "output" / "rule.json").read_text("utf-8"))
-    return sum(high_noise_steps(*case) != answer["step"] for case, answer in zip(CASES, found, strict=True))
+    return sum(high_noise_steps(*case) != made["step"] for case, made in zip(CASES, found, strict=True))
 
 
 def _loads(server: ComfyServer) -> tuple[int, int]:
@@ -226,7 +226,7 @@ def _text_graph(size: dict[str, int], **sampler: Any) -> Graph:
 
 
 def _replayed(server: ComfyServer) -> Figures:
-    """Measure in ComfyUI's process how long each answer from the record takes, with a model that costs nothing."""
+    """Measure in ComfyUI's process how long each played call takes, with a model that costs nothing."""
     figures = {}
     for ending, size in _PLAYED_SIZES.items():
         graph = _text_graph(size, steps=_PLAYED + 1, handover_step=_PLAYED, cfg=1.0)

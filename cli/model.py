@@ -30,7 +30,7 @@ from .shared import (
     print_inputs,
     say,
 )
-from .stores import DataOption, NatsOption, check_extra, has_store, store_option, store_place, with_store
+from .store_options import DataOption, NatsOption, check_extra, has_store, store_option, store_place, with_store
 from .workflows import (
     Assignment,
     LoraHighOption,

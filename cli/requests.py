@@ -18,7 +18,6 @@ import typer
 from ..client.errors import ComfyError, HostedApiError, ServerAddressError
 from ..client.hosted_api import HostedApi
 from ..client.images import ImageError, check_image
-from ..contract.added import from_schema
 from ..contract.parameters import END_IMAGE, HOSTED, MODELS, PROMPT, START_IMAGE, ModelContract, Value
 from ..contract.validation import ContractError, validate
 from .progress_bar import ProgressRenderer
@@ -81,7 +80,7 @@ def submit(
     """Submit a request; prints its id, or with --wait the downloaded file. Exit code 1 if it does not succeed."""
 
     async def go(client: HostedApi) -> str:
-        contract = MODELS.get(model) or from_schema(model, (await client.model(model)).get("input_schema") or {})
+        contract = MODELS.get(model) or await client.contract(model)
         values = _read_values(contract, given, assignments or [])
         response = await client.submit(model, values, idempotency_key=key, webhook=webhook)
         request_id = str(response["request_id"])

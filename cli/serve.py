@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..client.hosted_api import DEFAULT_PORT
 from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, out, say
-from .stores import (
+from .store_options import (
     DataOption,
     NatsOption,
     check_extra,

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..gateway.jobs.records import Priority
 from .shared import EXIT_USAGE, fail, out, say
-from .stores import DataOption, NatsOption, check_extra, has_store, store_option, store_place, with_store
+from .store_options import DataOption, NatsOption, check_extra, has_store, store_option, store_place, with_store
 
 if TYPE_CHECKING:
     from ..gateway.jobs.records import Token

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from .shared import EXIT_USAGE, fail, out, say
-from .stores import DataOption, NatsOption, check_extra, has_store, store_place, with_store
+from .store_options import DataOption, NatsOption, check_extra, has_store, store_place, with_store
 
 _requests = typer.Typer(
     help="The requests of all clients, for operators of the API.", callback=check_extra, no_args_is_help=True

@@ -18,7 +18,7 @@ from yarl import URL
 
 from ..contract.workflow import Graph
 from .connection import Connection
-from .errors import ServerAnswerError, ServerRefusedError, ServerUnreachableError, explain_rejection
+from .errors import ServerRefusedError, ServerResponseError, ServerUnreachableError, explain_rejection
 
 UPLOAD_FOLDER = "wan_flf2v"  # below ComfyUI's input folder
 REFUSED = "X-Comfyui-Refused"  # a header of a worker's response: nothing listens at its ComfyUI's address
@@ -78,7 +78,7 @@ class ComfyClient(Connection):
 
     On a loopback address the certificate is never checked: it names the host as others see it, and nobody can be
     between here and there. Every method raises ``ServerUnreachableError`` if ComfyUI does not respond and
-    ``ServerAnswerError`` if it responds with an HTTP error.
+    ``ServerResponseError`` if it responds with an HTTP error.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class ComfyClient(Connection):
             form.add_field(name, value)
         try:
             stored = await self._json("POST", "upload/image", data=form)
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             if error.status == 413:
                 message = (
                     f"{shown or path} is larger than ComfyUI takes ({len(content) >> 20} MB). Give a smaller file."
                 )
-                raise ServerAnswerError(message, error.status) from error
+                raise ServerResponseError(message, error.status) from error
             raise
         return f"{stored['subfolder']}/{stored['name']}"
 
@@ -222,7 +222,7 @@ class ComfyClient(Connection):
                     f'ComfyUI at {self.url} reported the file "{file.filename}" but no longer has it: it was deleted '
                     "or moved. Change the seed, so that the result does not come from ComfyUI's cache."
                 )
-                raise ServerAnswerError(message, 404)
+                raise ServerResponseError(message, 404)
             self._check_status(response, None)
             return await self._save(response, target)
 
@@ -282,7 +282,7 @@ class ComfyClient(Connection):
         reason = content.get("error") if isinstance(content, dict) else None
         status = f"{response.status} {reason or response.reason}"
         text = f"ComfyUI at {self.url} responded to {response.url.path} with {status}."
-        raise ServerAnswerError(text, response.status)
+        raise ServerResponseError(text, response.status)
 
     def _not_comfyui(self) -> ServerUnreachableError:
         return ServerUnreachableError(f"The server at {self.url} is not a ComfyUI. Give the address of a ComfyUI.")

@@ -27,7 +27,7 @@ class ServerRefusedError(ServerUnreachableError):
     """Nothing listens at the server's address: its machine says so."""
 
 
-class ServerAnswerError(ComfyError):
+class ServerResponseError(ComfyError):
     """The server responded with an HTTP error; ``status`` is its code."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -35,7 +35,7 @@ class ServerAnswerError(ComfyError):
         self.status = status
 
 
-class HostedApiError(ServerAnswerError):
+class HostedApiError(ServerResponseError):
     """The hosted API refused a request, or the request failed; ``code`` is the contract's, 0 if it gave none."""
 
     def __init__(self, message: str, code: int = 0, status: int = 0) -> None:
@@ -44,7 +44,7 @@ class HostedApiError(ServerAnswerError):
 
 
 class ServerLostError(ComfyError):
-    """The server stopped answering, or forgot the prompt, while the prompt was queued or running."""
+    """The server stopped responding, or forgot the prompt, while the prompt was queued or running."""
 
 
 class PreflightError(ComfyError):

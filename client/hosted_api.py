@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 from yarl import URL
 
-from ..contract.parameters import Value
+from ..contract.parameters import IMAGE_FORMAT, ModelContract, Parameter, ParameterType, Value
 from .connection import Connection
 from .errors import HostedApiError, ServerUnreachableError
 
@@ -52,9 +52,10 @@ class HostedApi(Connection):
         query = {"webhook": webhook} if webhook is not None else {}
         return await self._call("POST", f"models/{model_id}", json=dict(values), headers=headers, params=query)
 
-    async def model(self, model_id: str) -> dict[str, Any]:
-        """Return what the API says of a model, with its ``input_schema``."""
-        return await self._call("GET", f"models/{model_id}", headers=self._token)
+    async def contract(self, model_id: str) -> ModelContract:
+        """Return a model's contract, made from the ``input_schema`` that the API shows of it."""
+        shown = await self._call("GET", f"models/{model_id}", headers=self._token)
+        return contract_from_schema(model_id, shown.get("input_schema") or {})
 
     async def status(self, request_id: str) -> dict[str, Any]:
         """Return where a request stands."""
@@ -102,6 +103,31 @@ class HostedApi(Connection):
     def _check(self, response: aiohttp.ClientResponse, content: Any) -> None:
         if response.status >= 400 or not isinstance(content, dict):
             raise _error(response, content)
+
+
+def contract_from_schema(model_id: str, schema: Mapping[str, Any]) -> ModelContract:
+    """Return the contract of a model that only its server knows, from the ``input_schema`` that the server shows.
+
+    Properties of a type that a parameter cannot have are left out.
+    """
+    required = schema.get("required") or ()
+    parameters = tuple(
+        Parameter(
+            key=key,
+            title=str(shown.get("title") or key),
+            type=shown["type"],
+            default=shown.get("default", ""),
+            description=str(shown.get("description") or ""),
+            enum=tuple(shown.get("enum") or ()),
+            minimum=shown.get("minimum"),
+            maximum=shown.get("maximum"),
+            required=key in required,
+            is_image=shown.get("format") == IMAGE_FORMAT,
+        )
+        for key, shown in (schema.get("properties") or {}).items()
+        if shown.get("type") in get_args(ParameterType)
+    )
+    return ModelContract(model_id, model_id, "", parameters)
 
 
 def _error(response: aiohttp.ClientResponse, content: Any) -> HostedApiError:

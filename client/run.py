@@ -20,8 +20,8 @@ from .errors import (
     ComfyError,
     NoOutputError,
     PreflightError,
-    ServerAnswerError,
     ServerLostError,
+    ServerResponseError,
     ServerUnreachableError,
     explain_failure,
     explain_rejection,
@@ -43,12 +43,11 @@ _END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its files, the server's own time for it, and whether all files came from the server's cache."""
+    """A finished run: its files, and the server's own time for it."""
 
     prompt_id: str
     files: tuple[OutputFile, ...]
     seconds: float
-    cached: bool
 
 
 async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
@@ -59,7 +58,7 @@ async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
     """
     try:
         findings = await client.preflight(graph)
-    except ServerAnswerError as error:
+    except ServerResponseError as error:
         _log.warning("preflight on ComfyUI failed: %s", error)
         return []
     if findings is None:
@@ -111,7 +110,7 @@ async def follow_graph(
 
     ``on_preview`` gets pictures of what is being made, JPEG or PNG files, where ComfyUI's previews are on. A caller
     that stops waiting leaves the prompt to the server and may come back. Raises what ``run_graph`` raises, but
-    ``ServerLostError`` at the first request that is not answered: the caller knows how to go on.
+    ``ServerLostError`` at the first request without a response: the caller knows how to go on.
     """
     run = _Run(client, graph, prompt_id, on_progress, on_preview)
     async with run.listening():
@@ -209,14 +208,14 @@ class _Run:
             if kind in messages:
                 raise explain_failure(self._graph, messages[kind])
         files = tuple(_files(record.get("outputs", {})))
-        cached_nodes = {str(node_id) for node_id in messages.get("execution_cached", {}).get("nodes", [])}
         if not files:
+            cached_nodes = {str(node_id) for node_id in messages.get("execution_cached", {}).get("nodes", [])}
             raise NoOutputError(self._no_output(cached_nodes))
         self._tracker.finish()
         self._report()
         times = [data["timestamp"] for data in messages.values() if "timestamp" in data]
         seconds = (max(times) - min(times)) / 1000 if times else 0.0
-        return RunResult(self.prompt_id, files, seconds, cached=all(file.node_id in cached_nodes for file in files))
+        return RunResult(self.prompt_id, files, seconds)
 
     def _take(self, event: Event) -> None:
         if event.data.get("prompt_id") != self.prompt_id or event.type == "progress":  # progress_state says the same

@@ -1,14 +1,13 @@
-"""Models that an operator added, as JSON in a store; and the contract that the schema of a model tells its clients."""
+"""Models that an operator added, as the JSON that a store keeps of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from .parameters import ModelContract, Parameter, ParameterType
+from .parameters import ModelContract, Parameter
 
-IMAGE_FORMAT = "image-reference"  # JSON Schema's format of a parameter that takes an image
 _TUPLES = ("enum", "aliases", "node_range", "below")
 
 
@@ -25,28 +24,3 @@ def from_data(data: Mapping[str, Any]) -> ModelContract:
 def _parameter(fields: Mapping[str, Any]) -> Parameter:
     tuples = {name: tuple(fields[name]) for name in _TUPLES if fields.get(name) is not None}
     return Parameter(**{**fields, **tuples})
-
-
-def from_schema(model_id: str, schema: Mapping[str, Any]) -> ModelContract:
-    """Return the contract of a model that only its server knows, from the ``input_schema`` that the server shows.
-
-    Properties of a type that a parameter cannot have are left out.
-    """
-    required = schema.get("required") or ()
-    parameters = tuple(
-        Parameter(
-            key=key,
-            title=str(shown.get("title") or key),
-            type=shown["type"],
-            default=shown.get("default", ""),
-            description=str(shown.get("description") or ""),
-            enum=tuple(shown.get("enum") or ()),
-            minimum=shown.get("minimum"),
-            maximum=shown.get("maximum"),
-            required=key in required,
-            is_image=shown.get("format") == IMAGE_FORMAT,
-        )
-        for key, shown in (schema.get("properties") or {}).items()
-        if shown.get("type") in get_args(ParameterType)
-    )
-    return ModelContract(model_id, model_id, "", parameters)

@@ -1,4 +1,4 @@
-"""The request parameters of each model, as data: key, title, default, range, and the node inputs a key names.
+"""The request parameters of each model, as data: key, title, default, range, longest text, the inputs a key names.
 
 Keys, titles, descriptions, defaults and ranges are those of the public page of the hosted model
 ``community/wan-2-2/first-last-frame``. A key such as ``57_steps`` names a node and its input in the workflow;
@@ -16,6 +16,8 @@ Value: TypeAlias = str | int | float
 ParameterType: TypeAlias = Literal["string", "integer", "float", "boolean"]
 Makes: TypeAlias = Literal["video", "image"]
 
+IMAGE_FORMAT = "image-reference"  # JSON Schema's format of a parameter that takes an image
+MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
 MAX_SEED = 2**64 - 1  # ComfyUI's own limit of noise_seed (comfy_extras/nodes_custom_sampler.py, nodes.py)
 
 _SEEDS = ("noise_seed", "seed")  # what nodes call it

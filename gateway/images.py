@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..client.comfy import OutputFile
-from ..client.errors import ServerAnswerError, ServerUnreachableError
+from ..client.errors import ServerResponseError, ServerUnreachableError
 from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
 from .fetch import Fetcher, FetchError
-from .jobs.comfyui import NO_OUTWARD, Address, Outward, addresses_of, resolved
+from .jobs.addresses import NO_OUTWARD, Address, Outward, addresses_of, resolved
 from .jobs.store import Store, StoreError
 from .settings import Settings
 from .shares import Shares
@@ -166,8 +166,8 @@ class Images:
         """Return the path of a stored image."""
         return self._folder / name
 
-    async def purge(self) -> int:
-        """Delete uploads older than results are kept, and images that nothing needs; return the number of images."""
+    async def purge(self) -> None:
+        """Delete uploads older than results are kept, and images that nothing needs."""
         now = time.time()
         for file in await self._store.files():
             if file.created_at < now - self._settings.result_ttl_s:
@@ -176,11 +176,11 @@ class Images:
         shared = {_blob(name) for name in needed}
         await self._store.blobs.tidy(self._settings.data, _INPUTS, shared.__contains__, now - _UNUSED_S)
 
-        def delete() -> int:
-            unneeded = [path for path in self._folder.iterdir() if path.name not in needed]
-            return sum(_delete_unused(path, int((now - _UNUSED_S) * 1e9)) for path in unneeded)
+        def delete() -> None:
+            for path in [path for path in self._folder.iterdir() if path.name not in needed]:
+                _delete_unused(path, int((now - _UNUSED_S) * 1e9))
 
-        return await asyncio.to_thread(delete)
+        await asyncio.to_thread(delete)
 
     async def _needed(self) -> set[str]:
         """Return the names of the images that unfinished jobs and uploads need."""
@@ -249,7 +249,7 @@ class Images:
             async with address.client() as client:
                 file = OutputFile(name, "", "input", "")
                 return await asyncio.wait_for(client.has_file(file), _COMFYUI_TIMEOUT_S)
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             return error.status not in _NOT_THERE
         except (ServerUnreachableError, asyncio.TimeoutError):
             return True
@@ -309,20 +309,17 @@ def _touch(path: Path, now_ns: int) -> bool:
     return True
 
 
-def _delete_unused(path: Path, latest_ns: int) -> bool:
+def _delete_unused(path: Path, latest_ns: int) -> None:
     """Delete a file unless it was used after ``latest_ns``. Rename it first: a request may take it at this moment."""
     renamed = path.with_name(f".{path.name}.unused")
-    try:
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
         if path.stat().st_mtime_ns > latest_ns:
-            return False
+            return
         path.replace(renamed)
         if renamed.stat().st_mtime_ns > latest_ns:
             renamed.replace(path)
-            return False
-        renamed.unlink()
-    except FileNotFoundError:  # another process was faster
-        return False
-    return True
+        else:
+            renamed.unlink()
 
 
 def _too_large(max_bytes: int) -> str:

@@ -12,7 +12,7 @@ from yarl import URL
 from .jobs.store import StoreFileError
 from .settings import ConfigError, Settings
 
-_ANSWER_S = 5.0
+_RESPONSE_S = 5.0
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
 
@@ -60,7 +60,7 @@ def _monitor(text: str) -> URL:
 
 
 async def _ask(url: URL) -> dict[str, Any]:
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+    timeout = aiohttp.ClientTimeout(total=_RESPONSE_S)
     async with (
         aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
         session.get(url / "jsz", params={"config": "1"}) as response,

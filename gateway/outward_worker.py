@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 
 from ..client.comfy import REFUSED
 from ..client.errors import ServerRefusedError, ServerUnreachableError
-from .jobs.comfyui import Address, addresses_of
+from .jobs.addresses import Address, addresses_of
 from .jobs.nats_connection import NatsConnection
 from .jobs.pipes import OPEN, PROTOCOL, WORKER_NAME, Pipes, prefix_of
 from .settings import ConfigError, NatsAccess, Settings

@@ -18,7 +18,7 @@ from aiohttp import web
 from .http.app import create_app
 from .http.middleware import RequestHandler, is_loopback
 from .http.sending import READ_WAIT_S, drop
-from .jobs.comfyui import addresses_of
+from .jobs.addresses import addresses_of
 from .nats_monitor import check_sync
 from .settings import Settings
 

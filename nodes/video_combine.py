@@ -33,7 +33,8 @@ from ..video.formats import Format
 from ..video.geometry import exact_size, start_frames
 from ..video.interpolation import Interpolation
 from ..video.overlap import shared_frames
-from ..video.writer import DEFAULT_PRESET, Settings, exact_rate, new_writer
+from ..video.settings import DEFAULT_PRESET, Settings, exact_rate
+from ..video.writer import new_writer
 from .color_match import ColorMatchSettings
 from .lists import calls_of
 from .notice import show_notice

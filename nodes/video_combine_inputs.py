@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .. import compat
 from ..video import formats, vae_decode
 from ..video.geometry import SIZE_MAX
-from ..video.writer import DEFAULT_PRESET, DITHERS
+from ..video.settings import DEFAULT_PRESET, DITHERS
 from .color_match import COLOR_MATCH
 from .video_inputs import FRAME_RATE_MAX, FRAME_RATE_MIN, frame_rate_input
 

@@ -44,14 +44,13 @@ _TITLES = ("modelspec.title", "modelspec.tags", "ss_output_name", "title", "name
 
 
 class WanShape(NamedTuple):
-    """The dimensions of a Wan transformer; ``text_dim`` is the width of the text encoder's embeddings."""
+    """The dimensions of a Wan transformer."""
 
     dim: int
     ffn_dim: int
     layers: int
     in_channels: int
     out_channels: int
-    text_dim: int
 
     @property
     def image_channels(self) -> int:
@@ -70,9 +69,8 @@ class WanShape(NamedTuple):
         return self.layers * (attention + 4 * n * d * self.ffn_dim) / 1e12
 
 
-# Wan2.2 wan/configs/wan_i2v_A14B.py: dim, ffn_dim, num_layers; 16 latent channels, 4 mask, 16 image. The text encoder
-# UMT5-XXL is 4096 wide.
-WAN_14B = WanShape(dim=5120, ffn_dim=13824, layers=40, in_channels=36, out_channels=LATENT_CHANNELS, text_dim=4096)
+# Wan2.2 wan/configs/wan_i2v_A14B.py: dim, ffn_dim, num_layers; 16 latent channels, 4 mask, 16 image.
+WAN_14B = WanShape(dim=5120, ffn_dim=13824, layers=40, in_channels=36, out_channels=LATENT_CHANNELS)
 
 
 class Tensor(NamedTuple):
@@ -121,7 +119,6 @@ class ModelFile:
                 layers=len({match[1] for match in map(blocks.match, self.tensors) if match}),
                 in_channels=self.tensors[f"{prefix}patch_embedding.weight"].shape[1],
                 out_channels=self.tensors[f"{prefix}head.head.weight"].shape[0] // _PATCH_AREA,
-                text_dim=self.tensors[f"{prefix}text_embedding.0.weight"].shape[1],
             )
         except (KeyError, IndexError):
             return None

@@ -105,9 +105,9 @@ def ciede2000(lab_a: Array, lab_b: Array) -> Array:
     c_a, c_b = np.hypot(g * a_a, b_a), np.hypot(g * a_b, b_b)  # (5), (6)
     h_a, h_b = np.arctan2(b_a, g * a_a) % (2 * np.pi), np.arctan2(b_b, g * a_b) % (2 * np.pi)  # (7)
     grey = c_a * c_b == 0
-    turn = h_b - h_a
-    turn = np.where(grey, 0, turn - 2 * np.pi * np.sign(turn) * (np.abs(turn) > np.pi))  # (10)
-    delta_h = 2 * np.sqrt(c_a * c_b) * np.sin(turn / 2)  # (11)
+    angle = h_b - h_a
+    angle = np.where(grey, 0, angle - 2 * np.pi * np.sign(angle) * (np.abs(angle) > np.pi))  # (10)
+    delta_h = 2 * np.sqrt(c_a * c_b) * np.sin(angle / 2)  # (11)
     mean_l, mean_c = (l_a + l_b) / 2, (c_a + c_b) / 2  # (12), (13)
     both, far = h_a + h_b, np.abs(h_a - h_b) > np.pi
     mean_h = np.where(grey, both, (both + 2 * np.pi * far * np.where(both < 2 * np.pi, 1, -1)) / 2)  # (14)

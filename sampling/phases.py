@@ -1,6 +1,6 @@
 """One sampler run as a list of phases: each expert's share under the host's own guider, one trajectory over all.
 
-A phase runs the sampler function from its start. It answers the calls of earlier phases from their record, asks its own
+A phase runs the sampler function from its start. It plays the calls of earlier phases from their record, asks its own
 model until the sigma where it ends, and stops there. The last phase runs to the end. So the solver's history and its
 seeded noise go on over a hand-over, and the host loads, wraps and cleans up each expert as if it ran alone.
 """
@@ -111,7 +111,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
     """The host's guider for one phase: its guidance gate, and how far the run is."""
 
     intercept: Callable | None = None
-    """Answers the calls of a sampler that is no ``KSAMPLER``: takes the model, returns what is called in its place."""
+    """Records and plays the calls of a sampler that is no ``KSAMPLER``: takes what asks the model, returns the like."""
 
     def __init__(self, phase: Phase, position: Position) -> None:
         super().__init__(phase.expert.model)
@@ -123,8 +123,8 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self.model_options = _with_sample_sigmas(self.model_options, phase)
 
     def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
-        answer = self._ask if self.intercept is None else self.intercept(self._ask)
-        return answer(x, timestep, model_options=model_options, seed=seed)
+        predict = self._ask if self.intercept is None else self.intercept(self._ask)
+        return predict(x, timestep, model_options=model_options, seed=seed)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 -- the host's signature
         if self._gate is None:

@@ -229,7 +229,7 @@ class PhaseSampler:
         self.guider.cfg = self._left[0].cfg if self._left else self._cfg
 
     def _call(self, model: Callable, x: torch.Tensor, sigma: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        """Answer one call of the sampler from the record, else from ``model``."""
+        """Play one call of the sampler from the record, else ask ``model``."""
         at = float(sigma.max())
         if self._left:
             call = self._left.popleft()

@@ -1,4 +1,4 @@
-"""The schedule of a run: its settings, its sigmas, and the hand-over rule that gives each step to an expert."""
+"""The schedule of a run: how its steps become sigmas, and the hand-over rule that gives each step to an expert."""
 
 from __future__ import annotations
 

@@ -17,8 +17,10 @@ import torch
 from . import frames
 from .color_match import ColorMatch
 from .edit import Edit
+from .encoder_thread import EncoderThread
+from .pictures import to_planar_bytes
 from .spool import FrameSpool
-from .writer import EncoderThread, WithPreview, Writer, to_planar_bytes
+from .writer import WithPreview, Writer
 
 _LOG = logging.getLogger("wan_flf2v.video")
 

@@ -1,4 +1,4 @@
-"""The names of output files: reserved, so that no other process takes them, and temporary ones beside them.
+"""The names of output files: reserved, so that no other process takes them; temporary, while they are written.
 
 Several ComfyUI processes may write into one folder. All of them count the same files there and come to the same number,
 so a number belongs to a process only once its file exists. What a killed process leaves is removed at the next start,
@@ -76,12 +76,12 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".~{hashlib.blake2b(os.fsencode(path.name), digest_size=4).hexdigest()}")
 
 
-def remove_leftovers(notes: Path) -> list[Path]:
-    """Remove what killed processes left, by their notes, and return it: unfinished files and empty reserved ones.
+def remove_leftovers(notes: Path) -> None:
+    """Remove what killed processes left, by their notes: unfinished files and empty reserved ones.
 
     Two notes name one path where a process was killed before it saw that another one had the name.
     """
-    left, held, removed = {}, set(), []
+    left, held = {}, set()
     for note in notes.glob("*.json"):
         try:
             known = json.loads(note.read_text(encoding="utf-8"))
@@ -99,11 +99,9 @@ def remove_leftovers(notes: Path) -> list[Path]:
         try:
             for unfinished in _leftovers(path):
                 _remove(unfinished)
-                removed.append(unfinished)
             note.unlink(missing_ok=True)
         except OSError as error:  # another program holds it: the next start tries again
             _LOG.warning("what a killed process left cannot be removed: %s", error)
-    return removed
 
 
 @contextlib.contextmanager

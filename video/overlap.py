@@ -9,7 +9,7 @@ _BLOCKS = 24
 # Frames are the same if they differ by less than this share of what changes from one frame to the next (frames that
 # follow each other differ by all of it), or by less than two of 255 codes, which nobody sees repeat.
 _SHARE_OF_STEP, _SAME = 0.75, 2 / 255
-# Of two answers that are as good within half a code, as in a still, the smaller one leaves out fewer frames.
+# Of two counts that are as good within half a code, as in a still, the smaller one leaves out fewer frames.
 _AS_GOOD = 0.5 / 255
 
 

@@ -1,4 +1,4 @@
-"""Video files of every format, under a temporary name until they are whole; and the encoder thread."""
+"""Writes a video file of any format, frame by frame, and a preview beside it; it appears once it is whole."""
 
 from __future__ import annotations
 
@@ -7,132 +7,37 @@ import errno
 import logging
 import math
 import os
-import queue
 import shutil
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import torch
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange
 
 from . import tags
-from .audio import Sound, SoundStream
-from .formats import DEFAULT, PREVIEW, Format
+from .audio import SoundStream
+from .formats import PREVIEW
 from .names import temporary
+from .pictures import fill_picture, to_picture, to_planar_bytes
+from .settings import Settings, encoder_options
+
+_REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.25
+_MOVES_FOLDERS = os.name == "posix"  # over an empty one, at once; Windows moves none over another
+_PREVIEW_SIDE, _PREVIEW_CRF, _PREVIEW_PRESET = 640, 23, "veryfast"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # ITU-T H.273 code points: 1 is BT.709 in the tables for primaries, transfer characteristics and matrix; 13 is sRGB's
 # transfer characteristics, 0 the matrix of RGB itself.
 _H273_BT709, _H273_SRGB, _H273_RGB = 1, 13, 0
-# libswscale/swscale.h: SWS_ACCURATE_RND. Without it chroma is truncated (0.06 to 0.1 code too low on a photograph).
-_SWS_ACCURATE_RND = 1 << 18
-# As many frames as one call of the decoder gives, two latent frames of four frames each: with fewer the decoder would
-# wait for the encoder, more would only take memory.
-_WAITING_FRAMES = 8
-_POLL_S = 0.1
-_REPLACE_TRIES, _REPLACE_WAIT_S = 20, 0.25
-_MOVES_FOLDERS = os.name == "posix"  # over an empty one, at once; Windows moves none over another
-_PREVIEW_SIDE, _PREVIEW_CRF, _PREVIEW_PRESET = 640, 23, "veryfast"
-# libswscale takes 255 * 256 for white where RGB of 16 bits becomes luma and colour differences, but 65535 for opaque.
-_SWS_WHITE, _FULL = 255 * 256, 65535
-_NTSC_ROUNDED = 0.0005  # NTSC's rates are written with three decimals at most
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-_LOG = logging.getLogger("wan_flf2v.video")
-
-DEFAULT_PRESET = "medium"  # x264's and x265's own
-_LOOKAHEAD_CRF = 0.25
-DITHERS = ("auto", "none", "ordered")
 # FFmpeg's names of what paletteuse does.
 _GIF_DITHERS = {"auto": "sierra2_4a", "none": "none", "ordered": "bayer"}
-# Bayer's matrix of 8x8 thresholds, 0...63.
-_BAYER_2 = np.array([[0, 2], [3, 1]])
-_BAYER_4 = np.block([[4 * _BAYER_2, 4 * _BAYER_2 + 2], [4 * _BAYER_2 + 3, 4 * _BAYER_2 + 1]])
-_BAYER = np.block([[4 * _BAYER_4, 4 * _BAYER_4 + 2], [4 * _BAYER_4 + 3, 4 * _BAYER_4 + 1]])
 
-# Where a picture's samples lie in memory: the channels (0 red, 1 green, 2 blue, 3 alpha) in the order of its planes, or
-# of the samples of a pixel in its only plane; and their type.
-_PLANAR = {
-    "gbrp": ((1, 2, 0), "u1"),
-    "gbrap": ((1, 2, 0, 3), "u1"),
-    "gbrp16le": ((1, 2, 0), "<u2"),
-    "gbrap16le": ((1, 2, 0, 3), "<u2"),
-}
-_PACKED = {
-    "bgr0": ((2, 1, 0, 3), "u1"),
-    "bgra": ((2, 1, 0, 3), "u1"),
-    "rgb24": ((0, 1, 2), "u1"),
-    "rgba": ((0, 1, 2, 3), "u1"),
-    "rgb48be": ((0, 1, 2), ">u2"),
-    "rgba64be": ((0, 1, 2, 3), ">u2"),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a video is written, beside its size.
-
-    Attributes:
-        frame_rate: frames per second, above 0.
-        format: the file's format.
-        crf: constant rate factor of the formats that say ``crf``, 1 to 51; 0 is lossless, in a profile that only some
-            players know.
-        quality: in the terms of the other formats' encoders; None is the format's own default.
-        preset: how much time x264 and x265 take for a smaller file, ``ultrafast`` to ``placebo``; medium is theirs.
-        dither: one of ``DITHERS``, for 8 bits: ``auto`` spreads the error of a GIF's palette and nothing else.
-        loops: how often a GIF or WebP plays; 0 is for ever.
-        tags: what is stored in the file; values that are not strings are stored as JSON.
-        sound: as long as the video, or as a part of it that is repeated; or None.
-        alpha: whether frames have a fourth channel.
-        frames: how many will be written.
-    """
-
-    frame_rate: Fraction
-    format: Format = DEFAULT
-    crf: int = 19
-    quality: int | None = None
-    preset: str = DEFAULT_PRESET
-    dither: str = "auto"
-    loops: int = 0
-    tags: tags.Tags = field(default_factory=dict)
-    sound: Sound | None = None
-    alpha: bool = False
-    frames: int = 0
-
-    @property
-    def pixels(self) -> str:
-        """The pixel format of the file."""
-        return self.format.alpha if self.alpha and self.format.alpha else self.format.pixels
-
-    @property
-    def dithers(self) -> bool:
-        """Whether floats are dithered here to 8 bits."""
-        return self.dither == "ordered" and self.format.bits == 8 and self.format.container != "gif"
-
-    @property
-    def takes_floats(self) -> bool:
-        """Whether the file gains by frames that are floats and not bytes."""
-        return self.format.bits > 8 or self.dithers
-
-    @property
-    def looks_twice(self) -> bool:
-        """Whether the writer must see all frames, by ``look``, before the first is written."""
-        return self.format.container == "gif"
-
-
-def exact_rate(frame_rate: float) -> Fraction:
-    """Return the frame rate as files hold it; those of NTSC, such as 23.976 and 29.97, become 24000/1001 and so on."""
-    ntsc = Fraction(round(frame_rate * 1.001) * 1000, 1001)
-    if ntsc and abs(frame_rate - ntsc) < _NTSC_ROUNDED:
-        return ntsc
-    return Fraction(frame_rate).limit_denominator(1001)
+_LOG = logging.getLogger("wan_flf2v.video")
 
 
 class Writer(ABC):
@@ -248,7 +153,7 @@ class StreamWriter(Writer):
         self._stream = self._container.add_stream(chosen.encoder, rate=chosen.clock or settings.frame_rate)
         self._stream.width, self._stream.height = self.width, self.height
         self._stream.pix_fmt = settings.pixels
-        self._stream.options = _encoder_options(settings)
+        self._stream.options = encoder_options(settings)
         # PyAV asks for threads by slice, which x264 pays for with size and speed; AUTO lets it take threads by frame.
         self._stream.thread_type = "AUTO"
         context = self._stream.codec_context
@@ -266,7 +171,7 @@ class StreamWriter(Writer):
             self._sound = SoundStream(self._container, chosen.audio, settings.sound)
 
     def _write(self, frame: torch.Tensor) -> None:
-        picture = _picture(frame, self.settings, self.width, self.height)
+        picture = to_picture(frame, self.settings, self.width, self.height)
         if clock := self.settings.format.clock:
             # Rounded up: libwebp shows the last frame as long as the mean of those before it, rounded down.
             picture.pts = math.ceil(self.frames_written * clock / self.settings.frame_rate)
@@ -346,7 +251,7 @@ class GifWriter(Writer):
         return round(frame / self._tick / self.settings.frame_rate)
 
     def _timed(self, frame: torch.Tensor, time: int) -> av.VideoFrame:
-        picture = _filled("bgra", to_planar_bytes(frame))
+        picture = fill_picture("bgra", to_planar_bytes(frame))
         picture.pts, picture.time_base = time, self._tick
         return picture
 
@@ -368,7 +273,7 @@ class PngWriter(Writer):
         context.width, context.height = self.width, self.height
         context.pix_fmt, context.time_base = self.settings.pixels, Fraction(1, 1)
         context.options = dict(self.settings.format.options)
-        packets = context.encode(_picture(frame, self.settings, self.width, self.height)) + context.encode(None)
+        packets = context.encode(to_picture(frame, self.settings, self.width, self.height)) + context.encode(None)
         self.frames_written += 1
         file = self._unfinished / f"{self.frames_written:05}.png"
         file.write_bytes(tags.in_png(b"".join(map(bytes, packets)), self._chunks))
@@ -450,91 +355,6 @@ def new_writer(
     return writer if preview is None else WithPreview(writer, preview)
 
 
-def _encoder_options(settings: Settings) -> dict[str, str]:
-    options, chosen = {}, settings.format
-    sees_less = chosen.lookahead and settings.preset == DEFAULT_PRESET
-    if chosen.crf:
-        # A shorter look-ahead makes each crf worse by 0.03 to 0.3 dB. 1 stays 1: below it the file is lossless.
-        options["crf"] = str(settings.crf - _LOOKAHEAD_CRF if sees_less and settings.crf > 1 else settings.crf)
-    if chosen.quality is not None:
-        quality = chosen.quality.default if settings.quality is None else settings.quality
-        options[chosen.quality.option] = str(quality)
-    if chosen.presets:
-        options["preset"] = settings.preset
-    if chosen.encoder == "libx265" and 0 < settings.frames < 3:
-        # With B-frames x265 tells when to decode by the third frame; without one, its times are any number.
-        options["bf"] = "0"
-    if sees_less:
-        options["rc-lookahead"] = str(chosen.lookahead)
-    return {**options, **chosen.options}
-
-
-def _picture(frame: torch.Tensor, settings: Settings, width: int, height: int) -> av.VideoFrame:
-    """Return a frame as the encoder takes it, scaled to this size."""
-    chosen = settings.format
-    if frame.is_floating_point() and chosen.bits == 8:
-        if not settings.dithers:
-            frame = to_planar_bytes(frame)
-        elif not chosen.is_yuv:  # libswscale dithers what it makes luma and colour differences of, by Bayer too
-            frame = _dithered(frame)
-    if not chosen.is_yuv:
-        return _filled(settings.pixels, frame)
-    alpha = "a" if settings.pixels.startswith("yuva") else ""
-    depth = "16le" if frame.is_floating_point() else ""
-    picture = _filled(f"gbr{alpha}p{depth}", frame, white=_SWS_WHITE).reformat(
-        width=width,
-        height=height,
-        format=settings.pixels,
-        src_color_range=ColorRange.JPEG,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=int(Interpolation.BICUBIC) | _SWS_ACCURATE_RND,
-    )
-    picture.colorspace, picture.color_range = Colorspace.ITU709, ColorRange.MPEG  # older PyAVs do not; ProRes reads it
-    return picture
-
-
-def _filled(pixels: str, frame: torch.Tensor, white: int = _FULL) -> av.VideoFrame:
-    """Return a picture of RGB samples; where it has alpha and the frame has none, it is opaque.
-
-    ``white`` is what 1.0 becomes in the colours of 16 bits.
-    """
-    _, height, width = frame.shape
-    picture = av.VideoFrame(width, height, pixels)
-    order, kind = _PLANAR.get(pixels) or _PACKED[pixels]
-    wide = np.dtype(kind).itemsize > 1
-
-    def samples(channel: int) -> np.ndarray | int:
-        full = white if channel < 3 else _FULL
-        if channel >= len(frame):
-            return full if wide else 255
-        values = frame[channel].numpy()
-        if not wide:
-            return values
-        if values.dtype == np.uint8:
-            return values * np.float32(full / 255) + np.float32(0.5)
-        return values * np.float32(full) + np.float32(0.5)
-
-    if pixels in _PLANAR:
-        for plane, channel in zip(picture.planes, order, strict=True):
-            rows = np.frombuffer(plane, kind).reshape(height, -1)
-            rows[:, :width] = samples(channel)
-        return picture
-    rows = np.frombuffer(picture.planes[0], kind).reshape(height, -1)[:, : width * len(order)]
-    for place, channel in enumerate(order):
-        rows[:, place :: len(order)] = samples(channel)
-    return picture
-
-
-def _dithered(frame: torch.Tensor) -> torch.Tensor:
-    """Turn 0...1 into 0...255, rounded up or down by Bayer's ordered thresholds; alpha is only rounded."""
-    height, width = frame.shape[1:]
-    repeats = (-(-height // 8), -(-width // 8))
-    thresholds = torch.from_numpy(np.tile((_BAYER + 0.5) / 64, repeats)[:height, :width]).float()
-    colours = frame[:3].mul(255.0).add_(thresholds).floor_().clamp_(0, 255).to(torch.uint8)
-    return torch.cat([colours, to_planar_bytes(frame[3:])])
-
-
 class _Filter:
     """One of FFmpeg's filters, fed with BGRA pictures of these sizes, one size for each of its inputs."""
 
@@ -576,82 +396,3 @@ def _replace(source: Path, target: Path) -> None:
             return
         time.sleep(_REPLACE_WAIT_S)
     source.replace(target)
-
-
-class EncoderThread:
-    """Write frames in order in a separate thread; at most eight of them wait.
-
-    Use as a context manager: leaving it normally waits until all frames are written and the codec is flushed, leaving
-    it by an exception stops at once. An error of the encoder is raised by ``put`` or on leaving, as it is.
-
-    Args:
-        writer: gets the frames; nothing else may write to it meanwhile.
-        tick: called from the thread that calls ``put``, at least every tenth of a second while it waits; what it raises
-            (the host's interrupt) comes through.
-    """
-
-    def __init__(self, writer: Writer | WithPreview, tick: Callable[[], None]) -> None:
-        self._writer = writer
-        self._tick = tick
-        self._frames: queue.Queue[torch.Tensor | None] = queue.Queue(_WAITING_FRAMES)
-        self._stopped = False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="wan-flf2v encoder", daemon=True)
-
-    def put(self, frame: torch.Tensor | None) -> None:
-        """Queue a frame, [3 or 4, height, width] on the CPU, and wait for room; None is the end."""
-        while True:
-            self._raise_error()
-            self._tick()
-            try:
-                return self._frames.put(frame, timeout=_POLL_S)
-            except queue.Full:
-                continue
-
-    def __enter__(self) -> EncoderThread:
-        self._thread.start()
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        try:
-            if error_type is None:
-                self.put(None)
-                while self._thread.is_alive():
-                    self._tick()
-                    self._thread.join(_POLL_S)
-                self._raise_error()
-        finally:
-            self._stop()
-
-    def _raise_error(self) -> None:
-        error, self._error = self._error, None  # forgotten here: its traceback holds the tensors of its frames
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error
-
-    def _stop(self) -> None:
-        """End the thread before the file is closed; it finishes the frame that it has begun."""
-        self._stopped = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._frames.get_nowait()
-        self._frames.put_nowait(None)  # there is room: only this thread puts frames in
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            while (frame := self._frames.get()) is not None and not self._stopped:
-                self._writer.write(frame)
-            if not self._stopped:
-                self._writer.flush()
-        except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
-            self._error = error
-
-
-def to_planar_bytes(frames: torch.Tensor) -> torch.Tensor:
-    """Turn 0...1 into 0...255, rounded and clipped: to uint8 of the same shape, same device; bytes stay as they are."""
-    if frames.dtype == torch.uint8:
-        return frames
-    return frames.mul(255.0).round_().clamp_(0, 255).to(torch.uint8)

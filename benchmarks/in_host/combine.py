@@ -20,8 +20,9 @@ import comfy.utils
 
 from ...video import formats
 from ...video.clips import Recipe, Segment, write_segments
+from ...video.settings import Settings, exact_rate
 from ...video.vae_decode import decode
-from ...video.writer import Settings, exact_rate, new_writer
+from ...video.writer import new_writer
 from . import _videohelper
 from ._photograph import PannedPhotograph
 

@@ -15,7 +15,8 @@ from ._stage import PARAMETERS, report  # isort: skip -- first, it prepares the 
 import comfy.utils
 
 from ...video.clips import Clip, Segment, write_segments
-from ...video.writer import Settings, StreamWriter
+from ...video.settings import Settings
+from ...video.writer import StreamWriter
 from ._photograph import panned, photograph
 
 _CHUNK = 8  # frames that one call of the Wan decoder gives

@@ -73,9 +73,9 @@ class Watch(_Node):
 
 
 class StandIn(_Node):
-    """A model that costs next to nothing, and a note of each answer that a sampler gets from a run's record.
+    """A model that costs next to nothing, and a note of each prediction that a sampler gets from a run's record.
 
-    The note has the milliseconds from the sampler's request to its answer: ``wall_ms``, and ``cpu_ms`` of the sampler's
+    The note has the milliseconds from the sampler's call to its return: ``wall_ms``, and ``cpu_ms`` of the sampler's
     thread.
     """
 
@@ -98,11 +98,11 @@ def _note_played(call: Any) -> Any:
     def on_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         is_played = bool(self._left)
         wall, cpu = time.perf_counter(), time.thread_time()
-        answer = call(self, *args, **kwargs)
+        prediction = call(self, *args, **kwargs)
         wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
         if is_played:
             _NOTES.append({"event": "played", "wall_ms": wall * 1000, "cpu_ms": cpu * 1000})
-        return answer
+        return prediction
 
     return on_call
 

@@ -1,4 +1,4 @@
-"""Every error response of the API in one table: its code, HTTP status and text (401, 404, 413, 422, 429, …)."""
+"""Every error response but a 422 about values, in one table: its code, HTTP status and text (401, 404, 413, 429, …)."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from ...client.offers import describe, lacking_in
 from ...contract.parameters import DEMO, MODELS, ModelContract
 from ...contract.suggestions import near
 from ...contract.workflow import Graph, graph_for
+from ..jobs.addresses import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolved
 from ..jobs.catalogue import Catalogue
-from ..jobs.comfyui import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolved
 from ..jobs.store import StoreError
 from ..settings import Settings
 from . import errors

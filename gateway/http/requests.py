@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from aiohttp import web
 
 from ...client.images import ImageError
-from ...contract.parameters import MODELS, ModelContract, Value
+from ...contract.parameters import MAX_PROMPT_CHARACTERS, MODELS, ModelContract, Value
 from ...contract.validation import ContractError, validate
 from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
@@ -42,7 +42,6 @@ from .responses import (
     status_word,
     submit_response,
 )
-from .schemas import MAX_PROMPT_CHARACTERS
 from .sending import send
 
 _LOG = logging.getLogger("wan_flf2v.gateway")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...contract.added import IMAGE_FORMAT
-from ...contract.parameters import ModelContract, Parameter
+from ...contract.parameters import IMAGE_FORMAT, MAX_PROMPT_CHARACTERS, ModelContract, Parameter
 
-MAX_PROMPT_CHARACTERS = 20_000  # the text encoder reads 512 tokens; a longer text is no prompt
 TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # a prompt may hold tabs and line breaks
 
 

@@ -5,14 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Blob(NamedTuple):
-    """A file of the fleet: its size in bytes, and when it was put there or needed last (seconds since 1970)."""
-
-    size: int
-    used_at: float
 
 
 class Blobs:
@@ -25,7 +17,8 @@ class Blobs:
     async def put(self, data: Path, name: str) -> float | None:
         """Let all gateways have a file of this one, or note that it is needed if they have it already.
 
-        Returns the ``used_at`` of a new one, ``None`` if it was there. It survives a power cut when this returns.
+        Returns when a new one was put there (seconds since 1970), ``None`` if the fleet had it. It survives a power cut
+        when this returns.
         """
         return None
 
@@ -40,12 +33,11 @@ class Blobs:
         """Return whether the fleet has a file."""
         return False
 
-    async def remove(self, name: str, unused_since: float) -> bool:
-        """Remove a file unless it was needed after ``unused_since``; return whether it was removed."""
-        return False
+    async def remove(self, name: str, unused_since: float) -> None:
+        """Remove a file unless it was put there, or needed, after ``unused_since`` (seconds since 1970)."""
 
-    async def listed(self, folder: str) -> dict[str, Blob]:
-        """Return the files below a folder, by name."""
+    async def listed(self, folder: str) -> dict[str, int]:
+        """Return the sizes in bytes of the files below a folder, by name."""
         return {}
 
     async def tidy(self, data: Path, folder: str, needed: Callable[[str], bool], unused_since: float) -> None:

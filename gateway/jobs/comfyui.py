@@ -1,27 +1,23 @@
-"""The addresses of ComfyUIs; ComfyBackend, the client of one: checks, queues, follows and finds again a job there."""
+"""ComfyBackend, the client of one ComfyUI: checks, queues, follows and tidies a job there, and finds it again."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-from yarl import URL
 
 from ...client.comfy import ComfyClient, OutputFile
 from ...client.errors import (
     ComfyError,
     NoOutputError,
     PromptRejectedError,
-    ServerAddressError,
-    ServerAnswerError,
     ServerLostError,
+    ServerResponseError,
     ServerUnreachableError,
     explain_rejection,
 )
@@ -30,14 +26,11 @@ from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import ModelContract
 from ...contract.workflow import Graph, fill, graph_for, node_title, ui_form
-from ..fetch import system_resolve
-from ..settings import ConfigError, Settings
 from .blobs import Blobs
 from .catalogue import Catalogue
 from .records import Job, attempt_name, prompt_id
 from .results import StorageError
 
-NO_WORKER = "No worker is connected: start `wan-flf2v worker` beside a ComfyUI. Requests wait until then."
 FOLDER = "wan_flf2v_api"  # below ComfyUI's input and output folders
 ONCE = "wan_flf2v_once"  # in a prompt's extra data: this ComfyUI must not take a second prompt with the same id
 _BAD_GATEWAY = (502, 503, 504)  # a proxy in front of ComfyUI cannot reach it
@@ -60,7 +53,6 @@ class NoImageError(ComfyError):
     """An image of a job is gone, because someone deleted it."""
 
 
-LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 Found = Literal["known", "file", "worker_ended", "removed", "never_sent"]
 
 
@@ -74,14 +66,14 @@ class Identity:
 
 def is_lost(error: ComfyError) -> bool:
     """Whether ComfyUI cannot be reached now; otherwise the error is its response."""
-    if isinstance(error, ServerAnswerError):
+    if isinstance(error, ServerResponseError):
         return error.status in _BAD_GATEWAY
     return isinstance(error, (ServerLostError, ServerUnreachableError))
 
 
 def public_text(error: ComfyError) -> str:
     """Return what a client is told about the error that ended its job: no folders and addresses of the server."""
-    if isinstance(error, ServerAnswerError):
+    if isinstance(error, ServerResponseError):
         return f"ComfyUI responded to this request with HTTP status {error.status}. The API's log says more."
     return _FOLDERS.sub("", str(error))
 
@@ -100,108 +92,6 @@ def loads(model: ModelContract | None) -> frozenset[str]:
     return frozenset(
         value for node in nodes for value in node["inputs"].values() if isinstance(value, str) and is_model_file(value)
     )
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where one ComfyUI is: its URL, and of a name with several IP addresses one of these."""
-
-    url: str
-    token: str | None
-    verify_tls: bool
-    ip_address: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The URL without a password, and the IP address."""
-        shown = str(URL(self.url).with_user(None)).rstrip("/")
-        return shown if self.ip_address is None else f"{shown} ({self.ip_address})"
-
-    @property
-    def since(self) -> float:
-        """Since when it could be heard, if it said something; of ``time.monotonic``."""
-        return -math.inf
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it is about to end, and takes no more jobs."""
-        return False
-
-    async def dismiss(self) -> None:
-        """Tell it, if it is ``stopping``, that it may end."""
-
-    def client(self) -> ComfyClient:
-        """Return a client; ``ServerAddressError`` if the URL is none."""
-        return ComfyClient(self.url, verify_tls=self.verify_tls, token=self.token, ip_address=self.ip_address)
-
-
-class Outward:
-    """The outward workers, to which no gateway connects: none, unless NATS leads to them (``outward``)."""
-
-    def addresses(self) -> list[Address]:
-        """Return where their ComfyUIs are, also of one that fell silent not long ago."""
-        return []
-
-    def expect(self, names: Iterable[str]) -> None:
-        """Take workers that another gateway knew, by these names of workers of any kind, for silent ones."""
-
-    async def run(self) -> None:
-        """Hear them until cancelled; meanwhile there are addresses."""
-
-
-NO_OUTWARD = Outward()
-
-
-def addresses_of(settings: Settings) -> list[Address]:
-    """Return the addresses of the settings; ``ConfigError`` if they, or their tokens, cannot be used.
-
-    With NATS there may be none.
-    """
-    urls, tokens = settings.comfyui_urls, settings.comfyui_tokens
-    if len(tokens) not in (0, 1, len(urls)):
-        raise ConfigError(
-            f"comfyui_tokens has {len(tokens)} tokens for {len(urls)} addresses of ComfyUI. Give one token for all, "
-            "or one for each address, in their order."
-        )
-    spread = tokens * len(urls) if len(tokens) == 1 else tokens or (None,) * len(urls)
-    found = []
-    for url, token in zip(urls, spread, strict=True):
-        text = token.get_secret_value() if token is not None else None
-        try:
-            ComfyClient(url)
-        except ServerAddressError as error:
-            raise ConfigError(f"ComfyUI's address: {error}") from error
-        if text is not None and URL(url).user is not None:
-            raise ConfigError(f"{URL(url).with_user(None)} has a user name in it and a bearer token. Give one of both.")
-        found.append(Address(url, text, settings.comfyui_verify_tls))
-    if not found and settings.nats is None:
-        raise ConfigError("comfyui_url is empty. Give the address of a ComfyUI, such as http://127.0.0.1:8188.")
-    return found
-
-
-async def resolve(address: Address, look_up: LookUp = system_resolve) -> list[Address]:
-    """Return one address for each IP address of a name that has several; otherwise the address as it is.
-
-    ``localhost`` is one machine. ``OSError`` if the name cannot be looked up.
-    """
-    url = URL(address.url)
-    host = url.raw_host or ""
-    if host == "localhost" or ":" in host or host.replace(".", "").isdigit():
-        return [address]
-    found = sorted(set(await look_up(host, url.port or 80)))
-    return [replace(address, ip_address=ip_address) for ip_address in found] if len(found) > 1 else [address]
-
-
-async def resolved(addresses: Iterable[Address], look_up: LookUp = system_resolve) -> list[Address]:
-    """Return where these ComfyUIs are now; a name that cannot be looked up counts as one address."""
-
-    async def one(address: Address) -> list[Address]:
-        try:
-            return await resolve(address, look_up)
-        except (OSError, ValueError):
-            return [address]
-
-    return [each for found in await asyncio.gather(*map(one, addresses)) for each in found]
 
 
 class ComfyBackend:
@@ -247,7 +137,7 @@ class ComfyBackend:
         files = [OutputFile(name, "", "input", "") for name in names]
         try:
             return all(await asyncio.gather(*map(self.client.has_file, files)))
-        except ServerAnswerError as error:  # ComfyUI does not show such a file
+        except ServerResponseError as error:  # ComfyUI does not show such a file
             if is_lost(error):
                 raise
             return False
@@ -312,7 +202,7 @@ class ComfyBackend:
         except NoOutputError:
             # A prompt that was queued twice, by a gateway that died meanwhile, comes from ComfyUI's cache.
             if await self.has_result(job):
-                return RunResult(job.prompt_id, (await self.result_file(job),), 0.0, cached=True)
+                return RunResult(job.prompt_id, (await self.result_file(job),), 0.0)
             raise
 
     async def find(self, identity: Identity, job: Job) -> Found:
@@ -337,14 +227,14 @@ class ComfyBackend:
     async def tidy(self, job: Job) -> bool:
         """Remove the prompts of all attempts from queue and execution, and their images; other prompts stay.
 
-        Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerAnswerError`` with
+        Returns ``False`` if the prompt's current step takes so long that it still runs. A ``ServerResponseError`` with
         status 500 means: try again later.
         """
         try:
             for attempt in range(1, max(job.attempt, 1) + 1):
                 if not await self.client.cancel(prompt_id(job.id, attempt)):
                     return False
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             if is_lost(error) or error.status == 500:
                 raise
             told = job.id, job.attempt, self._name
@@ -366,7 +256,7 @@ class ComfyBackend:
         try:
             for attempt in attempts:
                 await self.client.remove_leftovers(attempt_name(job.id, attempt))
-        except ServerAnswerError as error:
+        except ServerResponseError as error:
             if is_lost(error) or error.status == 500:  # a file cannot be removed yet
                 raise
             told = job.id, job.attempt, self._name

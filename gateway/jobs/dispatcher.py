@@ -17,10 +17,10 @@ from dataclasses import replace
 
 from ...contract.parameters import MODELS, ModelContract
 from ..settings import Settings
+from .addresses import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolve
 from .catalogue import Catalogue
-from .comfyui import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, loads, resolve
-from .order import QueuedJob
-from .records import Health, Job, WorkerState
+from .comfyui import loads
+from .records import Health, Job, QueuedJob, WorkerState
 from .results import Results
 from .store import Store, StoreError
 from .worker import Worker, wait_for

@@ -29,11 +29,11 @@ from .store import StoreError, StoreFileError, StoreFullError
 SCHEMA_VERSION = 1
 _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
 _CONNECT_S = 5.0
-_ANSWER_S = 1.5  # for one answer of the server
-_LARGE_ANSWER_S = 10.0  # for one to a message, or with one, of half a MiB
+_REPLY_S = 1.5  # for one reply of the server
+_LARGE_REPLY_S = 10.0  # for one to a message, or with one, of half a MiB
 _CALL_S = 8.0  # for one call of the store, with all repetitions; longer than most elections of a leader
 _AT_ONCE = 8  # transactions of one process
-_TURN_S = 30.0  # how long a transaction waits for those before it
+_LOCK_S = 30.0  # how long a transaction waits for those before it
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
@@ -83,7 +83,7 @@ RECORDS = Layout(
         "max_msgs_per_subject": 1,
         "allow_atomic": True,
         "allow_msg_ttl": True,
-        "allow_direct": False,  # so that every read is answered by the leader
+        "allow_direct": False,  # so that the leader replies to every read
         "discard": "new",
         "storage": "file",
         "retention": "limits",
@@ -106,12 +106,12 @@ class _RefusedError(Exception):
     """A batch was not taken: another writer was faster, or the server is busy. It may be taken when done again."""
 
 
-class _NoAnswerError(Exception):
-    """The server did not answer: whether it took what was sent is not known."""
+class _NoReplyError(Exception):
+    """The server did not reply: whether it took what was sent is not known."""
 
 
 class _AppliedError(Exception):
-    """A batch whose answer was lost was taken after all, later than the records were looked at."""
+    """A batch whose reply was lost was taken after all, later than the records were looked at."""
 
 
 class Stream:
@@ -128,7 +128,7 @@ class Stream:
         if fleet:
             self.name, self.prefix = f"{self.name}_{fleet}", f"{self.prefix}_{fleet}"
         self._closed = False
-        self._slots, self._turn = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
+        self._slots, self._retrying = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
         self._made, self._made_known_at = "", -math.inf
         self._loop = asyncio.new_event_loop()
@@ -189,7 +189,7 @@ class Stream:
         try:
             await asyncio.wait_for(self._connection.begin(), _CONNECT_S)
         except (asyncio.TimeoutError, nats.errors.Error, OSError) as error:
-            why = "; ".join(self._connection.errors) or str(error) or "no answer"
+            why = "; ".join(self._connection.errors) or str(error) or "no reply"
             raise StoreFileError(
                 f"NATS at {self._where} cannot be used: {why}. Is a nats-server running there, and may "
                 "this user connect to it?"
@@ -210,8 +210,8 @@ class Stream:
         """Make the stream, or check the one that is there."""
         clustered = "cluster" in self._connection.client()._server_info  # the client has no other way to tell
         replicas = _REPLICAS if clustered else 1
-        answer = await self._ask(f"STREAM.INFO.{self.name}", may_fail=(_STREAM_NOT_FOUND,))
-        if "error" in answer:
+        reply = await self._ask(f"STREAM.INFO.{self.name}", may_fail=(_STREAM_NOT_FOUND,))
+        if "error" in reply:
             wanted = {
                 **self._options,
                 "name": self.name,
@@ -219,9 +219,9 @@ class Stream:
                 "num_replicas": replicas,
                 "metadata": {"wan_flf2v_schema": str(SCHEMA_VERSION)},
             }
-            answer = await self._ask(f"STREAM.CREATE.{self.name}", wanted)
+            reply = await self._ask(f"STREAM.CREATE.{self.name}", wanted)
             _LOG.info("stream made name=%s replicas=%d servers=%s", self.name, replicas, self._where)
-        config = answer["config"]
+        config = reply["config"]
         schema = config.get("metadata", {}).get("wan_flf2v_schema")
         if schema != str(SCHEMA_VERSION):
             raise StoreFileError(
@@ -274,7 +274,7 @@ class Stream:
             consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
             for _ in range(consumer["num_pending"]):
                 try:
-                    message = await asyncio.wait_for(arrived.get(), _ANSWER_S)
+                    message = await asyncio.wait_for(arrived.get(), _REPLY_S)
                 except asyncio.TimeoutError:
                     return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
                 number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
@@ -309,10 +309,10 @@ class Stream:
             await self._connection.client().publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{consumer['name']}")
 
     async def _message(self, query: Mapping[str, Any]) -> Record | None:
-        answer = await self._ask(f"STREAM.MSG.GET.{self.name}", query, may_fail=(_NO_MESSAGE,))
-        if "error" in answer:
+        reply = await self._ask(f"STREAM.MSG.GET.{self.name}", query, may_fail=(_NO_MESSAGE,))
+        if "error" in reply:
             return None
-        message = answer["message"]
+        message = reply["message"]
         return self._decode(message["subject"], message["seq"], base64.b64decode(message.get("data", "")))
 
     def _decode(self, subject: str, sequence: int, data: bytes) -> Record:
@@ -338,41 +338,41 @@ class Stream:
     async def _repeat(
         self, request: Callable[[], Awaitable[dict[str, Any]]], *, may_fail: tuple[int, ...] = ()
     ) -> dict[str, Any]:
-        """Make a request, again while nothing answers; ``StoreError`` unless the server does what was asked."""
+        """Make a request, again while nothing replies; ``StoreError`` unless the server does what was asked."""
         for pause in _pauses():
             await asyncio.sleep(pause)
             try:
-                answer = await request()
-            except _NoAnswerError:
+                reply = await request()
+            except _NoReplyError:
                 continue
-            if "error" in answer and answer["error"].get("err_code") not in may_fail:
-                if _passes(answer["error"]):
+            if "error" in reply and reply["error"].get("err_code") not in may_fail:
+                if _passes(reply["error"]):
                     continue
-                raise self._refused(answer["error"])
-            return answer
+                raise self._refused(reply["error"])
+            return reply
         raise self._silent()
 
     async def _request(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, answer_s: float | None = None
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, reply_s: float | None = None
     ) -> dict[str, Any]:
-        answer = await self._exchange(subject, payload, headers, answer_s or _ANSWER_S)
-        result: dict[str, Any] = json.loads(answer.data)
+        reply = await self._exchange(subject, payload, headers, reply_s or _REPLY_S)
+        result: dict[str, Any] = json.loads(reply.data)
         return result
 
-    async def _exchange(self, subject: str, payload: bytes, headers: dict[str, str] | None, answer_s: float) -> Msg:
+    async def _exchange(self, subject: str, payload: bytes, headers: dict[str, str] | None, reply_s: float) -> Msg:
         try:
-            return await self._connection.client().request(subject, payload, answer_s, headers=headers)
+            return await self._connection.client().request(subject, payload, reply_s, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
         except (nats.errors.Error, asyncio.TimeoutError, OSError) as error:
-            raise _NoAnswerError from error
+            raise _NoReplyError from error
 
     def _too_large(self) -> StoreError:
         return StoreError(f"nats-server at {self._where} takes no record as large as this one: raise its max_payload.")
 
     def _silent(self) -> StoreError:
         return StoreError(
-            f"JetStream at {self._where} does not answer for the stream {self.name}: there is no connection, too few "
+            f"JetStream at {self._where} does not reply for the stream {self.name}: there is no connection, too few "
             "of its servers are up, or the stream was deleted."
         )
 
@@ -394,25 +394,25 @@ class Stream:
     async def put(self, subject: str, content: bytes, *, ttl_s: int) -> None:
         """Write a message; it goes by itself after ``ttl_s``."""
         headers = {"Nats-TTL": f"{ttl_s}s"}
-        await self._repeat(lambda: self._request(subject, content, headers, answer_s=_LARGE_ANSWER_S))
+        await self._repeat(lambda: self._request(subject, content, headers, reply_s=_LARGE_REPLY_S))
 
     async def content(self, subject: str) -> bytes | None:
         """Return the content of a message, ``None`` if there is none. The stream must have ``allow_direct``."""
         for pause in _pauses():
             await asyncio.sleep(pause)
-            with contextlib.suppress(_NoAnswerError):
-                found = await self._exchange(f"$JS.API.DIRECT.GET.{self.name}.{subject}", b"", None, _LARGE_ANSWER_S)
+            with contextlib.suppress(_NoReplyError):
+                found = await self._exchange(f"$JS.API.DIRECT.GET.{self.name}.{subject}", b"", None, _LARGE_REPLY_S)
                 if "Status" not in (found.headers or {}):
                     return found.data
                 break
-        # Any replica answered, and it may lack the newest ones; the leader has all.
-        answer = await self._ask(f"STREAM.MSG.GET.{self.name}", {"last_by_subj": subject}, may_fail=(_NO_MESSAGE,))
-        return None if "error" in answer else base64.b64decode(answer["message"].get("data", ""))
+        # Any replica replied, and it may lack the newest ones; the leader has all.
+        reply = await self._ask(f"STREAM.MSG.GET.{self.name}", {"last_by_subj": subject}, may_fail=(_NO_MESSAGE,))
+        return None if "error" in reply else base64.b64decode(reply["message"].get("data", ""))
 
     async def subjects(self, subject: str) -> int:
         """Return how many subjects with a message ``subject`` matches; at most 100,000."""
-        answer = await self._ask(f"STREAM.INFO.{self.name}", {"subjects_filter": subject})
-        return len(answer["state"].get("subjects") or ())
+        reply = await self._ask(f"STREAM.INFO.{self.name}", {"subjects_filter": subject})
+        return len(reply["state"].get("subjects") or ())
 
     async def clear(self, subject: str) -> None:
         """Remove the messages of the subjects that ``subject`` matches."""
@@ -457,11 +457,11 @@ class Stream:
             now = await self._ask(f"STREAM.INFO.{self.name}")
             config["num_replicas"] = now["config"]["num_replicas"]
             await self._ask(f"STREAM.DELETE.{self.name}")
-            answer = await self._ask(f"STREAM.RESTORE.{self.name}", about)
+            reply = await self._ask(f"STREAM.RESTORE.{self.name}", about)
             parts = iter(functools.partial(file.read, _COPY_BYTES), b"")
             for part in itertools.chain(parts, (b"",)):
                 try:
-                    taken = await self._connection.client().request(answer["deliver_subject"], part, _COPY_S)
+                    taken = await self._connection.client().request(reply["deliver_subject"], part, _COPY_S)
                 except (nats.errors.Error, asyncio.TimeoutError, OSError):
                     raise self._silent() from None
                 if taken.data.startswith(b"-ERR"):
@@ -475,26 +475,26 @@ class Stream:
         """Do ``work``, which reads and writes records, and commit what it wrote as one atomic batch.
 
         The batch is refused if a record that is written was changed since it was read. Then the work is done again from
-        its beginning, until it is taken. It has to take turns for that, since many at once would only refuse each
-        other; while there is a turn, a new call takes its turn too. With ``waits=False`` it waits for no others.
+        its beginning, until it is taken. One call at a time does so, since many at once would only refuse each other;
+        new calls wait for it. With ``waits=False`` it waits for no others.
         """
-        operation, unanswered = uuid.uuid4().hex, list[_T]()
-        if waits and not self._turn.locked():
+        operation, unseen = uuid.uuid4().hex, list[_T]()
+        if waits and not self._retrying.locked():
             async with self._holding(self._slots):
                 with contextlib.suppress(_RefusedError):
-                    return await self._attempt(work, operation, unanswered)
-        async with self._holding(self._turn) if waits else contextlib.nullcontext():
+                    return await self._attempt(work, operation, unseen)
+        async with self._holding(self._retrying) if waits else contextlib.nullcontext():
             for pause in _pauses():
                 await asyncio.sleep(pause)
                 with contextlib.suppress(_RefusedError):
-                    return await self._attempt(work, operation, unanswered)
+                    return await self._attempt(work, operation, unseen)
             raise self._busy()
 
     @contextlib.asynccontextmanager
     async def _holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
         """Hold a lock; ``StoreError`` if the calls that came before take too long."""
         try:
-            await asyncio.wait_for(lock.acquire(), _TURN_S)
+            await asyncio.wait_for(lock.acquire(), _LOCK_S)
         except asyncio.TimeoutError:
             raise self._busy() from None
         try:
@@ -502,24 +502,24 @@ class Stream:
         finally:
             lock.release()
 
-    async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str, unanswered: list[_T]) -> _T:
-        """Do the work once. After an answer that was lost, the records tell whether the batch was taken.
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[_T]], operation: str, unseen: list[_T]) -> _T:
+        """Do the work once. After a reply that was lost, the records tell whether the batch was taken.
 
-        ``unanswered`` has what the work returned in attempts whose batch was not seen: one may be taken later.
+        ``unseen`` has what the work returned in attempts whose batch was not seen: one may be taken later.
         """
         transaction = Transaction(self, operation)
         try:
             result = await work(transaction)
         except _AppliedError:
-            return unanswered[-1]
+            return unseen[-1]
         batch = transaction.batch()
         if batch:
             try:
                 await self._commit(batch)
-            except (_RefusedError, _NoAnswerError) as error:
+            except (_RefusedError, _NoReplyError) as error:
                 if not await self._taken(batch, operation):
-                    if isinstance(error, _NoAnswerError):
-                        unanswered.append(result)
+                    if isinstance(error, _NoReplyError):
+                        unseen.append(result)
                     raise _RefusedError from None
         return result
 
@@ -552,10 +552,10 @@ class Stream:
                 except nats.errors.MaxPayloadError as error:
                     raise self._too_large() from error
                 except (nats.errors.Error, OSError) as error:
-                    raise _NoAnswerError from error
+                    raise _NoReplyError from error
                 continue
-            answer = await self._request(write.subject, write.payload, headers | {"Nats-Batch-Commit": "1"})
-        refusal = answer.get("error")
+            reply = await self._request(write.subject, write.payload, headers | {"Nats-Batch-Commit": "1"})
+        refusal = reply.get("error")
         if refusal is None:
             return
         if refusal.get("err_code") == _INCOMPLETE:

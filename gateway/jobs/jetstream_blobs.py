@@ -6,7 +6,7 @@ Below the prefix ``wfb`` the subjects are
 ``file.HASH``       the record of a file, by its name's hash: its upload, size, SHA-256, and how long its parts stay
 
 A file is there once its record is. Every part goes by itself after ``_KEPT_S``, also those of an upload that was cut
-off; a file that is needed for longer is put again in time. Previews are answers to requests at ``wfp.JOB``, of the
+off; a file that is needed for longer is put again in time. Previews are replies to requests at ``wfp.JOB``, of the
 gateway that has one.
 """
 
@@ -32,11 +32,11 @@ from nats.aio.subscription import Subscription
 
 from ..durable import move_durably, partial_file
 from ..settings import NatsAccess
-from .blobs import Blob, Blobs
+from .blobs import Blobs
 from .jetstream import RECORDS, Layout, Stream, Transaction, View
 from .store import StoreError
 
-# Parts are written once, so that any replica may answer who reads one.
+# Parts are written once, so that any replica may serve who reads one.
 _LAYOUT = Layout("WFB", "wfb", {**RECORDS.options, "allow_direct": True})
 _PREVIEWS = "wfp"
 _PART_BYTES = 1 << 19  # nats-server takes messages of 1 MiB by default
@@ -44,7 +44,7 @@ _AT_ONCE = 4  # parts that are on their way
 _CHECK_BYTES = 1 << 16
 _KEPT_S = 14 * 86400
 _COPIES = 10_000  # files whose SHA-256 is remembered
-_PREVIEW_S = 0.4  # for another gateway's answer
+_PREVIEW_S = 0.4  # for another gateway's reply
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
@@ -193,10 +193,10 @@ class JetStreamBlobs(Blobs):
     async def has(self, name: str) -> bool:
         return await self._stream.run(lambda: self._find(name)) is not None
 
-    async def remove(self, name: str, unused_since: float) -> bool:
-        return await self._stream.run(lambda: self._forget(name, lambda file: file["used_at"] <= unused_since))
+    async def remove(self, name: str, unused_since: float) -> None:
+        await self._stream.run(lambda: self._forget(name, lambda file: file["used_at"] <= unused_since))
 
-    async def _forget(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> bool:
+    async def _forget(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> None:
         async def forget(transaction: Transaction) -> Any:
             file = await transaction.read(self._file(name))
             if file is None or not condition(file):
@@ -207,10 +207,9 @@ class JetStreamBlobs(Blobs):
         file = await self._stream.transact(forget)
         if file is not None:
             await self._clear(file["upload"])
-        return file is not None
 
-    async def listed(self, folder: str) -> dict[str, Blob]:
-        return {name: Blob(file["size"], file["used_at"]) for name, file in (await self._list(folder)).items()}
+    async def listed(self, folder: str) -> dict[str, int]:
+        return {name: file["size"] for name, file in (await self._list(folder)).items()}
 
     async def _list(self, folder: str) -> dict[str, dict[str, Any]]:
         files = View(self._stream, self._subject("file", "*"), lambda record: record.data)
@@ -240,8 +239,8 @@ class JetStreamBlobs(Blobs):
     async def _show(self, job_id: str, image: bytes) -> None:
         client, shown = self._stream.client(), self._shown.get(job_id)
         if shown is None or shown.client is not client:
-            answer = functools.partial(self._answer, job_id)
-            subscription = await client.subscribe(self._preview(job_id), cb=answer)
+            reply = functools.partial(self._reply, job_id)
+            subscription = await client.subscribe(self._preview(job_id), cb=reply)
         else:
             subscription = shown.subscription
         self._shown[job_id] = _Shown(client, subscription, time.time_ns(), image)
@@ -254,20 +253,20 @@ class JetStreamBlobs(Blobs):
         with contextlib.suppress(StoreError, nats.errors.Error, OSError):
             await self._stream.run(hide)
 
-    async def _answer(self, job_id: str, question: Msg) -> None:
+    async def _reply(self, job_id: str, request: Msg) -> None:
         shown = self._shown.get(job_id)
         if shown is not None:
             version = shown.version.to_bytes(8, "big")
             with contextlib.suppress(nats.errors.Error, OSError):
-                await question.respond(b"" if question.data == version else version + shown.image)
+                await request.respond(b"" if request.data == version else version + shown.image)
 
     async def shown(self, job_id: str, known: int) -> tuple[int, bytes] | None:
         async def ask() -> Msg:
             return await self._stream.client().request(self._preview(job_id), known.to_bytes(8, "big"), _PREVIEW_S)
 
         with contextlib.suppress(StoreError, nats.errors.Error, OSError):  # often that no gateway shows one
-            answer = (await self._stream.run(ask)).data
-            return (int.from_bytes(answer[:8], "big"), answer[8:]) if answer else None
+            reply = (await self._stream.run(ask)).data
+            return (int.from_bytes(reply[:8], "big"), reply[8:]) if reply else None
         return None
 
     # Records and subjects

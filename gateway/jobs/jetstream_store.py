@@ -38,16 +38,16 @@ from ...contract.added import from_data, to_data
 from ...contract.parameters import ModelContract
 from ..durable import read_secret, write_durably
 from ..settings import NatsAccess
-from .following import FollowingStore, State, states_of
 from .jetstream import Record, Stream, Transaction, View
 from .jetstream_blobs import JetStreamBlobs
-from .order import QueuedJob, in_order
+from .queue import FollowingStore, State, in_order, states_of
 from .records import (
     DEATHS,
     UNFINISHED,
     Health,
     Job,
     Priority,
+    QueuedJob,
     Status,
     StoredFile,
     Submission,
@@ -137,7 +137,7 @@ class _Ended(NamedTuple):
 
 
 class JetStreamStore(FollowingStore):
-    """``Store`` on a stream of NATS (``jetstream.Stream``). ``max_wait_s`` is that of ``order.in_order``.
+    """``Store`` on a stream of NATS (``jetstream.Stream``). ``max_wait_s`` is that of ``queue.in_order``.
 
     The constructor blocks. It raises ``StoreFileError``.
     """
@@ -575,14 +575,13 @@ class JetStreamStore(FollowingStore):
         return sorted((await found.look()).values(), key=lambda file: (file.created_at, file.id))
 
     @_transaction
-    async def remove_file(self, transaction: Transaction, file_id: str) -> bool:
+    async def remove_file(self, transaction: Transaction, file_id: str) -> None:
         record = await transaction.find(self._file_subjects("*", file_id)[0])
         if record is None:
-            return False
+            return
         sum_subject = self._file_subjects(record.data["token"], file_id)[1]
         transaction.write(sum_subject, (await transaction.read(sum_subject)) - record.data["size"])
         transaction.remove(record.subject)
-        return True
 
     @_on_stream
     async def inputs_in_use(self) -> set[str]:

@@ -1,17 +1,13 @@
-"""Opens the job store that the settings name, the file in the data folder or the one on NATS JetStream.
-
-It also opens what leads to outward workers, and copies what matters from the first store to the second.
-"""
+"""Opens what the settings name: the job store, in a file or on NATS JetStream, and the way to outward workers."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import NatsAccess
-from .comfyui import NO_OUTWARD, Outward
+from .addresses import NO_OUTWARD, Outward
 from .sqlite_store import SqliteStore
 from .store import Store, StoreFileError
 
@@ -19,7 +15,6 @@ if TYPE_CHECKING:
     from .jetstream_store import JetStreamStore
 
 CLUSTER = 'pip install "wan-flf2v[serve,cluster] @ git+<this repository>"'
-_COPIER = "copy"  # as holder of the right to dispatch
 
 
 def store_file(data: Path) -> Path:
@@ -44,35 +39,6 @@ def open_outward(nats: NatsAccess | None) -> Outward:
     from .outward import OutwardWorkers  # the store was opened before: what this needs is installed
 
     return OutwardWorkers(nats)
-
-
-async def copy_to_nats(data: Path, nats: NatsAccess) -> tuple[int, int, int]:
-    """Copy the tokens, added models and unfinished jobs in the file of a data folder to NATS, with the jobs' images.
-
-    Returns how many tokens, models and jobs were not there yet. Raises what ``open_store`` raises, ``StoreFileError``
-    also if a gateway runs on the file, and ``StoreError``.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        source = SqliteStore(store_file(data))
-        stack.push_async_callback(source.close)
-        target = on_nats(nats)
-        stack.push_async_callback(target.close)
-        if not await source.lead(_COPIER):
-            raise StoreFileError(f"A gateway runs requests of {data}, and another would run them too. Stop it first.")
-        stack.push_async_callback(source.resign, _COPIER)
-        tokens, priorities = [], await source.priorities()
-        for token in await source.tokens():
-            tokens.append(await target.add_token(token))
-            if tokens[-1] and token.id in priorities:
-                await target.set_priority(token.name, priorities[token.id])
-        models = [await target.add_model(model) for model in await source.models()]
-        jobs = []
-        for unfinished in await source.unfinished():
-            for image in unfinished.job.inputs.values():
-                with contextlib.suppress(FileNotFoundError):
-                    await target.blobs.put(data, f"inputs/{image}")
-            jobs.append(await target.adopt(unfinished))
-    return sum(tokens), sum(models), sum(jobs)
 
 
 def on_nats(nats: NatsAccess, *, max_wait_s: float = math.inf) -> JetStreamStore:

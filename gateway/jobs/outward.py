@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from ...client.comfy import ComfyClient
 from ..settings import NatsAccess
-from .comfyui import Address, Outward
+from .addresses import Address, Outward
 from .nats_connection import NatsConnection
 from .pipes import OPEN, PROTOCOL, WORKER_NAME, Pipes, prefix_of
 

@@ -141,6 +141,19 @@ def transition(job: Job, before: Transition | None, worker: str | None = None, r
     return Transition(time.time(), job.status, job.attempt, worker, reason)
 
 
+class QueuedJob(NamedTuple):
+    """What the order and the dispatcher need of an unfinished job; the fields are those of ``Job``."""
+
+    id: str
+    number: int
+    status: Status
+    token: str = ""
+    created_at: float = 0.0
+    model_id: str = ""
+    worker: str | None = None
+    cancel_requested: bool = False
+
+
 @dataclass(frozen=True)
 class Unfinished:
     """A job that has not ended, as one store gives it to another.

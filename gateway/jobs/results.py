@@ -194,10 +194,10 @@ class Results:
         with contextlib.suppress(OSError):  # on Windows, while it is read; purge() does it then
             (self._previews / f"{job_id}.jpg").unlink(missing_ok=True)
 
-    async def purge(self) -> int:
+    async def purge(self) -> None:
         """Expire the results that are older, or in all larger, than the settings allow; delete their files.
 
-        The oldest expire first. Returns how many jobs expired.
+        The oldest expire first.
         """
         began = time.time()
         limit = began - self._settings.result_ttl_s
@@ -222,12 +222,11 @@ class Results:
         for path in self._previews.glob("*.jpg"):  # of a process that was killed
             if path.stem not in running:
                 await self.drop_preview(path.stem)
-        return len(expired)
 
     async def _fleet_sizes(self) -> Counter[str]:
         sizes: Counter[str] = Counter()
-        for name, blob in (await self._store.blobs.listed(_RESULTS)).items():
-            sizes[_job_of(name)] += blob.size
+        for name, size in (await self._store.blobs.listed(_RESULTS)).items():
+            sizes[_job_of(name)] += size
         return sizes
 
     def _sizes(self) -> dict[str, int]:

@@ -20,14 +20,14 @@ from ...contract.added import from_data, to_data
 from ...contract.parameters import ModelContract
 from ..durable import read_secret
 from .blobs import NO_BLOBS, Blobs
-from .following import FollowingStore, State, states_of
-from .order import QueuedJob, in_order
+from .queue import FollowingStore, State, in_order, states_of
 from .records import (
     DEATHS,
     UNFINISHED,
     Health,
     Job,
     Priority,
+    QueuedJob,
     Status,
     StoredFile,
     Submission,
@@ -194,7 +194,7 @@ class SqliteStore(FollowingStore):
 
     Reads, reads of the whole queue, and writes have a thread and a connection each: no read waits for a write.
 
-    ``max_wait_s`` is that of ``order.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
+    ``max_wait_s`` is that of ``queue.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """
 
     blobs: Blobs = NO_BLOBS  # all gateways on one file share its folder
@@ -506,8 +506,8 @@ class SqliteStore(FollowingStore):
         return [StoredFile(*row) for row in database.execute("SELECT * FROM files ORDER BY created_at, id")]
 
     @_writes
-    def remove_file(self, database: sqlite3.Connection, file_id: str) -> bool:
-        return database.execute("DELETE FROM files WHERE id = ?", (file_id,)).rowcount == 1
+    def remove_file(self, database: sqlite3.Connection, file_id: str) -> None:
+        database.execute("DELETE FROM files WHERE id = ?", (file_id,))
 
     @_reads
     def inputs_in_use(self, database: sqlite3.Connection) -> set[str]:

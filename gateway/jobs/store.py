@@ -11,8 +11,19 @@ from typing import Any, Literal, Protocol
 
 from ...contract.parameters import ModelContract
 from .blobs import Blobs
-from .order import QueuedJob
-from .records import Health, Job, Priority, Status, StoredFile, Submission, Token, Transition, Webhook, WorkerState
+from .records import (
+    Health,
+    Job,
+    Priority,
+    QueuedJob,
+    Status,
+    StoredFile,
+    Submission,
+    Token,
+    Transition,
+    Webhook,
+    WorkerState,
+)
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
 CANCEL_REASON = "its client cancelled it"  # in a job's history
@@ -80,7 +91,7 @@ class Store(Protocol):
         """Return a job, also one that expired lately; ``None`` if it is unknown. The caller checks whose it is."""
 
     async def queue(self) -> tuple[QueuedJob, ...]:
-        """Return all unfinished jobs in the order in which they run (``order.in_order``)."""
+        """Return all unfinished jobs in the order in which they run (``queue.in_order``)."""
 
     async def position(self, job_id: str) -> int | None:
         """Return how many jobs wait before this one, 0 if it is next; ``None`` if it does not wait.
@@ -202,8 +213,8 @@ class Store(Protocol):
     async def files(self) -> list[StoredFile]:
         """Return the records of all uploaded files, oldest first."""
 
-    async def remove_file(self, file_id: str) -> bool:
-        """Forget an uploaded file; ``False`` if there is none."""
+    async def remove_file(self, file_id: str) -> None:
+        """Forget an uploaded file, if there is one."""
 
     async def inputs_in_use(self) -> set[str]:
         """Return the names below ``<data>/inputs/`` that unfinished jobs need."""

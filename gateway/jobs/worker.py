@@ -18,19 +18,19 @@ from ...client.comfy import OutputFile
 from ...client.errors import (
     ComfyError,
     PreflightError,
-    ServerAnswerError,
     ServerLostError,
     ServerRefusedError,
+    ServerResponseError,
     ServerUnreachableError,
 )
 from ...client.progress import Progress
 from ...client.run import RunResult
 from ...contract.parameters import seed_in
 from ..settings import Settings
+from .addresses import Address
 from .catalogue import Catalogue
-from .comfyui import Address, ComfyBackend, Found, Identity, NoModelError, is_lost, loads, public_text
-from .order import QueuedJob
-from .records import Job, WorkerState, WorkerWord, prompt_id
+from .comfyui import ComfyBackend, Found, Identity, NoModelError, is_lost, loads, public_text
+from .records import Job, QueuedJob, WorkerState, WorkerWord, prompt_id
 from .results import ResultError, Results, StorageError
 from .store import Store, StoreError
 
@@ -514,7 +514,7 @@ class Worker:
         try:
             await told(await self._backend.tidy(job))
         except ComfyError as error:
-            if isinstance(error, ServerAnswerError) and not is_lost(error):
+            if isinstance(error, ServerResponseError) and not is_lost(error):
                 where = self._told(job)
                 _LOG.warning("clean-up on ComfyUI failed request_id=%s attempt=%d worker=%s: %s", *where, error)
                 await told(None)

@@ -182,17 +182,17 @@ class TestNetwork:
         context.set_offline(False)
         self.one_request_waits(idle, idle_gateway, idle_token)
 
-    def test_cut_before_the_answer_to_the_submit(self, idle, idle_gateway, idle_token):
+    def test_cut_before_the_response_to_the_submit(self, idle, idle_gateway, idle_token):
         lost = []
 
-        def lose_the_answer(route):
+        def lose_the_response(route):
             if route.request.method == "POST" and not lost:
                 lost.append(route.fetch().json())
                 route.abort()
             else:
                 route.continue_()
 
-        idle.page.route("**/v1/models/**", lose_the_answer)
+        idle.page.route("**/v1/models/**", lose_the_response)
         idle.open(idle_token).fill_names()
         idle.run()
         self.one_request_waits(idle, idle_gateway, idle_token)

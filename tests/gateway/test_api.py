@@ -16,7 +16,7 @@ def empty_queue(gateway):
             store.cancel(job.id)
 
 
-def test_submit_answers_the_id_and_three_absolute_urls(gateway):
+def test_submit_returns_the_id_and_three_absolute_urls(gateway):
     answer = gateway.post(SUBMIT, CURL_BODY)
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("application/json")
@@ -67,7 +67,7 @@ def test_result_of_an_unfinished_request_is_its_state(gateway):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", answer.json["created_at"])
 
 
-def test_cancel_answers_202_and_is_final(gateway):
+def test_cancel_returns_202_and_is_final(gateway):
     request_id = gateway.submit()
     answer = gateway.cancel(request_id)
     assert answer.status == 202

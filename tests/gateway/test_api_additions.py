@@ -344,7 +344,7 @@ def test_health_readiness_and_metrics(gateway):
 def test_readiness_looks_once_for_all_and_not_for_long(tmp_path):
     asked = []
     with contextlib.ExitStack() as stack:
-        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections and never answers
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections and never responds
         gateway = stack.enter_context(Gateway(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}"))
         pool = stack.enter_context(ThreadPoolExecutor(8))
         answers = list(pool.map(lambda _: gateway.get("/readyz"), range(8)))

@@ -25,8 +25,8 @@ def still_serves(gateway):
     assert "Traceback" not in gateway.log_text()
 
 
-def send_until_answered(gateway, head, pieces):
-    """Send a body until the server answers or closes; returns how many pieces went out, and what came back."""
+def send_until_response(gateway, head, pieces):
+    """Send a body until the server responds or closes; returns how many pieces went out, and what came back."""
     parts = urlsplit(gateway.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
         connection.sendall(head.encode())
@@ -154,7 +154,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(gateway):
 
 
 def test_a_chunked_body_over_the_limit(gateway):
-    sent, received = send_until_answered(
+    sent, received = send_until_response(
         gateway,
         f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
         "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -222,7 +222,7 @@ def test_uploads_that_are_no_upload(gateway, content):
 
 def test_an_upload_over_the_limit(gateway):
     head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    _, received = send_until_answered(
+    _, received = send_until_response(
         gateway,
         f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
         "Content-Type: multipart/form-data; boundary=edge\r\nTransfer-Encoding: chunked\r\n\r\n",

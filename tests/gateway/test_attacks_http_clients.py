@@ -105,7 +105,7 @@ AUTHORIZED = "Host: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
         *("expect", "expect-nowhere", "expect-other-method"),
     ],
 )
-def test_what_aiohttp_answers_itself_is_the_contracts_too(gateway, request_text, code, reason):
+def test_what_aiohttp_responds_itself_is_the_contracts_too(gateway, request_text, code, reason):
     received = raw(gateway, request_text.format(token=gateway.token).encode("latin-1"), seconds=3)
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {code // 1000} ".encode()) or head.startswith(

@@ -1,4 +1,4 @@
-"""What the API makes of ComfyUI's answers about what its models need."""
+"""What the API makes of ComfyUI's responses about what its models need."""
 
 import asyncio
 
@@ -13,13 +13,13 @@ from wan_flf2v.gateway.settings import Settings
 STATS = {"system": {"comfyui_version": "0.30.0"}}
 
 
-def look(tmp_path, answer, use):
-    """Return what ``use`` makes of the availability at a server whose answers about nodes come from ``answer``."""
+def look(tmp_path, respond, use):
+    """Return what ``use`` makes of the availability at a server whose responses about nodes come from ``respond``."""
     asked = []
 
     async def handler(request):
         asked.append(request.path)
-        return web.json_response(STATS if request.path == "/system_stats" else await answer())
+        return web.json_response(STATS if request.path == "/system_stats" else await respond())
 
     async def go():
         async with serve(handler) as port:
@@ -33,38 +33,38 @@ def look(tmp_path, answer, use):
     return asyncio.run(go()), asked
 
 
-def test_an_answer_that_cannot_be_understood_is_no_readiness(tmp_path):
-    async def answer():
+def test_a_response_that_cannot_be_understood_is_no_readiness(tmp_path):
+    async def respond():
         return ["nonsense"]
 
     async def use(availability):
         return await availability.problem(), await availability.lacking(HOSTED)
 
-    (problem, lacking), _ = look(tmp_path, answer, use)
+    (problem, lacking), _ = look(tmp_path, respond, use)
     assert problem == "ComfyUI's response could not be understood. The API's log says more."
     assert lacking == [], "nothing is known to be missing, so requests are queued"
 
 
 def test_calls_at_the_same_time_share_a_look_and_nodes_can_be_missing_too(tmp_path):
-    async def answer():
+    async def respond():
         return {}
 
     async def use(availability):
         return await asyncio.gather(*(availability.lacking(HOSTED) for _ in range(8)), availability.problem())
 
-    (*lacking, problem), asked = look(tmp_path, answer, use)
+    (*lacking, problem), asked = look(tmp_path, respond, use)
     assert asked.count("/system_stats") == 1
     assert all("ComfyUI has no node WanFLF2VSampler." in " ".join(texts) for texts in lacking)
     assert problem.startswith("No model of this API can run")
 
 
 def test_a_submit_does_not_wait_for_a_comfyui_that_hangs(tmp_path):
-    async def answer():
+    async def respond():
         await asyncio.sleep(3600)
 
     async def use(availability):
         return await availability.lacking(HOSTED), availability._look.done()
 
-    (lacking, answered), _ = look(tmp_path, answer, use)
+    (lacking, responded), _ = look(tmp_path, respond, use)
     assert lacking == []
-    assert not answered, "the look goes on without the submit"
+    assert not responded, "the look goes on without the submit"

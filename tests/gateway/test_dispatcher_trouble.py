@@ -6,7 +6,7 @@ import pytest
 from support.api_runs import Api, accepted
 from support.client_runs import finished, wait_until
 from support.stores import sql
-from wan_flf2v.client.errors import RunFailedError, ServerAnswerError
+from wan_flf2v.client.errors import RunFailedError, ServerResponseError
 from wan_flf2v.gateway.jobs.comfyui import public_text
 from wan_flf2v.gateway.jobs.records import Health
 
@@ -93,5 +93,5 @@ def test_no_time_of_a_result_is_negative_after_the_clock_was_set(api, set_by_s):
 )
 def test_clients_are_not_told_the_servers_folders(message, told):
     assert public_text(RunFailedError(message, "57")) == told
-    answer = ServerAnswerError("ComfyUI at http://10.0.0.1:8188 responded to /prompt with 500", 500)
+    answer = ServerResponseError("ComfyUI at http://10.0.0.1:8188 responded to /prompt with 500", 500)
     assert "10.0.0.1" not in public_text(answer)

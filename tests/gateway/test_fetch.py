@@ -42,7 +42,7 @@ def tls(tmp_path, monkeypatch):
 
 
 def fetched(fetcher, path, *, handler, tls=None, host="images.test", limit=LIMIT):
-    """Return what ``save`` writes for a path of a server that answers with ``handler``."""
+    """Return what ``save`` writes for a path of a server that responds with ``handler``."""
 
     async def go():
         async with serve(handler, tls=tls) as port:
@@ -236,7 +236,7 @@ def test_a_body_that_says_it_is_too_large_is_not_waited_for(private):
         fetched(Fetcher(private()), "/", handler=announce, host="127.0.0.1")
 
 
-def test_a_compressed_answer_is_refused(private):
+def test_a_compressed_response_is_refused(private):
     async def bomb(request):
         return web.Response(body=gzip.compress(bytes(10_000_000)), headers={"Content-Encoding": "gzip"})
 
@@ -245,7 +245,7 @@ def test_a_compressed_answer_is_refused(private):
 
 
 @pytest.mark.parametrize("status", [204, 206, 304, 401, 403, 404, 500])
-def test_an_answer_that_is_not_the_file(private, status):
+def test_a_response_that_is_not_the_file(private, status):
     async def answer(request):
         return web.Response(status=status)
 
@@ -253,7 +253,7 @@ def test_an_answer_that_is_not_the_file(private, status):
         fetched(Fetcher(private()), "/", handler=answer, host="127.0.0.1")
 
 
-async def never_answer(request):
+async def never_respond(request):
     await asyncio.sleep(600)
 
 
@@ -265,7 +265,7 @@ async def drip(request):
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("handler", [never_answer, drip])
+@pytest.mark.parametrize("handler", [never_respond, drip])
 def test_a_slow_server_is_given_up_after_the_configured_time(private, handler):
     with pytest.raises(FetchError, match=r"within 0.4 s"):
         fetched(Fetcher(private(fetch_timeout_s=0.4)), "/", handler=handler, host="127.0.0.1")
@@ -284,7 +284,7 @@ def test_a_slow_name_server_is_given_up_after_the_configured_time(private):
     [b"", b"not HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n",
      b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", b"HTTP/1.1 200 OK\r\nA: " + b"a" * 100_000 + b"\r\n\r\n"],
 )  # fmt: skip
-def test_answers_that_are_not_http(private, answer):
+def test_responses_that_are_not_http(private, answer):
     async def go():
         async def reply(reader, writer):
             await reader.readuntil(b"\r\n\r\n")

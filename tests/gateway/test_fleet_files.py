@@ -77,12 +77,13 @@ def test_a_file_is_the_same_at_every_gateway(fleet, size):
         assert (there / NAME).read_bytes() == content
         assert [path.name for path in (there / "inputs").iterdir()] == ["a.png"]
         assert await parts(store) == -(-size // PART)
-        assert {name: blob.size for name, blob in (await other.blobs.listed("inputs")).items()} == {NAME: size}
+        assert await other.blobs.listed("inputs") == {NAME: size}
         assert await other.blobs.listed("results") == {}
         before = time.time()
         assert await other.blobs.put(there, NAME) is None
-        assert not await store.blobs.remove(NAME, before), "it was needed later"
-        assert await store.blobs.remove(NAME, time.time())
+        await store.blobs.remove(NAME, before)
+        assert await other.blobs.has(NAME), "it was needed later"
+        await store.blobs.remove(NAME, time.time())
         assert (await other.blobs.has(NAME), await parts(store)) == (False, 0)
 
     run(test())
@@ -250,7 +251,7 @@ def test_purge_removes_what_expired_from_the_fleet(fleet, monkeypatch):
         old, new = await ended(300), await ended(301)
         shutil.rmtree(here / "results" / new.id)
         assert [await mine.lost(job) for job in (old, new)] == [False, False]
-        assert await theirs.purge() == 1
+        await theirs.purge()
         assert list(await store.blobs.listed("results")) == [f"results/{new.id}/video.mp4"]
         assert not await theirs.lost(new)
         await mine.purge()

@@ -40,16 +40,19 @@ def test_purge_deletes_what_nothing_needs(make, store, tmp_path):
     image, file_id = uploaded(images, store, "anna", age_s=80_000.0)
     request_id = "7b1c7c1e-0000-4000-8000-000000000000"
     asyncio.run(store.submit(Submission(request_id, "anna", "model", {}, {"62_image": kept[8]})))
-    assert asyncio.run(images.purge()) == 0, "new ones may belong to a request that is just being accepted"
+    asyncio.run(images.purge())
+    names = {path.name for path in (tmp_path / "inputs").iterdir()}
+    assert names == {*kept.values(), image.name}, "new ones may belong to a request that is just being accepted"
     (tmp_path / "inputs" / ".left.part").write_bytes(b"of a crash")
     for path in (tmp_path / "inputs").iterdir():
         if path.name != kept[24]:
             os.utime(path, (0, 0))
-    assert asyncio.run(images.purge()) == 2
+    asyncio.run(images.purge())
     assert {path.name for path in (tmp_path / "inputs").iterdir()} == {kept[8], kept[24], image.name}
 
-    assert asyncio.run(make(result_ttl_s=60.0).purge()) == 1, "the upload is older than that"
-    assert asyncio.run(store.get_file(file_id)) is None and not images.path(image.name).exists()
+    asyncio.run(make(result_ttl_s=60.0).purge())
+    assert asyncio.run(store.get_file(file_id)) is None, "the upload is older than that"
+    assert not images.path(image.name).exists()
 
 
 def test_taking_an_image_up_again_keeps_it_from_purge(make):
@@ -57,4 +60,5 @@ def test_taking_an_image_up_again_keeps_it_from_purge(make):
     path = images.path(resolve(images, uri).name)
     os.utime(path, (0, 0))
     resolve(images, uri)
-    assert asyncio.run(images.purge()) == 0 and path.exists()
+    asyncio.run(images.purge())
+    assert path.exists()

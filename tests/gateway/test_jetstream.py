@@ -1,4 +1,4 @@
-"""The store on one nats-server: races, lost answers, what it refuses to start with, and what a client is told."""
+"""The store on one nats-server: races, lost replies, what it refuses to start with, and what a client is told."""
 
 import asyncio
 import contextlib
@@ -19,9 +19,9 @@ from support.stores import STORES, Blocking, fleet_url
 from wan_flf2v.benchmarks._stand_in import stand_ins
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.gateway.jobs import jetstream
+from wan_flf2v.gateway.jobs.copying import copy_to_nats
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.opening import copy_to_nats
 from wan_flf2v.gateway.jobs.records import Health, Submission, Token
 from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 from wan_flf2v.gateway.settings import NatsAccess
@@ -121,7 +121,7 @@ def stuck_calls(store):
 
 
 def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(jetstream, "_TURN_S", 0.1)
+    monkeypatch.setattr(jetstream, "_LOCK_S", 0.1)
     too_many = pytest.raises(StoreError, match="Too many others write the same records")
     with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store), too_many:
         threads.submit(store.submit, new()).result(5)
@@ -133,8 +133,8 @@ def test_who_dispatches_keeps_the_right_however_many_calls_wait(tmp_path):
 
 
 @pytest.mark.parametrize("taken", ["before the look", "after the look", "never"])
-def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
-    """The records are looked at when the answer is lost: the batch was taken before, is taken later, or was lost."""
+def test_a_batch_whose_reply_is_lost_counts_once(tmp_path, monkeypatch, taken):
+    """The records are looked at when the reply is lost: the batch was taken before, is taken later, or was lost."""
     commits, looks, left, late = Stream._commit, Stream._taken, [True], []
 
     async def commit(stream, batch):
@@ -144,7 +144,7 @@ def test_a_batch_whose_answer_is_lost_counts_once(tmp_path, monkeypatch, taken):
         elif taken != "never" or not lost:
             await commits(stream, batch)
         if lost:
-            raise jetstream._NoAnswerError
+            raise jetstream._NoReplyError
 
     async def look(stream, batch, operation):
         found = await looks(stream, batch, operation)

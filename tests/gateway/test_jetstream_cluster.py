@@ -115,7 +115,7 @@ def test_without_a_majority_nothing_is_accepted_and_then_all_is_back(cluster, st
             time.sleep(0.1)
         response = gateway.post(SUBMIT, BODY, headers={"Idempotency-Key": "a-key"})
         assert (response.status, response.headers["Retry-After"]) == (503, "5"), response.content
-        with pytest.raises(StoreError, match="does not answer for the stream WF"):
+        with pytest.raises(StoreError, match="does not reply for the stream WF"):
             submit(store)
         for node in list(cluster.nodes.values())[:2]:
             node.start()

@@ -1,4 +1,4 @@
-"""schemathesis makes requests from the OpenAPI document, good and bad, and checks the answers."""
+"""schemathesis makes requests from the OpenAPI document, good and bad, and checks the responses."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ ENDS = ("succeeded", "failed", "cancelled")
 
 
 def end_requests(gateway, stopping):
-    """Bring every request to an end, as no ComfyUI does here: so all answers are seen, and event streams end."""
+    """Bring every request to an end, as no ComfyUI does here: so all responses are seen, and event streams end."""
     ends = itertools.cycle(ENDS)
     with gateway.store() as store:
         while not stopping.is_set():
@@ -38,7 +38,7 @@ def end_requests(gateway, stopping):
     ("examples", "at_least", "options"),
     [(40, 700, TWO_MODELS), pytest.param(120, 2000, (), marks=pytest.mark.sweep)],
 )
-def test_every_answer_is_what_the_document_says(tmp_path, examples, at_least, options):
+def test_every_response_is_what_the_document_says(tmp_path, examples, at_least, options):
     stopping = threading.Event()
     with Gateway(tmp_path, NOWHERE, "--demo", config=NO_LIMITS) as gateway:
         ending = threading.Thread(target=end_requests, args=(gateway, stopping))

@@ -78,7 +78,7 @@ def test_a_result_that_is_purged_while_it_is_sent_arrives_whole_and_is_gone_then
             async with session.get(link) as response:
                 first = await response.content.readexactly(1000)
                 store = chosen_store(tmp_path)
-                assert await Results(Settings(data=tmp_path, result_ttl_s=0), store).purge() == 1
+                await Results(Settings(data=tmp_path, result_ttl_s=0), store).purge()
                 await store.close()
                 assert len(first + await response.read()) == SIZE
             async with session.get(link) as response:

@@ -15,8 +15,8 @@ from dataclasses import replace
 import pytest
 from support.stores import STORES, Blocking, sql
 from wan_flf2v.contract.parameters import DEMO
-from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
-from wan_flf2v.gateway.jobs.records import Health, StoredFile, Submission, Token
+from wan_flf2v.gateway.jobs.queue import in_order, queue_position
+from wan_flf2v.gateway.jobs.records import Health, QueuedJob, StoredFile, Submission, Token
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreFileError
 
@@ -309,7 +309,8 @@ def test_tokens_and_files(store):
     assert store.add_file(replace(file, id="file_2", token="phone", size=4), 3) == 0
     assert store.get_file("file_1") == file
     assert store.files() == [file]
-    assert store.remove_file("file_1")
+    store.remove_file("file_1")
+    store.remove_file("file_1")  # there is none: nothing happens
     assert store.get_file("file_1") is None
 
 

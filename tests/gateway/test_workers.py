@@ -17,7 +17,8 @@ from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
-from wan_flf2v.gateway.jobs.comfyui import ComfyBackend, addresses_of, resolve
+from wan_flf2v.gateway.jobs.addresses import addresses_of, resolve
+from wan_flf2v.gateway.jobs.comfyui import ComfyBackend
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
@@ -135,7 +136,7 @@ def test_each_log_line_about_a_job_has_its_attempt_and_its_worker(module):
 
 
 def test_a_restart_that_nobody_saw_is_a_death_too(tmp_path, monkeypatch):
-    """The port answers all the time, but it is another process: the instance tells."""
+    """The port responds all the time, but it is another process: the instance tells."""
 
     async def test():
         async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
@@ -663,7 +664,7 @@ def test_tokens_fit_the_addresses_and_are_never_shown(tmp_path):
         addresses_of(Settings(data=tmp_path, comfyui_url=("http://127.0.0.1:1", "nonsense")))
 
 
-def test_what_a_cancelled_job_left_on_a_silent_one_is_removed_once_it_answers(tmp_path, short_timeouts):
+def test_what_a_cancelled_job_left_on_a_silent_one_is_removed_once_it_responds(tmp_path, short_timeouts):
     async def test():
         async with stand_ins(2, seconds=2.0) as hosts, api_of(tmp_path, hosts) as api:
             job = await submit(api.store, inputs=put_inputs(tmp_path))

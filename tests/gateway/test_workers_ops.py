@@ -86,7 +86,7 @@ def test_operators_see_each_worker_and_can_drain_one(tmp_path):
     asyncio.run(test())
 
 
-def test_a_model_is_refused_only_if_no_comfyui_that_answers_has_it(tmp_path):
+def test_a_model_is_refused_only_if_no_comfyui_that_responds_has_it(tmp_path):
     low = graph_for(DEMO)["56"]["inputs"]["unet_name"]
 
     async def test():

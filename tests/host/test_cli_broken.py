@@ -15,7 +15,7 @@ from wan_flf2v.client.run import run_graph
 class Proxy:
     """A TCP proxy that spoils one thing.
 
-    ``silent`` never answers websockets, ``drop`` cuts the first one off, ``short`` cuts a download's last bytes off.
+    ``silent`` ignores websockets, ``drop`` cuts the first one off, ``short`` cuts off a download's last bytes.
     """
 
     def __init__(self, url, mode):

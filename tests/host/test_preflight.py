@@ -38,7 +38,7 @@ def models(comfy_server):
 
 
 def post(server, body):
-    """Return the route's status and answer; ``body`` is sent as it is, or as JSON."""
+    """Return the route's status and response; ``body`` is sent as it is, or as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(f"{server.url}/wan_flf2v/preflight", data)
     try:

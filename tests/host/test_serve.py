@@ -31,7 +31,7 @@ def test_serve_demo_until_ctrl_c(project_comfyui, demo_models, tmp_path):
                 ) as answer:
                     assert "WanFLF2VSampler" in json.load(answer)
                 break
-            except OSError:  # not there yet, or too busy to answer in time
+            except OSError:  # not there yet, or too busy to respond in time
                 assert process.poll() is None, process.stdout.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.5)

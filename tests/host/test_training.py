@@ -76,7 +76,7 @@ def test_latents_go_on_where_they_stopped(cases):
     assert experts["example"] and all(experts["example"])
 
 
-def test_an_exported_expert_answers_in_comfyui_as_in_training(cases):
+def test_an_exported_expert_predicts_in_comfyui_as_in_training(cases):
     """Also shows that one padding token with a bias stands for all of them."""
     assert cases["experts"]["loads"] < 1e-3
     assert cases["experts"]["prompts"] == sorted(TRANSITIONS)

@@ -14,7 +14,7 @@ from wan_flf2v.contract.parameters import DEMO, HOSTED
 
 from support.stores import Blocking, chosen_store, nats_url
 
-NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
+NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens
 CURL_BODY = """{
     "62_image": "Runcomfy_Example_1259_2.png",
     "6_text": "Puppy, playing, happy, barking, joyful",

@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Serves ``files``, "OWNER/REPO/PATH" to bytes, as large files: metadata at /resolve/, the bytes behind a redirect.
 
-    ``cut_after`` ends the connection after so many bytes of each of the next ``cuts`` answers. The next ``down``
+    ``cut_after`` ends the connection after so many bytes of each of the next ``cuts`` responses. The next ``down``
     requests for bytes are refused. ``damage`` changes the bytes that are sent, not what is said of them. ``ranges``
     are the downloads' Range headers, ``None`` for a whole file.
     """
@@ -23,7 +23,7 @@ class Hub:
         self.cuts, self.cut_after, self.down, self.damage = 0, 0, 0, False
         self.ranges = []
 
-    async def answer(self, request):
+    async def respond(self, request):
         if request.path.startswith("/cdn/"):
             return await self._bytes(request, self.files[request.path.removeprefix("/cdn/")])
         name = request.path.lstrip("/").replace("/resolve/main/", "/").replace(f"/resolve/{COMMIT}/", "/")
@@ -67,7 +67,7 @@ class Hub:
 
         async def start():
             app = web.Application()
-            app.router.add_route("*", "/{path:.*}", self.answer)
+            app.router.add_route("*", "/{path:.*}", self.respond)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -28,8 +28,9 @@ from wan_flf2v.video import formats
 from wan_flf2v.video.clips import Recipe, Segment, clip_of_images, write_segments
 from wan_flf2v.video.edit import Edit
 from wan_flf2v.video.interpolation import Interpolation
+from wan_flf2v.video.settings import Settings
 from wan_flf2v.video.vae_decode import decode
-from wan_flf2v.video.writer import Settings, new_writer
+from wan_flf2v.video.writer import new_writer
 
 DEVICE, OFFLOADED = torch.device("cpu", 0), torch.device("cpu")
 SAMPLES, WIDTH, HEIGHT = noise(1, 16, 5, 6, 8) * 2 - 1, 64, 48

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 from wan_flf2v.gateway.jobs import outward, worker
-from wan_flf2v.gateway.jobs.comfyui import Address
+from wan_flf2v.gateway.jobs.addresses import Address
 from wan_flf2v.gateway.jobs.dispatcher import Dispatcher
 from wan_flf2v.gateway.jobs.opening import open_outward, open_store
 from wan_flf2v.gateway.jobs.results import Results

@@ -86,7 +86,7 @@ class Playground:
         return self.page.evaluate("location.hash").removeprefix("#")
 
     def _note(self, message):
-        # Chromium also reports each answer of 400 and above, and each request that the network cut.
+        # Chromium also reports each response of 400 and above, and each request that the network cut.
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
             self.faults.append(message.text)
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 from wan_flf2v.quality.fit import resized
-from wan_flf2v.video.writer import Settings, StreamWriter, exact_rate
+from wan_flf2v.video.settings import Settings, exact_rate
+from wan_flf2v.video.writer import StreamWriter
 
 WIDTH, HEIGHT, FRAMES = 160, 96, 33
 

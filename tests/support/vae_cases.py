@@ -40,9 +40,9 @@ from wan_flf2v.video.chunks import chunk_bounds, chunk_count  # noqa: E402
 from wan_flf2v.video.geometry import video_size  # noqa: E402
 from wan_flf2v.video.known_video import KnownVideo  # noqa: E402
 from wan_flf2v.video.memo import MemoisedEncoder  # noqa: E402
+from wan_flf2v.video.pictures import to_planar_bytes  # noqa: E402
 from wan_flf2v.video.vae_decode import DECODES, decode  # noqa: E402
 from wan_flf2v.video.vae_encode import encode_first_last  # noqa: E402
-from wan_flf2v.video.writer import to_planar_bytes  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENDS = {"start and end": (1, 1), "start": (1, 0), "end": (0, 1), "5 start": (5, 0), "5 end": (0, 5), "2 and 7": (2, 7)}

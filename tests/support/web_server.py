@@ -7,7 +7,7 @@ from aiohttp import web
 
 @contextlib.asynccontextmanager
 async def serve(handler, *, tls=None, port=0):
-    """Answer every request with ``handler``; yields the port."""
+    """Respond to every request with ``handler``; yields the port."""
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -49,7 +49,7 @@ async def running(*senders):
 
 
 class Receiver:
-    """Notes what it is sent, and answers with the given statuses, the last one again and again."""
+    """Notes what it is sent, and responds with the given statuses, the last one again and again."""
 
     def __init__(self, *statuses):
         self.statuses = list(statuses)

@@ -17,8 +17,8 @@ from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import ComfyServer, ServerError, comfy_env, prepare_base_dir
 
 PYTHON = Path(sys.executable)
-# Answers /system_stats as ComfyUI does, on the port it is given: enough for start() to call it ready.
-ANSWERING_MAIN = """
+# Serves /system_stats as ComfyUI does, on the port it is given: enough for start() to call it ready.
+SERVING_MAIN = """
     import http.server, json, os, sys
     import neighbour
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -92,7 +92,7 @@ def test_a_server_that_dies_at_once_shows_its_log(make_server):
     assert not server.alive()
 
 
-def test_a_server_that_never_answers_is_ended(make_server):
+def test_a_server_that_never_responds_is_ended(make_server):
     server = make_server("import time\nprint('thinking', flush=True)\ntime.sleep(600)")
     with pytest.raises(ServerError, match=r"did not respond at http://127\.0\.0\.1:\d+ within 2 s(?s:.*)thinking"):
         server.start(timeout_s=2)
@@ -105,7 +105,7 @@ def test_a_taken_port_is_named(make_server):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {port} is taken by another program"):
-            make_server(ANSWERING_MAIN, port=port).start()
+            make_server(SERVING_MAIN, port=port).start()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows lets two servers share a port that asks for re-use")
@@ -116,12 +116,12 @@ def test_a_port_lost_before_the_server_binds_it_is_replaced(make_server, monkeyp
         lost, free_port = taken.getsockname()[1], server_module.free_port
         ports = iter([lost])
         monkeypatch.setattr(server_module, "free_port", lambda: next(ports, None) or free_port())
-        with make_server(ANSWERING_MAIN) as server:
+        with make_server(SERVING_MAIN) as server:
             assert server.alive() and not server.url.endswith(f":{lost}")
 
 
 def test_it_starts_stops_and_starts_again(make_server):
-    server = make_server(ANSWERING_MAIN)
+    server = make_server(SERVING_MAIN)
     with server:
         assert server.alive() and server.url.startswith("http://127.0.0.1:")
         assert f"pid {server.pid}" in server.log_text()
@@ -133,7 +133,7 @@ def test_it_starts_stops_and_starts_again(make_server):
 
 
 def test_an_error_in_the_block_ends_the_server(make_server):
-    server = make_server(ANSWERING_MAIN)
+    server = make_server(SERVING_MAIN)
     with pytest.raises(KeyboardInterrupt), server:
         raise KeyboardInterrupt
     assert not server.alive()
@@ -149,7 +149,7 @@ def ctrl_c_ignored():
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent another way on Windows")
 def test_ctrl_c_ends_a_server_that_was_started_with_it_ignored(make_server, ctrl_c_ignored):
-    with make_server(ANSWERING_MAIN) as server:
+    with make_server(SERVING_MAIN) as server:
         os.kill(server.pid, signal.SIGINT)
         while server.alive():  # pytest's time-out is the limit
             time.sleep(0.05)
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_a_fork_of_a_warm_python_that_was_started_with_it_ignored(tm
 
 @pytest.mark.skipif(os.name != "posix", reason="asks the operating system about process ids as POSIX does")
 def test_the_server_does_not_outlive_a_killed_parent(make_server):
-    server = make_server(ANSWERING_MAIN)
+    server = make_server(SERVING_MAIN)
     parent_code = """
         import sys, time
         from pathlib import Path

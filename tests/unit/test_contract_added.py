@@ -6,7 +6,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from wan_flf2v.contract.added import from_data, from_schema, to_data
+from wan_flf2v.client.hosted_api import contract_from_schema
+from wan_flf2v.contract.added import from_data, to_data
 from wan_flf2v.contract.parameters import DEMO, HOSTED, KEYFRAMES, ModelContract, Parameter, seed_in
 from wan_flf2v.contract.validation import ContractError, allowed, parse_assignment, validate
 from wan_flf2v.gateway.http.schemas import json_schema, page_schema
@@ -26,12 +27,12 @@ def test_a_model_goes_through_json(model):
 
 def test_a_contract_is_made_from_a_schema():
     shown = page_schema(replace(DEMO, graph={}))
-    contract = from_schema(DEMO.model_id, json.loads(json.dumps(shown)))
+    contract = contract_from_schema(DEMO.model_id, json.loads(json.dumps(shown)))
     for one in contract.parameters:
         own = DEMO.parameter(one.key)
         facts = ("title", "type", "default", "description", "enum", "minimum", "maximum", "required", "is_image")
         assert [getattr(one, name) for name in facts] == [getattr(own, name) for name in facts]
-    assert from_schema("other", {"properties": {"loras": {"type": "array"}}}).parameters == ()
+    assert contract_from_schema("other", {"properties": {"loras": {"type": "array"}}}).parameters == ()
 
 
 def test_switches_and_open_ranges():

@@ -179,7 +179,7 @@ def test_a_file_without_a_known_hash_is_checked_by_the_hubs(hub, comfyui, monkey
     assert run("check", "--comfyui", comfyui).exit_code == 0
 
 
-def test_a_hub_that_does_not_answer_is_said(hub, comfyui):
+def test_a_hub_that_does_not_respond_is_said(hub, comfyui):
     hub.files.clear()
     done = download(comfyui)
     assert done.exit_code == 1

@@ -18,7 +18,9 @@ from wan_flf2v.video import audio, formats, tags
 from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME, FORMATS
 from wan_flf2v.video.names import remove_leftovers, reserved
-from wan_flf2v.video.writer import Settings, exact_rate, new_writer, to_planar_bytes
+from wan_flf2v.video.pictures import to_planar_bytes
+from wan_flf2v.video.settings import Settings, exact_rate
+from wan_flf2v.video.writer import new_writer
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 33
 RATE = Fraction(24000, 1001)
@@ -350,7 +352,7 @@ import os, signal, sys
 from fractions import Fraction
 from pathlib import Path
 import torch
-from wan_flf2v.video import writer
+from wan_flf2v.video import settings, writer
 from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.names import reserved
 writer._MOVES_FOLDERS = False
@@ -362,7 +364,7 @@ def replace_some(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 Path.replace = replace_some
 with reserved(Path(sys.argv[1]), "clip", 1, "", Path(sys.argv[2])) as path:
-    with writer.new_writer(path, 16, 16, writer.Settings(Fraction(16), BY_NAME["png sequence"], frames=3)) as made:
+    with writer.new_writer(path, 16, 16, settings.Settings(Fraction(16), BY_NAME["png sequence"], frames=3)) as made:
         for _ in range(3):
             made.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
 """
@@ -509,7 +511,7 @@ def test_frame_rates_of_ntsc_are_exact(typed, exact):
 
 
 def test_a_format_that_does_not_work_names_one_that_does(monkeypatch):
-    """On this machine the hardware's; an older name is answered with what is alike."""
+    """On this machine the hardware's; for an older name it returns what is alike."""
     assert "Use 'mp4 H.264'" in formats.error_of("mp4 h264")
     monkeypatch.setattr(formats, "_encodes", lambda one: "265" not in one.name)
     formats_error = formats.error_of("mp4 H.265 10-bit")
@@ -530,7 +532,9 @@ from fractions import Fraction
 from pathlib import Path
 import torch
 from wan_flf2v.video.formats import BY_NAME, FORMATS
-from wan_flf2v.video.writer import EncoderThread, Settings, new_writer
+from wan_flf2v.video.encoder_thread import EncoderThread
+from wan_flf2v.video.settings import Settings
+from wan_flf2v.video.writer import new_writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 generator = torch.Generator().manual_seed(1)
 frames = torch.randint(0, 256, (8, 3, 96, 128), dtype=torch.uint8, generator=generator)
@@ -610,8 +614,9 @@ from pathlib import Path
 import torch
 from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.names import remove_leftovers, reserved
+from wan_flf2v.video.settings import Settings
 from wan_flf2v.video.spool import FrameSpool
-from wan_flf2v.video.writer import Settings, new_writer
+from wan_flf2v.video.writer import new_writer
 output, notes, temp = (Path(sys.argv[1]) / name for name in ("output", "notes", "temp"))
 output.mkdir()
 temp.mkdir()

@@ -87,7 +87,7 @@ def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path):
     assert len(list(folder.iterdir())) == 5
     with reserved(folder, "mine", 1, ".mp4", notes) as mine:  # by a process that runs
         temporary(mine).touch()
-        assert {path.name for path in remove_leftovers(notes)} >= {"clip_00001_.mp4", "pngs_00001_"}
+        remove_leftovers(notes)
         assert {path.name for path in folder.iterdir()} == {"done_00001_.mp4", mine.name, temporary(mine).name}
         assert len(list(notes.iterdir())) == 1
     assert list(notes.iterdir()) == []
@@ -95,7 +95,7 @@ def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path):
 
 def test_a_broken_note_is_forgotten(tmp_path):
     (tmp_path / "a.json").write_text('{"path": "/', encoding="utf-8")
-    assert remove_leftovers(tmp_path) == []
+    remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,7 +118,7 @@ def test_a_process_killed_before_it_saw_that_a_name_is_taken_harms_none(tmp_path
         command = [sys.executable, "-I", "-c", BEATEN, str(folder), str(notes)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert len(list(notes.iterdir())) == 2
-        assert remove_leftovers(notes) == []
+        remove_leftovers(notes)
         assert sorted(folder.iterdir()) == sorted([mine, temporary(mine)])
     remove_leftovers(notes)
     assert list(notes.iterdir()) == []

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 from support.video_graphs import read_planes
-from wan_flf2v.video.writer import EncoderThread, Settings, StreamWriter, to_planar_bytes
+from wan_flf2v.video.encoder_thread import EncoderThread
+from wan_flf2v.video.pictures import to_planar_bytes
+from wan_flf2v.video.settings import Settings
+from wan_flf2v.video.writer import StreamWriter
 
 SIZE = (48, 32)
 
@@ -175,7 +178,9 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from fractions import Fraction
-from wan_flf2v.video.writer import EncoderThread, Settings, StreamWriter
+from wan_flf2v.video.settings import Settings
+from wan_flf2v.video.encoder_thread import EncoderThread
+from wan_flf2v.video.writer import StreamWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 folder, put = Path(sys.argv[1]), 0

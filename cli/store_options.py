@@ -1,4 +1,4 @@
-"""Where the commands of an API's operator find its store: their options, and work on what lies there."""
+"""Which store the commands of an API's operator work on: the options --data and --nats, and opening it there."""
 
 from __future__ import annotations
 

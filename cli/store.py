@@ -1,4 +1,4 @@
-"""``wan-flf2v store`` copies, backs up and restores what an API keeps."""
+"""``wan-flf2v store`` copies, backs up and restores all that an API keeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .shared import EXIT_USAGE, fail, say
-from .stores import (
+from .store_options import (
     DataOption,
     NatsOption,
     check_extra,
@@ -30,7 +30,7 @@ def add_commands(app: typer.Typer) -> None:
 @_store.command()
 def copy(data: DataOption = None, nats: NatsOption = None) -> None:
     """Copy tokens, added models and unfinished requests from the file in --data to NATS, for gateways with --nats."""
-    from ..gateway.jobs.opening import copy_to_nats
+    from ..gateway.jobs.copying import copy_to_nats
 
     access = nats_access(nats)
     if access is None:

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wan_flf2v.gateway.jobs.order import QueuedJob, in_order, queue_position
-from wan_flf2v.gateway.jobs.records import PRIORITIES
+from wan_flf2v.gateway.jobs.queue import in_order, queue_position
+from wan_flf2v.gateway.jobs.records import PRIORITIES, QueuedJob
 
 NOW = 10_000.0
 
