@@ -79,7 +79,9 @@ def test_a_message_is_signed_and_its_links_lead_as_when_the_request_was_made(tmp
                 (secret,) = [known.webhook_secret for known in store.tokens() if known.name == "revoked-soon"]
                 store.revoke_token("revoked-soon")
                 store.end(request_id, "succeeded", output={"video": "video.mp4", "image": "frame0.png"})
+            deadline = time.monotonic() + 60  # in a thread, which pytest's own time limit does not end
             while len(receiver.messages) < 2:
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
             return request_id, secret
 

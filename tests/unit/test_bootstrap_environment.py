@@ -8,6 +8,7 @@ import textwrap
 import pytest
 from wan_flf2v.bootstrap import environment
 from wan_flf2v.bootstrap.comfyui import ComfyUI
+from wan_flf2v.bootstrap.console import SetupError
 from wan_flf2v.bootstrap.environment import STAMP, python_in, stamp_matches
 from wan_flf2v.bootstrap.lock import setup_lock
 from wan_flf2v.bootstrap.paths import REPO, cache_dir
@@ -98,6 +99,30 @@ def test_the_newest_python_comes_first_also_one_that_pyenv_has_switched_off(monk
     assert pythons["3.99.2"] == tmp_path / "versions" / "3.99.2" / "bin" / "python3"
     assert ".".join(map(str, sys.version_info[:3])) in pythons
     assert "3.8.20" not in pythons
+
+
+def test_a_python_that_some_package_does_not_support_is_passed_over(monkeypatch, tmp_path, host):
+    ran = []
+
+    def run_tool(failure, *command):
+        ran.append([str(part) for part in command])
+        if "install" in command and "newest-3.100.0" in str(command):
+            raise SetupError("torch has no wheel for it")
+
+    monkeypatch.setattr(
+        environment, "installed_pythons", lambda: [("3.100.0", "python3.100"), ("3.99.2", "python3.99")]
+    )
+    monkeypatch.setattr(environment, "run_tool", run_tool)
+    monkeypatch.setattr(environment, "_remove_torchaudio_libraries", lambda python: None)
+    assert environment.ensure_newest_env(host, tmp_path) == python_in(tmp_path / "envs" / "newest-3.99.2")
+    assert [command[command.index("--python") + 1] for command in ran if "venv" in command] == [
+        "python3.100",
+        "python3.99",
+    ]
+    assert {"--upgrade", "torch", "av", str(host.path / "requirements.txt")} <= set(ran[-1]), "not the pinned ones"
+    monkeypatch.setattr(environment, "installed_pythons", lambda: [("3.100.0", "python3.100")])
+    with pytest.raises(SetupError, match="torch has no wheel for it"):
+        environment.ensure_newest_env(host, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the XDG base directories are Linux's")

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from wan_flf2v.bootstrap import commands
 from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.client.hosted_api import DEFAULT_PORT
 
 RUN = REPO / "run.py"
 
@@ -66,6 +68,17 @@ def test_wrong_arguments_say_what_is_allowed(arguments, message):
     code, _, err = run(*arguments)
     assert code == 2
     assert message in err
+
+
+def test_the_comfyuis_of_a_fleet_leave_the_ports_of_other_programs(monkeypatch):
+    """8189 is that of Comfy-Org's API proxy; the gateway takes its own."""
+    used = []
+    monkeypatch.setattr(commands, "_prepare", lambda extra: (None, None))
+    monkeypatch.setattr(commands, "port_is_taken", lambda port: False)
+    monkeypatch.setattr(commands, "_serve_several", lambda comfyui, python, ports, **_: used.extend(ports))
+    commands.serve(8188, with_demo=True, workers=64)
+    assert used[0] == 8188
+    assert len(set(used) - {8189, DEFAULT_PORT}) == 64
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_is_set_up(tmp_path):

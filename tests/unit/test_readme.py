@@ -6,6 +6,7 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 from wan_flf2v.__main__ import app
+from wan_flf2v.benchmarks._rule import high_noise_steps
 from wan_flf2v.bootstrap.comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.hosted_api import DEFAULT_PORT, HostedApi
@@ -14,6 +15,8 @@ from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import allowed
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FIGURES = (REPO / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_parameter_table_is_the_contract():
@@ -34,6 +37,18 @@ def test_versions_are_those_of_the_tests():
     assert f"ComfyUI {OLDEST_SUPPORTED} or newer: tested on {OLDEST_SUPPORTED} to {DEFAULT_VERSION}" in README
     assert f"ComfyUI {OLDEST_SUPPORTED} and {DEFAULT_VERSION}" in README
     assert f"managed copy of {DEFAULT_VERSION}" in README
+    (by_hand,) = re.findall(r"Checked once on ([0-9.]+),", README)
+    assert f"Nothing newer than {DEFAULT_VERSION} is there; {by_hand} was checked by hand." in CONTRIBUTING
+
+
+def test_the_difference_from_the_stock_template_is_the_measured_one():
+    (measured,) = re.findall(r"^\| `sampler` \| `half_rel_diff` \(20 steps, shift 5\) \| ([0-9.]+) \|", FIGURES, re.M)
+    told = (
+        f"at shift 5 it gives {high_noise_steps(20, 5, 'simple')} of 20 steps to the high-noise expert, the template 10"
+    )
+    text = " ".join(README.split())
+    assert told in text
+    assert f"on the demo's models their latents by {float(measured) * 100:.0f} %. *handover* = *half* gives" in text
 
 
 def test_the_gateways_address_is_its_default():
