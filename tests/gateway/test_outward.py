@@ -125,11 +125,11 @@ def test_while_nats_is_away_no_worker_is_lost(tmp_path, monkeypatch):
     server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
 
     async def test():
-        options = {"worker_lost_after_s": 6.0, "nats_url": server.url}
-        async with two(tmp_path, 16.0, **options) as (api, hosts, running, job, first, second):
+        options = {"worker_lost_after_s": 12.0, "nats_url": server.url}
+        async with two(tmp_path, 24.0, **options) as (api, hosts, running, job, first, second):
             server.kill()
             running[first].task.cancel()
-            await asyncio.sleep(7)
+            await asyncio.sleep(13)
             hosts[second].headers = {}
             server.start()
             await until(lambda: hosts[second].headers)  # the gateway has asked it

@@ -13,7 +13,7 @@ from wan_flf2v.gateway.outward_worker import OutwardWorker
 from support.api_runs import Api
 from support.stores import fleet_url
 
-WAIT_S = 90.0
+WAIT_S = 300.0
 
 
 def look_often(monkeypatch):
