@@ -20,6 +20,8 @@ from wan_flf2v.contract.parameters import DEMO
 
 EVIL = '<img src=x onerror="window.hacked=1">'
 SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+CUT = """() => [...document.querySelectorAll(".label code")]
+    .filter(code => code.scrollWidth > code.clientWidth).map(code => code.textContent)"""
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 LOOSE = "script-src 'self' 'unsafe-inline'"
 
@@ -353,6 +355,7 @@ def test_everybody_can_use_it(idle, idle_token):
     page = idle.open().page
     page.locator("#field-6_text").wait_for()
     assert serious(page) == ([], 0), "it asks for a token"
+    assert page.evaluate(CUT) == [], "every key of the form can be read"
     idle.open(idle_token).fill()
     page.locator("#tab-curl").focus()
     page.keyboard.press("ArrowRight")
