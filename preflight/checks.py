@@ -317,8 +317,8 @@ def check_latent(latent: dict, positive: list) -> None:
     samples = latent["samples"]
     if samples.ndim != 5:
         raise ValueError(
-            f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan FLF2V "
-            "First Last Frame."
+            f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan First "
+            "Last Frame (FLF2V)."
         )
     for _, options in positive:
         images = options.get("concat_latent_image")
