@@ -17,6 +17,7 @@ from support.gateway_process import call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.demo.base import copy_trained_models
 
 EVIL = '<img src=x onerror="window.hacked=1">'
 SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -399,8 +400,9 @@ def test_mounted_in_comfyui(new_playground, comfyui):
 
 
 @pytest.mark.pictures
-def test_picture_of_the_page(playground, token):
+def test_picture_of_the_page(comfyui, playground, token):
     """Makes docs/page.jpg: what the demo's models make of their two photographs, as far as the middle."""
+    copy_trained_models(comfyui.base_dir / "models")  # the other tests have a random VAE, which is quick
     page = playground.open(token).page
     playground.fill(**{"71_widthx71_height": "128x128 (1:1)", "67_length": "33", "57_steps": "6"})
     playground.run()
