@@ -29,8 +29,8 @@ def add_commands(app: typer.Typer) -> None:
 
 def report(
     video: Annotated[Path, typer.Argument(help="The video file.")],
-    start: Annotated[str, typer.Argument(metavar="[START]", help="The start image; - if there is none.")] = _NO_IMAGE,
-    end: Annotated[str, typer.Argument(metavar="[END]", help="The end image; - if there is none.")] = _NO_IMAGE,
+    start: Annotated[str, typer.Argument(help="The start image; - if there is none.")] = _NO_IMAGE,
+    end: Annotated[str, typer.Argument(help="The end image; - if there is none.")] = _NO_IMAGE,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A threshold, e.g. psnr=25; a wrong name lists them all."),

@@ -317,8 +317,8 @@ def check_latent(latent: dict, positive: list) -> None:
     samples = latent["samples"]
     if samples.ndim != 5:
         raise ValueError(
-            f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan FLF2V "
-            "First Last Frame."
+            f"latent_image has the shape {list(samples.shape)}, which is not a video. Connect the latent of Wan First "
+            "Last Frame (FLF2V)."
         )
     for _, options in positive:
         images = options.get("concat_latent_image")
@@ -343,9 +343,9 @@ def check_sampler(prompt: Prompt, node_id: str) -> Findings:
     for file in missing_files(prompt, node_id):
         found.errors.append(
             Finding(
-                f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which is not '
-                f"in this ComfyUI's {' or '.join(file.folders)} folders ({file.folder_list}). Put it there, or choose "
-                f"another in {file.input}; the table of models in the README says where to get it.",
+                f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which this '
+                f"ComfyUI does not have. Put it into {file.place}, or choose another in {file.input}; the table of "
+                "models in the README says where to get it.",
                 file.node_id,
             )
         )

@@ -38,9 +38,11 @@ class LoaderFile(NamedTuple):
     titles: tuple[str, ...] = ()
 
     @property
-    def folder_list(self) -> str:
-        """The folders that were looked in, for a message."""
-        return ", ".join(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
+    def place(self) -> str:
+        """The folder to put the file into: of several, the first with the usual name (models/unet comes before it)."""
+        usual = self.folders[0]
+        paths = folder_paths.get_folder_paths(usual)
+        return next((path for path in paths if Path(path).name == usual), paths[0])
 
 
 class ExpertFiles(NamedTuple):

@@ -164,7 +164,8 @@ function image(id, property, changed) {
   const picture = element("img", { alt: "", hidden: true });
   const hint = element("span", { className: "hint" }, element("b", { textContent: "Drop an image" }), " or choose one");
   const zone = element("label", { className: "zone", htmlFor: id }, picture, hint);
-  const name = element("input", { type: "text", autocomplete: "off", spellcheck: false, placeholder: "or a URL, or a name in ComfyUI's input folder" });
+  const name = element("input", { type: "text", autocomplete: "off", spellcheck: false, placeholder: "URL or name" });
+  name.title = "The address of an image, or the name of one in ComfyUI's input folder";
   name.setAttribute("aria-label", `${property.title}: URL or name`);
   const field = { control, isImage: true, picture, parts: [control, zone, name] };
 

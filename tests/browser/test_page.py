@@ -17,9 +17,12 @@ from support.gateway_process import call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.demo.base import copy_trained_models
 
 EVIL = '<img src=x onerror="window.hacked=1">'
 SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+CUT = """() => [...document.querySelectorAll(".label code")]
+    .filter(code => code.scrollWidth > code.clientWidth).map(code => code.textContent)"""
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 LOOSE = "script-src 'self' 'unsafe-inline'"
 
@@ -353,6 +356,7 @@ def test_everybody_can_use_it(idle, idle_token):
     page = idle.open().page
     page.locator("#field-6_text").wait_for()
     assert serious(page) == ([], 0), "it asks for a token"
+    assert page.evaluate(CUT) == [], "every key of the form can be read"
     idle.open(idle_token).fill()
     page.locator("#tab-curl").focus()
     page.keyboard.press("ArrowRight")
@@ -396,8 +400,9 @@ def test_mounted_in_comfyui(new_playground, comfyui):
 
 
 @pytest.mark.pictures
-def test_picture_of_the_page(playground, token):
+def test_picture_of_the_page(comfyui, playground, token):
     """Makes docs/page.jpg: what the demo's models make of their two photographs, as far as the middle."""
+    copy_trained_models(comfyui.base_dir / "models")  # the other tests have a random VAE, which is quick
     page = playground.open(token).page
     playground.fill(**{"71_widthx71_height": "128x128 (1:1)", "67_length": "33", "57_steps": "6"})
     playground.run()

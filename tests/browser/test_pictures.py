@@ -29,7 +29,7 @@ WHOLE = """() => {
     for (const name of ["Comfy.Minimap.Visible", "Comfy.RightSidePanel.IsOpen"]) {
         app.extensionManager.setting.set(name, false)
     }
-    Object.assign(app.canvas.ds, {scale: 0.72, offset: [110, 80]})
+    Object.assign(app.canvas.ds, {scale: 0.68, offset: [110, 140]})
     app.canvas.setDirty(true, true)
 }"""
 
@@ -84,4 +84,6 @@ def test_a_node_of_the_help(editor, made, name):
     node.wait_for(timeout=240_000)
     editor.touch()
     editor.page.wait_for_timeout(1500)
-    node.screenshot(path=HELP / f"WanFLF2V{name}.jpg", type="jpeg", quality=82)
+    box = node.bounding_box()
+    around = {"x": box["x"] - 10, "y": box["y"] - 10, "width": box["width"] + 20, "height": box["height"] + 20}
+    editor.page.screenshot(path=HELP / f"WanFLF2V{name}.jpg", type="jpeg", quality=82, clip=around)  # slots stick out

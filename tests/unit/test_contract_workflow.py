@@ -57,6 +57,15 @@ def test_every_value_lands_in_its_node_and_nothing_else_changes():
     assert graph == untouched, "the copy shares nothing with the original"
 
 
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_notes_can_be_read_in_both_renderers(path):
+    """Nodes 2.0 shows code in a note blue on blue, and cuts a table at the note's edge."""
+    notes = [node for node in json.loads(path.read_text("utf-8"))["nodes"] if node["type"] == "MarkdownNote"]
+    assert notes
+    for note in notes:
+        assert not re.search(r"`|^\|", note["widgets_values"][0], re.MULTILINE), note["title"]
+
+
 def test_a_workflow_without_the_node_or_the_input_is_refused():
     graph = load_graph(HOSTED.workflow)
     del graph["57"]["inputs"]["steps"]
