@@ -54,9 +54,16 @@ class Calls:
         """Ask for the result of one of the requests, in turn."""
         await self._call("GET", f"{self._next()}/result")
 
+    async def succeeded(self) -> bool:
+        """Ask for the result of the last request: whether it has one."""
+        result = await self._call("GET", f"{self._request(-1)}/result") or {}
+        return result.get("status") == "succeeded"
+
     async def until(self, number: int, status: str) -> None:
-        """Wait until the request with this number, from 0, has this status."""
-        while (await self._call("GET", f"{self._request(number)}/status") or {}).get("status") != status:
+        """Wait until the request with this number, from 0, has this status; ``RuntimeError`` if it ends before."""
+        while (now := (await self._call("GET", f"{self._request(number)}/status") or {}).get("status")) != status:
+            if now not in (None, "in_queue", "in_progress"):
+                raise RuntimeError(f"the request {self.ids[number]} is {now} and not {status}")
             await asyncio.sleep(0.1)
 
     async def follow(self, number: int, opened: asyncio.Semaphore) -> None:

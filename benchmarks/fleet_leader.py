@@ -147,8 +147,8 @@ async def _info(cluster: Cluster) -> dict[str, Any] | None:
     client = await nats.connect(cluster.url.split(","))
     try:
         with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-            response = await client.request(f"$JS.API.STREAM.INFO.{_STREAM}", b"", timeout=2)
-            info: dict[str, Any] = json.loads(response.data)
+            reply = await client.request(f"$JS.API.STREAM.INFO.{_STREAM}", b"", timeout=2)
+            info: dict[str, Any] = json.loads(reply.data)
             return info.get("cluster")
         return None
     finally:

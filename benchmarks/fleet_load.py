@@ -119,6 +119,11 @@ def _picture(number: int) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+def _check(calls: Calls) -> None:
+    if calls.bad:
+        raise RuntimeError(f"{calls.bad} calls were refused")
+
+
 def _busy(store: str) -> Figures:
     async def measure(gateway: GatewayProcess) -> tuple[dict[str, list[float]], int]:
         async with unlimited_session() as http:
@@ -150,6 +155,7 @@ def _finished(store: str) -> Figures:
             calls = Calls(http, gateway.api, gateway.token, _values)
             await calls.submit()
             latencies = await open_loop(calls, _RATE // 2, _PAIR_SECONDS, ("submit", "status"))
+            _check(calls)
         return p99_ms([latencies["submit"] + latencies["status"]], None).value
 
     with (
@@ -170,6 +176,9 @@ def _memory(store: str) -> Figures:
             for number in range(count // _AT_ONCE):
                 await calls.submit()
                 await calls.until(number, "completed")
+            _check(calls)
+            if not await calls.succeeded():
+                raise RuntimeError(f"the request {calls.ids[-1]} failed")
 
         async with unlimited_session() as http:
             await asyncio.gather(*(client(http) for _ in range(_AT_ONCE)))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .shared import EXIT_USAGE, fail, out, say
+from .shared import EXIT_USAGE, fail, out
 from .store_options import DataOption, NatsOption, check_extra, has_store, store_place, with_store
 
 _requests = typer.Typer(
@@ -37,8 +37,6 @@ def trace(
     job, history = with_store(data, nats, read) if has_store(data, nats) else (None, [])
     if job is None:
         fail(f"There is no request {request_id} in {store_place(data, nats)}.", EXIT_USAGE)
-    if not history:
-        say("Nothing is known of its transitions: an earlier version of wan-flf2v accepted it.")
     table = Table("Time", "State", "Attempt", "Worker", "Reason")
     for each in history:
         row = each.status, each.attempt or "", each.worker or "", each.reason or ""

@@ -29,7 +29,7 @@ from .errors import (
 )
 from .progress import Progress, ProgressTracker
 
-_log = logging.getLogger("wan_flf2v.client")
+_LOG = logging.getLogger("wan_flf2v.client")
 
 _POLL_S = 2.0  # how often /history and /queue are read while the websocket is silent
 _ENDED_POLL_S = 0.1  # ComfyUI announces the end a moment before its history has it
@@ -59,7 +59,7 @@ async def check_graph(client: ComfyClient, graph: Graph) -> list[str]:
     try:
         findings = await client.preflight(graph)
     except ServerResponseError as error:
-        _log.warning("preflight on ComfyUI failed: %s", error)
+        _LOG.warning("preflight on ComfyUI failed: %s", error)
         return []
     if findings is None:
         return []
@@ -162,7 +162,7 @@ class _Run:
 
     async def wait_for_socket(self) -> None:
         """Give the websocket a moment, so that no event is missed; the run does not need it."""
-        await _wait(self._socket_tried, _SOCKET_WAIT_S)
+        await wait_for(self._socket_tried, _SOCKET_WAIT_S)
 
     async def submit(self, workflow: dict[str, Any] | None) -> None:
         """Queue the graph. A request that is under way is finished even if the task is cancelled meanwhile."""
@@ -233,7 +233,7 @@ class _Run:
         if self._ended:
             await asyncio.sleep(timeout_s)
             return
-        await _wait(self._news, max(timeout_s, 0))
+        await wait_for(self._news, max(timeout_s, 0))
         self._news.clear()
 
     async def _look(self) -> dict[str, Any] | None:
@@ -273,8 +273,11 @@ class _Run:
         )
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for an event, but not long. (Until Python 3.12, ``wait_for`` can lose a cancellation that comes with it.)"""
+async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, but not long.
+
+    (Until Python 3.12, ``asyncio.wait_for`` can lose a cancellation that comes with it.)
+    """
     waiting = asyncio.create_task(event.wait())
     try:
         await asyncio.wait([waiting], timeout=timeout_s)

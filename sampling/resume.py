@@ -169,7 +169,7 @@ class Resume:
                 self._shared[1] = whole
         except CannotTellError as error:
             steps = in_words(told.expert.name)
-            _LOG.info("what the %s steps give is not kept for a later run: %s among what they see", steps, error)
+            _LOG.info("what steps give is not kept for a later run steps=%s: %s among what they see", steps, error)
 
     def find(self, number: int, seed: Seed) -> Result | Record | None:
         """Return the result of seed ``number``, or the record that it can play, or None."""

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
+from ...client.run import wait_for
 from ...contract.parameters import MODELS, ModelContract
 from ..settings import Settings
 from .addresses import NO_OUTWARD, NO_WORKER, Address, Outward, addresses_of, resolve
@@ -23,7 +24,7 @@ from .comfyui import loads
 from .records import Health, Job, QueuedJob, WorkerState
 from .results import Results
 from .store import Store, StoreError
-from .worker import Worker, wait_for
+from .worker import Worker
 
 _LOOK_S = 0.25  # how often the store is read for new jobs and cancellations of other processes
 _SHORTEST_ROUND_S = 0.02  # many requests may come at once

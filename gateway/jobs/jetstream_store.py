@@ -781,7 +781,7 @@ def _data(stored: _Stored) -> dict[str, Any]:
 def _stored(record: Record) -> _Stored:
     fields = record.data["job"]
     job = Job(**{**fields, "number": fields["number"] or record.sequence})
-    history = tuple(Transition(*entry) for entry in record.data.get("history", ()))  # earlier versions kept none
+    history = tuple(Transition(*entry) for entry in record.data["history"])
     return _Stored(job, record.data["idempotency"], record.data["has_webhook"], history)
 
 

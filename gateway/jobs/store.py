@@ -118,7 +118,7 @@ class Store(Protocol):
         """Yield a job and its queue position now and after every change of either, until it has ended or expired."""
 
     async def history(self, job_id: str) -> list[Transition]:
-        """Return a job's transitions, oldest first; none if it is unknown, or ended under a version that kept none."""
+        """Return a job's transitions, oldest first; none if it is unknown."""
 
     async def assign(self, job_id: str, worker: str | None = None, *, name: str | None = None) -> bool:
         """Start the next attempt of a waiting job on the ComfyUI process ``worker``; ``False`` if it does not wait.

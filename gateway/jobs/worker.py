@@ -24,7 +24,7 @@ from ...client.errors import (
     ServerUnreachableError,
 )
 from ...client.progress import Progress
-from ...client.run import RunResult
+from ...client.run import RunResult, wait_for
 from ...contract.parameters import seed_in
 from ..settings import Settings
 from .addresses import Address
@@ -520,15 +520,6 @@ class Worker:
                 await told(None)
             else:
                 self._not_there(error)
-
-
-async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for an event, but not long."""
-    waiting = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait([waiting], timeout=timeout_s)
-    finally:
-        waiting.cancel()
 
 
 async def _finish_anyway(work: Coroutine[Any, Any, None]) -> None:

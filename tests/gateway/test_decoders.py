@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from PIL import Image
 from support.odd_pictures import jpeg_of_scans
-from support.pictures import encoded, picture
+from support.request_images import encoded, picture
 from wan_flf2v.client.images import MAX_PIXELS, MAX_SCANS, ImageError
 from wan_flf2v.gateway import decoders
 from wan_flf2v.gateway.decoders import Decoders

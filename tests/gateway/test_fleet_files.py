@@ -10,7 +10,7 @@ import nats
 import pytest
 from support.gateway_process import SUBMIT, SUBMIT_DEMO, Gateway
 from support.nats_server import admin, edit_stream, shared_server
-from support.pictures import data_uri, encoded, picture
+from support.request_images import data_uri, encoded, picture
 from support.stores import fleet_url
 from wan_flf2v.benchmarks._stand_in import StandIn
 from wan_flf2v.gateway.fetch import Fetcher

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 from support.odd_pictures import png
-from support.pictures import data_uri, encoded, picture, resolve, take
+from support.request_images import data_uri, encoded, picture, resolve, take
 from support.web_server import serve
 from wan_flf2v.client.images import ImageError, plain_image
 from wan_flf2v.gateway.fetch import Fetcher

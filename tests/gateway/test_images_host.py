@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 from support.odd_pictures import png_16_bit
-from support.pictures import data_uri, encoded, picture, take
+from support.request_images import data_uri, encoded, picture, take
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.run import run_graph
 

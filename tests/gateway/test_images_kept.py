@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from support.pictures import data_uri, encoded, picture, resolve
+from support.request_images import data_uri, encoded, picture, resolve
 from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.jobs.records import StoredFile, Submission
 

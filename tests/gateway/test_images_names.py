@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 from PIL import Image
-from support.pictures import take
+from support.request_images import take
 from support.stores import chosen_store
 from support.web_server import serve
 from wan_flf2v.client.images import ImageError

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from PIL import Image
 from support.gateway_process import BODY, SUBMIT
-from support.pictures import data_uri, encoded, picture, take
+from support.request_images import data_uri, encoded, picture, take
 from support.web_server import serve
 from wan_flf2v.gateway.http.errors import ApiError
 from wan_flf2v.gateway.http.request_body import LARGE_BYTES, Body, LargeBodies, Pace

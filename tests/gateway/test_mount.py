@@ -8,7 +8,7 @@ import uuid
 import pytest
 from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, call, events, raw
 from support.odd_pictures import png_16_bit
-from support.pictures import data_uri
+from support.request_images import data_uri
 from wan_flf2v.contract.parameters import MODELS
 from wan_flf2v.gateway.jobs.comfyui import ONCE
 

@@ -219,7 +219,7 @@ def test_the_guider_gives_what_the_sampler_gives(comfy_server, solver):
     graph = prelude_graph(sampler_name=solver)
     graph["57"]["inputs"]["prelude_steps"] = 2
     add_guided(graph)
-    graph["guider"]["inputs"].update(model_prelude=["37", 0], prelude_steps=2, resume=False)
+    graph["guider"]["inputs"].update(model_prelude=["37", 0], prelude_steps=2)
     comfy_server.run(graph)
     assert relative_difference(comfy_server) == 0
 

@@ -249,7 +249,7 @@ def test_what_comes_before_an_edit_is_reused_with_a_prelude_too(host, name):
 
 def test_random_numbers_after_a_prelude_are_those_of_the_whole_run(host):
     """The sampler draws from numpy's generator, which the rest does not seed again."""
-    graph = add_guided(with_prelude())
+    graph = add_guided(with_prelude(), resume=True)
     prelude = {name: value for name, value in graph["57"]["inputs"].items() if "prelude" in name}
     graph["guider"]["inputs"].update(prelude)
     graph["noise"] = {"class_type": "WanFLF2VTestNoise", "inputs": {}}
@@ -339,7 +339,7 @@ def test_a_record_that_does_not_fit_after_all_is_not_played(host, sampler):
 def test_the_guider_resumes_where_the_random_states_are_as_they_were(host, draw):
     """The test's noise seeds all generators; RandomNoise seeds PyTorch's alone, so a draw from numpy's is another."""
     for noise in ("WanFLF2VTestNoise", "RandomNoise"):
-        graph = add_guided(base_graph(n57_noise_seed=10))
+        graph = add_guided(base_graph(n57_noise_seed=10), resume=True)
         del graph["57"], graph["dump_ours"]
         graph["sampler"] = {
             "class_type": "WanFLF2VTestSampler",
@@ -369,7 +369,7 @@ def test_the_node_says_what_was_reused(host):
 
 
 def test_the_guider_says_what_was_reused(host):
-    graph = add_guided(base_graph(n57_noise_seed=13))
+    graph = add_guided(base_graph(n57_noise_seed=13), resume=True)
     del graph["57"], graph["dump_ours"]
     Shown(host, graph)
     shown = Shown(host, set_inputs(graph, nguider_cfg_low_noise=2.0))

@@ -84,11 +84,14 @@ def add_plain(graph, denoise=1.0, *, node_id="57", name="stock"):
     return graph
 
 
-def add_guided(graph):
-    """Add node 57's run as WanFLF2VGuider and SamplerCustomAdvanced on the same sigmas, dumped as ``stock``."""
+def add_guided(graph, *, resume=False):
+    """Add node 57's run as WanFLF2VGuider and SamplerCustomAdvanced on the same sigmas, dumped as ``stock``.
+
+    With ``resume`` it may play what node 57 kept: then nothing is compared.
+    """
     ours = graph["57"]["inputs"]
     experts = ("model_high_noise", "model_low_noise", "positive", "negative", "cfg", "cfg_low_noise", "cfg_gate")
-    guider = {key: ours[key] for key in (*experts, "handover", "handover_step", "boundary")}
+    guider = {key: ours[key] for key in (*experts, "handover", "handover_step", "boundary")} | {"resume": resume}
     sigmas = {key: ours[key] for key in ("scheduler", "steps", "denoise")}
     parts = {
         "guider": ("WanFLF2VGuider", guider),

@@ -8,7 +8,7 @@ import zlib
 
 from PIL import Image
 
-from support.pictures import encoded, picture
+from support.request_images import encoded, picture
 
 
 def png(*chunks):

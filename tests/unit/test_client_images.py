@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from support.odd_pictures import jpeg_of_scans, pixels, png_16_bit
-from support.pictures import encoded, picture
+from support.request_images import encoded, picture
 from wan_flf2v.client.images import MAX_PIXELS, ImageError, check_image, plain_file, plain_image
 
 
