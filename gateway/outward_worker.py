@@ -64,6 +64,7 @@ class OutwardWorker:
         self._used = False
         self._stopping, self._done = asyncio.Event(), asyncio.Event()
         self._refusals: set[str] = set()
+        self._responds = True  # ComfyUI, when it was asked last
 
     def stop(self) -> None:
         """Take no more jobs, and end when a gateway says that nothing is left to do; called again, end at once."""
@@ -157,6 +158,7 @@ class OutwardWorker:
         response: web.StreamResponse | None = None
         try:
             async with self._comfyui.relay(request.method, request.raw_path, headers=headers, data=body) as theirs:
+                self._tell(None)
                 kept = {name: theirs.headers[name] for name in _HEADERS if name in theirs.headers}
                 response = web.StreamResponse(status=theirs.status, headers=kept)
                 await response.prepare(request)
@@ -166,8 +168,21 @@ class OutwardWorker:
         except ServerUnreachableError as error:
             if response is not None:
                 raise  # the gateway sees that the response broke off
+            self._tell(error)
             return _no_response(error)
         return response
+
+    def _tell(self, error: ServerUnreachableError | None) -> None:
+        """Say once that ComfyUI does not respond, and once that it does again: gateways ask every few seconds."""
+        if self._responds == (error is None):
+            return
+        self._responds = error is None
+        if error is None:
+            _LOG.info("ComfyUI responds again comfyui=%s", self._address.name)
+        else:
+            _LOG.warning(
+                "ComfyUI does not respond, this worker gets no requests comfyui=%s: %s", self._address.name, error
+            )
 
     async def _pass_messages_on(self, request: web.Request) -> web.StreamResponse:
         """Connect a gateway's websocket with one of ComfyUI's."""

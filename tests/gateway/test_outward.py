@@ -190,8 +190,12 @@ def test_after_an_outage_a_worker_is_called_once_it_is_heard_again(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_a_comfyui_that_ends_behind_its_worker_is_dead_at_once(tmp_path):
-    """Its job runs elsewhere. One that is back may get its own job a second time."""
+def test_a_comfyui_that_ends_behind_its_worker_is_dead_at_once(tmp_path, caplog):
+    """Its job runs elsewhere, and the worker says why once. One that is back may get its own job a second time."""
+    caplog.set_level("INFO", "wan_flf2v.gateway")
+
+    def said(text, host):
+        return caplog.text.count(f"ComfyUI {text} comfyui={host.url}")
 
     async def test():
         async with two(tmp_path, 2.0) as (api, hosts, _, job, first, second):
@@ -205,6 +209,9 @@ def test_a_comfyui_that_ends_behind_its_worker_is_dead_at_once(tmp_path):
             await hosts[second].start()
             end = await api.until(again)
             assert (end.status, end.attempt, end.worker) == ("succeeded", 2, hosts[second].instance), end.error
+            await hosts[first].start()
+            await until(lambda: said("responds again", hosts[first]))
+            assert said("does not respond, this worker gets no requests", hosts[first]) == 1
 
     run(test())
 
