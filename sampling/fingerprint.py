@@ -299,6 +299,8 @@ def _imported(code: types.CodeType, package: str | None) -> Iterator[types.Modul
     Raises:
         CannotTellError: a module is not loaded yet, or has not got the name that comes from there.
     """
+    if dis.opmap["IMPORT_NAME"] not in code.co_code[::2]:
+        return  # the usual case, and dis is slow
     steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
     for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
         if step.opname != "IMPORT_NAME":
