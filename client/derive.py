@@ -17,6 +17,7 @@ _PREFIX = "filename_prefix"  # the input by which nodes that save name their fil
 _FORMAT = "format"  # the input by which they choose what they write, where there is a choice
 # Animations and sequences that are no result of the API: nodes of ComfyUI, formats of node 73 and of VideoHelperSuite.
 _NOT_GIVEN = re.compile(r"webp|animatedpng|png sequence|16bit-png", re.IGNORECASE)
+_LISTS_OF_NUMBERS = {("WanFLF2VKeyframes", "frames")}  # texts of one line; their node refuses all else
 _FILE_WORDS = {"dir", "directory", "file", "filename", "folder", "path", "paths", "uri", "url", "urls"}
 # With an extension, or in a folder; "mp4 H.264" and "v1.5" are none.
 _FILE_NAME = re.compile(r"(.*\.[A-Za-z][A-Za-z0-9]{1,10}|.*[/\\].*)", re.DOTALL)
@@ -38,8 +39,9 @@ def derive(
 ) -> ModelContract:
     """Return a workflow as a model whose parameters are the ``exposed`` inputs; the graph's values are the defaults.
 
-    Without ``exposed`` these are numbers, texts of several lines, choices, and the images of nodes that load one; but
-    no file, no path, and no choice of a node that loads a file or saves the result. A request must give the images.
+    Without ``exposed`` these are numbers, the frames of keyframes, texts of several lines, choices, and the images of
+    nodes that load one; but no file, no path, and no choice of a node that loads a file or saves the result. A request
+    must give the images.
 
     ``infos`` comes from ``offers.describe``. Raises ``DeriveError``.
     """
@@ -51,7 +53,7 @@ def derive(
     parameters, problems = [], []
     for target in settable(graph) if exposed is None else dict.fromkeys(exposed):
         inputs = described[target.node_id]["input"]
-        if exposed is None and not _is_harmless(inputs, target.name, saves=target.node_id == output_node):
+        if exposed is None and not _is_harmless(graph, inputs, target, saves=target.node_id == output_node):
             continue
         try:
             if target == (output_node, _PREFIX):
@@ -117,8 +119,9 @@ def _takes_pictures(inputs: Mapping[str, Any]) -> bool:
     return any({"IMAGE", "VIDEO"} & set(kind.split(",")) for kind in kinds)
 
 
-def _is_harmless(inputs: Mapping[str, Any], name: str, *, saves: bool) -> bool:
+def _is_harmless(graph: Graph, inputs: Mapping[str, Any], target: NodeInput, *, saves: bool) -> bool:
     """Whether a request may set the input though the operator did not name it; ``saves``: its node saves the result."""
+    name = target.name
     kind, config = spec(inputs, name)
     if _is_image(config):
         return True
@@ -127,7 +130,7 @@ def _is_harmless(inputs: Mapping[str, Any], name: str, *, saves: bool) -> bool:
     if kind in ("INT", "FLOAT"):
         return True
     if kind == "STRING":
-        return bool(config.get("multiline"))
+        return bool(config.get("multiline")) or (graph[target.node_id]["class_type"], name) in _LISTS_OF_NUMBERS
     names = [other for group in ("required", "optional") for other in inputs.get(group) or {}]
     return bool(choices(inputs, name)) and not saves and not any(_lists_files(inputs, other) for other in names)
 

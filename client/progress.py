@@ -63,12 +63,14 @@ class _Counter:
     longest: float = 0.0  # seconds between two counts, or what they are at least
     paces: list[float] = field(default_factory=list)  # seconds of each step after the first count
     expected: float | None = None  # seconds of this pass, as the one before tells
+    earlier: float = 0.0  # seconds of the whole passes before this one: one for each segment
 
     def count(self, value: float, maximum: float, now: float) -> bool:
         """Take a new count; equal counts are repeated messages. Return whether the node began another pass."""
         again = value < self.value
         if again:
             self.expected = (now - self.started) / self.value * maximum
+            self.earlier += now - self.started if self.value >= self.maximum else 0.0
             self.started, self.first, self.paces, self.longest = now, None, [], 0.0
         elif value > self.value:
             waited, steps = now - self.last, value - self.value
@@ -118,7 +120,7 @@ class ProgressTracker:
         self._done: set[str] = set()
         self._counter: _Counter | None = None
         self._seconds_per_cost: float | None = None
-        self._decode_seconds: float | None = None  # for the whole video, from the encode of its ends
+        self._decode_seconds: float | None = None  # for all segments, from the encode of their ends
         self._fraction = 0.0
         self._shown_eta: float | None = None
         self.queue_position = 1
@@ -177,10 +179,11 @@ class ProgressTracker:
             self._seconds_per_cost = pace * self._counter.maximum / _cost(self._graph[node_id])
 
     def _learn_from_encode(self, node_id: str, now: float) -> None:
-        """Expect the decode to be as quick as the encode was. An encode that counted nothing was in a cache."""
+        """Expect the decode to be as quick as the encode was, of all segments. What counted nothing was in a cache."""
         counter = self._counter
         if self._class(node_id) == _ENCODER and counter and counter.node_id == node_id and counter.maximum > 1:
-            self._decode_seconds = (now - counter.started) * _decode_per_encode(counter.maximum)
+            seconds = counter.earlier + now - counter.started
+            self._decode_seconds = seconds * _decode_per_encode(counter.maximum)
 
     def _part_done(self, node_id: str) -> float:
         if node_id in self._done:

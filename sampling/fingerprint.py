@@ -8,9 +8,11 @@ its code names, since it may keep its state there.
 from __future__ import annotations
 
 import copy
+import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import sys
@@ -48,6 +50,7 @@ _MODEL = (
 """What the host's ModelPatcher is asked for; all else of it changes as the model is loaded and unloaded."""
 _WEIGHTS = ("patches", "hook_patches")
 """Its patches of weights: gigabytes, told by identity."""
+_WEIGHTS_OF_NETWORK = ("_parameters", "_buffers", "_modules")
 _MOST_VALUES = 200_000
 _MOST_BYTES = 4 * 10**9  # SHA-256 takes seconds for them
 
@@ -126,8 +129,8 @@ class Fingerprint:
             self._write(kind.__qualname__, sorted(map(repr, value)))
         elif isinstance(value, comfy.model_patcher.ModelPatcher):
             self._add_model(value)
-        elif isinstance(value, torch.nn.Module) and next(value.parameters(), None) is not None:
-            self.add_identity(value)  # the host changes its weights as it loads them
+        elif isinstance(value, torch.nn.Module):
+            self._add_network(value)
         else:
             self._add_code(value)
 
@@ -169,6 +172,24 @@ class Fingerprint:
             self.add(getattr(model, name, None))
         self._is_weights = before
 
+    def _add_network(self, network: torch.nn.Module) -> None:
+        """Add a network by its identity, and of a pack's its class and all but its weights, which the host moves.
+
+        ComfyUI's own networks with weights are not looked into: what packs put there are patches, which are told.
+        """
+        self.add_identity(network)
+        cls, attributes = type(network), vars(network)
+        is_trusted_class = _is_trusted_module(sys.modules.get(cls.__module__))
+        if not is_trusted_class:
+            self.add(cls)
+        if next(network.parameters(), None) is None:
+            self.add(attributes)
+            return
+        if not is_trusted_class:
+            self.add({name: value for name, value in attributes.items() if name not in _WEIGHTS_OF_NETWORK})
+        if cls.__module__.partition(".")[0] not in _PARTS:
+            self._add_all(network.children())
+
     def _add_code(self, value: Any) -> None:
         """Add a function, a class, a module or an object."""
         if isinstance(value, (types.ModuleType, logging.Logger)):
@@ -202,16 +223,22 @@ class Fingerprint:
                 self._write("empty")
         self._add_all((function.__defaults__, function.__kwdefaults__, vars(function)))
         if not is_trusted(function.__code__.co_filename):
-            self._add_named(function.__globals__, set(_names(function.__code__)), set())
+            codes, space, done = list(_codes(function.__code__)), function.__globals__, set[int]()
+            names = {name for code in codes for name in code.co_names}
+            imported = [module for code in codes for module in _imported(code, space.get("__package__"))]
+            for one in (space, *map(vars, imported)):
+                self._add_named(one, names, done)
 
     def _add_named(self, space: dict[str, Any], names: set[str], done: set[int]) -> None:
         """Add what code of these names may read in a module's ``space``, and in the modules that it names there."""
+        if id(space) in done:
+            return
         done.add(id(space))
         for name in sorted(names & space.keys()):
             value = space[name]
             self._write("global", name)
             self.add(value)
-            if isinstance(value, types.ModuleType) and id(vars(value)) not in done and not _is_trusted_module(value):
+            if isinstance(value, types.ModuleType) and not _is_trusted_module(value):
                 self._add_named(vars(value), names, done)
 
     def _add_class(self, cls: type) -> None:
@@ -228,12 +255,8 @@ class Fingerprint:
 
     def _add_object(self, value: Any) -> None:
         """Add an object by its identity, and its state as ``copy`` would take it, where that is Python's own way."""
-        is_module = isinstance(value, torch.nn.Module)
-        self.has_code |= not (self._is_weights or is_module)
+        self.has_code |= not self._is_weights
         self.add_identity(value)
-        if is_module:
-            self.add(vars(value))
-            return
         cls = type(value)
         own_way = ("__reduce__", "__reduce_ex__", "__getstate__")
         if any(getattr(cls, name, None) is not getattr(object, name, None) for name in own_way):
@@ -262,12 +285,36 @@ def _is_trusted_module(module: types.ModuleType | None) -> bool:
     return is_trusted(file) if file else module is not None and module.__name__ in sys.builtin_module_names
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Return the names in a function's code and in the functions that it makes: globals, and attributes besides."""
-    yield from code.co_names
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Return a function's code, and that of the functions that it makes."""
+    yield code
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _names(inner)
+            yield from _codes(inner)
+
+
+def _imported(code: types.CodeType, package: str | None) -> Iterator[types.ModuleType]:
+    """Return the modules of packs that the code imports; it stands in a module of ``package``.
+
+    Raises:
+        CannotTellError: a module is not loaded yet, or has not got the name that comes from there.
+    """
+    if dis.opmap["IMPORT_NAME"] not in code.co_code[::2]:
+        return  # the usual case, and dis is slow
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
+        if step.opname != "IMPORT_NAME":
+            continue
+        try:
+            name = importlib.util.resolve_name("." * level.argval + step.argval, package)
+        except ImportError:
+            raise CannotTellError(f"an import of {step.argval}") from None
+        module = sys.modules.get(name)
+        if _is_trusted_module(module):
+            continue
+        if not isinstance(module, types.ModuleType) or not vars(module).keys() >= set(names.argval or ()):
+            raise CannotTellError(f"an import of {name}")
+        yield module if names.argval else sys.modules[name.partition(".")[0]]
 
 
 def _cannot_tell(value: Any) -> CannotTellError:

@@ -98,6 +98,12 @@ def test_the_bundled_workflows_can_be_models(comfy_server):
         assert any(one.is_image for one in model.parameters)
 
 
+def test_where_keyframes_stand_is_exposed_by_default(comfy_server):
+    """A text of one line, but no path."""
+    frames = model_of(comfy_server, load_graph("wan22_flf2v_keyframes")).parameter("61_frames")
+    assert (frames.type, frames.default) == ("string", "40")
+
+
 def test_refusals_say_what_to_do(comfy_server):
     graph = demo_graph()
     assert refused(comfy_server, graph, "73_filename_prefix", "57_steps") == [

@@ -174,7 +174,7 @@ def test_an_edit_of_what_the_high_noise_phase_sees_is_a_miss(host, name):
     assert not reused(host, edited(host, after))
 
 
-@pytest.mark.parametrize("kind", ["object", "module", "generator"])
+@pytest.mark.parametrize("kind", ["object", "module", "import", "generator"])
 def test_a_patch_with_a_state_is_a_miss(host, kind):
     """Its state has moved, or cannot be seen; a whole run would have another result now, so nothing is compared."""
     graph = patch(base_graph(), "high", "WanFLF2VTestWrapper", kind=kind)

@@ -124,12 +124,15 @@ def test_images_that_are_joined_are_compared(comfy_server, shared):
     assert np.array_equal(written, (frames * 255).round().clamp(0, 255).byte().numpy())
 
 
+def match_colours(graph, start, end):
+    inputs = {"strength": 1.0, "fit": "crop", "background": "#000000", "start_image": start, "end_image": end}
+    graph["match"] = {"class_type": "WanFLF2VColorMatch", "inputs": inputs}
+    graph["73"]["inputs"]["color_match"] = ["match", 0]
+
+
 def test_colours_of_each_segment_follow_its_own_images(comfy_server):
     graph = segments_graph(3)
-    inputs = {"strength": 1.0, "fit": "crop", "background": "#000000"}
-    images = {"start_image": ["segments", 0], "end_image": ["segments", 1]}
-    graph["match"] = {"class_type": "WanFLF2VColorMatch", "inputs": {**inputs, **images}}
-    graph["73"]["inputs"]["color_match"] = ["match", 0]
+    match_colours(graph, ["segments", 0], ["segments", 1])
     shown = Shown(comfy_server, graph)
     text = [text for node_id, text in shown.texts if node_id == "73"][-1]
     assert "segment 1, colour: start" in text
@@ -230,6 +233,15 @@ def decoded():
     return graph
 
 
+def waiting():
+    """Each segment's frames wait for its last one: 41 that wait, 41 that are written, and the same again."""
+    graph = decoded()
+    size = {"seed": 6, "frames": 1, "width": 64, "height": 64, "channels": 3}
+    graph["image"] = {"class_type": "WanFLF2VTestRandomImages", "inputs": size}
+    match_colours(graph, ["image", 0], ["image", 0])
+    return graph
+
+
 @pytest.mark.parametrize(
     ("make", "node_id", "step"),
     [
@@ -239,6 +251,7 @@ def decoded():
         (sampled, "57", 32),
         (carried, "last", 20),
         (decoded, "73", 48),
+        (waiting, "73", 86),
     ],
     ids=[
         "encode",
@@ -247,6 +260,7 @@ def decoded():
         "first segment's low noise",
         "decode of the frames carried over",
         "second segment's decode",
+        "second segment's wait for its last frame",
     ],
 )
 def test_an_interrupt_leaves_nothing_behind(comfy_server, make, node_id, step):

@@ -18,6 +18,7 @@ from unittest import mock
 
 from vae_cases import RESULTS  # isort: skip -- first, it prepares the host
 import comfy.model_patcher
+import comfy.ops
 import folder_paths
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ COMFYUI = Path(comfy.model_patcher.__file__).parents[1]
 SETTINGS = types.ModuleType("settings_of_a_pack")
 SETTINGS.factor, SETTINGS.more = 1.0, types.ModuleType("more_settings_of_a_pack")
 SETTINGS.more.scale = 1.0
+A_PACK = types.ModuleType("a_pack")
+A_PACK.settings, A_PACK.size, SETTINGS.bias, SETTINGS.gain, SETTINGS.offset, SETTINGS.more.bias = SETTINGS, *[1.0] * 5
+sys.modules |= {"a_pack": A_PACK, "a_pack.settings": SETTINGS, "a_pack.settings.more": SETTINGS.more}
 
 
 class Holder:
@@ -73,6 +77,57 @@ def uses_class():
 
 def reads_module():
     return SETTINGS.factor, SETTINGS.more.scale
+
+
+def imports():
+    from a_pack.settings import bias
+
+    return bias
+
+
+def imports_in_a_function():
+    def inner():
+        import a_pack
+        import a_pack.settings.more as more
+
+        return lambda: (more.bias, a_pack.size)
+
+    return inner()
+
+
+def imports_relatively():
+    from . import settings
+    from .settings import gain
+
+    return gain, settings.offset
+
+
+def imports_what_is_not_loaded():
+    import a_pack.that_no_one_has_loaded as other
+
+    return other
+
+
+def imports_what_is_not_there():
+    from a_pack import that_no_one_has_set
+
+    return that_no_one_has_set
+
+
+class Scaling(torch.nn.Module):
+    """A pack's network: with parameters, or without any."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.inner, self.strength = inner, 1.0
+
+    def forward(self, x):
+        return self.inner(x) * self.strength * GLOBAL[0]
+
+
+def in_pack(function):
+    """Return a function as if it stood in a module of a pack."""
+    return types.FunctionType(function.__code__, {"__package__": "a_pack"})
 
 
 def of_file(path):
@@ -136,6 +191,11 @@ def same_cases():
     loaded = of(patcher)
     patcher.unpatch_model(CPU)
     yield "model that was loaded meanwhile", before == loaded == of(patcher)
+    net = comfy.ops.disable_weight_init.Linear(1, 1)
+    net.part = Scaling(torch.nn.Linear(1, 1))
+    before = of(net.forward)
+    net.part.strength = 2.0
+    yield "network of ComfyUI, whose parts the host changes", of(net.forward) == before
     loop = []
     loop.append(loop)
     yield "cycle", of(loop) == of(loop)
@@ -180,8 +240,24 @@ def in_place_cases():
     yield "global of a function that it calls", (calls_reader, lambda: GLOBAL.append(1))
     yield "attribute of a module", (reads_module, lambda: setattr(SETTINGS, "factor", 2.0))
     yield "attribute of a module in it", (reads_module, lambda: setattr(SETTINGS.more, "scale", 2.0))
+    yield "name that a function imports", (imports, lambda: setattr(SETTINGS, "bias", 2.0))
+    for name, module in (("bias", SETTINGS.more), ("size", A_PACK)):
+        yield f"{name} that an inner one imports", (imports_in_a_function, lambda n=name, m=module: setattr(m, n, 2.0))
+    for name in ("gain", "offset"):
+        case = in_pack(imports_relatively), lambda name=name: setattr(SETTINGS, name, 2.0)
+        yield f"{name} that a function of a pack imports", case
     for place, folder in PACKS.items():
         yield f"global of a pack {place}", (of_file(folder / "pack" / "nodes.py"), lambda: GLOBAL.append(1))
+    nets = {"": Scaling(), " with parameters": Scaling(torch.nn.Linear(1, 1))}
+    for kind, net in nets.items():
+        yield f"attribute of a pack's network{kind}", (net, lambda net=net: setattr(net, "strength", 0.5))
+        yield f"global that a pack's network{kind} reads", (net, lambda: GLOBAL.append(1))
+    for kind, inner in nets.items():
+        outer = torch.nn.Sequential(torch.nn.Linear(1, 1), inner)
+        yield (
+            f"attribute of a pack's network{kind} in another",
+            (outer, lambda net=inner: setattr(net, "strength", 2.0)),
+        )
     yield "attribute of a class", (uses_class, lambda: setattr(Holder, "setting", 2.0))
     patcher = model()
     changes = {
@@ -213,6 +289,10 @@ def cannot_tell_cases():
         "generator function": (number for number in range(3)),
         "lock": threading.Lock(),
         "object with slots alone": slots(),
+        "import of a module that is not loaded": imports_what_is_not_loaded,
+        "import of a name that is not there": imports_what_is_not_there,
+        "relative import without a package": imports_relatively,
+        "network with one": Scaling(torch.Generator()),
     }
     for name, value in values.items():
         try:

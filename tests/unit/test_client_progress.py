@@ -109,6 +109,23 @@ def test_the_time_of_the_decode_is_told_by_the_encode():
     assert run.tracker.snapshot().eta_s == pytest.approx(expected / 2, abs=0.1)
 
 
+def test_the_decode_of_several_segments_is_told_by_all_of_their_encodes():
+    """Node 67 counts once for each segment. A pass that broke off, as when memory ran out, is none of them."""
+    run = Run()
+    run.finish(*(node_id for node_id in LOADERS if node_id != "67"))
+    run.node("67", maximum=41)
+    for chunks in (7, 41, 41, 41):
+        for chunk in range(1, chunks + 1):
+            run.now += 0.25
+            run.node("67", value=chunk, maximum=41)
+    run.finish("67")
+    for step in range(13):
+        run.node("57", value=step, maximum=12)
+        run.now += 0.25
+    expected = 3 * 41 * 0.25 * 4.46  # at 81 frames a segment
+    assert run.node("57", "finished", 12, 12).eta_s == pytest.approx(expected, rel=0.02)
+
+
 def test_only_a_plainly_slower_run_or_new_work_makes_the_time_rise():
     run = Run()
     run.finish(*LOADERS)

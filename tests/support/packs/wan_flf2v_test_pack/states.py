@@ -24,6 +24,13 @@ def counting_in_module(executor, *args, **kwargs):
     return executor(*args, **kwargs) * (1 + 0.01 * CALLS["of the module"])
 
 
+def counting_in_package(executor, *args, **kwargs):
+    from . import CALLS_OF_PACKAGE
+
+    CALLS_OF_PACKAGE.append(1)
+    return executor(*args, **kwargs) * (1 + 0.01 * len(CALLS_OF_PACKAGE))
+
+
 def scaling(factor):
     return lambda executor, *args, **kwargs: executor(*args, **kwargs) * factor
 
@@ -54,6 +61,7 @@ class Wrapper:
         "no state": lambda: scaling(1.01),
         "object": Counting,
         "module": lambda: counting_in_module,
+        "import": lambda: counting_in_package,
         "failing": lambda: failing,
         "interrupting": lambda: interrupting,
         "generator": lambda: drawing(torch.Generator().manual_seed(1)),
