@@ -55,7 +55,7 @@ def test_requests_survive_the_end_of_one_comfyui_and_of_the_dispatcher(servers, 
             end = await api.until(first)
             assert (end.status, end.attempt, end.worker) == ("succeeded", 2, names[1]), end.error
             assert api.files(first, servers[1].base_dir) == [f"{first.id}-2_00001_.mp4"]
-            assert (tmp_path / "results" / first.id / "video.mp4").stat().st_size > 1000
+            assert (tmp_path / "results" / first.id / end.output["video"]).stat().st_size > 1000
 
         await asyncio.to_thread(servers[0].start)
         async with api.dispatching():

@@ -65,7 +65,7 @@ NODES_2_HEIGHTS = {
     "WanFLF2VResolution": 162,
     "WanFLF2VConditioning": 460,
     "WanFLF2VSampler": 540,
-    "WanFLF2VSegments": 420,
+    "WanFLF2VSegments": 285,
     "WanFLF2VReport": 560,
     "WanFLF2VLastFrames": 106,
     "WanFLF2VVideoCombine": 700,
@@ -305,7 +305,7 @@ def test_notes_name_every_model_and_its_folder(ui, api):
     folders = {"37": "diffusion_models", "56": "diffusion_models", "38": "text_encoders", "39": "vae"}
     names = {"37": "unet_name", "56": "unet_name", "38": "clip_name", "39": "vae_name"}
     for node_id, folder in folders.items():
-        assert f"| {node_id} | `{folder}` | `{api[node_id]['inputs'][names[node_id]]}` |" in notes
+        assert f"- **{api[node_id]['inputs'][names[node_id]]}** in *{folder}*\n" in notes
 
 
 def test_template_browser_lists_them_with_thumbnails(comfy_server):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from wan_flf2v.client.run import _wait
+from wan_flf2v.client.run import wait_for
 
 
 def test_a_cancellation_that_comes_with_the_news_is_not_lost():
@@ -19,7 +19,7 @@ def test_a_cancellation_that_comes_with_the_news_is_not_lost():
         await task
 
     async def wait_and_go_on(news):
-        await _wait(news, 5.0)
+        await wait_for(news, 5.0)
         await asyncio.sleep(0.2)
 
     with pytest.raises(asyncio.CancelledError):
@@ -27,4 +27,4 @@ def test_a_cancellation_that_comes_with_the_news_is_not_lost():
 
 
 def test_waiting_is_not_long():
-    asyncio.run(asyncio.wait_for(_wait(asyncio.Event(), 0.01), 5.0))
+    asyncio.run(asyncio.wait_for(wait_for(asyncio.Event(), 0.01), 5.0))
