@@ -195,6 +195,7 @@ class See:
             SEEN.append({"label": label, "sample_sigmas": told, "sigma": sigma, "records": held()})
             return executor(*args, **kwargs)
 
+        gc.collect()  # the records of earlier runs, such as those that failed
         model = model.clone()
         model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "see", wrapper)
         return (model,)
