@@ -39,6 +39,7 @@ _COMFYUIS, _RUN_S = 200, 60.0
 _RATE, _SECONDS = 100, 120.0
 _ORDER = ("submit", *["status"] * 7, *["result"] * 2)
 _TOKENS, _STREAMS = 4, 200
+_ROUNDS_AHEAD = 4  # of runs on every ComfyUI before a request that is followed: it must still wait at the end
 _FINISHED, _PAIRS, _PAIR_SECONDS = 100_000, 3, 20.0
 _FEW, _MANY = 2_000, 20_000
 _AT_ONCE = 64
@@ -131,10 +132,10 @@ def _busy(store: str) -> Figures:
             for number in range(1, _TOKENS):
                 token = await asyncio.to_thread(gateway.new_token, f"token-{number}")
                 each.append(Calls(http, gateway.api, token, _values))
-            for calls in each:
-                for _ in range(_COMFYUIS // _TOKENS):
+            for _ in range(_ROUNDS_AHEAD * _COMFYUIS // _TOKENS):
+                for calls in each:
                     await calls.submit()
-            follow = [(each[number % _TOKENS], number // _TOKENS) for number in range(_STREAMS)]
+            follow = [(calls, len(calls.ids) - 1) for calls in each] * (_STREAMS // _TOKENS)
             async with open_streams(follow):
                 latencies = await open_loop(each[0], _RATE, _SECONDS, _ORDER)
             return latencies, sum(calls.bad for calls in each)
