@@ -29,7 +29,7 @@ from ._figures import Figure, Figures, Options
 KINDS = ("flash", "duplicate", "freeze", "drift")
 _CLIPS = 500
 _CRF, _FRAME_RATE = 23, 16
-_BAR = 0.95
+BAR = 0.95
 _SPEED_SIZE, _SPEED_SEED, _SPEED_BAR_MS = (1280, 720), 1, 60.0
 _BLACK = (0.0, 0.0, 0.0)
 Counts = dict[str, Counter[str]]
@@ -50,7 +50,7 @@ def run(options: Options) -> Figures:
         precision, recall = rates(counts[kind])
         f1 = 2 * precision * recall / max(precision + recall, 1e-9)
         for name, value in (("f1", f1), ("precision", precision), ("recall", recall)):
-            figures[f"{kind}_{name}"] = Figure(value, "", clips, value, value, (">=", _BAR))
+            figures[f"{kind}_{name}"] = Figure(value, "", clips, value, value, (">=", BAR))
         planted = float(counts[kind]["found"] + counts[kind]["missed"])
         figures[f"{kind}_planted"] = Figure(planted, "", clips, planted, planted)
     milliseconds = _frame_ms()
@@ -62,7 +62,7 @@ def judge(seed: int) -> Counts:
     """Make, encode, read and judge the clip of a seed; count what was ``found``, ``missed`` and named ``wrong``ly."""
     torch.set_num_threads(1)
     clip = make_clip(seed)
-    report, _ = _report(clip)
+    report, _ = report_of(clip)
     return compare(clip, report)
 
 
@@ -98,7 +98,7 @@ def _matched(planted: Sequence[Range], named: Sequence[Range], least: float) -> 
     return Counter(found=found, missed=len(planted) - found, wrong=wrong)
 
 
-def _report(clip: Clip) -> tuple[Report, float]:
+def report_of(clip: Clip) -> tuple[Report, float]:
     """Return the report of the clip after its encode, and the processor's seconds that it took."""
     height, width = clip.start.shape[:2]
     with tempfile.TemporaryDirectory() as folder:
@@ -122,5 +122,5 @@ def _report(clip: Clip) -> tuple[Report, float]:
 def _frame_ms() -> float:
     """Return the processor's milliseconds for each frame of a 1280x720 file: decode, curves, ends, all."""
     clip = make_clip(_SPEED_SEED, *_SPEED_SIZE)
-    _, seconds = _report(clip)
+    _, seconds = report_of(clip)
     return 1000 * seconds / len(clip.frames)

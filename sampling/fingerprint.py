@@ -51,6 +51,8 @@ _MODEL = (
 _WEIGHTS = ("patches", "hook_patches")
 """Its patches of weights: gigabytes, told by identity."""
 _WEIGHTS_OF_NETWORK = ("_parameters", "_buffers", "_modules")
+_UNTOLD = ("import_module", "__import__", "eval", "exec", "globals")
+"""Names by which code reads what it does not name."""
 _MOST_VALUES = 200_000
 _MOST_BYTES = 4 * 10**9  # SHA-256 takes seconds for them
 
@@ -225,6 +227,8 @@ class Fingerprint:
         if not is_trusted(function.__code__.co_filename):
             codes, space, done = list(_codes(function.__code__)), function.__globals__, set[int]()
             names = {name for code in codes for name in code.co_names}
+            if untold := names.intersection(_UNTOLD):
+                raise CannotTellError(f"a function that calls {min(untold)}")
             imported = [module for code in codes for module in _imported(code, space.get("__package__"))]
             for one in (space, *map(vars, imported)):
                 self._add_named(one, names, done)

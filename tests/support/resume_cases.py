@@ -4,6 +4,7 @@ Each case's result goes into the JSON file RESULTS; what it must be is in tests/
 """
 
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -100,6 +101,10 @@ def imports_relatively():
     from .settings import gain
 
     return gain, settings.offset
+
+
+def imports_by_name():
+    return importlib.import_module("some_" + "pack").strength
 
 
 def imports_what_is_not_loaded():
@@ -292,6 +297,8 @@ def cannot_tell_cases():
         "import of a module that is not loaded": imports_what_is_not_loaded,
         "import of a name that is not there": imports_what_is_not_there,
         "relative import without a package": imports_relatively,
+        "import by a name that is made": imports_by_name,
+        "globals() in a function within": lambda: lambda: globals()["torch"],
         "network with one": Scaling(torch.Generator()),
     }
     for name, value in values.items():
