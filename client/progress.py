@@ -183,7 +183,12 @@ class ProgressTracker:
         counter = self._counter
         if self._class(node_id) == _ENCODER and counter and counter.node_id == node_id and counter.maximum > 1:
             seconds = counter.earlier + now - counter.started
-            self._decode_seconds = seconds * _decode_per_encode(counter.maximum)
+            self._decode_seconds = seconds * _decode_per_encode(counter.maximum) * self._encodes_per_decode()
+
+    def _encodes_per_decode(self) -> float:
+        """Return how many encoders there are for each decoder: segments that follow each other have one each."""
+        classes = [self._class(node_id) for node_id in self._graph]
+        return max(1.0, classes.count(_ENCODER) / max(1, sum(name in _DECODERS for name in classes)))
 
     def _part_done(self, node_id: str) -> float:
         if node_id in self._done:

@@ -16,9 +16,9 @@ LOADERS = ("37", "38", "39", "54", "56", "6", "62", "67", "68", "7", "71")
 class Run:
     """A tracker on the bundled graph, with a clock that the test sets."""
 
-    def __init__(self):
+    def __init__(self, workflow=HOSTED.workflow):
         self.now = 100.0
-        self.graph = load_graph(HOSTED.workflow)
+        self.graph = load_graph(workflow)
         self.tracker = ProgressTracker(self.graph, clock=lambda: self.now)
         self.states = {}
 
@@ -124,6 +124,21 @@ def test_the_decode_of_several_segments_is_told_by_all_of_their_encodes():
         run.now += 0.25
     expected = 3 * 41 * 0.25 * 4.46  # at 81 frames a segment
     assert run.node("57", "finished", 12, 12).eta_s == pytest.approx(expected, rel=0.02)
+
+
+def test_the_decode_of_segments_that_follow_each_other_is_told_by_the_encode_of_each():
+    run = Run("wan22_flf2v_long_video")
+    run.finish(*(node_id for node_id in run.graph if node_id not in ("57", "67", "73", "75", "77", "87")))
+    for encoder, sampler in (("67", "57"), ("77", "87")):
+        for chunk in range(42):
+            run.node(encoder, value=chunk, maximum=41)
+            run.now += 0.25
+        run.finish(encoder)
+        for step in range(5):
+            run.node(sampler, value=step, maximum=4)
+            run.now += 0.25
+        last = run.finish(sampler, *(["75"] if sampler == "57" else []))
+    assert last.eta_s == pytest.approx(2 * 42 * 0.25 * 4.46, rel=0.02)  # at 81 frames a segment
 
 
 def test_only_a_plainly_slower_run_or_new_work_makes_the_time_rise():
