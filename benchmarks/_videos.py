@@ -103,7 +103,7 @@ class Videos:
         run_graph(self._server, graph)
         seconds = (time.perf_counter() - began) / len(cases)
         for number, latent in enumerate(latents):
-            frames = add_node(graph, f"decoded_{number}", "VAEDecode", samples=latent, vae=["39", 0])
+            frames = add_node(graph, f"decoded_{number}", "WanFLF2VMeasureDecode", samples=latent, vae=["39", 0])
             _add_save(graph, f"video_{number}", frames)
         run_graph(self._server, graph)
         return [self._take(f"video_{number}") for number in range(len(cases))], seconds

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
@@ -23,7 +22,7 @@ from ._cases import Case, cases_of, held_out_photographs, pairs_of
 from ._clips import Clip, Picture
 from ._figures import Figure, Figures, Options
 from ._stage import MANY_FRAMES, comfyui_alone
-from ._videos import LENGTH, Setting, Videos
+from ._videos import Setting, Videos
 from .detectors import BAR, KINDS, compare, rates, report_of
 
 # What was made with these settings and looked at: videos, how node 57 and 67 are set, and the target frame rate divided
@@ -107,15 +106,16 @@ def _save_sheet(path: Path, caption: str, clip: Clip) -> None:
     sheet.save(path)
 
 
-def _figures(kind: str, count: Counter[str]) -> dict[str, Any]:
+def _figures(kind: str, count: Counter[str]) -> Figures:
     precision, recall = rates(count)
-    marked = count["found"] + count["missed"]
-    figures = {f"outputs_{kind}_marked": Figure(float(marked), "", 50, marked, marked)}
-    if marked:
-        figures |= {
-            f"outputs_{kind}_{name}": Figure(value, "", 50, value, value, (">=", BAR))
-            for name, value in (("precision", precision), ("recall", recall))
-        }
-    else:
-        figures[f"outputs_{kind}_wrong"] = Figure(float(count["wrong"]), "", 50, count["wrong"], count["wrong"], ("==", 0))
+    marked = float(count["found"] + count["missed"])
+    figures = {f"outputs_{kind}_marked": _figure(marked)}
+    if not marked:
+        return {**figures, f"outputs_{kind}_wrong": _figure(float(count["wrong"]), ("==", 0.0))}
+    for name, value in (("precision", precision), ("recall", recall)):
+        figures[f"outputs_{kind}_{name}"] = _figure(value, (">=", BAR))
     return figures
+
+
+def _figure(value: float, limit: tuple[str, float] | None = None) -> Figure:
+    return Figure(value, "", sum(count for count, _, _ in _ASKED), value, value, limit)
