@@ -45,8 +45,7 @@ SAME = 1.0
 # A frame that stays this far from the image even when it is corrected shows something else.
 UNLIKE = 5.0
 
-# The fit sees the mean light of blocks, as an eye does from afar, so that lost or invented detail does not count. It is
-# linear light: of values that are not, as sRGB's and Oklab's, a picture without its detail has another mean.
+# The fit sees the mean colour of blocks, so that lost or invented detail does not count.
 _BLOCK, _MIN_BLOCKS = 8, 256
 _ROUNDS = 8
 # Ridge, relative to the weight: what the blocks say little about stays as it is. Chosen from 1e-6...1e-4 by the
@@ -87,8 +86,8 @@ def end_map(frame: torch.Tensor, image: torch.Tensor, strength: float = 1.0) -> 
     frame, image = _float(frame), _float(image)
     low, high = _CLIPPED
     inside = ((frame > low) & (frame < high)).all(0, keepdim=True).float()
-    x, y = (_lab_of_light(_blocks(_light(picture))) for picture in (frame, image))
-    added = _fit(x, y - x, _blocks(inside).square())
+    x, y, inside = (_blocks(picture) for picture in (_to_lab(frame), _to_lab(image), inside))
+    added = _fit(x, y - x, inside.square())
     before = _distance(x, y)
     if before < SAME or not _distance(x + added @ _terms(x), y) <= UNLIKE:  # `not`, for NaN
         added = torch.zeros_like(added)
@@ -112,7 +111,7 @@ def corrected(picture: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
 
 
 def _strip(picture: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    lab = _lab_of_light(_light(_float(picture)))
+    lab = _to_lab(_float(picture))
     low, high = (bound.view(3, 1, 1) for bound in change[:, -2:].unbind(1))
     rgb = _to_rgb(lab + _mixed(change[:, :-2], _terms(lab.clamp(low, high))))
     return rgb.mul_(255.0).round_().to(torch.uint8) if picture.dtype == torch.uint8 else rgb.to(picture.dtype)
@@ -251,12 +250,9 @@ def _float(picture: torch.Tensor) -> torch.Tensor:
     return picture / 255.0 if picture.dtype == torch.uint8 else picture.float().clamp(0.0, 1.0)
 
 
-def _light(rgb: torch.Tensor) -> torch.Tensor:
+def _to_lab(rgb: torch.Tensor) -> torch.Tensor:
     # IEC 61966-2-1, the sRGB transfer function.
-    return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055).pow(2.4))
-
-
-def _lab_of_light(light: torch.Tensor) -> torch.Tensor:
+    light = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055).pow(2.4))
     return _mixed(_LAB, _mixed(_CONES, light).clamp_min_(0.0).pow_(1 / 3))
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from wan_flf2v.benchmarks._drifts import DRIFTS, delta_e, eight_bits, lossy, photographs, planted
-from wan_flf2v.quality.detectors import colour_shift
 from wan_flf2v.video.color_match import ColorMatch, corrected, end_map
 
 SIDE = 96
@@ -46,28 +45,14 @@ def test_the_notice_speaks_of_nearly_the_same_delta_e(pictures):
         assert end_map(frame, image).before == pytest.approx(delta_e(frame, image), rel=0.35)
 
 
-def test_lost_detail_is_hardly_a_drift(tmp_path):
-    """Only its light is missing: what is soft in sRGB is a little darker. Smaller pictures lose more of theirs."""
-    pictures, changes = list(photographs(128).values()), []
+def test_lost_detail_is_no_drift(pictures, tmp_path):
+    changes = []
     for seed, image in enumerate(pictures):
         other = pictures[seed - 1]
         frames = [lossy(image, seed), lossy(torch.lerp(image, other, 0.5), seed), lossy(other, seed)]
         shown, _ = run(tmp_path, frames, image, other)
         changes += [delta_e(frame, after) for frame, after in zip(frames, shown, strict=True)]
     assert sum(changes) / len(changes) < 0.3
-
-
-def test_the_light_that_goes_with_lost_detail_comes_back(pictures):
-    """The mean of linear light, which the report's drift compares. The picture with the most detail loses most."""
-    before, after = [], []
-    for image in (pictures[1], pictures[3]):
-        padded = torch.nn.functional.pad(image[None], (2, 2, 2, 2), mode="replicate")
-        soft = torch.nn.functional.avg_pool2d(padded, 5, 1)[0]
-        shown = corrected(soft, end_map(soft, image).change)
-        for changes, frame in ((before, soft), (after, shown)):
-            shift = colour_shift(to_bytes(frame).movedim(0, -1).numpy(), image.movedim(0, -1).numpy())
-            changes += map(abs, shift.change)
-    assert sum(after) < sum(before) / 2
 
 
 def test_drift_below_a_softened_frame_is_found_all_the_same(pictures):
