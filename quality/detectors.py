@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .curves import LAGS, Curves, block_means, sampled
-from .metrics import Array, to_linear
+from .metrics import Array, as_unit, to_linear
 
 Range = tuple[int, int]  # first, end
 
@@ -55,7 +55,7 @@ _DARK_LIGHT = 0.02  # of linear light: a channel below it is too dark to have a 
 class ColourShift:
     """How a frame's colours differ from an image that shows the same: red, green, blue in linear RGB.
 
-    frame = gain x image + offset; ``change`` is what that does to the channel's mean, 0.1 for 10 % more light.
+    frame = gain x image + offset; ``change`` is by how much the channel's mean is off, 0.1 for 10 % more light.
     """
 
     gain: tuple[float, float, float]
@@ -216,11 +216,15 @@ def _joined(frames: list[int]) -> list[Range]:
 def colour_shift(frame: Array, image: Array) -> ColourShift | None:
     """Compare a frame's colours with the fitted image's; None if they do not show the same.
 
+    ``change`` is what two readings agree on: a frame that lost detail in sRGB has lost light with it, but not the blocks'
+    mean of sRGB. Its colours have not drifted.
+
     Args:
         frame: [height, width, 3], uint8.
         image: the same size, float in 0...1.
     """
-    a, b = (block_means(to_linear(sampled(picture))).reshape(-1, 3) for picture in (image, frame))
+    pictures = [sampled(picture) for picture in (image, frame)]
+    a, b = (block_means(to_linear(picture)).reshape(-1, 3) for picture in pictures)
     grey_a, grey_b = (blocks.mean(axis=1) - blocks.mean() for blocks in (a, b))
     size = float(np.sqrt((grey_a**2).sum() * (grey_b**2).sum()))
     if size > 1e-9 and float((grey_a * grey_b).sum()) / size < _MATCH:
@@ -229,7 +233,8 @@ def colour_shift(frame: Array, image: Array) -> ColourShift | None:
     # Spread against spread: a least-squares line would be too flat where the frame itself is noisy.
     gain = np.where(spread_a > _DARK_LIGHT, spread_b / np.maximum(spread_a, 1e-9), mean_b / np.maximum(mean_a, 1e-9))
     offset = mean_b - gain * mean_a
-    change = (mean_b - mean_a) / np.maximum(mean_a, _DARK_LIGHT)
+    in_srgb = [to_linear(block_means(as_unit(picture))).mean(axis=(0, 1)) for picture in pictures]
+    change = _agreed(*((now - was) / np.maximum(was, _DARK_LIGHT) for was, now in ((mean_a, mean_b), in_srgb)))
     return ColourShift(*((float(x[0]), float(x[1]), float(x[2])) for x in (gain, offset, change)))
 
 
@@ -242,7 +247,7 @@ def find_balance_drift(curves: Curves, cuts: list[int], flashes: list[Range], si
     if len(cuts) > 1 or len(curves.times) < 2 * _DRIFT_FRAMES:
         return None
     off = [_beyond_ends(np.array(path)) for path in (curves.tint, np.cumsum(curves.tint_step, axis=0))]
-    agreed = np.where(off[0] * off[1] > 0, np.sign(off[0]) * np.minimum(*np.abs(off)), 0)
+    agreed = _agreed(*off)
     for first, end in flashes:
         agreed[first:end] = 0
     beyond = np.flatnonzero((np.abs(agreed) >= np.log1p(size)).any(axis=1))
@@ -252,6 +257,12 @@ def find_balance_drift(curves: Curves, cuts: list[int], flashes: list[Range], si
     inside = agreed[first:end]
     red, blue = np.expm1(inside[np.abs(inside).argmax(axis=0), [0, 1]])
     return BalanceDrift(first, end, float(red), float(blue))
+
+
+def _agreed(one: Array, other: Array) -> Array:
+    """Return the smaller of two readings of the same, 0 where their signs differ."""
+    agreed: Array = np.where(one * other > 0, np.sign(one) * np.minimum(np.abs(one), np.abs(other)), 0)
+    return agreed
 
 
 def _beyond_ends(path: Array) -> Array:

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from wan_flf2v.benchmarks.detectors import KINDS, judge, rates
+from wan_flf2v.quality.detectors import colour_shift
 from wan_flf2v.quality.metrics import to_linear
 from wan_flf2v.quality.report import MOST_PSNR, make_report
 from wan_flf2v.quality.report_text import to_text
@@ -176,6 +177,17 @@ def test_gain_and_offset_of_an_end_in_linear_light():
     assert kinds(report) == ["drift"]
     assert "red +10.0%, green" in report.findings[0].text
     assert judged([*frames[:-1], with_gain(frames[-1], (1.03, 1, 1))], frames[0], frames[-1]).findings == ()
+
+
+def test_light_that_goes_with_lost_detail_is_no_drift():
+    """Fine light and dark, and its mean in sRGB: the frame has 12 % less light."""
+    rng = np.random.default_rng(3)
+    coarse, fine = np.kron(rng.uniform(60, 190, (12, 20)), np.ones((8, 8))), rng.choice([-40, 40], (96, 160))
+    sharp, soft = (np.repeat(picture[..., None] / 255, 3, axis=2) for picture in (coarse + fine, coarse))
+    light = [to_linear(picture).mean() for picture in (sharp, soft)]
+    assert light[1] < 0.9 * light[0]
+    assert colour_shift(coded(soft), sharp).change == pytest.approx((0, 0, 0), abs=0.01)
+    assert min(colour_shift(coded(with_gain(soft, 1.2)), sharp).change) > 0.04
 
 
 def test_a_drift_between_equal_ends():
