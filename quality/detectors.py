@@ -216,8 +216,8 @@ def _joined(frames: list[int]) -> list[Range]:
 def colour_shift(frame: Array, image: Array) -> ColourShift | None:
     """Compare a frame's colours with the fitted image's; None if they do not show the same.
 
-    ``change`` is what two readings agree on: a frame that lost detail in sRGB has lost light with it, but not the blocks'
-    mean of sRGB. Its colours have not drifted.
+    ``change`` is what two readings agree on. A frame that lost detail has lost light with it, but not the blocks' mean
+    of sRGB: its colours have not drifted.
 
     Args:
         frame: [height, width, 3], uint8.
