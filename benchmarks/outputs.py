@@ -1,6 +1,7 @@
-"""How well the report judges what the demo's models make: 50 videos whose faults a person marked by looking at them.
+"""How well the report judges what the demo's models make: 50 videos whose faults were marked by eye.
 
-Among them are videos of settings that the models do not fit, so that there is something to find.
+Among them are videos of settings that the models do not fit, so that there is something to find. A mark says which
+kinds of faults a video has, as one sees them in its frames side by side (``outputs.json``: number -> kinds).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ._clips import Clip, Picture
 from ._figures import Figure, Figures, Options
 from ._stage import MANY_FRAMES, comfyui_alone
 from ._videos import Setting, Videos
-from .detectors import BAR, KINDS, compare, rates, report_of
+from .detectors import BAR, KINDS, rates, report_of
 
 # What was made with these settings and looked at: videos, how node 57 and 67 are set, and the target frame rate divided
 # by the frame rate, at which node 73 shows some frames longer.
@@ -36,7 +37,7 @@ _ASKED: tuple[tuple[int, Setting, Fraction], ...] = (
     (6, Setting(), Fraction(3, 2)),
     (4, Setting(), Fraction(5)),
 )
-_LABELS = Path(__file__).with_name("outputs.json")
+_MARKS = Path(__file__).with_name("outputs.json")
 _TILE, _COLUMNS, _CAPTION = 84, 17, 14
 
 
@@ -49,20 +50,19 @@ class Output(NamedTuple):
 
 
 def run(options: Options) -> Figures:
-    """Make the 50 videos, judge them and compare with the labels; rounds are not used."""
-    labels = json.loads(_LABELS.read_text(encoding="utf-8"))
+    """Make the 50 videos, judge them and compare with the marks; rounds are not used."""
+    marks = json.loads(_MARKS.read_text(encoding="utf-8"))
     counts = {kind: Counter[str]() for kind in KINDS}
     for number, (output, clip) in enumerate(clips(options)):
         if options.json is not None:
             _save_sheet(options.json.with_suffix("") / f"{number:02}.png", f"{number} {output.case.word}", clip)
-        label = labels[number]
-        clip.flashes, clip.freezes = ([tuple(one) for one in label[kind]] for kind in ("flashes", "freezes"))
-        clip.duplicates, clip.drift = set(label["duplicates"]), label["drift"]
         report, _ = report_of(clip)
-        for kind, count in compare(clip, report).items():
-            counts[kind].update(count)
-            if count["wrong"] or count["missed"]:
-                print(f"outputs: video {number}: {kind}: {dict(count)}", flush=True)
+        found, marked = {finding.kind for finding in report.findings}, set(marks.get(str(number), ()))
+        for kind in KINDS:
+            if kind in found | marked:
+                counts[kind]["found" if kind in found & marked else "missed" if kind in marked else "wrong"] += 1
+            if (kind in found) != (kind in marked):
+                print(f"outputs: video {number}: {kind}: {'missed' if kind in marked else 'not marked'}", flush=True)
     return {name: figure for kind in KINDS for name, figure in _figures(kind, counts[kind]).items()}
 
 
@@ -74,7 +74,7 @@ def outputs(photographs: list[str]) -> list[Output]:
 
 
 def clips(options: Options) -> Iterator[tuple[Output, Clip]]:
-    """Make the videos and yield each with its images; what is wrong with it is not known here."""
+    """Make the videos and yield each with its images; what is wrong with it is not told."""
     photographs = held_out_photographs()
     with comfyui_alone(options, MANY_FRAMES) as server:
         videos = Videos(server, photographs)
@@ -83,8 +83,9 @@ def clips(options: Options) -> Iterator[tuple[Output, Clip]]:
             asked = list(group)
             made, _ = videos.make([output.case for output in asked], setting)
             for output, frames in zip(asked, made, strict=True):
-                shown = list(Edit(held=output.held).timed(iter(_frames(frames)), frames.shape[1]))  # type: ignore[arg-type]
-                yield output, Clip("output", shown, images[output.case.start], images[output.case.end])
+                shown = Edit(held=output.held).timed(iter(frames.unbind(1)), frames.shape[1])
+                ends = images[output.case.start], images[output.case.end]
+                yield output, Clip("output", _frames(torch.stack(list(shown), dim=1)), *ends)
 
 
 def _frames(clip: torch.Tensor) -> list[Picture]:
