@@ -433,6 +433,19 @@ def test_interpolation_in_the_stream_is_that_of_comfyuis_node_on_the_whole_clip(
         assert container.streams.video[0].average_rate == 16 * multiplier
 
 
+def test_sound_lasts_as_long_as_the_interpolated_frames(comfy_server, rife):
+    """13 frames become 37, of 0.771 s at 48 a second; the tone lasts 1.2 s."""
+    graph = latent_graph(4, n73_format="mkv FFV1", n73_multiplier=3)
+    graph["model"], graph["73"]["inputs"]["interp_model"] = rife, ["model", 0]
+    graph["tone"] = write_tone(comfy_server, 1.2)
+    graph["73"]["inputs"]["audio"] = ["tone", 0]
+    path = comfy_server.path(comfy_server.run(graph).files[0])
+    assert len(decoded(path, "rgb24", (64, 48))) == 37
+    heard, rate = samples(path)
+    assert len(heard) == pytest.approx(37 / 48 * rate, abs=1)
+    assert np.abs(heard[-rate // 20 :]).max() > 0.1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 def test_what_a_killed_comfyui_leaves_is_removed_at_its_next_start(own_comfy_server):
     host = own_comfy_server
