@@ -1,5 +1,6 @@
 """Videos between photographs on a real ComfyUI: by the bundled workflow, or by stock nodes; frames are kept exactly.
 
+Clips are encoded and decoded by the training's form of ComfyUI's VAE, photographs and the ends of videos by ComfyUI's.
 Pictures and clips are float32 [3, frames, height, width], 0...1; a picture has one frame.
 """
 
@@ -36,12 +37,14 @@ _EASYCACHE = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95
 class Setting:
     """How a video is made.
 
-    ``sampler`` are inputs of node 57 other than 6 steps of euler at cfg 1 with the boundary's hand-over.
+    ``sampler`` are inputs of node 57 other than 6 steps of euler at cfg 1 with the boundary's hand-over, ``shift`` is
+    node 54's.
     ``stock_ends`` takes the stock node WanFirstLastFrameToVideo instead of node 67. ``chained_at`` takes two
     KSamplerAdvanced instead of node 57, and is the second's first step. ``easycache`` puts that node on both experts.
     """
 
     sampler: Mapping[str, Any] = field(default_factory=dict)
+    shift: float = SHIFT
     length: int = LENGTH
     stock_ends: bool = False
     chained_at: int | None = None
@@ -72,7 +75,8 @@ class Videos:
         np.save(self._server.base_dir / "input" / "clip.npy", clip.movedim(0, -1).contiguous().numpy())
         graph = {"39": graph_for(DEMO)["39"]}
         frames = add_node(graph, "clip", "WanFLF2VMeasureLoadFrames", name="clip")
-        _add_save(graph, "decoded", _add_vae(graph, "vae", frames))
+        encoded = add_node(graph, "encode", "WanFLF2VMeasureEncode", images=frames, vae=["39", 0])
+        _add_save(graph, "decoded", add_node(graph, "decode", "WanFLF2VMeasureDecode", samples=encoded, vae=["39", 0]))
         run_graph(self._server, graph)
         return self._take("decoded")
 
@@ -86,7 +90,7 @@ class Videos:
         for unused in ("6", "62", "68", "73"):
             del graph[unused]
         graph["71"]["inputs"].update(width=SIDE, height=SIDE)
-        graph["54"]["inputs"]["shift"] = SHIFT
+        graph["54"]["inputs"]["shift"] = setting.shift
         for number, case in enumerate(cases):
             conditioning = self._add_ends(graph, number, case, ends, setting)
             add_node(graph, f"encoded_{number}", "PreviewAny", source=conditioning)

@@ -109,7 +109,7 @@ class WanFLF2VColorMatch(io.ComfyNode):
             return io.NodeOutput(settings, cls._corrected(images, settings))
         return io.NodeOutput(
             settings,
-            ExecutionBlocker("The output images of Wan FLF2V Color Match needs the input images: connect frames."),
+            ExecutionBlocker('The output "images" of Wan FLF2V Color Match needs its input "images": connect frames.'),
         )
 
     @classmethod

@@ -14,12 +14,12 @@ just after. ``freeze_frames`` or more repeated frames in a row are a **freeze**,
 that stands perfectly still for that long is a freeze too, even if it slowed down first. Grain keeps a still scene from
 being one, as long as the encoder left the grain in.
 
-A **drift** at an end is decidable: the frame and its image show the same, so each channel's gain and offset in linear
-RGB can be measured. In between, content and light may change as they like, so only the balance of the colours is
-judged: red against green and blue against green, of the same things from frame to frame. It drifts where it leaves the
-span between its values at the two ends. A fade or a lamp that is turned down changes all channels alike, a dissolve
-stays inside the span. A clip with two cuts or more, or with one image, has no such span: only its ends are
-judged.
+A **drift** at an end is decidable: the frame and its image show the same, so each channel can be compared in linear
+RGB. Light that goes with lost detail is none: the channel's mean in sRGB must have changed too. In between, content and
+light may change as they like, so only the balance of the colours is judged: red against green and blue against green,
+of the same things from frame to frame. It drifts where it leaves the span between its values at the two ends. A fade or
+a lamp that is turned down changes all channels alike, a dissolve stays inside the span. A clip with two cuts or more,
+or with one image, has no such span: only its ends are judged.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ _DARK_LIGHT = 0.02  # of linear light: a channel below it is too dark to have a 
 class ColourShift:
     """How a frame's colours differ from an image that shows the same: red, green, blue in linear RGB.
 
-    frame = gain x image + offset; ``change`` is by how much the channel's mean is off, 0.1 for 10 % more light.
+    frame = gain x image + offset; ``change`` is by how much the channel's mean is off, 0.1 for 10 % more light;
+    0 for light that was lost with detail (``colour_shift``).
     """
 
     gain: tuple[float, float, float]

@@ -21,7 +21,7 @@ _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193,
 _WHITE = _TO_XYZ.sum(axis=1)
 # CIE 15:2004, the line near black that the cube root gives way to.
 _LAB_LINEAR_BELOW, _LAB_SLOPE = (6 / 29) ** 3, (29 / 6) ** 2 / 3
-_ROWS = 64  # of a picture at a time, so that an ΔE of 4096x4096 needs no gigabyte
+_ROWS = 64  # of a picture at a time, so that a ΔE of 4096x4096 needs no gigabyte
 
 
 def as_unit(picture: Array) -> Array:

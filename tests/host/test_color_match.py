@@ -167,7 +167,7 @@ def test_images_out_without_images_in(comfy_server, pictures):
     graph = images_graph(comfy_server, torch.rand(1, 16, 16, 3))
     with_match(graph, {"start_image": add_image(comfy_server, graph, "rgb", pictures[0])})
     graph["73"]["inputs"]["images"] = ["match", 1]
-    with pytest.raises(AssertionError, match="needs the input images: connect frames"):  # what the app shows
+    with pytest.raises(AssertionError, match='needs its input "images": connect frames'):  # what the app shows
         Shown(comfy_server, graph)
 
 

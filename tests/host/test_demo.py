@@ -1,5 +1,6 @@
 """The demo as a user runs it: a process, a real ComfyUI, real files."""
 
+import json
 import os
 import shutil
 import signal
@@ -54,6 +55,11 @@ def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
         assert sum(1 for _ in container.decode(stream)) == 33
         assert "a cat becomes coffee" in container.metadata["prompt"]
     assert Image.open(tmp_path / "result" / "demo.png").size == (808, 444)
+    ends = [str(base.IMAGES / f"{name}.jpg") for name in ("start", "end")]
+    judged = [sys.executable, "-I", "-m", "wan_flf2v", "report", "result/demo.mp4", *ends, "--json"]
+    report = json.loads(subprocess.run(judged, cwd=tmp_path, capture_output=True, text=True, check=False).stdout)
+    assert report["start"]["psnr"] > 25
+    assert report["end"]["psnr"] > 22
     assert "33 frames, 128x128, 16 fps, made in " in output
     assert "57 Sampler (two experts, one schedule)" in output
     notices = [

@@ -20,6 +20,7 @@ from wan_flf2v.training.experts import EXPERT_CONFIG, Expert, velocity_loss
 from wan_flf2v.training.muon import Muon
 from wan_flf2v.training.trainer import Machine, Schedule, Trainer
 from wan_flf2v.training.transitions import TRANSITIONS, transition_clip
+from wan_flf2v.wan import TEXT_TOKENS
 
 SMALL_VAE = {**vae.VAE_CONFIG, "dim": 4}
 SMALL_EXPERT = {**EXPERT_CONFIG, "num_layers": 2, "ffn_dim": 128}
@@ -239,7 +240,7 @@ def loaded_expert_is_off(expert, example, prompts):
     patcher = comfy.sd.load_diffusion_model(str(target), model_options={"dtype": torch.float32})
     comfy.model_management.in_training = False
     prompt = prompts.named["circle"][1]
-    padded = torch.zeros(1, text.TEXT_LENGTH, prompt.shape[-1])
+    padded = torch.zeros(1, TEXT_TOKENS, prompt.shape[-1])
     padded[0, : len(prompt)] = prompt
     x, conditioning = example.latent[None], example.conditioning[None]
     sigma = torch.tensor([0.7])

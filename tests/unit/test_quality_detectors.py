@@ -53,6 +53,9 @@ def test_a_moving_clip_with_its_own_ends_passes():
     assert report.video.seconds == 39 / 16
     assert report.start.psnr > 50
     assert "pass: the ends match their images" in to_text(report)
+    assert "pass: the last frame matches its image, nothing wrong in between" in to_text(
+        judged(panned(), end=panned()[-1])
+    )
     exact = judged(frames, coded(frames[0]) / 255)
     assert (exact.start.psnr, exact.end) == (MOST_PSNR, None)
 
