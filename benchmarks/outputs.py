@@ -1,7 +1,8 @@
 """How well the report judges what the demo's models make: 50 videos whose faults were marked by eye.
 
 Among them are videos of settings that the models do not fit, so that there is something to find. A mark says which
-kinds of faults a video has, as one sees them in its frames side by side (``outputs.json``: number -> kinds).
+kinds of faults a video has, as one sees them in its frames side by side (``outputs.json``: number -> kinds). The marks
+are of the videos that these models make of these photographs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw
 
+from ..demo.base import MODELS
 from ..training.transitions import TRANSITIONS
 from ..video.edit import Edit
 from ._cases import Case, cases_of, held_out_photographs, pairs_of
@@ -51,7 +54,7 @@ class Output(NamedTuple):
 
 def run(options: Options) -> Figures:
     """Make the 50 videos, judge them and compare with the marks; rounds are not used."""
-    marks = json.loads(_MARKS.read_text(encoding="utf-8"))
+    marks = read_marks(list(held_out_photographs()))
     counts = {kind: Counter[str]() for kind in KINDS}
     for number, (output, clip) in enumerate(clips(options)):
         if options.json is not None:
@@ -64,6 +67,21 @@ def run(options: Options) -> Figures:
             if (kind in found) != (kind in marked):
                 print(f"outputs: video {number}: {kind}: {'missed' if kind in marked else 'not marked'}", flush=True)
     return {name: figure for kind in KINDS for name, figure in _figures(kind, counts[kind]).items()}
+
+
+def read_marks(photographs: list[str]) -> dict[str, list[str]]:
+    """Return number of a video -> kinds of faults.
+
+    Raises:
+        SystemExit: other photographs or models make other videos than those that were marked.
+    """
+    marked = json.loads(_MARKS.read_text(encoding="utf-8"))
+    models = {path.name: sha256(path.read_bytes()).hexdigest() for path in MODELS.rglob("*.safetensors")}
+    for name, now in (("photographs", photographs), ("models", models)):
+        if marked[name] != now:
+            raise SystemExit(f"the {name} are not those of the marked videos ({_MARKS}): mark the new ones")
+    marks: dict[str, list[str]] = marked["marks"]
+    return marks
 
 
 def outputs(photographs: list[str]) -> list[Output]:

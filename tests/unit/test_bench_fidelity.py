@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 import torch
 from PIL import Image
-from wan_flf2v.benchmarks import _cases, _metrics, fidelity, quality
+from wan_flf2v.benchmarks import _cases, _metrics, fidelity, outputs, quality
 from wan_flf2v.benchmarks._cases import LEAST_PHOTOGRAPHS, Case, cases_of, pairs_of, triples_of
 from wan_flf2v.benchmarks._sheet import Row, chosen, save_sheet
+from wan_flf2v.benchmarks.detectors import KINDS
 from wan_flf2v.training.pictures import PICTURES, GatherError
 from wan_flf2v.training.transitions import TRANSITIONS
 
@@ -192,3 +193,11 @@ def test_the_sheet_shows_each_video(tmp_path):
     save_sheet(tmp_path / "sheet.png", rows)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (9 * 100 + 4, 3 * (16 + 2 * 100 + 4) + 4)
+
+
+def test_marks_are_of_these_photographs_and_models():
+    marks = outputs.read_marks(NAMES)
+    assert set(marks) <= {str(number) for number in range(len(outputs.outputs(NAMES)))}
+    assert {kind for kinds in marks.values() for kind in kinds} <= set(KINDS)
+    with pytest.raises(SystemExit, match="the photographs are not those of the marked videos"):
+        outputs.read_marks(NAMES[1:])
