@@ -165,7 +165,15 @@ class Trainer:
         for optimizer, optimizer_state in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
         self.step, self.seconds = state["step"], state["seconds"]
+        self._forget_later_lines()
         return True
+
+    def _forget_later_lines(self) -> None:
+        """Remove what was logged after the checkpoint: these steps are made again."""
+        log = self._folder / "log.jsonl"
+        if log.exists():
+            lines = log.read_text("utf-8").splitlines()
+            log.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step), "utf-8")
 
     def _log(self, figures: Mapping[str, float]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
