@@ -28,6 +28,7 @@ def test_muon_steps_as_torchs_own_does(cases):
 def test_a_checkpoint_resumes_bit_for_bit(cases):
     training = cases["training"]
     assert (training["resumed"], training["resumed at"], training["resumes bit for bit"]) == (True, 3, True)
+    assert training["lines before the checkpoint"] == '{"step": 2}\n', "steps that are made again are logged again"
     assert training["out of time"] == [0, True], "without time it makes no step, and leaves a checkpoint"
 
 

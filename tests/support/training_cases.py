@@ -103,8 +103,11 @@ def training_cases():
     for _ in range(3):
         first.train_step()
     first.save()
+    log = FOLDER / "parts" / "log.jsonl"
+    log.write_text('{"step": 2}\n{"step": 5}\n', "utf-8")
     second = vae_trainer("parts", photographs, steps=8)
     yield "resumed", second.resume()
+    yield "lines before the checkpoint", log.read_text("utf-8")
     yield "resumed at", second.step
     second.run(1e9, losses.append)
     yield "resumes bit for bit", same_weights(whole.module, second.module)
