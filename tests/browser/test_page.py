@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import av
 import pytest
@@ -16,7 +17,8 @@ from PIL import Image
 from support.gateway_process import call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.contract.parameters import DEMO, HOSTED
+from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.demo.base import copy_trained_models
 
 EVIL = '<img src=x onerror="window.hacked=1">'
@@ -24,6 +26,7 @@ SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElemen
 CUT = """() => [...document.querySelectorAll(".label code")]
     .filter(code => code.scrollWidth > code.clientWidth).map(code => code.textContent)"""
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+STORE_DOWN = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
 LOOSE = "script-src 'self' 'unsafe-inline'"
 
 
@@ -242,9 +245,50 @@ class TestNetwork:
         page.locator("#countdown").wait_for(state="hidden")
         assert "Stopped" in idle.text("#note")
 
+    def test_what_a_person_must_mend_is_said_once(self, playground, gateway, token):
+        """This ComfyUI has the demo's model files alone."""
+        playground.open(token).fill_names()
+        playground.page.get_by_label("Model").select_option(HOSTED.model_id)  # the images stay
+        playground.run()
+        playground.wait_for_text("#result-error", "This model cannot run here now, so the request was not queued.")
+        assert not playground.page.locator("#countdown").is_visible()
+        assert requests_of(gateway, token) == []
+
+    def test_the_pause_is_as_long_as_the_store_says(self, idle, idle_token):
+        said = {"status": 503, "json": STORE_DOWN, "headers": {"Retry-After": "3000"}}
+        idle.page.route("**/v1/models/demo/**", lambda route: route.fulfill(**said))
+        idle.open(idle_token).fill_names()
+        idle.run()
+        idle.page.locator("#countdown").wait_for()
+        assert int(idle.text("#countdown-seconds")) > 60
+
+    def test_stop_ends_an_attempt_that_gets_no_response(self, idle, idle_token):
+        tries = []
+
+        def lose_the_first(route):
+            tries.append(route)
+            if len(tries) == 1:
+                route.abort()
+
+        idle.page.route("**/v1/models/demo/**", lose_the_first)
+        idle.open(idle_token).fill_names()
+        idle.run()
+        idle.page.get_by_role("button", name="Try now").click()
+        while len(tries) < 2:
+            idle.page.wait_for_timeout(50)
+        idle.page.get_by_role("button", name="Stop").click()
+        idle.wait_for_text("#note", "Stopped")
+        assert not idle.page.locator("#countdown").is_visible()
+
+    def test_a_form_that_cannot_be_loaded(self, idle):
+        idle.page.route("**/v1/openapi.json", lambda route: route.abort())
+        idle.page.goto(f"{idle.url}/v1/")
+        idle.page.get_by_role("button", name="Stop").click()
+        idle.wait_for_text("#result-error", "The form could not be loaded")
+        assert not idle.page.get_by_role("button", name="Run", exact=True).is_visible()
+
     def test_a_store_that_is_down_is_tried_again(self, idle, idle_gateway, idle_token):
-        body = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
-        answers = [lambda route: route.fulfill(status=503, json=body)]
+        answers = [lambda route: route.fulfill(status=503, json=STORE_DOWN)]
         idle.page.route("**/v1/models/demo/**", lambda route: answers.pop()(route) if answers else route.continue_())
         idle.open(idle_token).fill_names()
         idle.run()
@@ -267,6 +311,39 @@ def test_errors_stand_below_their_fields(idle, idle_gateway, tmp_path):
     assert "from 1 to 20, got 99" in idle.text("#field-57_steps-error")
     assert "from 0.6 to 4" in idle.text("#field-57_cfg-error")
     assert page.evaluate("document.activeElement.id") == "field-57_steps"
+
+
+def test_what_is_no_number_is_not_sent(idle, idle_gateway, idle_token):
+    page = idle.open(idle_token).page
+    idle.fill_names(**{"57_noise_seed": ""})
+    for key, typed in (("57_steps", "1e"), ("73_frame_rate", "")):
+        page.locator(f"#field-{key}").fill("")
+        page.locator(f"#field-{key}").press_sequentially(typed)
+    idle.run()
+    assert idle.text("#field-57_steps-error") == "Steps is not a number. Give a number from 1 to 20."
+    assert idle.text("#field-73_frame_rate-error").startswith("Frames Per Second is empty. Give a number from ")
+    assert idle.text("#field-57_noise_seed-error") == "Seed is empty. Give a number from 0 to 18446744073709551615."
+    assert requests_of(idle_gateway, idle_token) == []
+    idle.fill_names(**{"57_noise_seed": " 7 ", "57_steps": "1e1", "73_frame_rate": "24"})
+    idle.run()
+    idle.wait_for_state("waiting")
+    (request,) = requests_of(idle_gateway, idle_token)
+    assert [request["input"][key] for key in ("57_noise_seed", "57_steps", "73_frame_rate")] == [7, 10, 24]
+
+
+def test_the_settings_of_a_request_whose_model_is_gone(idle, idle_gateway, idle_token):
+    gone = replace(DEMO, model_id="gone", graph=graph_for(DEMO))
+    assert in_store(idle_gateway, lambda store: store.add_model(gone))
+    idle_gateway.submit("/v1/models/gone", token=idle_token)
+    in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
+    in_store(idle_gateway, lambda store: store.remove_model("gone"))
+    page = idle.open(idle_token).page
+    idle.fill(prompt="kept")
+    page.locator("#requests .row").click()
+    page.get_by_role("button", name="Use these settings").click()
+    idle.wait_for_text("#result-error", "The model gone is not offered here. The form is as it was.")
+    assert page.locator("#field-6_text").input_value() == "kept"
+    assert idle.text("#model-id") == DEMO.model_id
 
 
 def test_hostile_texts_stay_texts(idle, idle_gateway):
