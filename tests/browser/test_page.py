@@ -3,10 +3,10 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,7 +14,8 @@ import av
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from support.gateway_process import call
+from playwright._impl._driver import compute_driver_executable
+from support.gateway_process import BODY, SUBMIT_DEMO, call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.contract.parameters import DEMO, HOSTED
@@ -383,30 +384,60 @@ def test_hostile_texts_stay_texts(idle, idle_gateway):
     assert page.evaluate("window.hacked") is None
 
 
-def test_the_programs_run(idle, idle_gateway, idle_token, tmp_path):
-    """With a prompt and file names that each language could misread; a thread ends what they submit."""
+@pytest.mark.parametrize("tab", ["curl", "Python", "JavaScript"])
+def test_a_program_makes_the_video(playground, gateway, token, tmp_path, tab):
+    """With a prompt and file names that each language could misread."""
+    command = {
+        "curl": ["bash", "-c"],
+        "Python": [sys.executable, "-c"],
+        "JavaScript": [
+            compute_driver_executable()[0],
+            "--input-type=module",
+            "--eval",
+        ],  # Playwright brings its Node.js
+    }[tab]
+    if tab == "curl" and not (shutil.which("bash") and shutil.which("curl")):
+        pytest.skip("NOT RUN: there is no bash or no curl on this machine. Install them.")
     prompt = """it's a "circle" $(touch hacked) `touch hacked` \\n ${x} #{y} \u2028 犬"""
     start = tmp_path / "it's $(touch hacked).png"
     Image.open(IMAGES / "start.jpg").resize((64, 64)).save(start)
     (tmp_path / "end.jpg").write_bytes((IMAGES / "end.jpg").read_bytes())
-    idle.open(idle_token).fill(prompt=prompt, start=start, **{"57_noise_seed": str(2**64 - 2)})
-    environment = {**os.environ, "TOKEN": idle_token}
-    for tab, command in {"curl": ["bash", "-c"], "Python": [sys.executable, "-c"]}.items():
-        if tab == "curl" and not (shutil.which("bash") and shutil.which("curl")):
-            continue
-        idle.page.get_by_role("tab", name=tab).click()
-        program = idle.page.locator("#code").text_content().replace("TOKEN=  #", f"TOKEN={idle_token}  #")
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen([*command, program], cwd=tmp_path, env=environment, **pipes) as process:
-            while process.poll() is None:
-                in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
-                time.sleep(0.1)
-            output, problems = process.communicate()
-        assert process.returncode == 0, problems
-        assert "/video.mp4?" in output, (program, output, problems)
-        (request, *_) = requests_of(idle_gateway, idle_token)
-        assert (request["input"]["6_text"], request["input"]["57_noise_seed"]) == (prompt, 2**64 - 2), tab
+    playground.open(token).fill(prompt=prompt, start=start, **{"57_noise_seed": str(2**64 - 2)})
+    playground.page.get_by_role("tab", name=tab).click()
+    program = playground.page.locator("#code").text_content().replace("TOKEN=  #", f"TOKEN={token}  #")
+    environment = {**os.environ, "TOKEN": token}
+    done = subprocess.run([*command, program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (address,) = re.findall(r"""http[^\s"]+/video\.mp4\?[^\s",\]]+""", done.stdout.partition('"videos"')[0])
+    (request,) = requests_of(gateway, token)
+    assert (request["input"]["6_text"], request["input"]["57_noise_seed"]) == (prompt, 2**64 - 2)
+    video = call(gateway.url, "GET", address.removeprefix(gateway.url))
+    with av.open(io.BytesIO(video.content)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.frames) == (96, 128, 17)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_an_event_source_follows_a_request(idle, idle_gateway, idle_token):
+    """By the signed link, which it opens again with the last event's id when the stream ends."""
+    page = idle.open(idle_token).page
+    links = idle_gateway.post(SUBMIT_DEMO, BODY, token=idle_token).json
+    page.evaluate(
+        """url => {
+            window.seen = []
+            const source = new EventSource(url)
+            source.addEventListener("status", event => seen.push(JSON.parse(event.data).status))
+            source.addEventListener("error", () => seen.push(source.readyState))
+        }""",
+        links["events_url"],
+    )
+    page.wait_for_function("() => seen.includes('in_queue')")
+    in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
+    closed = 2
+    page.wait_for_function("closed => seen.at(-1) === closed", arg=closed)  # after a 204
+    statuses = [one for one in page.evaluate("seen") if isinstance(one, str)]
+    assert statuses[0] == "in_queue"
+    assert statuses.count("completed") == 1
 
 
 def end_all(gateway, store):
