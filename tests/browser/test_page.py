@@ -26,6 +26,15 @@ EVIL = '<img src=x onerror="window.hacked=1">'
 SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CUT = """() => [...document.querySelectorAll(".label code")]
     .filter(code => code.scrollWidth > code.clientWidth).map(code => code.textContent)"""
+DROP = """async ([selector, name]) => {
+    const canvas = new OffscreenCanvas(64, 64)
+    canvas.getContext("2d").fillRect(0, 0, 64, 64)
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([await canvas.convertToBlob()], name, {type: "image/png"}))
+    const drop = kind => document.querySelector(selector).dispatchEvent(
+        new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true})) ? "left to the browser" : "ours"
+    return {dragover: drop("dragover"), drop: drop("drop")}
+}"""
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 STORE_DOWN = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
 LOOSE = "script-src 'self' 'unsafe-inline'"
@@ -312,6 +321,67 @@ def test_errors_stand_below_their_fields(idle, idle_gateway, tmp_path):
     assert "from 1 to 20, got 99" in idle.text("#field-57_steps-error")
     assert "from 0.6 to 4" in idle.text("#field-57_cfg-error")
     assert page.evaluate("document.activeElement.id") == "field-57_steps"
+
+
+def test_an_image_is_dropped(idle, idle_token):
+    """One that misses its place does not take the page away; the image and the prompt stay with another model."""
+    page = idle.open(idle_token).page
+    idle.fill_names()
+    page.locator("#field-6_text").fill("kept")
+    missed, taken = (page.evaluate(DROP, [selector, "a cat.png"]) for selector in ("main", ".zone"))
+    assert missed == taken == {"dragover": "ours", "drop": "ours"}, "the browser must not open it"
+    assert page.locator("#field-68_image ~ input").input_value() == "a cat.png"
+    page.get_by_label("Model").select_option(HOSTED.model_id)
+    page.locator(".zone img").first.wait_for()
+    names = [page.locator(f"#field-{key} ~ input").input_value() for key in ("68_image", "62_image")]
+    assert (names, page.locator("#field-6_text").input_value()) == (["a cat.png", "end.jpg"], "kept")
+
+
+def test_another_token_uploads_the_images_again(idle, idle_gateway, idle_token):
+    page = idle.open(idle_gateway.token).page
+    idle.fill()
+    idle.run()
+    idle.wait_for_state("waiting")
+    page.get_by_role("button", name="Change token").click()
+    idle.enter_token("“no token”")
+    idle.wait_for_text("#token-error", "This is not a token")
+    idle.enter_token(idle_token)
+    page.locator("#token-form").wait_for(state="hidden")
+    idle.run()
+    idle.wait_for_state("waiting")
+    assert len(requests_of(idle_gateway, idle_token)) == 1
+
+
+def test_what_is_said_while_it_runs(idle, idle_gateway, idle_token):
+    page = idle.open(idle_token).page
+    progress = {"fraction": 0.1, "node": "Sampler", "step": 2, "steps": 20, "eta_seconds": 119.6}
+    idle.fill_names()
+    idle.run()
+    idle.wait_for_state("waiting")
+    running = {"request_id": idle.request_id, "status": "in_progress", "progress": progress}
+    page.route("**/status", lambda route: route.fulfill(json=running))
+    event = f"id: 9\nevent: status\ndata: {json.dumps(running)}\n\n"
+    page.route("**/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+    page.reload()
+    idle.enter_token(idle_token)
+    idle.wait_for_text("#eta", "2:00 left")
+    assert idle.text("#step") == "Sampler: 2 of 20"
+    page.locator("#cancel").click()
+    idle.wait_for_text("#note", "Cancelling: it ends with the step that runs.")
+    with page.expect_response("**/events?*"):
+        pass
+    idle.wait_for_text("#note", "Cancelling")
+    page.get_by_role("button", name="Stop").click()
+
+
+def test_an_error_of_no_field_is_said_too(idle, idle_token):
+    """A model can change while its form is open."""
+    entry = {"loc": ["body", "57_new"], "msg": "57_new is missing.", "type": "missing"}
+    body = {"error_code": 422001, "error_message": entry["msg"], "detail": [entry]}
+    idle.page.route("**/v1/models/demo/**", lambda route: route.fulfill(status=422, json=body))
+    idle.open(idle_token).fill_names()
+    idle.run()
+    idle.wait_for_text("#form-error", "57_new is missing.")
 
 
 def test_what_is_no_number_is_not_sent(idle, idle_gateway, idle_token):
