@@ -233,7 +233,8 @@ async function uploaded(name, file, signal, pause) {
   try {
     if (!uploads.has(file)) uploads.set(file, await persist(() => upload(file, signal), pause));
   } catch (error) {
-    if (error.fields?.file) error.fields = { [name]: error.fields.file };
+    const fault = error.status === 413 ? error.message : error.fields?.file;
+    if (fault) error.fields = { [name]: fault };
     throw error;
   }
   return uploads.get(file);

@@ -315,6 +315,11 @@ def test_errors_stand_below_their_fields(idle, idle_gateway, tmp_path):
     idle.fill(start=tmp_path / "no.png")
     idle.run()
     page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.startsWith('file: ')")
+    too_large = {"error_code": 413001, "error_message": "The body is larger than 50 MiB."}
+    page.route("**/v1/files", lambda route: route.fulfill(status=413, json=too_large))
+    idle.fill(start=tmp_path / "no.png")
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.includes('50 MiB')")
     idle.fill_names(**{"57_steps": "99", "57_cfg": "0"})
     idle.run()
     page.wait_for_function("() => document.querySelector('#field-57_steps-error').textContent")
@@ -557,6 +562,14 @@ def test_the_reference_has_every_call(idle, idle_gateway):
     assert "18446744073709551615" in idle.text("#calls"), "not rounded"
 
 
+def test_the_reference_says_that_it_could_not_be_loaded(idle, idle_gateway):
+    idle.page.route("**/v1/openapi.json", lambda route: route.abort())
+    idle.page.goto(f"{idle_gateway.url}/v1/docs")
+    idle.wait_for_text("#about", "The reference could not be loaded. The connection to the API was lost.")
+    assert [fault for fault in idle.faults if "connection" in fault] == idle.faults
+    idle.faults.clear()
+
+
 def test_mounted_in_comfyui(new_playground, comfyui):
     """On ComfyUI's own origin, under the looser policy of --disable-api-nodes; the token is kept nowhere."""
     token = (comfyui.base_dir / "user" / "wan_flf2v" / "token").read_text()
@@ -578,8 +591,8 @@ def test_mounted_in_comfyui(new_playground, comfyui):
 
 
 @pytest.mark.pictures
-def test_picture_of_the_page(comfyui, playground, token):
-    """Makes docs/page.jpg: what the demo's models make of their two photographs, as far as the middle."""
+def test_pictures_of_the_page(comfyui, playground, token):
+    """Makes docs/page*.jpg: what the demo's models make of their two photographs, as far as the middle."""
     copy_trained_models(comfyui.base_dir / "models")  # the other tests have a random VAE, which is quick
     page = playground.open(token).page
     playground.fill(**{"71_widthx71_height": "128x128 (1:1)", "67_length": "33", "57_steps": "6"})
@@ -593,8 +606,16 @@ def test_picture_of_the_page(comfyui, playground, token):
             video.addEventListener("seeked", resolve);
             video.currentTime = video.duration / 2;
             document.activeElement.blur();
-            scrollTo(0, 0);
         })"""
     )
     page.mouse.move(0, 0)  # nothing is under it
-    page.screenshot(path=str(REPO / "docs" / "page.jpg"), type="jpeg", quality=88)
+    for name, size, scheme, top in (
+        ("page", DESK, "light", "#main"),
+        ("page_dark", DESK, "dark", "#main"),
+        ("page_phone", PHONE, "light", "#main"),
+        ("page_phone_result", PHONE, "dark", "#result-title"),
+    ):
+        page.set_viewport_size(size)
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate("top => scrollTo(0, document.querySelector(top).getBoundingClientRect().top + scrollY - 80)", top)
+        page.screenshot(path=str(REPO / "docs" / f"{name}.jpg"), type="jpeg", quality=88)
