@@ -27,7 +27,7 @@ export class ApiError extends Error {
     super(body?.error_message ?? `The server responded with ${status}.`);
     this.status = status;
     const mayPass = MAY_PASS.includes(status) && body?.error_code !== MODEL_UNAVAILABLE;
-    this.waitS = mayPass ? Math.max(Number.parseInt(headers.get("Retry-After"), 10) || BUSY_S, 1) : null;
+    this.waitS = mayPass ? Number.parseInt(headers.get("Retry-After"), 10) || BUSY_S : null;
     this.fields = {};
     for (const item of status === 422 && Array.isArray(body?.detail) ? body.detail : [])
       if (item.loc?.[0] === "body") this.fields[item.loc[1]] = item.msg;

@@ -257,7 +257,7 @@ async function open(id) {
     showResult(result);
     loadRequests();
   } catch (error) {
-    if (signal.reason === STOPPED) $("note").textContent = "Not followed any more. The request itself goes on.";
+    if (signal.reason === STOPPED) $("note").textContent = "Not followed any more. The request itself goes on: choose it below to follow it again.";
     if (signal.aborted) return;
     if (error.status === 401) return askForToken(error.message);
     clearView();
@@ -444,7 +444,7 @@ function remembered() {
 /** Put the settings of the request in view into the form, if its model is still there. */
 function useSettings() {
   const { model_id: its, input } = known.get(idInView());
-  if (!(its in models)) return showError(`The model ${its} is not offered here. The form is as it was.`);
+  if (!Object.hasOwn(models, its)) return showError(`The model ${its} is not offered here. The form is as it was.`);
   if (its !== model) chooseModel(its, form.given());
   form.fill(input);
   $("main").focus();

@@ -377,6 +377,7 @@ def test_what_is_said_while_it_runs(idle, idle_gateway, idle_token):
         pass
     idle.wait_for_text("#note", "Cancelling")
     page.get_by_role("button", name="Stop").click()
+    idle.wait_for_text("#note", "Not followed any more.")
 
 
 def test_an_error_of_no_field_is_said_too(idle, idle_token):
