@@ -6,7 +6,9 @@
 const ROOT = new URL("./", document.baseURI);
 const SILENCE_MS = 40_000; // the server sends something every 15 s
 const LONGEST_WAIT_S = 15;
-const BUSY_S = 5; // a 502, 503 or 504 does not say how long
+const BUSY_S = 5; // a 502 or 504 does not say how long
+const MAY_PASS = [429, 502, 503, 504];
+const MODEL_UNAVAILABLE = 503002; // until a person gives ComfyUI what it lacks
 
 let token = "";
 
@@ -21,10 +23,11 @@ export const local = (link) => address(link.split("/v1/").pop());
 
 /** An error that the API responded with. `waitS` is when to try again, null if that is pointless; `fields` is key -> text. */
 export class ApiError extends Error {
-  constructor(status, body) {
+  constructor({ status, headers }, body) {
     super(body?.error_message ?? `The server responded with ${status}.`);
     this.status = status;
-    this.waitS = status === 429 ? (body?.detail?.retry_after ?? BUSY_S) : [502, 503, 504].includes(status) ? BUSY_S : null;
+    const mayPass = MAY_PASS.includes(status) && body?.error_code !== MODEL_UNAVAILABLE;
+    this.waitS = mayPass ? Number.parseInt(headers.get("Retry-After"), 10) || BUSY_S : null;
     this.fields = {};
     for (const item of status === 422 && Array.isArray(body?.detail) ? body.detail : [])
       if (item.loc?.[0] === "body") this.fields[item.loc[1]] = item.msg;
@@ -53,7 +56,7 @@ async function send(method, path, { headers = {}, body, signal } = {}) {
   } catch (error) {
     throw signal?.aborted ? error : new ConnectionLost();
   }
-  if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => null));
+  if (!response.ok) throw new ApiError(response, await response.json().catch(() => null));
   return response;
 }
 
@@ -82,31 +85,38 @@ export async function upload(file, signal) {
 /** A text that no other request has. (randomUUID needs HTTPS or localhost.) */
 export const newKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
 
-/** Do `attempt` until it succeeds; after an error that may pass, `wait(seconds, error)` first. */
-export async function persist(attempt, wait) {
-  for (let tries = 0; ; tries += 1) {
-    try {
-      return await attempt();
-    } catch (error) {
-      const lost = error instanceof ConnectionLost;
-      const seconds = lost ? Math.min(2 ** tries, LONGEST_WAIT_S) : error.waitS;
-      if (seconds == null) throw error;
-      await wait(seconds, error);
+/**
+ * Do `attempt` until it succeeds. After an error that may pass, `pause.wait(seconds, error)` comes first; it can raise an
+ * error that ends the tries. `pause.end()` comes at the end in any case.
+ */
+export async function persist(attempt, pause) {
+  try {
+    for (let tries = 0; ; tries += 1) {
+      try {
+        return await attempt();
+      } catch (error) {
+        const lost = error instanceof ConnectionLost;
+        const seconds = lost ? Math.min(2 ** tries, LONGEST_WAIT_S) : error.waitS;
+        if (seconds == null) throw error;
+        await pause.wait(seconds, error);
+      }
     }
+  } finally {
+    pause.end();
   }
 }
 
 /**
- * Follow a request until it has ended: `on.status(status)`, `on.preview(image)`, `on.connected()`, `wait` as in persist.
+ * Follow a request until it has ended: `on.status(status)`, `on.preview(image)`, `pause` as in persist.
  *
  * A stream that breaks is opened again, and goes on behind the last event.
  */
-export async function follow(id, on, wait, signal) {
+export async function follow(id, on, pause, signal) {
   let last = "";
   let ended = false;
   while (!ended) {
     await persist(async () => {
-      for await (const event of events(id, last, signal, on.connected)) {
+      for await (const event of events(id, last, signal, pause.end)) {
         last = event.id ?? last;
         const data = JSON.parse(event.data);
         if (event.event === "preview") on.preview(data.image);
@@ -114,8 +124,8 @@ export async function follow(id, on, wait, signal) {
         ended = ["completed", "cancelled"].includes(data.status);
       }
       if (!ended && last) ended = await hasEnded(id, signal, on.status);
-    }, wait);
-    if (!ended) await wait(1, new ConnectionLost()); // the server stopped, or the token was revoked
+    }, pause);
+    if (!ended) await pause.wait(1, new ConnectionLost()); // the server stopped, or the token was revoked
   }
 }
 

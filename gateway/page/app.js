@@ -12,6 +12,8 @@ const MODELS = "/v1/models/";
 const PAGE_SIZE = 10;
 const REQUEST_ID = /^#([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
 const KEPT = "wan-flf2v token";
+const STOPPED = new DOMException("Stopped.", "AbortError"); // why a view ended when the user pressed Stop
+const CANCELLING = "Cancelling: it ends with the step that runs.";
 const WORDS = {
   ...{ in_queue: "waiting", in_progress: "running", succeeded: "succeeded", failed: "failed", cancelled: "cancelled" },
   ...{ completed: "finished", sending: "sending" },
@@ -27,15 +29,17 @@ let model = ""; // the chosen one
 let form = null;
 let language = "curl";
 let view = new AbortController(); // ends whatever follows the request in view
-let uploads = new WeakMap(); // File -> id
+let uploads = new WeakMap(); // File -> id, for the token in use
+let listing = 0; // counts the calls for that list: only the last one is shown
 let cursor = null; // where the list of requests goes on
+let cancelling = ""; // id of the request that was cancelled last
 let videoAskedAgain = ""; // id of the request whose video did not play at first
 const known = new Map(); // request id -> what the list says of it, and its badge there
 
 // The form
 
-async function loadModels() {
-  const { paths, components } = await persist(() => call("GET", "openapi.json"), countdown(view.signal));
+async function loadModels({ signal }) {
+  const { paths, components } = await persist(() => call("GET", "openapi.json", { signal }), countdown(signal));
   for (const [path, { post }] of Object.entries(paths)) {
     if (!path.startsWith(MODELS) || !post) continue;
     const name = post.requestBody.content["application/json"].schema.$ref.split("/").pop();
@@ -44,26 +48,33 @@ async function loadModels() {
   const options = Object.entries(models).map(([value, schema]) => element("option", { value, textContent: schema.title }));
   $("model").replaceChildren(...options);
   show("model-choice", options.length > 1);
+  show("form", true);
   chooseModel(Object.keys(models)[0]);
 }
 
-function chooseModel(id) {
+/** Show the form of a model, with `values` in it. */
+function chooseModel(id, values = {}) {
   model = $("model").value = id;
   $("model-title").textContent = models[id].title;
   $("model-id").textContent = id;
   form = new Form($("fields"), models[id], showCode);
-  form.showErrors({});
+  form.fill(values);
+  showFormErrors({});
   showCode();
 }
 
+function showFormErrors(errors) {
+  $("form-error").textContent = form.showErrors(errors).join("\n");
+}
+
 /** Say what ComfyUI lacks, and begin with a model that can run. */
-async function showAvailability() {
-  const { models: offered } = await call("GET", "models");
+async function showAvailability({ signal }) {
+  const { models: offered } = await call("GET", "models", { signal });
   const chosen = offered.find((item) => item.model_id === model);
   const able = offered.find((item) => item.available);
   if (chosen && !chosen.available && able && $("model").dataset.touched !== "true") {
     chooseModel(able.model_id);
-    return showAvailability();
+    return showAvailability({ signal });
   }
   const lacks = chosen && !chosen.available;
   $("unavailable").textContent = lacks ? `This model cannot run here now. ${chosen.reason ?? ""}` : "";
@@ -147,9 +158,9 @@ function label(badge, state) {
   badge.dataset.state = state;
 }
 
-/** Return a wait for `persist` that counts down, and ends early by a button or when the network is back. */
+/** Return a pause for `persist`: it counts down, and is over sooner by a button, or when the network is back. */
 function countdown(signal) {
-  return async (seconds, error) => {
+  async function wait(seconds, error) {
     $("countdown-reason").textContent = error.message;
     show("countdown", true);
     const end = Date.now() + seconds * 1000;
@@ -163,7 +174,6 @@ function countdown(signal) {
         setTimeout(resolve, seconds * 1000);
         $("now").addEventListener("click", resolve, wake);
         if (error instanceof ConnectionLost) addEventListener("online", resolve, wake);
-        $("stop").addEventListener("click", () => reject(new DOMException("Stopped.", "AbortError")), wake);
         signal.addEventListener("abort", () => reject(signal.reason), wake);
         if (signal.aborted) reject(signal.reason);
       });
@@ -171,48 +181,60 @@ function countdown(signal) {
       clearInterval(timer);
       over.abort();
     }
-    if (!signal.aborted && error instanceof ApiError) show("countdown", false);
-  };
+  }
+  // Of an ended view, the countdown that is shown may be the next one's.
+  return { wait, end: () => signal.aborted || show("countdown", false) };
+}
+
+/** End all tries, also one that waits for its response. A request that was accepted goes on. */
+function stop() {
+  const stopped = view;
+  view = new AbortController();
+  show("countdown", false);
+  stopped.abort(STOPPED);
 }
 
 async function submit() {
   if ($("state").dataset.state === "sending") return; // a second press of Run would be a second request
-  const missing = Object.fromEntries(form.missing().map((key) => [key, `${models[model].properties[key].title} is missing.`]));
-  form.showErrors(missing);
-  $("form-error").textContent = "";
-  if (Object.keys(missing).length) return;
+  const problems = form.problems();
+  showFormErrors(problems);
+  if (Object.keys(problems).length) return;
   if (asksForToken && !$("token-form").hidden) return askForToken("Enter the token first.");
   const signal = clearView("sending");
   $("stage").scrollIntoView({ block: "nearest" }); // on a phone it is far below
-  const [values, key, wait] = [form.values(), newKey(), countdown(signal)];
+  const [values, key, pause] = [form.values(), newKey(), countdown(signal)];
   try {
     for (const [name, value] of Object.entries(values)) {
       if (!(value instanceof File)) continue;
       $("note").textContent = `Uploading ${value.name}…`;
-      values[name] = await uploaded(name, value, signal, wait);
+      values[name] = await uploaded(name, value, signal, pause);
     }
     $("note").textContent = "Sending the request…";
     const headers = { "Content-Type": "application/json", "Idempotency-Key": key }; // a repeated one is the same request
     const options = { headers, body: toJson(values, models[model]), signal };
-    const { request_id: id } = await persist(() => call("POST", `models/${model}`, options), wait);
+    const { request_id: id } = await persist(() => call("POST", `models/${model}`, options), pause);
     loadRequests();
     await open(id);
   } catch (error) {
+    if (signal.reason === STOPPED) stopSending();
     if (signal.aborted) return;
     clearView();
-    if (error.name === "AbortError") stopSending();
-    else if (error.status === 401) askForToken(error.message);
-    else if (Object.keys(error.fields ?? {}).length) form.showErrors(error.fields);
+    if (error.status === 401) askForToken(error.message);
+    else if (Object.keys(error.fields ?? {}).length) {
+      uploads = new WeakMap(); // one may have expired
+      showFormErrors(error.fields);
+    }
     else showError(error.message);
   }
 }
 
 /** Upload the file of a field, once; return its id. What is wrong with it is said of the field. */
-async function uploaded(name, file, signal, wait) {
+async function uploaded(name, file, signal, pause) {
   try {
-    if (!uploads.has(file)) uploads.set(file, await persist(() => upload(file, signal), wait));
+    if (!uploads.has(file)) uploads.set(file, await persist(() => upload(file, signal), pause));
   } catch (error) {
-    if (error.fields?.file) error.fields = { [name]: error.fields.file };
+    const fault = error.status === 413 ? error.message : error.fields?.file;
+    if (fault) error.fields = { [name]: fault };
     throw error;
   }
   return uploads.get(file);
@@ -228,23 +250,18 @@ function stopSending() {
 async function open(id) {
   history.replaceState(null, "", `#${id}`);
   const signal = clearView("in_queue");
-  const wait = countdown(signal);
-  const connected = () => show("countdown", false);
+  const pause = countdown(signal);
   try {
-    await follow(id, { status: showStatus, preview: showPreview, connected }, wait, signal);
-    const result = await persist(() => call("GET", `requests/${id}/result`, { signal }), wait);
-    connected();
+    await follow(id, { status: showStatus, preview: showPreview }, pause, signal);
+    const result = await persist(() => call("GET", `requests/${id}/result`, { signal }), pause);
     showResult(result);
     loadRequests();
   } catch (error) {
+    if (signal.reason === STOPPED) $("note").textContent = "Not followed any more. The request itself goes on: choose it below to follow it again.";
     if (signal.aborted) return;
-    show("countdown", false);
-    if (error.name === "AbortError") $("note").textContent = "Not followed any more. The request itself goes on.";
-    else if (error.status === 401) askForToken(error.message);
-    else {
-      clearView("failed");
-      showError(error.message);
-    }
+    if (error.status === 401) return askForToken(error.message);
+    clearView();
+    showError(error.message);
   }
 }
 
@@ -257,14 +274,17 @@ function showStatus(status) {
   if (status.status === "in_queue") {
     const place = position === 0 ? "Next in the queue." : `${position} ${position === 1 ? "request is" : "requests are"} before it.`;
     $("note").textContent = status.waiting_for ? `Waiting for ${status.waiting_for}` : place;
-  } else $("note").textContent = "";
+  } else $("note").textContent = cancelling === status.request_id ? CANCELLING : "";
   $("bar").value = progress?.fraction ?? 0;
   const node = progress?.node || "Starting";
   $("step").textContent = progress?.steps ? `${node}: ${progress.step} of ${progress.steps}` : `${node}…`;
   $("eta").textContent = progress?.eta_seconds == null ? "" : `${clock(progress.eta_seconds)} left`;
 }
 
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.round(seconds) % 60).padStart(2, "0")}`;
+function clock(seconds) {
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
 
 function showPreview(image) {
   $("preview").src = image;
@@ -301,11 +321,15 @@ function showError(message) {
 }
 
 async function cancel(id) {
+  const { signal } = view;
   try {
-    await persist(() => call("POST", `requests/${id}/cancel`), countdown(view.signal));
-    $("note").textContent = "Cancelling: it ends with the step that runs.";
+    const { outcome } = await persist(() => call("POST", `requests/${id}/cancel`, { signal }), countdown(signal));
+    if (outcome === "cancelled" && id === idInView() && !$("cancel").hidden) {
+      cancelling = id;
+      $("note").textContent = CANCELLING;
+    }
   } catch (error) {
-    if (error.name !== "AbortError") $("requests-error").textContent = error.message;
+    if (!signal.aborted) $("requests-error").textContent = error.message;
   }
   loadRequests();
 }
@@ -319,6 +343,7 @@ async function loadRequests(more = false) {
   if ($("filter").value) query.set("status", $("filter").value);
   if (more && cursor) query.set("cursor", cursor);
   $("requests-error").textContent = "";
+  const mine = ++listing;
   let found;
   try {
     found = await call("GET", `requests?${query}`);
@@ -326,18 +351,19 @@ async function loadRequests(more = false) {
     $("requests-error").textContent = error.message;
     return [];
   }
+  if (mine !== listing) return [];
   cursor = found.next_cursor;
   if (!more) $("requests").replaceChildren();
   $("requests").append(...found.requests.map(row));
   show("requests-card", true);
   show("more", cursor);
-  show("no-requests", !$("requests").childElementCount);
+  show("no-requests", !cursor && !$("requests").childElementCount);
   return found.requests;
 }
 
 function row(request) {
   const { request_id: id, status } = request;
-  const prompt = String(request.input["6_text"] ?? "");
+  const prompt = promptOf(request);
   const badge = element("span", { className: "badge" });
   label(badge, status);
   known.set(id, { ...request, badge });
@@ -358,6 +384,13 @@ function row(request) {
   return item;
 }
 
+/** The text that a request was made with; a model that was added may call it by another key than the bundled ones. */
+function promptOf({ model_id: its, input }) {
+  const isText = ([, { type, format, enum: choices }]) => type === "string" && !format && !choices;
+  const key = Object.entries(models[its]?.properties ?? {}).find(isText)?.[0] ?? "6_text";
+  return String(input[key] ?? "");
+}
+
 // The token
 
 function askForToken(message = "") {
@@ -368,23 +401,53 @@ function askForToken(message = "") {
 }
 
 async function takeToken(text) {
+  const { signal } = view;
+  if (!/^[!-~]*$/.test(text)) return askForToken("This is not a token: it has a space, or a character that no token has.");
+  uploads = new WeakMap();
   useToken(text);
   try {
-    await persist(showAvailability, countdown(view.signal));
+    await persist(() => showAvailability({ signal }), countdown(signal));
   } catch (error) {
+    if (!asksForToken) return showError(error.message);
     useToken("");
-    sessionStorage.removeItem(KEPT);
+    remember("");
     askForToken(error.message);
     return;
   }
   show("token-form", false);
   show("change-token", asksForToken);
-  show("countdown", false);
   if (asksForToken) $("main").focus();
   const requests = await loadRequests();
   const unfinished = requests.find((request) => ["in_queue", "in_progress"].includes(request.status));
   const id = idInView() ?? unfinished?.request_id;
   if (id) open(id);
+}
+
+/** Keep the token until the tab is closed; "" forgets it. A browser may forbid it, and then nothing is kept. */
+function remember(text) {
+  try {
+    if (text) sessionStorage.setItem(KEPT, text);
+    else sessionStorage.removeItem(KEPT);
+  } catch {
+    // It was typed in, so it can be again.
+  }
+}
+
+function remembered() {
+  try {
+    return sessionStorage.getItem(KEPT) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Put the settings of the request in view into the form, if its model is still there. */
+function useSettings() {
+  const { model_id: its, input } = known.get(idInView());
+  if (!Object.hasOwn(models, its)) return showError(`The model ${its} is not offered here. The form is as it was.`);
+  if (its !== model) chooseModel(its, form.given());
+  form.fill(input);
+  $("main").focus();
 }
 
 function listen() {
@@ -397,16 +460,12 @@ function listen() {
   on("form", "reset", sent(() => chooseModel(model)));
   on("model", "change", () => {
     $("model").dataset.touched = "true";
-    chooseModel($("model").value);
-    showAvailability().catch(() => {});
+    chooseModel($("model").value, form.given());
+    showAvailability(view).catch(() => {});
   });
   on("cancel", "click", () => ($("state").dataset.state === "sending" ? stopSending() : cancel(idInView())));
-  on("again", "click", () => {
-    const { model_id: its, input } = known.get(idInView());
-    if (its !== model) chooseModel(its);
-    form.fill(input);
-    $("main").focus();
-  });
+  on("stop", "click", stop);
+  on("again", "click", useSettings);
   on("copy", "click", copyCode);
   on("refresh", "click", () => loadRequests());
   on("filter", "change", () => loadRequests());
@@ -415,12 +474,19 @@ function listen() {
   on("change-token", "click", () => askForToken());
   on("token-form", "submit", sent(() => {
     const text = $("token").value.trim();
-    if (mayKeepToken && $("keep-token").checked) sessionStorage.setItem(KEPT, text);
-    else if (mayKeepToken) sessionStorage.removeItem(KEPT);
+    if (mayKeepToken) remember($("keep-token").checked ? text : "");
     $("token").value = "";
     takeToken(text);
   }));
+  for (const kind of ["dragover", "drop"]) addEventListener(kind, refuseFile);
   addEventListener("hashchange", () => idInView() && open(idInView()));
+}
+
+/** The browser would open a file that is dropped beside its place, and the form would be gone. */
+function refuseFile(event) {
+  if (event.defaultPrevented || !event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  event.dataTransfer.dropEffect = "none";
 }
 
 /** The network broke while the video came, or its link has expired: ask for the result again, once. */
@@ -429,10 +495,10 @@ async function loadVideoAgain() {
   if (videoAskedAgain === idInView()) return showError("The video cannot be played here. Download it, or reload the page.");
   videoAskedAgain = idInView();
   try {
-    await countdown(signal)(2, new ConnectionLost());
+    await countdown(signal).wait(2, new ConnectionLost());
     open(idInView());
   } catch {
-    if (!signal.aborted) show("countdown", false);
+    // Another request came into view, or the user pressed Stop.
   }
 }
 
@@ -443,10 +509,14 @@ async function start() {
   $("token-place").textContent = mayKeepToken
     ? "“wan-flf2v token create NAME” prints one."
     : "ComfyUI wrote it to user/wan_flf2v/token on its first start. This page keeps it until it is closed or loaded again.";
-  const kept = mayKeepToken ? sessionStorage.getItem(KEPT) : null;
+  try {
+    await loadModels(view);
+  } catch (error) {
+    return showError(`The form could not be loaded. ${error.message} Load the page again.`);
+  }
+  const kept = mayKeepToken ? remembered() : "";
   if (asksForToken && !kept) askForToken();
-  await loadModels();
-  if (!asksForToken || kept) await takeToken(kept ?? "");
+  else await takeToken(kept);
 }
 
 start();

@@ -4,7 +4,10 @@ import { element } from "./form.js";
 
 const METHODS = ["get", "post", "put", "delete"];
 
-const api = await ask("GET", "openapi.json");
+const api = await ask("GET", "openapi.json").catch((error) => {
+  document.getElementById("about").textContent = `The reference could not be loaded. ${error.message} Load the page again.`;
+  throw error;
+});
 const resolve = (schema) => (schema?.$ref ? api.components.schemas[schema.$ref.split("/").pop()] : (schema ?? {}));
 
 /** Say in a few words what a schema takes. */

@@ -40,24 +40,37 @@ export class Form {
     return found;
   }
 
+  /** Return what the user gave for required fields, prompt and images: it serves other models too. */
+  given() {
+    const isGiven = ([key, value]) => this.fields[key].required && value !== this.fields[key].preset;
+    return Object.fromEntries(Object.entries(this.values()).filter(isGiven));
+  }
+
   /** Put values into the fields; those that are not given stay. */
   fill(values) {
-    for (const [key, value] of Object.entries(values)) this.fields[key]?.set(String(value));
+    for (const [key, value] of Object.entries(values)) this.fields[key]?.set(value);
     this.showShape();
   }
 
-  /** Return the keys of required fields that are empty. */
-  missing() {
-    return Object.keys(this.fields).filter((key) => this.fields[key].required && this.fields[key].get() === "");
+  /** Return what is wrong before anything is sent, key -> text: required fields without a value, and what is no number. */
+  problems() {
+    const found = {};
+    for (const [key, { get, problem, required, title }] of Object.entries(this.fields)) {
+      if (get() !== "") continue;
+      if (problem) found[key] = problem();
+      else if (required) found[key] = `${title} is missing.`;
+    }
+    return found;
   }
 
-  /** Show an error below each field of `errors`, key -> text, and none below the others; go to the first. */
+  /** Show an error below each field of `errors`, key -> text, and none below the others; go to the first. Return the rest. */
   showErrors(errors) {
     for (const [key, field] of Object.entries(this.fields)) {
       field.error.textContent = errors[key] ?? "";
       field.control.setAttribute("aria-invalid", String(key in errors));
     }
     Object.entries(this.fields).find(([key]) => key in errors)?.[1].control.focus();
+    return Object.keys(errors).filter((key) => !(key in this.fields)).map((key) => errors[key]);
   }
 
   /** Show images as they will be cropped: in the shape of the chosen size. */
@@ -95,14 +108,15 @@ function makeField(key, property, changed) {
     : number;
   const field = make(id, property, changed);
   field.error = error;
+  field.title = property.title;
   field.control.setAttribute("aria-describedby", `${help.id} ${error.id}`);
   const label = element("label", { htmlFor: field.control.id, textContent: property.title });
   const head = element("div", { className: "label" }, label, element("code", { textContent: key, title: key }));
   field.box = element("div", { className: field.isImage ? "field image-field" : "field" }, head, ...field.parts);
   help.hidden = field.isImage || !help.textContent; // of an image, the field itself says it
   field.box.append(help, error);
-  field.reset = () => field.set(field.isImage ? "" : String(property.default ?? ""));
-  if (!field.isImage) field.reset();
+  field.preset = field.isImage ? "" : String(property.default ?? "");
+  if (!field.isImage) field.set(field.preset);
   return field;
 }
 
@@ -120,8 +134,8 @@ function plain(control, changed) {
   };
 }
 
-function text(id, property, changed) {
-  return plain(element("textarea", { id, rows: 3, maxLength: property.maxLength ?? -1 }), changed);
+function text(id, _, changed) {
+  return plain(element("textarea", { id, rows: 3 }), changed); // with maxLength, a browser cuts what is pasted
 }
 
 function choice(id, property, changed) {
@@ -132,12 +146,18 @@ function choice(id, property, changed) {
 function number(id, property, changed) {
   const control = element("input", { id, type: "text", inputMode: "numeric", autocomplete: "off" });
   const field = plain(control, changed);
+  field.get = () => control.value.trim();
+  field.problem = () => needsNumber(`${property.title} is empty.`, property);
   const dice = element("button", { type: "button", className: "quiet", textContent: "Random" });
   dice.setAttribute("aria-label", `Random ${property.title}`);
   dice.addEventListener("click", () => field.set(String(crypto.getRandomValues(new Uint32Array(1))[0])));
   field.parts = [element("div", { className: "line" }, control, dice)];
   return field;
 }
+
+/** Say what a number field needs, whose value cannot be sent. */
+const needsNumber = (fault, { minimum, maximum }) =>
+  `${fault} Give a number${minimum === undefined || maximum === undefined ? "" : ` from ${minimum} to ${maximum}`}.`;
 
 function slider(id, property, changed) {
   const step = property.type === "integer" ? 1 : 0.1;
@@ -148,6 +168,9 @@ function slider(id, property, changed) {
   const field = plain(control, changed);
   range.addEventListener("input", () => field.set(range.value));
   control.addEventListener("input", () => (range.value = control.value));
+  field.get = () => (Number.isNaN(control.valueAsNumber) ? "" : String(control.valueAsNumber));
+  // The browser gives no value for what it cannot read as a number, and the default would run.
+  field.problem = () => needsNumber(`${property.title} is ${control.validity.badInput ? "not a number" : "empty"}.`, property);
   field.set = (value) => {
     control.value = range.value = value;
     changed();
@@ -200,6 +223,7 @@ function image(id, property, changed) {
     });
   field.get = () => file ?? name.value.trim();
   field.set = (value) => {
+    if (value instanceof File) return take(value);
     take(null);
     name.value = value;
     changed();

@@ -3,27 +3,40 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import av
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from support.gateway_process import call
+from playwright._impl._driver import compute_driver_executable
+from support.gateway_process import BODY, SUBMIT_DEMO, call
 from support.playground import IMAGES, Busy, Playground
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.contract.parameters import DEMO, HOSTED
+from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.demo.base import copy_trained_models
 
 EVIL = '<img src=x onerror="window.hacked=1">'
 SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CUT = """() => [...document.querySelectorAll(".label code")]
     .filter(code => code.scrollWidth > code.clientWidth).map(code => code.textContent)"""
+DROP = """async ([selector, name]) => {
+    const canvas = new OffscreenCanvas(64, 64)
+    canvas.getContext("2d").fillRect(0, 0, 64, 64)
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([await canvas.convertToBlob()], name, {type: "image/png"}))
+    const drop = kind => document.querySelector(selector).dispatchEvent(
+        new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true})) ? "left to the browser" : "ours"
+    return {dragover: drop("dragover"), drop: drop("drop")}
+}"""
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+STORE_DOWN = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
 LOOSE = "script-src 'self' 'unsafe-inline'"
 
 
@@ -242,9 +255,50 @@ class TestNetwork:
         page.locator("#countdown").wait_for(state="hidden")
         assert "Stopped" in idle.text("#note")
 
+    def test_what_a_person_must_mend_is_said_once(self, playground, gateway, token):
+        """This ComfyUI has the demo's model files alone."""
+        playground.open(token).fill_names()
+        playground.page.get_by_label("Model").select_option(HOSTED.model_id)  # the images stay
+        playground.run()
+        playground.wait_for_text("#result-error", "This model cannot run here now, so the request was not queued.")
+        assert not playground.page.locator("#countdown").is_visible()
+        assert requests_of(gateway, token) == []
+
+    def test_the_pause_is_as_long_as_the_store_says(self, idle, idle_token):
+        said = {"status": 503, "json": STORE_DOWN, "headers": {"Retry-After": "3000"}}
+        idle.page.route("**/v1/models/demo/**", lambda route: route.fulfill(**said))
+        idle.open(idle_token).fill_names()
+        idle.run()
+        idle.page.locator("#countdown").wait_for()
+        assert int(idle.text("#countdown-seconds")) > 60
+
+    def test_stop_ends_an_attempt_that_gets_no_response(self, idle, idle_token):
+        tries = []
+
+        def lose_the_first(route):
+            tries.append(route)
+            if len(tries) == 1:
+                route.abort()
+
+        idle.page.route("**/v1/models/demo/**", lose_the_first)
+        idle.open(idle_token).fill_names()
+        idle.run()
+        idle.page.get_by_role("button", name="Try now").click()
+        while len(tries) < 2:
+            idle.page.wait_for_timeout(50)
+        idle.page.get_by_role("button", name="Stop").click()
+        idle.wait_for_text("#note", "Stopped")
+        assert not idle.page.locator("#countdown").is_visible()
+
+    def test_a_form_that_cannot_be_loaded(self, idle):
+        idle.page.route("**/v1/openapi.json", lambda route: route.abort())
+        idle.page.goto(f"{idle.url}/v1/")
+        idle.page.get_by_role("button", name="Stop").click()
+        idle.wait_for_text("#result-error", "The form could not be loaded")
+        assert not idle.page.get_by_role("button", name="Run", exact=True).is_visible()
+
     def test_a_store_that_is_down_is_tried_again(self, idle, idle_gateway, idle_token):
-        body = {"error_code": 503001, "error_message": "The API cannot use its store.", "detail": None}
-        answers = [lambda route: route.fulfill(status=503, json=body)]
+        answers = [lambda route: route.fulfill(status=503, json=STORE_DOWN)]
         idle.page.route("**/v1/models/demo/**", lambda route: answers.pop()(route) if answers else route.continue_())
         idle.open(idle_token).fill_names()
         idle.run()
@@ -261,12 +315,112 @@ def test_errors_stand_below_their_fields(idle, idle_gateway, tmp_path):
     idle.fill(start=tmp_path / "no.png")
     idle.run()
     page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.startsWith('file: ')")
+    too_large = {"error_code": 413001, "error_message": "The body is larger than 50 MiB."}
+    page.route("**/v1/files", lambda route: route.fulfill(status=413, json=too_large))
+    idle.fill(start=tmp_path / "no.png")
+    idle.run()
+    page.wait_for_function("() => document.querySelector('#field-68_image-error').textContent.includes('50 MiB')")
     idle.fill_names(**{"57_steps": "99", "57_cfg": "0"})
     idle.run()
     page.wait_for_function("() => document.querySelector('#field-57_steps-error').textContent")
     assert "from 1 to 20, got 99" in idle.text("#field-57_steps-error")
     assert "from 0.6 to 4" in idle.text("#field-57_cfg-error")
     assert page.evaluate("document.activeElement.id") == "field-57_steps"
+
+
+def test_an_image_is_dropped(idle, idle_token):
+    """One that misses its place does not take the page away; the image and the prompt stay with another model."""
+    page = idle.open(idle_token).page
+    idle.fill_names()
+    page.locator("#field-6_text").fill("kept")
+    missed, taken = (page.evaluate(DROP, [selector, "a cat.png"]) for selector in ("main", ".zone"))
+    assert missed == taken == {"dragover": "ours", "drop": "ours"}, "the browser must not open it"
+    assert page.locator("#field-68_image ~ input").input_value() == "a cat.png"
+    page.get_by_label("Model").select_option(HOSTED.model_id)
+    page.locator(".zone img").first.wait_for()
+    names = [page.locator(f"#field-{key} ~ input").input_value() for key in ("68_image", "62_image")]
+    assert (names, page.locator("#field-6_text").input_value()) == (["a cat.png", "end.jpg"], "kept")
+
+
+def test_another_token_uploads_the_images_again(idle, idle_gateway, idle_token):
+    page = idle.open(idle_gateway.token).page
+    idle.fill()
+    idle.run()
+    idle.wait_for_state("waiting")
+    page.get_by_role("button", name="Change token").click()
+    idle.enter_token("“no token”")
+    idle.wait_for_text("#token-error", "This is not a token")
+    idle.enter_token(idle_token)
+    page.locator("#token-form").wait_for(state="hidden")
+    idle.run()
+    idle.wait_for_state("waiting")
+    assert len(requests_of(idle_gateway, idle_token)) == 1
+
+
+def test_what_is_said_while_it_runs(idle, idle_gateway, idle_token):
+    page = idle.open(idle_token).page
+    progress = {"fraction": 0.1, "node": "Sampler", "step": 2, "steps": 20, "eta_seconds": 119.6}
+    idle.fill_names()
+    idle.run()
+    idle.wait_for_state("waiting")
+    running = {"request_id": idle.request_id, "status": "in_progress", "progress": progress}
+    page.route("**/status", lambda route: route.fulfill(json=running))
+    event = f"id: 9\nevent: status\ndata: {json.dumps(running)}\n\n"
+    page.route("**/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+    page.reload()
+    idle.enter_token(idle_token)
+    idle.wait_for_text("#eta", "2:00 left")
+    assert idle.text("#step") == "Sampler: 2 of 20"
+    page.locator("#cancel").click()
+    idle.wait_for_text("#note", "Cancelling: it ends with the step that runs.")
+    with page.expect_response("**/events?*"):
+        pass
+    idle.wait_for_text("#note", "Cancelling")
+    page.get_by_role("button", name="Stop").click()
+    idle.wait_for_text("#note", "Not followed any more.")
+
+
+def test_an_error_of_no_field_is_said_too(idle, idle_token):
+    """A model can change while its form is open."""
+    entry = {"loc": ["body", "57_new"], "msg": "57_new is missing.", "type": "missing"}
+    body = {"error_code": 422001, "error_message": entry["msg"], "detail": [entry]}
+    idle.page.route("**/v1/models/demo/**", lambda route: route.fulfill(status=422, json=body))
+    idle.open(idle_token).fill_names()
+    idle.run()
+    idle.wait_for_text("#form-error", "57_new is missing.")
+
+
+def test_what_is_no_number_is_not_sent(idle, idle_gateway, idle_token):
+    page = idle.open(idle_token).page
+    idle.fill_names(**{"57_noise_seed": ""})
+    for key, typed in (("57_steps", "1e"), ("73_frame_rate", "")):
+        page.locator(f"#field-{key}").fill("")
+        page.locator(f"#field-{key}").press_sequentially(typed)
+    idle.run()
+    assert idle.text("#field-57_steps-error") == "Steps is not a number. Give a number from 1 to 20."
+    assert idle.text("#field-73_frame_rate-error").startswith("Frames Per Second is empty. Give a number from ")
+    assert idle.text("#field-57_noise_seed-error") == "Seed is empty. Give a number from 0 to 18446744073709551615."
+    assert requests_of(idle_gateway, idle_token) == []
+    idle.fill_names(**{"57_noise_seed": " 7 ", "57_steps": "1e1", "73_frame_rate": "24"})
+    idle.run()
+    idle.wait_for_state("waiting")
+    (request,) = requests_of(idle_gateway, idle_token)
+    assert [request["input"][key] for key in ("57_noise_seed", "57_steps", "73_frame_rate")] == [7, 10, 24]
+
+
+def test_the_settings_of_a_request_whose_model_is_gone(idle, idle_gateway, idle_token):
+    gone = replace(DEMO, model_id="gone", graph=graph_for(DEMO))
+    assert in_store(idle_gateway, lambda store: store.add_model(gone))
+    idle_gateway.submit("/v1/models/gone", token=idle_token)
+    in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
+    in_store(idle_gateway, lambda store: store.remove_model("gone"))
+    page = idle.open(idle_token).page
+    idle.fill(prompt="kept")
+    page.locator("#requests .row").click()
+    page.get_by_role("button", name="Use these settings").click()
+    idle.wait_for_text("#result-error", "The model gone is not offered here. The form is as it was.")
+    assert page.locator("#field-6_text").input_value() == "kept"
+    assert idle.text("#model-id") == DEMO.model_id
 
 
 def test_hostile_texts_stay_texts(idle, idle_gateway):
@@ -306,30 +460,60 @@ def test_hostile_texts_stay_texts(idle, idle_gateway):
     assert page.evaluate("window.hacked") is None
 
 
-def test_the_programs_run(idle, idle_gateway, idle_token, tmp_path):
-    """With a prompt and file names that each language could misread; a thread ends what they submit."""
+@pytest.mark.parametrize("tab", ["curl", "Python", "JavaScript"])
+def test_a_program_makes_the_video(playground, gateway, token, tmp_path, tab):
+    """With a prompt and file names that each language could misread."""
+    command = {
+        "curl": ["bash", "-c"],
+        "Python": [sys.executable, "-c"],
+        "JavaScript": [
+            compute_driver_executable()[0],
+            "--input-type=module",
+            "--eval",
+        ],  # Playwright brings its Node.js
+    }[tab]
+    if tab == "curl" and not (shutil.which("bash") and shutil.which("curl")):
+        pytest.skip("NOT RUN: there is no bash or no curl on this machine. Install them.")
     prompt = """it's a "circle" $(touch hacked) `touch hacked` \\n ${x} #{y} \u2028 犬"""
     start = tmp_path / "it's $(touch hacked).png"
     Image.open(IMAGES / "start.jpg").resize((64, 64)).save(start)
     (tmp_path / "end.jpg").write_bytes((IMAGES / "end.jpg").read_bytes())
-    idle.open(idle_token).fill(prompt=prompt, start=start, **{"57_noise_seed": str(2**64 - 2)})
-    environment = {**os.environ, "TOKEN": idle_token}
-    for tab, command in {"curl": ["bash", "-c"], "Python": [sys.executable, "-c"]}.items():
-        if tab == "curl" and not (shutil.which("bash") and shutil.which("curl")):
-            continue
-        idle.page.get_by_role("tab", name=tab).click()
-        program = idle.page.locator("#code").text_content().replace("TOKEN=  #", f"TOKEN={idle_token}  #")
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen([*command, program], cwd=tmp_path, env=environment, **pipes) as process:
-            while process.poll() is None:
-                in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
-                time.sleep(0.1)
-            output, problems = process.communicate()
-        assert process.returncode == 0, problems
-        assert "/video.mp4?" in output, (program, output, problems)
-        (request, *_) = requests_of(idle_gateway, idle_token)
-        assert (request["input"]["6_text"], request["input"]["57_noise_seed"]) == (prompt, 2**64 - 2), tab
+    playground.open(token).fill(prompt=prompt, start=start, **{"57_noise_seed": str(2**64 - 2)})
+    playground.page.get_by_role("tab", name=tab).click()
+    program = playground.page.locator("#code").text_content().replace("TOKEN=  #", f"TOKEN={token}  #")
+    environment = {**os.environ, "TOKEN": token}
+    done = subprocess.run([*command, program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (address,) = re.findall(r"""http[^\s"]+/video\.mp4\?[^\s",\]]+""", done.stdout.partition('"videos"')[0])
+    (request,) = requests_of(gateway, token)
+    assert (request["input"]["6_text"], request["input"]["57_noise_seed"]) == (prompt, 2**64 - 2)
+    video = call(gateway.url, "GET", address.removeprefix(gateway.url))
+    with av.open(io.BytesIO(video.content)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.frames) == (96, 128, 17)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_an_event_source_follows_a_request(idle, idle_gateway, idle_token):
+    """By the signed link, which it opens again with the last event's id when the stream ends."""
+    page = idle.open(idle_token).page
+    links = idle_gateway.post(SUBMIT_DEMO, BODY, token=idle_token).json
+    page.evaluate(
+        """url => {
+            window.seen = []
+            const source = new EventSource(url)
+            source.addEventListener("status", event => seen.push(JSON.parse(event.data).status))
+            source.addEventListener("error", () => seen.push(source.readyState))
+        }""",
+        links["events_url"],
+    )
+    page.wait_for_function("() => seen.includes('in_queue')")
+    in_store(idle_gateway, lambda store: end_all(idle_gateway, store))
+    closed = 2
+    page.wait_for_function("closed => seen.at(-1) === closed", arg=closed)  # after a 204
+    statuses = [one for one in page.evaluate("seen") if isinstance(one, str)]
+    assert statuses[0] == "in_queue"
+    assert statuses.count("completed") == 1
 
 
 def end_all(gateway, store):
@@ -379,6 +563,14 @@ def test_the_reference_has_every_call(idle, idle_gateway):
     assert "18446744073709551615" in idle.text("#calls"), "not rounded"
 
 
+def test_the_reference_says_that_it_could_not_be_loaded(idle, idle_gateway):
+    idle.page.route("**/v1/openapi.json", lambda route: route.abort())
+    idle.page.goto(f"{idle_gateway.url}/v1/docs")
+    idle.wait_for_text("#about", "The reference could not be loaded. The connection to the API was lost.")
+    assert [fault for fault in idle.faults if "connection" in fault] == idle.faults
+    idle.faults.clear()
+
+
 def test_mounted_in_comfyui(new_playground, comfyui):
     """On ComfyUI's own origin, under the looser policy of --disable-api-nodes; the token is kept nowhere."""
     token = (comfyui.base_dir / "user" / "wan_flf2v" / "token").read_text()
@@ -400,8 +592,8 @@ def test_mounted_in_comfyui(new_playground, comfyui):
 
 
 @pytest.mark.pictures
-def test_picture_of_the_page(comfyui, playground, token):
-    """Makes docs/page.jpg: what the demo's models make of their two photographs, as far as the middle."""
+def test_pictures_of_the_page(comfyui, playground, token):
+    """Makes docs/page*.jpg: what the demo's models make of their two photographs, as far as the middle."""
     copy_trained_models(comfyui.base_dir / "models")  # the other tests have a random VAE, which is quick
     page = playground.open(token).page
     playground.fill(**{"71_widthx71_height": "128x128 (1:1)", "67_length": "33", "57_steps": "6"})
@@ -415,8 +607,16 @@ def test_picture_of_the_page(comfyui, playground, token):
             video.addEventListener("seeked", resolve);
             video.currentTime = video.duration / 2;
             document.activeElement.blur();
-            scrollTo(0, 0);
         })"""
     )
     page.mouse.move(0, 0)  # nothing is under it
-    page.screenshot(path=str(REPO / "docs" / "page.jpg"), type="jpeg", quality=88)
+    for name, size, scheme, top in (
+        ("page", DESK, "light", "#main"),
+        ("page_dark", DESK, "dark", "#main"),
+        ("page_phone", PHONE, "light", "#main"),
+        ("page_phone_result", PHONE, "dark", "#result-title"),
+    ):
+        page.set_viewport_size(size)
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate("top => scrollTo(0, document.querySelector(top).getBoundingClientRect().top + scrollY - 80)", top)
+        page.screenshot(path=str(REPO / "docs" / f"{name}.jpg"), type="jpeg", quality=88)

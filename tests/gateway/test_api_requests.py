@@ -195,6 +195,10 @@ def jpeg(color):
     return stream.getvalue()
 
 
+def picture_in(data):
+    return base64.b64decode(data["image"].removeprefix("data:image/jpeg;base64,"))
+
+
 class TestPreviews:
     @pytest.fixture
     def running(self, gateway):
@@ -219,14 +223,24 @@ class TestPreviews:
         assert [(name, bool(event_id)) for name, event_id, _ in seen] == [
             ("status", True), ("preview", False), ("preview", False)
         ]  # fmt: skip
-        images = [base64.b64decode(data["image"].removeprefix("data:image/jpeg;base64,")) for *_, data in seen[1:]]
-        assert images == [first, second]
+        assert [picture_in(data) for *_, data in seen[1:]] == [first, second]
         plain = all_events(gateway, f"/v1/requests/{running}/events")
         next(plain)
         gateway.cancel(running)
         with gateway.store() as store:
             store.end(running, "cancelled")
         assert {name for name, *_ in plain} == {"status"}
+
+    def test_the_newest_replaces_those_that_were_not_sent(self, gateway, running):
+        pictures = [jpeg((20 * number, 0, 0)) for number in range(10)]
+        found = all_events(gateway, f"/v1/requests/{running}/events?preview=1")
+        next(found)
+        for picture in pictures:
+            self.put(gateway, running, picture)
+        seen = 1
+        while picture_in(next(found)[2]) != pictures[-1]:
+            seen += 1
+        assert seen < len(pictures)
 
     def test_an_event_has_no_new_link(self, gateway, running):
         """Who has the link to a stream could renew it for ever."""

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import json
 import re
+import time
 import uuid
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ import pytest
 from support.api_runs import Api, put_inputs, submit, until
 from support.wire import WAYS, Wire
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
+from wan_flf2v.client import comfy
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
 from wan_flf2v.contract.parameters import DEMO
@@ -92,6 +95,45 @@ def test_jobs_run_on_all_of_them_at_once_and_each_once(tmp_path):
             assert not any(kind == "input" and folder for host in hosts for kind, folder, _ in host.files)
 
     run(test())
+
+
+class Showing(StandIn):
+    """One that sends another picture with each word of its progress, some 20 in a second."""
+
+    async def _progress(self, prompt, share):
+        await super()._progress(prompt, share)
+        metadata = json.dumps({"prompt_id": prompt.id}).encode()
+        header = comfy._PREVIEW_WITH_METADATA.to_bytes(4, "big") + len(metadata).to_bytes(4, "big")
+        if prompt.client in self._sockets:  # the worker follows soon after it has submitted
+            await self._sockets[prompt.client].send_bytes(header + metadata + b"\xff\xd8\xff" + uuid.uuid4().bytes)
+
+
+def test_two_previews_a_second_are_kept_each_the_newest(tmp_path, monkeypatch):
+    came, kept = [], []  # when, and which
+    follow, keep_preview = ComfyBackend.follow, Results.keep_preview
+
+    def follow_and_note(self, job, on_progress, on_preview):
+        def note(picture):
+            came.append((time.monotonic(), picture))
+            on_preview(picture)
+
+        return follow(self, job, on_progress, note)
+
+    async def keep_and_note(self, job_id, picture):
+        assert picture == came[-1][1]
+        kept.append((time.monotonic(), picture))
+        await keep_preview(self, job_id, picture)
+
+    async def test():
+        async with Showing(seconds=3.0) as host, api_of(tmp_path, [host]) as api, api.dispatching():
+            end = await api.until(await submit(api.store))
+            assert end.status == "succeeded", end.error
+
+    monkeypatch.setattr(ComfyBackend, "follow", follow_and_note)
+    monkeypatch.setattr(Results, "keep_preview", keep_and_note)
+    run(test())
+    assert len(came) > len(kept) > 1
+    assert len(kept) <= 1 + 2 * (kept[-1][0] - came[0][0])
 
 
 def test_one_that_dies_is_dead_at_once_and_its_job_ends_on_another(tmp_path, caplog):
