@@ -20,6 +20,14 @@ CONTRIBUTING = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FIGURES = (REPO / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
 
+def test_it_begins_with_a_moving_picture_five_lines_and_the_two_commands():
+    first, commands, *_ = README.split("\n## ")
+    pictures, lines = re.findall(r"!\[.+\]\((.+)\)", first), first[first.index("\n- ") :].strip().splitlines()
+    assert pictures[0] == "docs/gallery.webp"
+    assert [line[:4] for line in lines] == ["- **"] * 5
+    assert re.findall(r"^python3 run.py (\w+)", commands, re.MULTILINE) == ["demo", "test"]
+
+
 def test_the_parameter_table_is_the_contract():
     rows = re.findall(r"^\| `(\w+_\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", README, re.MULTILINE)
     expected = [
