@@ -11,11 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ..client.comfy import ComfyClient, OutputFile
-from ..client.errors import ComfyError, PreflightError, ServerAddressError
+from ..client.errors import ComfyError, ServerAddressError
 from ..client.images import ImageError, check_image, plain_file
 from ..client.offers import describe
 from ..client.run import check_graph, run_graph
-from ..contract.downloads import FILES, variant_with
 from ..contract.parameters import END_IMAGE, HOSTED, PROMPT, START_IMAGE, NodeInput
 from ..contract.workflow import Graph, node_title, settable, ui_form
 from .progress_bar import ProgressRenderer
@@ -111,10 +110,6 @@ def run(
         fail("Cancelled.", EXIT_INTERRUPTED)
     except (ImageError, UsageError, ServerAddressError) as error:
         fail(str(error), EXIT_USAGE)
-    except PreflightError as error:
-        variant = variant_with({file.name for file in FILES if f'"{file.name}"' in str(error)})
-        hint = f"\nOn ComfyUI's machine: wan-flf2v models download --variant {variant}" if variant else ""
-        fail(f"{error}{hint}", EXIT_FAILED)
     except (ComfyError, OSError) as error:
         fail(str(error), EXIT_FAILED)
     err.print(f"Done in {seconds:.1f} s.", highlight=False)

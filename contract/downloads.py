@@ -117,9 +117,19 @@ VARIANTS = {
 FILES = tuple(dict.fromkeys(file for variant in VARIANTS.values() for file in variant.files))
 
 
-def variant_with(names: set[str]) -> str | None:
-    """Return the first variant that has all files of these names; ``None`` if none has, or if there are no names."""
-    for name, variant in VARIANTS.items():
-        if names and names <= {file.name for file in variant.files}:
-            return name
-    return None
+def where_to_get(name: str, names: set[str]) -> str:
+    """Return a sentence on where to get the file ``name``, with a space before it; nothing if no variant has it.
+
+    ``names`` are all files that the same run loads: they tell which variant it is.
+    """
+    file = next((file for file in FILES if file.name == name), None)
+    if file is None:
+        return ""
+    known = {file.name for file in FILES} & names
+    fitting = (variant for wanted in (known, {name}) for variant in VARIANTS if wanted <= _names(variant))
+    command = f"wan-flf2v models download --variant {next(fitting)}"
+    return f' "{command}" on ComfyUI\'s machine gets it from {HUB}/{file.repo}.'
+
+
+def _names(variant: str) -> set[str]:
+    return {file.name for file in VARIANTS[variant].files}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import comfy.memory_management
 import psutil
 
-from ..contract.downloads import VARIANTS
+from ..contract.downloads import VARIANTS, where_to_get
 from ..sampling.schedule import RunSettings
 from ..wan import FRAMES_PER_LATENT, TRAINED_FRAMES
 from .model_files import SAFETENSORS, ModelFile, expert_of, read_file
@@ -340,17 +340,18 @@ def image_channels(model: Any) -> int | None:
 def check_sampler(prompt: Prompt, node_id: str) -> Findings:
     """Check one of them, as ``check_graph`` does."""
     found = Findings()
+    loaded = loaded_files(prompt, node_id)
     for file in missing_files(prompt, node_id):
         found.errors.append(
             Finding(
                 f'Node {file.node_id} "{title(prompt, file.node_id)}" needs the model file "{file.name}", which this '
-                f"ComfyUI does not have. Put it into {file.place}, or choose another in {file.input}; the table of "
-                "models in the README says where to get it.",
+                f"ComfyUI does not have. Put it into {file.place}, or choose another in {file.input}."
+                + where_to_get(file.name, {other.name for other in loaded}),
                 file.node_id,
             )
         )
     read: dict[Path, ModelFile] = {}
-    for path, loader in {file.path: file.node_id for file in loaded_files(prompt, node_id) if file.path}.items():
+    for path, loader in {file.path: file.node_id for file in loaded if file.path}.items():
         try:
             read[path] = read_file(path)
         except (OSError, ValueError) as error:

@@ -32,8 +32,9 @@ def test_missing_files_end_a_request_before_it_is_queued(api, comfy_server):
     assert [line.split()[1] for line in lines] == ["37", "38", "39", "56"]
     assert lines[0] == (
         'Node 37 "High-noise expert" needs the model file "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors", which '
-        "this ComfyUI does not have. Put it into diffusion_models, or choose another in unet_name; the table of models "
-        "in the README says where to get it."
+        'this ComfyUI does not have. Put it into diffusion_models, or choose another in unet_name. "wan-flf2v models '
+        "download --variant fp8\" on ComfyUI's machine gets it from "
+        "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged."
     )
     assert str(comfy_server.base_dir) not in end.error, "a client learns nothing of the server's folders"
     assert with_client(comfy_server, lambda client: client.history(job.id)) is None

@@ -22,7 +22,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk")
+        pytest.skip("NOT RUN: this user may not mount a disk")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

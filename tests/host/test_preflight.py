@@ -29,6 +29,8 @@ from support.preflight_runs import (
     with_vace,
     without_images,
 )
+from wan_flf2v.contract.downloads import VARIANTS
+from wan_flf2v.contract.workflow import load_graph
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +205,31 @@ def test_missing_files_are_named_with_their_folders(comfy_server, models, inputs
     assert (len(errors), warnings) == (1, [])
     assert errors[0].startswith(f'Node {node} needs the model file "{name}", which this ComfyUI does not have.')
     assert f"Put it into {models / folder}, or choose another in " in errors[0]
-    assert errors[0].endswith("the table of models in the README says where to get it.")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "variant", "experts"),
+    [
+        ("wan22_flf2v", "fp8", "Comfy-Org/Wan_2.2_ComfyUI_Repackaged"),
+        ("wan22_flf2v_4_steps_lora", "lightning", "Comfy-Org/Wan_2.2_ComfyUI_Repackaged"),
+        ("wan22_flf2v_gguf", "gguf", "QuantStack/Wan2.2-I2V-A14B-GGUF"),
+    ],
+)
+def test_missing_files_are_those_of_the_workflows_own_variant(comfy_server, workflow, variant, experts):
+    prompt = load_graph(workflow)
+    errors = {error.split()[1]: error for error in check(comfy_server, prompt)[0]}
+    names = {file.name for file in VARIANTS[variant].files}
+    assert {name for name in names for error in errors.values() if f'"{name}"' in error} == names
+    for error in errors.values():
+        assert f'"wan-flf2v models download --variant {variant}" on ComfyUI\'s machine gets it from ' in error
+    assert errors["37"].endswith(f" from https://huggingface.co/{experts}.")
+
+
+def test_a_missing_file_that_no_variant_has_is_left_to_who_chose_it(comfy_server, models):
+    prompt = with_gguf()
+    prompt["56"]["inputs"]["unet_name"] = "own.gguf"
+    (error,) = check(comfy_server, prompt)[0]
+    assert error.endswith(", or choose another in unet_name.")
 
 
 def test_a_file_of_a_loader_that_is_not_installed_is_left_to_comfyui(comfy_server, models):

@@ -126,12 +126,12 @@ def small_disks(folder, sizes):
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
     script = f"mkdir m && cd m && {mounts} && echo done && cat"  # until its standard input is closed
     if shutil.which("unshare") is None:
-        pytest.skip("only Linux's unshare can mount a small file system here")
+        pytest.skip("NOT RUN: only Linux's unshare can mount a small file system here")
     with subprocess.Popen(
         [*unshare, "sh", "-c", script], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         if not process.stdout.readline():
-            pytest.skip("this machine does not let its users mount a small file system")
+            pytest.skip("NOT RUN: this machine does not let its users mount a small file system")
         yield Path(f"/proc/{process.pid}/root{folder}")
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 LANGUAGES = ("ja", "ko", "zh")  # English is in the nodes themselves
 HELP = REPO / "web" / "docs"
+HEADINGS = {
+    "Inputs": {"ja": "入力", "ko": "입력", "zh": "输入"},
+    "Example": {"ja": "例", "ko": "예", "zh": "示例"},
+    "Outputs": {"ja": "出力", "ko": "출력", "zh": "输出"},
+    "Output": {"ja": "出力", "ko": "출력", "zh": "输出"},
+}
 # Inputs that are there only where ComfyUI has the node named here. Their translations are always there.
 NEED_A_NODE = {("WanFLF2VVideoCombine", "interp_model"): "FrameInterpolate"}
 
@@ -76,14 +83,37 @@ def test_every_node_has_a_help_page_with_a_picture_and_an_example(nodes, languag
     if language != "en":
         pages = {path.parent.name: path for path in HELP.glob(f"*/{language}.md")}
     assert pages.keys() == nodes.keys()
-    headings = {"en": "## Example", "ja": "## 例", "ko": "## 예", "zh": "## 示例"}
     for name, path in pages.items():
         text = path.read_text("utf-8")
         for key in english(nodes[name])["inputs"]:
             assert re.search(rf"\b{key}\b", text), f"{path}: {key}"
-        assert headings[language] in text
+        assert HEADINGS["Example"].get(language, "Example") in headings(text)
         (picture,) = re.findall(r"!\[.+\]\((.+)\)", text)
         assert (HELP / picture).is_file()
+
+
+def headings(text):
+    return re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+
+
+def outline(text):
+    """Return what a page is made of: headings, pictures, rows of tables, items of lists, code, and paragraphs."""
+    kinds = [""]
+    for line in text.splitlines():
+        mark = re.match(r"#+ |!\[|\||```| *- ", line)
+        kinds.append(
+            mark[0] if mark else "paragraph" if line[:1].strip() else ""
+        )  # "" is blank, or goes on with an item
+    return [kind for before, kind in pairwise(kinds) if kind and not before == kind == "paragraph"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("page", sorted(path.stem for path in HELP.glob("*.md")))
+def test_a_translated_help_page_has_all_that_the_english_one_has(page, language):
+    original, translated = ((HELP / path).read_text("utf-8") for path in (f"{page}.md", f"{page}/{language}.md"))
+    assert outline(translated) == outline(original)
+    for heading, other in zip(headings(original), headings(translated), strict=True):
+        assert other == HEADINGS.get(heading, {}).get(language, other)
 
 
 def test_no_help_page_is_left_over(nodes):

@@ -100,7 +100,7 @@ def test_the_default_is_what_it_always_was(comfy_server):
 )
 def test_a_format_that_is_not_there_is_refused_before_sampling_with_the_nearest(comfy_server, name, message):
     if "NVENC" in name and name in str(info(comfy_server)):
-        pytest.skip("this machine has the encoder")
+        pytest.skip("NOT RUN: this machine has the encoder")
     with pytest.raises(PromptRejectedError) as error:
         comfy_server.run(demo_graph(n73_format=name))
     assert message in str(error.value)
@@ -488,7 +488,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(comfy_server):
         with pytest.raises((RunFailedError, PromptRejectedError), match="closed"):
             comfy_server.run(images_graph(comfy_server, numbered(2), n73_filename_prefix="closed/clip"))
     else:
-        pytest.skip("this user may write everywhere")
+        pytest.skip("NOT RUN: this user may write everywhere")
     finally:
         folder.chmod(0o700)
         shutil.rmtree(folder)

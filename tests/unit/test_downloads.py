@@ -5,7 +5,7 @@ import re
 
 import pytest
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.contract.downloads import FILES, VARIANTS, variant_with
+from wan_flf2v.contract.downloads import FILES, VARIANTS, where_to_get
 from wan_flf2v.contract.workflow import graph_names, load_graph
 
 BY_NAME = {file.name: file for file in FILES}
@@ -70,10 +70,15 @@ def test_the_table_is_sane():
         assert file.size > 100_000_000
 
 
-def test_the_variant_of_some_files():
+def test_a_file_is_got_with_the_variant_that_has_all_that_the_run_loads():
     names = {name: [file.name for file in variant.files] for name, variant in VARIANTS.items()}
-    assert variant_with(set(names["fp8"])) == "fp8"
-    assert variant_with({names["lightning"][-1], names["fp8"][0]}) == "lightning"
-    assert variant_with({names["gguf"][0]}) == "gguf"
-    assert variant_with({names["gguf"][0], names["fp8"][0]}) is None
-    assert variant_with(set()) is None
+
+    def variant(name, *others):
+        return re.search(r"--variant (\w+)\"", where_to_get(name, {name, *others}))[1]
+
+    assert variant(*names["fp8"]) == "fp8"
+    assert variant(names["fp8"][0], names["lightning"][-1]) == "lightning"
+    vae = VARIANTS["gguf"].files[-1].name
+    assert variant(vae, names["gguf"][0], "own.safetensors") == "gguf"
+    assert variant(vae, names["gguf"][0], names["fp8"][0]) == "fp8", "no variant has all of them"
+    assert where_to_get("own.gguf", {"own.gguf", *names["gguf"]}) == ""

@@ -1,5 +1,6 @@
 """What travels: the registry's archive, the wheel, and the pictures that the registry shows."""
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,22 @@ def test_the_archives_files_are_frozen():
     """A new file of the pack belongs into the list; one that ComfyUI does not need belongs into .comfyignore."""
     frozen = Path(__file__).with_name("archive_files.txt").read_text(encoding="utf-8").splitlines()
     assert archive_files() == frozen, "`.venv/bin/python tests/support/archive.py > tests/unit/archive_files.txt`"
+
+
+@pytest.mark.slow
+def test_comfy_cli_finds_no_fault_and_makes_that_archive(tmp_path):
+    """Its `node validate` and `node pack`, on what git tracks."""
+    source, env = copy_files(tracked_files(), tmp_path / "source"), {**os.environ, "DO_NOT_TRACK": "1"}
+    subprocess.run(["git", "init", "--quiet"], cwd=source, check=True)
+    subprocess.run(["git", "add", "--all"], cwd=source, check=True)
+    uv = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--python", sys.executable]
+    comfy = [*uv, "--from", "comfy-cli>=1.23,<2", "comfy", "--skip-prompt", "--no-enable-telemetry", "node"]
+    for command, end in (("validate", "All validation checks passed"), ("pack", "Created zip file")):
+        said = subprocess.check_output([*comfy, command], cwd=source, env=env, text=True, stderr=subprocess.STDOUT)
+        assert end in said  # the exit code is 0 with findings too
+    with zipfile.ZipFile(source / "node.zip") as archive:
+        packed = {name: archive.read(name) for name in archive.namelist()}
+    assert packed == {path: (REPO / path).read_bytes() for path in archive_files()}
 
 
 def test_nothing_heavy_travels():

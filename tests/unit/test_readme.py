@@ -13,10 +13,19 @@ from wan_flf2v.client.hosted_api import DEFAULT_PORT, HostedApi
 from wan_flf2v.contract.downloads import VARIANTS
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import allowed
+from wan_flf2v.preflight.model_files import WAN_14B
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FIGURES = (REPO / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_begins_with_a_moving_picture_five_lines_and_the_two_commands():
+    first, commands, *_ = README.split("\n## ")
+    pictures, lines = re.findall(r"!\[.+\]\((.+)\)", first), first[first.index("\n- ") :].strip().splitlines()
+    assert pictures[0] == "docs/gallery.webp"
+    assert [line[:4] for line in lines] == ["- **"] * 5
+    assert re.findall(r"^python3 run.py (\w+)", commands, re.MULTILINE) == ["demo", "test"]
 
 
 def test_the_parameter_table_is_the_contract():
@@ -78,6 +87,20 @@ def test_commands_and_their_options_exist(page):
             continue  # prose, such as "the wan-flf2v node pack"
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} <= known | {"--help"}, line
+
+
+def test_work_and_least_time_by_card_are_computed():
+    """For 81 frames: 4 steps make 4 forward passes, 20 steps with guidance 40."""
+    page, work = (REPO / "docs" / "memory.md").read_text("utf-8"), {}
+    for width, height in ((480, 480), (720, 720), (1280, 720)):
+        work[f"{width}×{height}"] = tflop = WAN_14B.forward_tflop(width // 16 * (height // 16) * 21)
+        rest = f"{tflop:,.0f} TFLOP | {tflop * 40 / 1e3:.0f} PFLOP | {tflop * 4 / 1e3:.0f} PFLOP |"
+        assert re.search(rf"^\| {width}×{height} \| [0-9.]+ GiB \| {re.escape(rest)}$", page, re.MULTILINE)
+    cards = re.findall(r"^\| (RTX .+?) \| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    assert len(cards) == 5
+    for card, rate, times in cards:
+        least = [tflop * 4 / int(rate) for tflop in work.values()]
+        assert times.split(" | ") == [f"{seconds:.0f} s; {seconds / 6:.0f} min" for seconds in least], card
 
 
 def test_sizes_of_the_variants():
