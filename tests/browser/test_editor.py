@@ -412,15 +412,16 @@ def test_run_plays_the_video_in_the_node(editor, comfy_server):
     editor.page.wait_for_function(PLAYS, timeout=240_000)
     facts = editor.widget(73, "facts")["text"]
     assert re.fullmatch(r"64x64, 9 frames, 0.5 s at 16 fps, \d+ KiB", facts)
+    assert editor.page.evaluate(LAID_OUT_WRONG) == [], "with the strip, findings, the video and its facts"
 
 
 def test_the_step_and_the_time_left_stand_in_node_57_while_it_runs(editor, comfy_server):
-    editor.load(ui_form("wan22_flf2v", demo_graph(n57_steps=60, n57_noise_seed=90 + editor.nodes_2)))
+    editor.load(ui_form("wan22_flf2v", demo_graph(n57_steps=100, n57_noise_seed=90 + editor.nodes_2)))
     editor.page.evaluate(WATCH)
     editor.run(comfy_server)
     said = editor.page.evaluate("said")
-    steps = [int(re.match(r"step (\d+) of 60, (high|low) noise", text)[1]) for text in said]
-    assert len(steps) > 2, said
+    steps = [int(re.match(r"step (\d+) of 100, (high|low) noise", text)[1]) for text in said]
+    assert len(steps) >= 2, said
     assert steps == sorted(set(steps)), said
     assert [text for text in said if re.search(r", \d+:\d\d of sampling left", text)], said
 
