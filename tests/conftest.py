@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if not {"comfy_install", "project_comfyui"} & set(item.fixturenames) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
-    unasked = {"sweep", "pictures"} - set(config.option.markexpr.split())
+    unasked = {"sweep", "pictures", "saved"} - set(config.option.markexpr.split())
     left_out = [item for item in items if any(map(item.get_closest_marker, unasked)) or _needs_no_older_comfyui(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
