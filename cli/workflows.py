@@ -57,7 +57,7 @@ class Workflow:
     def places(self, option: str) -> tuple[NodeInput, ...]:
         """Return the inputs that ``--start``, ``--end``, ``--prompt`` or ``--negative`` fills, each once.
 
-        They are found by the links of the nodes First/Last Frame, whatever ids the nodes have.
+        They are found by the links of the nodes for conditioning, whatever ids the nodes have.
         """
         name, wanted = _PLACES[option]
         last = option == "--end"
@@ -65,7 +65,7 @@ class Workflow:
         return tuple(dict.fromkeys(one for one in found if one is not None))
 
     def size_place(self, name: str) -> NodeInput | None:
-        """Return the input from which all nodes First/Last Frame get their width or height, if there is just one."""
+        """Return the input from which all nodes for conditioning get their width or height, if there is just one."""
         found = set()
         for node_id, node in self._conditioning():
             source = node["inputs"].get(name)
@@ -169,7 +169,7 @@ def read_size(label: str, text: str) -> tuple[str, str]:
 
 
 def size_assignments(workflow: Workflow, text: str) -> list[Assignment]:
-    """Return what ``--size`` sets: the width and the height that the nodes First/Last Frame get."""
+    """Return what ``--size`` sets: the width and the height that the nodes for conditioning get."""
     made = []
     for name, value in zip(("width", "height"), read_size("--size", text), strict=True):
         target = workflow.size_place(name)

@@ -177,7 +177,10 @@ def _settings() -> list[io.Input]:
     rate.tooltip = "Frames per second of images. A video knows its own."
     return [
         rate,
-        *fit_inputs("How images of another shape fit, as in First Last Frame.", "As in First Last Frame, #rrggbb."),
+        *fit_inputs(
+            "How images of another shape fit, as in Wan First Last Frame (FLF2V).",
+            "As in Wan First Last Frame (FLF2V), #rrggbb.",
+        ),
         *(_threshold(one.name, one.default, one.metadata) for one in numbers()),
         segments_input("How many segments of one length the video was joined from: each seam is measured."),
         io.Boolean.Input(

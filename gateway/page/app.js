@@ -120,13 +120,14 @@ function makeTabs() {
 
 async function copyCode() {
   const code = $("code").firstElementChild;
+  let copied = true;
   try {
     await navigator.clipboard.writeText(code.textContent); // only with HTTPS, or on this machine
   } catch {
     getSelection().selectAllChildren(code);
-    document.execCommand("copy");
+    copied = document.execCommand("copy");
   }
-  $("copied").textContent = "Copied.";
+  $("copied").textContent = copied ? "Copied." : "It is selected: press Ctrl+C.";
   setTimeout(() => ($("copied").textContent = ""), 3000);
 }
 
@@ -288,6 +289,7 @@ function clock(seconds) {
 
 function showPreview(image) {
   $("preview").src = image;
+  $("preview").alt = "Preview: four frames of the video in the making";
   show("preview", true);
 }
 
@@ -302,7 +304,10 @@ function showResult(result) {
     $("video").poster = local(image);
     $("video").src = local(video);
     $("video").play().catch(() => {}); // a browser may want a click first
-  } else $("preview").src = local(image);
+  } else {
+    $("preview").src = local(image);
+    $("preview").alt = "The result";
+  }
   $("download").href = local(video ?? image);
   for (const id of [video ? "video" : "preview", "done"]) show(id, true);
   show("again", known.has(result.request_id));
@@ -410,7 +415,7 @@ async function takeToken(text) {
   } catch (error) {
     if (!asksForToken) return showError(error.message);
     useToken("");
-    remember("");
+    if (error.status === 401) remember("");
     askForToken(error.message);
     return;
   }

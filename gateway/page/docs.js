@@ -51,7 +51,8 @@ function properties(of, caption, star, schema) {
 }
 
 function parameters(of, list = []) {
-  return table(of, "Parameters", list.map(({ name, in: place, required, schema, description }) => [
+  const caption = list.some(({ required }) => required) ? "Parameters (* required)" : "Parameters";
+  return table(of, caption, list.map(({ name, in: place, required, schema, description }) => [
     element("span", {}, element("code", { textContent: name }), required ? " *" : ""), kind(schema), description ?? `in the ${place}`,
   ]));
 }
@@ -74,7 +75,7 @@ function section(path, method, call) {
 }
 
 document.getElementById("title").textContent = `${api.info.title} API`;
-document.getElementById("about").textContent = `${api.info.description} Version ${api.info.version}. Send “Authorization: Bearer <token>” with each call.`;
+document.getElementById("about").textContent = `${api.info.description} Version ${api.info.version}. Send “Authorization: Bearer <token>” with each call that needs a token.`;
 const contents = element("ul", {});
 for (const [path, calls] of Object.entries(api.paths))
   for (const [method, call] of Object.entries(calls).filter(([name]) => METHODS.includes(name))) {

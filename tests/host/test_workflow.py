@@ -292,6 +292,15 @@ def test_loaders_say_where_their_models_are(any_ui):
         assert model["name"].endswith(".safetensors")
 
 
+def test_the_gguf_note_says_how_to_get_the_files():
+    """ComfyUI offers no download of them."""
+    note = next(node for node in read_ui("wan22_flf2v_gguf")["nodes"] if node.get("title") == "Models")
+    text = note["widgets_values"][0]
+    assert "models download --variant gguf" in text
+    for repository in ("QuantStack/Wan2.2-I2V-A14B-GGUF", "city96/umt5-xxl-encoder-gguf"):
+        assert f"(https://huggingface.co/{repository})" in text
+
+
 def test_app_mode_is_one_click_away(any_ui, any_api):
     extra = any_ui["extra"]
     assert extra["linearMode"] is False  # True would open the card as an app

@@ -40,6 +40,8 @@ def offered(value):
 @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.stem)
 def test_the_downloads_that_comfyui_offers_are_the_tables(path):
     for model in offered(json.loads(path.read_text(encoding="utf-8"))):
+        assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")
+        assert model["name"].endswith((".safetensors", ".pth")), "ComfyUI offers a download of these"
         if (model["name"], model["directory"]) == UPSCALE:
             continue
         file = BY_NAME[model["name"]]
