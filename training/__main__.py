@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,9 +39,10 @@ def main() -> int:
     from .pictures import GatherError
 
     args.work.mkdir(parents=True, exist_ok=True)
-    training = Training(args.comfyui, args.work, time.monotonic() + args.minutes * 60, args.start_from)
     try:
         with FileLock(args.work / "training.lock", timeout=0):
+            seed = choose_seed(args.work, args.start_from)
+            training = Training(args.comfyui, args.work, time.monotonic() + args.minutes * 60, args.start_from, seed)
             for stage in (args.stage,) if args.stage else STAGES:
                 if not training.run(stage):
                     _say("The time is up. Run it again to go on.")
@@ -48,7 +50,7 @@ def main() -> int:
     except Timeout:
         _say(f"another training runs in {args.work}: wait for it or stop it")
         return 1
-    except (GatherError, FileNotFoundError, ImportError) as error:
+    except (GatherError, OtherBeginningError, FileNotFoundError, ImportError) as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
@@ -57,14 +59,43 @@ def main() -> int:
     return 0
 
 
+class OtherBeginningError(Exception):
+    """A training goes on with another ``--start-from`` than it began with; the message is for people."""
+
+
+def choose_seed(work: Path, start_from: Path | None) -> int:
+    """Return the seed of the training in ``work``, and note it there.
+
+    One that begins with models has another than theirs, so that it draws other pictures than they have seen.
+
+    Raises:
+        FileNotFoundError: there are no models in ``start_from``.
+        OtherBeginningError: the training in ``work`` has another seed.
+    """
+    from .export import model_file
+
+    seed = SEED if start_from is None else zlib.crc32(model_file(start_from, "vae").read_bytes())
+    note = work / "seed.txt"
+    if note.exists() and note.read_text("utf-8") != str(seed):
+        how = "from scratch" if note.read_text("utf-8") == str(SEED) else "with other models"
+        raise OtherBeginningError(
+            f"the training in {work} was begun {how}: go on as it was begun (--start-from), or remove the folder"
+        )
+    note.write_text(str(seed), "utf-8")
+    return seed
+
+
 class Training:
     """The stages, each with its folder below ``work``; each loads what the stages before it left there."""
 
-    def __init__(self, comfyui: Path, work: Path, deadline: float, start_from: Path | None) -> None:
+    def __init__(
+        self, comfyui: Path, work: Path, deadline: float, start_from: Path | None = None, seed: int = SEED
+    ) -> None:
         self._comfyui = comfyui
         self._work = work
         self._deadline = deadline
         self._start_from = start_from
+        self._seed = seed
 
     def run(self, stage: str) -> bool:
         """Run one stage, or what is left of it; return whether it is finished."""
@@ -185,7 +216,7 @@ class Training:
     ) -> bool:
         from .trainer import Trainer
 
-        trainer = Trainer(module, loss, schedule, self._work / name, SEED, machine or self._machine, evaluate)
+        trainer = Trainer(module, loss, schedule, self._work / name, self._seed, machine or self._machine, evaluate)
         if trainer.resume():
             _say(f"going on from step {trainer.step} of {schedule.steps}")
         trainer.run(self._deadline - time.monotonic(), _say)

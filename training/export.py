@@ -50,16 +50,25 @@ def rescale_latent(
     out.bias -= out.weight[:, :, 0, 0, 0] @ shift
 
 
+def model_file(folder: Path, name: str) -> Path:
+    """Return the file of ``vae``, ``high`` or ``low`` in an exported folder.
+
+    Raises:
+        FileNotFoundError: the folder lacks it.
+    """
+    file = folder / FILES[name]
+    if not file.exists():
+        raise FileNotFoundError(f"--start-from {folder}: there is no {FILES[name]}; give a folder like demo/models")
+    return file
+
+
 def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """Return the weights of ``vae``, ``high`` or ``low`` in an exported folder, in float32.
 
     Raises:
         FileNotFoundError: the folder lacks the file.
     """
-    file = folder / FILES[name]
-    if not file.exists():
-        raise FileNotFoundError(f"--start-from {folder}: there is no {FILES[name]}; give a folder like demo/models")
-    return {key: value.float() for key, value in load_file(file).items()}
+    return {key: value.float() for key, value in load_file(model_file(folder, name)).items()}
 
 
 def load_vae(folder: Path, module: WholeClipVAE) -> WholeClipVAE:

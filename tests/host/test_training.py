@@ -6,7 +6,9 @@ import sys
 import pytest
 from filelock import FileLock
 from support.in_comfyui import run_cases
+from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.demo.__main__ import WORDS
+from wan_flf2v.training.__main__ import SEED
 from wan_flf2v.training.transitions import TRANSITIONS
 
 
@@ -110,6 +112,22 @@ def test_a_stage_that_cannot_run_says_why(project_comfyui, tmp_path, arguments, 
     )
     assert done.returncode == code, done.stderr
     assert message in done.stdout + done.stderr
+
+
+def test_a_training_goes_on_as_it_began(project_comfyui, tmp_path):
+    """With models it draws other pictures than they have seen: its seed is another."""
+    command = (sys.executable, "-I", "-m", "wan_flf2v.training", "--comfyui", project_comfyui, "--work", tmp_path)
+    models = ("--start-from", REPO / "demo" / "models")
+    for arguments, code in ((models, 0), ((), 1), (models, 0)):
+        done = subprocess.run(
+            [*command, "--stage", "vae-images", "--minutes", "0", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert (f"the training in {tmp_path} was begun with other models" in done.stdout) == (code == 1)
+    assert (tmp_path / "seed.txt").read_text("utf-8") != str(SEED)
 
 
 def test_two_trainings_do_not_share_a_folder(project_comfyui, tmp_path):
