@@ -1,6 +1,7 @@
 """A video of node 73 dropped on the editor restores the graph it was made by."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,12 @@ def titled(name):
 
 @pytest.fixture(scope="module")
 def files(comfy_server):
-    """Write a file of each format; before there is a browser, whose event loop would be in the way."""
+    """Write a file of each format; in a thread, as the event loop of a browser may run in this one."""
     graph, written = images_graph(comfy_server, torch.rand(3, 64, 64, 3)), {}
-    for name in RESTORED:
-        graph["73"]["inputs"] |= {"format": name, "filename_prefix": "dropped/clip"}
-        written[name] = comfy_server.run(graph, workflow=titled(name)).files[0]
+    with ThreadPoolExecutor(1) as thread:
+        for name in RESTORED:
+            graph["73"]["inputs"] |= {"format": name, "filename_prefix": "dropped/clip"}
+            written[name] = thread.submit(comfy_server.run, graph, workflow=titled(name)).result().files[0]
     return written
 
 
