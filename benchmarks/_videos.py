@@ -37,9 +37,8 @@ _EASYCACHE = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95
 class Setting:
     """How a video is made.
 
-    ``sampler`` are inputs of node 57 other than 6 steps of euler at cfg 1 with the boundary's hand-over, ``shift`` is
-    node 54's.
-    ``stock_ends`` takes the stock node WanFirstLastFrameToVideo instead of node 67. ``chained_at`` takes two
+    ``sampler`` are inputs of node 57 other than 6 steps of euler at cfg 1 with the boundary's hand-over; ``shift`` is
+    node 54's. ``stock_ends`` takes the stock node WanFirstLastFrameToVideo instead of node 67. ``chained_at`` takes two
     KSamplerAdvanced instead of node 57, and is the second's first step. ``easycache`` puts that node on both experts.
     """
 

@@ -21,6 +21,11 @@ from ._sheet import Row, chosen, save_sheet
 from ._stage import MANY_FRAMES, comfyui_alone
 from ._videos import Setting, Videos
 
+
+def _key(word: str) -> str:
+    return word.replace(" ", "_")
+
+
 _PAIRS = 20
 _EACH = 10  # videos of each word
 _VAE_FRAMES = 17  # of a true clip that goes through the VAE alone
@@ -31,9 +36,9 @@ _LEAST = {
     "vae_psnr": 28, "vae_psnr_worst": 24, "demo_first_psnr": 28, "demo_last_psnr": 26, "first_psnr": 27,
     "last_psnr": 25, "ends_minus_vae": -0.7, "word_hits": 0.8, "mid_gain": 3, "sharpness": 0.5,
     "last_psnr_gain_80": 12,
-    **{f"vae_clip_psnr_{word.replace(' ', '_')}": 21 if "slide" in word else 24 for word in TRANSITIONS},
-    **{f"word_hits_{word.replace(' ', '_')}": 0.6 for word in TRANSITIONS},
-    **{f"mid_gain_{word.replace(' ', '_')}": 1.5 if "zoom" in word else 3 for word in TRANSITIONS},
+    **{f"vae_clip_psnr_{_key(word)}": 21 if "slide" in word else 24 for word in TRANSITIONS},
+    **{f"word_hits_{_key(word)}": 0.6 for word in TRANSITIONS},
+    **{f"mid_gain_{_key(word)}": 1.5 if "zoom" in word else 3 for word in TRANSITIONS},
 }  # fmt: skip
 _MOST_SPREAD = 2
 
@@ -199,10 +204,6 @@ def _mean(values: list[float], unit: str) -> Figure:
 
 def _one(value: float, unit: str) -> Figure:
     return Figure(value, unit, 1, value, value)
-
-
-def _key(word: str) -> str:
-    return word.replace(" ", "_")
 
 
 def _line(one: Made) -> str:
