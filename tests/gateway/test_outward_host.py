@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from support.api_runs import SMALL
+from support.api_runs import LONG, SMALL
 from support.gateway_process import SUBMIT_DEMO, Gateway, all_events, call
 from support.nats_server import CONFIG, NatsServer, free_ports
 from wan_flf2v.bootstrap.paths import REPO
@@ -63,7 +63,7 @@ def test_a_worker_that_connects_outwards_runs_the_requests_of_two_gateways(tmp_p
             ready = first.get("/readyz")
             assert ready.status == 503
             assert "No worker is connected" in ready.json["problems"][0]
-            waiting = first.submit(SUBMIT_DEMO, **IMAGES, **SMALL)
+            waiting = first.submit(SUBMIT_DEMO, **IMAGES, **LONG)  # its previews last long enough to be seen
             assert first.status(waiting)["status"] == "in_queue"
 
             with worker_process(tmp_path, "--nats", mine, "--comfyui", comfy_server.url, "--name", "gpu-1") as (
