@@ -168,7 +168,7 @@ def _read_options(
             filled = [place for place in places if place not in set_inputs] or places
             made = [Assignment(option, place, str(value)) for place in filled]
             (images if isinstance(value, Path) else values).extend(made)
-    if workflow.bundled:
+    if workflow.template:
         errors += _missing(workflow, {one.target for one in (*images, *values)})
     if errors:
         raise UsageError("\n".join(errors))
@@ -239,9 +239,9 @@ async def _make_video(
 
 def _form(workflow: Workflow, graph: Graph) -> dict[str, Any] | None:
     """Return a template's UI form with the run's values; ``None`` if it lacks nodes of the graph, such as LoRAs."""
-    if not workflow.bundled:
+    if workflow.template is None:
         return None
-    form = ui_form(workflow.name, graph)
+    form = ui_form(workflow.template, graph)
     return form if graph.keys() <= {str(node["id"]) for node in form["nodes"]} else None
 
 

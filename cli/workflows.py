@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from ..client.offers import read_value
-from ..contract.parameters import RESOLUTIONS, NodeInput, inputs_named
+from ..contract.parameters import DEMO, DEMO_WORKFLOW, RESOLUTIONS, NodeInput, inputs_named
 from ..contract.suggestions import near
-from ..contract.workflow import Graph, graph_names, load_graph, node_title, settable, switch_on
+from ..contract.workflow import Graph, graph_names, graph_with_defaults, load_graph, node_title, settable, switch_on
 from .shared import UsageError
 
 _CONDITIONING, _RESOLUTION, _SEGMENTS = "WanFLF2VConditioning", "WanFLF2VResolution", "WanFLF2VSegments"
@@ -48,11 +48,11 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A graph in API form. The images and the prompts of a template (``bundled``) only hold their places."""
+    """A graph in API form, and the template it was made from; its images and prompts only hold their places then."""
 
     name: str
     graph: Graph
-    bundled: bool
+    template: str | None = None
 
     def places(self, option: str) -> tuple[NodeInput, ...]:
         """Return the inputs that ``--start``, ``--end``, ``--prompt`` or ``--negative`` fills, each once.
@@ -83,10 +83,14 @@ class Workflow:
 def read_workflow(given: str, label: str = "--workflow") -> Workflow:
     """Return the template of this name, or the workflow in this file; ``UsageError`` if it is neither.
 
+    ``wan22_flf2v_demo`` is the bundled workflow on the demo's models, as ``run.py serve --demo`` has it.
+
     ``label`` is what messages call what was given.
     """
     if given in graph_names():
-        return Workflow(given, load_graph(given), bundled=True)
+        return Workflow(given, load_graph(given), given)
+    if given == DEMO_WORKFLOW:
+        return Workflow(given, graph_with_defaults(DEMO), DEMO.workflow)
     path = Path(given)
     if not path.is_file():
         found = near(given.removesuffix(".json"), {name: (name,) for name in graph_names()})
@@ -109,7 +113,7 @@ def read_workflow(given: str, label: str = "--workflow") -> Workflow:
         raise UsageError(
             f"{label} {path} is not a workflow in API form: an object of nodes with class_type and inputs."
         )
-    return Workflow(given, content, bundled=False)
+    return Workflow(given, content)
 
 
 def _is_node(node: Mapping[str, Any]) -> bool:
@@ -209,7 +213,7 @@ def add_lora(workflow: Workflow, option: str, text: str) -> list[Assignment]:
     graph, (expert, node_id) = workflow.graph, _EXPERTS[option]
     slots = {slot for _, slot in _EXPERTS.values()}
     values = {"lora_name": name, "strength_model": strength}
-    if workflow.bundled and switch_on(workflow.name, graph, node_id, values):
+    if workflow.template and switch_on(workflow.template, graph, node_id, values):
         return [Assignment(option, NodeInput(node_id, one), value) for one, value in values.items()]
     users = [node for node in graph.values() if isinstance(node["inputs"].get(expert), list)]
     if not users:

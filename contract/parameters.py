@@ -357,6 +357,8 @@ DEMO = ModelContract(
     },
 )
 
+DEMO_WORKFLOW = "wan22_flf2v_demo"  # what the editor and the command line call the workflow on these models
+
 MODELS: dict[str, ModelContract] = {
     model.model_id: model for model in (HOSTED, FOUR_STEPS, KEYFRAMES, SEGMENTS, LOOP, DEMO)
 }

@@ -42,6 +42,11 @@ def graph_for(model: ModelContract) -> Graph:
     return graph
 
 
+def graph_with_defaults(model: ModelContract) -> Graph:
+    """Return the graph of ``model`` with its loaders and the defaults of all its parameters."""
+    return fill(graph_for(model), model, {parameter.key: parameter.default for parameter in model.parameters})
+
+
 def settable(graph: Graph) -> Iterator[NodeInput]:
     """Yield every input that has a value, none that comes from another node."""
     for node_id, node in graph.items():

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..bootstrap.paths import REPO
 from ..bootstrap.server import comfy_env, prepare_base_dir
-from ..contract.parameters import DEMO, END_IMAGE, START_IMAGE
-from ..contract.workflow import fill, graph_for, ui_form
+from ..contract.parameters import DEMO, DEMO_WORKFLOW, END_IMAGE, START_IMAGE
+from ..contract.workflow import graph_with_defaults, ui_form
 
 IMAGES = REPO / "demo" / "images"
 MODELS = REPO / "demo" / "models"
@@ -33,15 +33,14 @@ def prepare_demo(base_dir: Path, comfyui: Path) -> None:
         unfinished.replace(target)
     workflows = base_dir / "user" / "default" / "workflows"
     workflows.mkdir(parents=True, exist_ok=True)
-    (workflows / "wan22_flf2v_demo.json").write_text(json.dumps(demo_workflow()), "utf-8")
+    (workflows / f"{DEMO_WORKFLOW}.json").write_text(json.dumps(demo_workflow()), "utf-8")
     copy_trained_models(base_dir / "models")
     make_models(comfyui, Path(sys.executable), base_dir / "models", "text_encoders")
 
 
 def demo_workflow() -> dict[str, Any]:
     """Return the bundled workflow in UI form on the demo's models and at its size, for ``serve --demo``."""
-    values = {parameter.key: parameter.default for parameter in DEMO.parameters}
-    return ui_form(DEMO.workflow, fill(graph_for(DEMO), DEMO, values))
+    return ui_form(DEMO.workflow, graph_with_defaults(DEMO))
 
 
 def copy_trained_models(models: Path) -> None:

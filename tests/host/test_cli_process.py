@@ -12,8 +12,8 @@ import av
 import pytest
 from PIL import Image
 from support.expert_graphs import write_lora
-from wan_flf2v.contract.parameters import DEMO
-from wan_flf2v.contract.workflow import graph_for
+from wan_flf2v.contract.parameters import DEMO, DEMO_WORKFLOW
+from wan_flf2v.contract.workflow import graph_for, graph_with_defaults, ui_form
 
 IMAGES = Path(__file__).resolve().parents[2] / "demo" / "images"
 
@@ -83,6 +83,17 @@ def test_a_video_from_two_images_and_a_prompt(comfy_server, demo_file, tmp_path)
     assert second.name == f"{first.stem}-2.mp4"
     content = (tmp_path / "out.mp4").read_bytes()
     assert (tmp_path / first).read_bytes() == (tmp_path / second).read_bytes() == content
+
+
+def test_the_demos_workflow_by_its_name_is_in_the_file_as_the_editor_saves_it(comfy_server, tmp_path):
+    small = settings(**{"57_steps": "1"})
+    done = run_cli(comfy_server, "--workflow", DEMO_WORKFLOW, *small, "-o", "out.mp4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with av.open(tmp_path / "out.mp4") as video:
+        graph, form = (json.loads(video.metadata[name]) for name in ("prompt", "workflow"))
+    given = {**graph_with_defaults(DEMO)["57"]["inputs"], "steps": 1, "cfg": 1}
+    assert (graph["57"]["inputs"], graph["6"]["inputs"]["text"]) == (given, "a puppy")
+    assert form == ui_form("wan22_flf2v", graph)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process on Windows")

@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import free_port
+from wan_flf2v.contract.parameters import DEMO_WORKFLOW
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
@@ -37,7 +38,7 @@ def test_serve_demo_until_ctrl_c(project_comfyui, demo_models, tmp_path):
                 time.sleep(0.5)
         url = f"http://127.0.0.1:{port}/api/userdata?dir=workflows"
         with urllib.request.urlopen(url, timeout=60) as answer:
-            assert "wan22_flf2v_demo.json" in json.load(answer)
+            assert f"{DEMO_WORKFLOW}.json" in json.load(answer)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output

@@ -29,7 +29,7 @@ def places(workflow):
 
 @pytest.fixture
 def workflow():
-    return Workflow("own.json", load_graph("wan22_flf2v"), bundled=False)
+    return Workflow("own.json", load_graph("wan22_flf2v"))
 
 
 def test_places_are_found_by_links(workflow):
@@ -52,7 +52,7 @@ def test_places_are_found_by_links(workflow):
     ],
 )
 def test_places_in_longer_videos(name, found):
-    workflow = Workflow(name, load_graph(f"wan22_flf2v_{name}"), bundled=True)
+    workflow = Workflow(name, load_graph(f"wan22_flf2v_{name}"), f"wan22_flf2v_{name}")
     assert places(workflow) == found
     assert [tuple(one.target) for one in size_assignments(workflow, "64x96")] == [("71", "width"), ("71", "height")]
 
@@ -66,7 +66,7 @@ def test_the_ends_of_several_images_are_the_first_and_the_last(workflow):
 
 
 def test_a_lora_is_the_templates_bypassed_loader_and_further_ones_follow():
-    workflow = Workflow("wan22_flf2v_loop", load_graph("wan22_flf2v_loop"), bundled=True)
+    workflow = Workflow("wan22_flf2v_loop", load_graph("wan22_flf2v_loop"), "wan22_flf2v_loop")
     given = [one for name in ("a:0.5", "b") for one in add_lora(workflow, "--lora-high", name)]
     given += add_lora(workflow, "--lora-low", "c")
     assert assign(workflow.graph, INFOS, given) == []
