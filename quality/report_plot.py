@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -201,8 +202,8 @@ class _Page:
 
 def _scale(values: Sequence[float]) -> tuple[float, float]:
     """Return bounds in tenths around brightness values."""
-    low, high = int(min(values) * 10) / 10, -int(-max(values) * 10 // 1) / 10
-    return low, max(low + 0.1, min(1.0, high + (0.1 if high < max(values) else 0.0)))
+    low, high = math.floor(min(values) * 10) / 10, math.ceil(max(values) * 10) / 10
+    return low, max(low + 0.1, high)
 
 
 def _without_peaks(values: Sequence[float]) -> float:

@@ -26,6 +26,37 @@ def with_faults(frames):
     return frames
 
 
+def photographs_with_faults(start, end, frames=81, width=960, height=540):
+    """Return frames between two photographs, files: a zoom into the first, a dissolve, a zoom out of the second.
+
+    Planted in it are a flash at 14 and 15, duplicates at 30, 34 and 35, a freeze from 46 to 52, and a drift at the end.
+    """
+    clip = []
+    for i in range(frames):
+        part = i / (frames - 1)
+        pictures = (_zoomed(start, part, width, height), _zoomed(end, 1 - part, width, height))
+        mixed = np.clip(3 * part - 1, 0, 1)  # over the middle third
+        clip.append(pictures[0] * (1 - mixed) + pictures[1] * mixed)
+    for place, change in ((14, 30), (15, 17)):
+        clip[place] = clip[place] + change
+    for first, last in ((30, 30), (34, 35), (46, 52)):
+        clip[first : last + 1] = [clip[first - 1]] * (last + 1 - first)
+    for i, frame in enumerate(clip):
+        gains = np.array((1.16, 1, 0.93)) ** np.clip(2 * i / (frames - 1) - 1, 0, 1)  # of linear light
+        clip[i] = frame * gains ** (1 / 2.2)
+    return [np.clip(np.round(frame), 0, 255).astype(np.uint8) for frame in clip]
+
+
+def _zoomed(file, part, width, height):
+    """Return a photograph cropped to the video's shape, and to nine tenths of that at ``part`` 1."""
+    with Image.open(file) as image:
+        shown = min(image.width, image.height * width / height) * (1 - 0.1 * part)
+        left, top = (image.width - shown) / 2, (image.height - shown * height / width) / 2
+        box = (left, top, left + shown, top + shown * height / width)
+        pixels = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box)
+    return np.asarray(pixels, np.float32)
+
+
 def write_video(path, frames, crf=12, frame_rate=16):
     height, width = frames[0].shape[:2]
     with StreamWriter(path, width, height, Settings(exact_rate(frame_rate), crf=crf)) as writer:

@@ -9,7 +9,17 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from support.report_files import FRAMES, HEIGHT, WIDTH, panned, save_ends, with_faults, write_video
+from support.report_files import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    panned,
+    photographs_with_faults,
+    save_ends,
+    with_faults,
+    write_video,
+)
+from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.quality.video_file import open_video
 
 
@@ -46,6 +56,15 @@ def test_a_good_video_passes(folder):
     assert lines[0] == f"Video       {WIDTH}x{HEIGHT}; {FRAMES} frames at 16 fps, 2.00 s"
     assert lines[1].startswith("First       start image: PSNR ")
     assert lines[-1] == "Verdict     pass: the ends match their images, nothing wrong in between"
+
+
+@pytest.mark.pictures
+def test_the_example_of_the_readme(tmp_path):
+    """Makes its picture, docs/report.png."""
+    images = [REPO / "demo" / "images" / name for name in ("start.jpg", "end.jpg")]
+    write_video(tmp_path / "video.mp4", photographs_with_faults(*images), crf=19)
+    done = cli("video.mp4", *images, "-o", REPO / "docs" / "report.png", cwd=tmp_path)
+    assert done.stdout in (REPO / "README.md").read_text("utf-8"), done.stdout
 
 
 def test_segments_that_share_frames(folder):
