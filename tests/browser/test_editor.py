@@ -281,6 +281,15 @@ class TestWidgets:
         assert editor.widget(67, "seconds")["text"] == "49 frames, 2 s at 24 fps"
         assert "seconds" not in editor.prompt()["67"]
 
+    def test_a_length_that_no_video_has_shows_what_becomes_of_it(self, editor):
+        """A field of the editor takes none; a file may hold one."""
+        workflow = json.loads((WORKFLOWS / "wan22_flf2v.json").read_text("utf-8"))
+        conditioning = next(node for node in workflow["nodes"] if node["id"] == 67)
+        conditioning["widgets_values"][2] = 80
+        editor.load(workflow)
+        assert editor.widget(67, "length")["value"] == 80
+        assert editor.widget(67, "seconds")["text"] == "77 frames (80 is not 4n+1), 4.75 s at 16 fps"
+
     def test_inputs_that_the_handover_does_not_use_are_hidden_and_kept(self, editor):
         assert [editor.widget(57, name)["hidden"] for name in ("handover_step", "boundary")] == [True, False]
         before = editor.prompt()["57"]
@@ -358,11 +367,14 @@ class TestWhatUsersDo:
         assert prompt[pasted] == values
 
     def test_a_bypassed_node_is_passed_over(self, editor):
-        """Without node 54 the shift is the model's own, which is the same."""
+        """Without node 54 the shift is the model's own, 8."""
+        editor.set(54, "shift", 5)
+        editor.touch()
+        editor.page.wait_for_function(SAYS, arg=[57, "hand-over at sigma 0.882"], timeout=240_000)
         editor.page.evaluate("() => { app.graph.getNodeById(54).mode = 4 }")
         assert editor.prompt()["57"]["model_high_noise"] == ["37", 0]
         editor.touch()
-        editor.page.wait_for_function(STEPS_SHOWN, arg=20, timeout=240_000)
+        editor.page.wait_for_function(SAYS, arg=[57, "hand-over at sigma 0.889"], timeout=240_000)
 
     def test_in_a_subgraph_node_57_shows_the_same_and_leads_out_of_it(self, editor):
         root, before = editor.page.evaluate(INTO_SUBGRAPH), inputs_of(load_graph("wan22_flf2v"))["57"]
