@@ -198,12 +198,21 @@ class Training:
         from . import curves, experts, export, latents, pictures
 
         wan_vae = self._vae("vae-decoder")
-        statistics = latents.load_statistics(self._work / "latents" / "statistics.pt")
+        # Without new latents, the experts to start from are still right.
+        same_latents = self._start_from is not None and not (self._work / "vae-clips").exists()
+        statistics = (
+            export.trained_statistics()
+            if same_latents
+            else latents.load_statistics(self._work / "latents" / "statistics.pt")
+        )
         export.rescale_latent(wan_vae.vae, *statistics, *export.host_statistics())
         export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
         for name in ("high", "low"):
             expert = experts.Expert(SEED)
-            expert.load_state_dict(self._weights(name))
+            if same_latents and not (self._work / name).exists():
+                expert.model.load_state_dict(export.load_weights(self._start_from, name))
+            else:
+                expert.load_state_dict(self._weights(name))
             export.save_half(expert.model.state_dict(), self._work / "export" / export.FILES[name], export.TITLES[name])
         for log in sorted(self._work.glob("*/log.jsonl")):
             curves.plot(log, self._work / "export" / f"{log.parent.name}.png")

@@ -25,6 +25,11 @@ def host_statistics() -> tuple[torch.Tensor, torch.Tensor]:
     return wan.latents_mean.flatten(), wan.latents_std.flatten()
 
 
+def trained_statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation, each [16], that a latent has while training."""
+    return torch.zeros(LATENT_CHANNELS), torch.ones(LATENT_CHANNELS)
+
+
 @torch.no_grad()
 def rescale_latent(
     vae: nn.Module, mean: torch.Tensor, deviation: torch.Tensor, to_mean: torch.Tensor, to_deviation: torch.Tensor
@@ -74,7 +79,7 @@ def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def load_vae(folder: Path, module: WholeClipVAE) -> WholeClipVAE:
     """Load the exported VAE into ``module``; its latent gets mean 0 and deviation 1 again, as the training wants it."""
     module.vae.load_state_dict(load_weights(folder, "vae"))
-    rescale_latent(module.vae, *host_statistics(), torch.zeros(LATENT_CHANNELS), torch.ones(LATENT_CHANNELS))
+    rescale_latent(module.vae, *host_statistics(), *trained_statistics())
     return module
 
 

@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 from support.in_comfyui import run_cases
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.demo.__main__ import WORDS
@@ -128,6 +130,20 @@ def test_a_training_goes_on_as_it_began(project_comfyui, tmp_path):
         assert done.returncode == code, done.stdout + done.stderr
         assert (f"the training in {tmp_path} was begun with other models" in done.stdout) == (code == 1)
     assert (tmp_path / "seed.txt").read_text("utf-8") != str(SEED)
+
+
+def test_what_was_not_trained_is_exported_as_it_was(project_comfyui, tmp_path):
+    """So the decoder alone can be trained further: the experts to start from know its latents."""
+    models = REPO / "demo" / "models"
+    command = (sys.executable, "-I", "-m", "wan_flf2v.training", "--comfyui", project_comfyui, "--work", tmp_path)
+    subprocess.run([*command, "--stage", "export", "--start-from", models], capture_output=True, check=True)
+    files = sorted(path.relative_to(models) for path in models.rglob("*.safetensors"))
+    assert len(files) == 3
+    for file in files:
+        before, after = load_file(models / file), load_file(tmp_path / "export" / file)
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value, rtol=2e-3, atol=1e-6)
 
 
 def test_two_trainings_do_not_share_a_folder(project_comfyui, tmp_path):
