@@ -36,6 +36,7 @@ def main() -> int:
     comfy.options.enable_args_parsing()
     from filelock import FileLock, Timeout
 
+    from .latents import OtherEncoderError
     from .pictures import GatherError
 
     args.work.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def main() -> int:
     except Timeout:
         _say(f"another training runs in {args.work}: wait for it or stop it")
         return 1
-    except (GatherError, OtherBeginningError, FileNotFoundError, ImportError) as error:
+    except (GatherError, OtherBeginningError, OtherEncoderError, FileNotFoundError, ImportError) as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
@@ -72,9 +73,11 @@ def choose_seed(work: Path, start_from: Path | None) -> int:
         FileNotFoundError: there are no models in ``start_from``.
         OtherBeginningError: the training in ``work`` has another seed.
     """
-    from .export import model_file
+    from .export import FILES, model_file
 
-    seed = SEED if start_from is None else zlib.crc32(model_file(start_from, "vae").read_bytes())
+    seed = SEED
+    if start_from is not None:
+        seed = zlib.crc32(b"".join(model_file(start_from, name).read_bytes() for name in FILES))
     note = work / "seed.txt"
     if note.exists() and note.read_text("utf-8") != str(seed):
         how = "from scratch" if note.read_text("utf-8") == str(SEED) else "with other models"
@@ -130,6 +133,11 @@ class Training:
 
         return load(self._work / "pictures", held_out=True)
 
+    @property
+    def _same_latents(self) -> bool:
+        """Whether the latents are those of the models to start from, which the experts there know."""
+        return self._start_from is not None and not (self._work / "vae-clips").exists()
+
     def _gather(self) -> bool:
         from .pictures import gather
 
@@ -165,16 +173,19 @@ class Training:
         return self._train(stage, self._vae("vae-images"), loss, vae.CLIPS, evaluate)
 
     def _make_latents(self) -> bool:
-        from . import latents
+        from . import export, latents
 
         module = self._vae("vae-clips")
         folder = self._work / "latents"
         statistics = folder / "statistics.pt"
         if not statistics.exists():
-            latents.save_statistics(statistics, *latents.statistics(module, self._photographs))
-        mean, deviation = latents.load_statistics(statistics)
+            found = export.trained_statistics() if self._same_latents else latents.statistics(module, self._photographs)
+            latents.save_statistics(statistics, module, *found)
+        mean, deviation = latents.load_statistics(statistics, module)
         encoder = latents.Encoder(module.to(self._machine.device, self._machine.dtype), mean, deviation)
-        done = latents.make_pairs(encoder, self._photographs, folder, latents.PAIRS, self._time_is_left, _say)
+        done = latents.make_pairs(
+            encoder, self._photographs, folder, latents.PAIRS, self._seed, self._time_is_left, _say
+        )
         return done == latents.PAIRS
 
     def _expert(self, high_noise: bool) -> bool:
@@ -198,18 +209,14 @@ class Training:
         from . import curves, experts, export, latents, pictures
 
         wan_vae = self._vae("vae-decoder")
-        # Without new latents, the experts to start from are still right.
-        same_latents = self._start_from is not None and not (self._work / "vae-clips").exists()
-        statistics = (
-            export.trained_statistics()
-            if same_latents
-            else latents.load_statistics(self._work / "latents" / "statistics.pt")
-        )
+        kept = self._work / "latents" / "statistics.pt"
+        new = kept.exists() or not self._same_latents
+        statistics = latents.load_statistics(kept, wan_vae) if new else export.trained_statistics()
         export.rescale_latent(wan_vae.vae, *statistics, *export.host_statistics())
         export.save_half(wan_vae.vae.state_dict(), self._work / "export" / export.FILES["vae"])
         for name in ("high", "low"):
             expert = experts.Expert(SEED)
-            if same_latents and not (self._work / name).exists():
+            if self._same_latents and not (self._work / name).exists():
                 expert.model.load_state_dict(export.load_weights(self._start_from, name))
             else:
                 expert.load_state_dict(self._weights(name))

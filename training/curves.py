@@ -14,7 +14,7 @@ def plot(log: Path, target: Path) -> None:
     from matplotlib import pyplot
 
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "seconds")))
+    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "seconds", "cpu_seconds")))
     figure, panels = pyplot.subplots(len(names), 1, figsize=(7, 2 * len(names)), sharex=True, squeeze=False)
     for name, panel in zip(names, panels[:, 0], strict=True):
         points = [(line["seconds"] / 3600, line[name]) for line in lines if name in line]

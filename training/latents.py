@@ -6,6 +6,7 @@ channel, which is what the experts see of the exported VAE (``export.rescale_lat
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,21 +85,40 @@ def statistics(vae: nn.Module, photographs: list[torch.Tensor], count: int = 64)
     return together.mean(1), together.std(1)
 
 
-def save_statistics(file: Path, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-    """Keep the statistics, which the export puts into the VAE."""
+class OtherEncoderError(Exception):
+    """Latents were made by another encoder than the VAE has now; the message is for people."""
+
+
+def save_statistics(file: Path, vae: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+    """Keep the statistics of a VAE's latents, which the export puts into it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"mean": mean, "deviation": deviation}, file)
+    torch.save({"encoder": _encoder_mark(vae), "mean": mean, "deviation": deviation}, file)
 
 
-def load_statistics(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what ``save_statistics`` kept."""
+def load_statistics(file: Path, vae: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what ``save_statistics`` kept.
+
+    Raises:
+        OtherEncoderError: the VAE's encoder is not the one whose latents they describe.
+    """
     kept = torch.load(file, weights_only=True)
+    if kept["encoder"] != _encoder_mark(vae):
+        raise OtherEncoderError(
+            f"the VAE's encoder was trained after the latents in {file.parent} were made: "
+            "remove that folder, and high and low beside it, which learnt from them"
+        )
     return kept["mean"], kept["deviation"]
 
 
-def make_pair(encoder: Encoder, photographs: list[torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+def _encoder_mark(module: nn.Module) -> int:
+    """Return a checksum of what makes the latents."""
+    parts = (module.vae.encoder, module.vae.conv1)
+    return zlib.crc32(b"".join(value.cpu().numpy().tobytes() for part in parts for value in part.state_dict().values()))
+
+
+def make_pair(encoder: Encoder, photographs: list[torch.Tensor], number: int, seed: int) -> dict[str, torch.Tensor]:
     """Return the tensors of pair ``number``: four words from start to end, one ending alone, one with a keyframe."""
-    generator = torch.Generator().manual_seed(1_000_000 + number)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
     height, width = (SIDES[int(torch.randint(len(SIDES), (), generator=generator))] for _ in range(2))
     if float(torch.rand((), generator=generator)) < 0.4:
         height = width = USUAL_SIDE
@@ -131,10 +151,14 @@ def make_pairs(
     photographs: list[torch.Tensor],
     folder: Path,
     count: int,
+    seed: int,
     keep_on: Callable[[], bool],
     say: Callable[[str], None],
 ) -> int:
-    """Write the pairs that are missing of ``count``; stop when ``keep_on`` says so. Return how many there are."""
+    """Write the pairs that are missing of ``count``; stop when ``keep_on`` says so. Return how many there are.
+
+    Pairs of the same photographs and of another ``seed`` have other crops, sizes, lengths and words.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         target = folder / f"{number:05}.safetensors"
@@ -143,7 +167,7 @@ def make_pairs(
         if not keep_on():
             return number
         unfinished = target.with_suffix(".unfinished")
-        save_file(make_pair(encoder, photographs, number), unfinished)
+        save_file(make_pair(encoder, photographs, number, seed), unfinished)
         unfinished.replace(target)
         say(f"pair {number + 1} of {count}")
     return count

@@ -75,7 +75,7 @@ class Trainer:
     ) -> None:
         self.module = module.to(machine.device)
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self._loss = loss
         self._schedule = schedule
         self._folder = folder
@@ -100,9 +100,10 @@ class Trainer:
         """Train until the stage is finished or ``seconds`` have passed; the state is on disk then."""
         began = saved = spoken = time.monotonic()
         while not self.finished and time.monotonic() - began < seconds:
-            step_began = time.monotonic()
+            step_began, cpu_began = time.monotonic(), time.process_time()
             figures = self.train_step()
             self.seconds += time.monotonic() - step_began
+            self.cpu_seconds += time.process_time() - cpu_began
             evaluate = self._evaluate if self.step % self._evaluate_every == 0 or self.finished else None
             if evaluate is not None:
                 figures = {**figures, **evaluate(self.module)}
@@ -147,6 +148,7 @@ class Trainer:
             "step": self.step,
             "steps": self._schedule.steps,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "weights": self.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
@@ -164,7 +166,7 @@ class Trainer:
         self.module.load_state_dict(state["weights"])
         for optimizer, optimizer_state in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
         self._forget_later_lines()
         return True
 
@@ -177,7 +179,8 @@ class Trainer:
 
     def _log(self, figures: Mapping[str, float]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 5) for k, v in figures.items()}}
+        times = {"seconds": round(self.seconds, 1), "cpu_seconds": round(self.cpu_seconds, 1)}
+        line = {"step": self.step, **times, **{name: round(value, 5) for name, value in figures.items()}}
         with (self._folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from support.in_comfyui import run_cases
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.demo.__main__ import WORDS
-from wan_flf2v.training.__main__ import SEED
+from wan_flf2v.training.__main__ import SEED, STAGES, VAE_STAGES
 from wan_flf2v.training.transitions import TRANSITIONS
+
+VAE_CURVES = [f"{stage}.png" for stage in sorted(VAE_STAGES)]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_the_loss_falls(cases):
     first, last = cases["experts"]["loss"]
     assert last < 0.8 * first
     assert 0 < cases["experts"]["bfloat16"] < 10
-    assert cases["training"]["logged"] == ["loss", "psnr", "seconds", "step"]
+    assert cases["training"]["logged"] == ["cpu_seconds", "loss", "psnr", "seconds", "step"]
 
 
 def test_the_decoder_stage_leaves_the_latents_as_they_are(cases):
@@ -73,6 +75,23 @@ def test_a_keyframe_is_channel_3_of_its_latent_frame(cases):
     assert export["key in the mask"] == [[3, 2]]
     assert export["key changes the image latent"]
     assert export["key leaves the past"] == 0
+
+
+def test_all_stages_of_the_command_make_models_that_comfyui_loads(cases):
+    command = cases["command"]
+    assert command["without time"] is False
+    assert command["stages"] == [True] * len(STAGES[1:])
+    assert command["exported"] == [*(f"{stage}.png" for stage in ("high", "low")), "pictures.md", *VAE_CURVES]
+    assert command["high loads"] == command["low loads"] == "WAN21"
+    assert {"loss", "psnr", "seconds", "step", "vae_psnr", "vae_psnr_worst", "clip_circle"} <= set(command["last line"])
+
+
+def test_latents_of_an_older_encoder_are_refused(cases):
+    assert "the VAE's encoder was trained after the latents in " in cases["command"]["old latents"]
+
+
+def test_another_seed_has_other_pairs(cases):
+    assert cases["experts"]["a seed has its pairs"] == [True, False]
 
 
 def test_latents_go_on_where_they_stopped(cases):

@@ -4,6 +4,8 @@ Seconds of training on procedural pictures. What must come of each case is in te
 """
 
 import json
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +15,14 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
+from PIL import Image
 from wan_flf2v.nodes.conditioning import WanFLF2VConditioning
-from wan_flf2v.training import export, latents, procedural, text, vae
-from wan_flf2v.training.__main__ import Training
+from wan_flf2v.training import experts, export, latents, procedural, text, vae
+from wan_flf2v.training import pictures as training_pictures
+from wan_flf2v.training.__main__ import STAGES, Training
 from wan_flf2v.training.experts import EXPERT_CONFIG, Expert, velocity_loss
 from wan_flf2v.training.muon import Muon
+from wan_flf2v.training.pictures import PICTURES
 from wan_flf2v.training.trainer import Machine, Schedule, Trainer
 from wan_flf2v.training.transitions import TRANSITIONS, transition_clip
 from wan_flf2v.wan import TEXT_TOKENS
@@ -208,11 +213,13 @@ def expert_cases():
     photographs = pictures(3, 200)
     said = []
     left = iter((True, True, False))
-    done = latents.make_pairs(encoder, photographs, FOLDER / "pairs", 3, lambda: next(left), said.append)
+    done = latents.make_pairs(encoder, photographs, FOLDER / "pairs", 3, 1, lambda: next(left), said.append)
     yield "pairs before the time was up", done
     first = (FOLDER / "pairs" / "00000.safetensors").read_bytes()
-    yield "all pairs", latents.make_pairs(encoder, photographs, FOLDER / "pairs", 3, lambda: True, said.append)
+    yield "all pairs", latents.make_pairs(encoder, photographs, FOLDER / "pairs", 3, 1, lambda: True, said.append)
     yield "kept", first == (FOLDER / "pairs" / "00000.safetensors").read_bytes()
+    kept, again, other = (latents.make_pair(encoder, photographs, 0, seed)["both/conditioning"] for seed in (1, 1, 2))
+    yield "a seed has its pairs", [torch.equal(kept, again), torch.equal(kept, other)]
     examples = latents.Examples(FOLDER / "pairs", 3)
     generator = torch.Generator().manual_seed(1)
     batch = examples.batch(600, generator)
@@ -253,6 +260,34 @@ def loaded_expert_is_off(expert, example, prompts):
     return off(expert(x, conditioning, sigma, [prompt]), found)
 
 
+def command_cases():
+    """All stages of the command but the first, with two steps each: stopped at once, then to their end."""
+    work, schedule = FOLDER / "command", Schedule(2, 0.01, warmup=1)
+    vae.new_vae, experts.Expert = partial(vae.new_vae, config=SMALL_VAE), partial(Expert, config=SMALL_EXPERT)
+    vae.IMAGES = vae.CLIPS = vae.DECODER = experts.SCHEDULE = schedule
+    latents.PAIRS = 2
+    of_each = [next(one for one in PICTURES if one.held_out == held_out) for held_out in (False, True)]
+    training_pictures.PICTURES = [replace(one, name=f"{one.name}{n}") for one in of_each for n in range(4)]
+    (work / "pictures").mkdir(parents=True)
+    for picture, pixels in zip(training_pictures.PICTURES, pictures(8, 200), strict=True):
+        Image.fromarray(pixels.movedim(0, -1).numpy()).save(work / "pictures" / f"{picture.name}.png")
+    yield "without time", Training(Path(COMFYUI), work, 0.0).run("vae-images")
+    yield "stages", [Training(Path(COMFYUI), work, math.inf).run(stage) for stage in STAGES[1:]]
+    exported = work / "export"
+    yield "exported", sorted(path.name for path in exported.iterdir() if path.is_file())
+    for name in ("high", "low"):
+        loaded = comfy.sd.load_diffusion_model(str(exported / export.FILES[name]))
+        yield f"{name} loads", type(loaded.model).__name__
+    lines = (work / "vae-clips" / "log.jsonl").read_text("utf-8").splitlines()
+    yield "last line", sorted(json.loads(lines[-1]))
+    vae.CLIPS = Schedule(3, 0.01, warmup=1)
+    Training(Path(COMFYUI), work, math.inf).run("vae-clips")
+    try:
+        Training(Path(COMFYUI), work, math.inf).run("latents")
+    except latents.OtherEncoderError as error:
+        yield "old latents", str(error)
+
+
 def transition_cases():
     start, end = (picture / 255 for picture in pictures(2, 64))
     for word in TRANSITIONS:
@@ -268,5 +303,6 @@ if __name__ == "__main__":
         "export": export_cases,
         "experts": expert_cases,
         "transitions": transition_cases,
+        "command": command_cases,  # last: it makes everything smaller
     }
     Path(RESULTS).write_text(json.dumps({name: dict(cases()) for name, cases in groups.items()}))
