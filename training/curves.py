@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+_NO_FIGURES = ("step", "seconds", "cpu_seconds")
+
 
 def plot(log: Path, target: Path) -> None:
     """Read a stage's ``log.jsonl`` and draw one panel for each figure in it."""
@@ -14,7 +16,7 @@ def plot(log: Path, target: Path) -> None:
     from matplotlib import pyplot
 
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "seconds", "cpu_seconds")))
+    names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in _NO_FIGURES]
     figure, panels = pyplot.subplots(len(names), 1, figsize=(7, 2 * len(names)), sharex=True, squeeze=False)
     for name, panel in zip(names, panels[:, 0], strict=True):
         points = [(line["seconds"] / 3600, line[name]) for line in lines if name in line]
