@@ -61,6 +61,13 @@ def _panorama(name: str, held_out: bool = False) -> Picture:
     return Picture(name, PMNDRS, f"package/hdri/{name}.exr.js", "CC0-1.0", "Poly Haven", held_out)
 
 
+_CC = "https://creativecommons.org"
+_LICENCES = {
+    "CC0-1.0": f"[CC0-1.0]({_CC}/publicdomain/zero/1.0/)",
+    "CC-BY-2.0": f"[CC-BY-2.0]({_CC}/licenses/by/2.0/)",
+    "CC-BY-4.0": f"[CC-BY-4.0]({_CC}/licenses/by/4.0/)",
+}
+
 PICTURES = (
     Picture("chelsea", DEMO, "demo/images/start.jpg", "CC0-1.0", "Stéfan van der Walt", held_out=True),
     Picture("coffee", DEMO, "demo/images/end.jpg", "CC0-1.0", "Rachel Michetti", held_out=True),
@@ -245,7 +252,8 @@ def _panorama_image(module: bytes) -> Image.Image:
 def attribution(pictures: Iterable[Picture] = PICTURES) -> str:
     """Return the pictures as a Markdown table, for the model card."""
     rows = [
-        f"| {p.name} | {p.author} | {p.licence} | {p.package} | {'held out' if p.held_out else 'trained on'} |"
+        f"| {p.name} | {p.author} | {_LICENCES.get(p.licence, p.licence)} | {p.package} | "
+        f"{'held out' if p.held_out else 'trained on'} |"
         for p in pictures
     ]
     return "\n".join(("| picture | author | licence | from | use |", "|---|---|---|---|---|", *rows))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from support.archive import archive_files, copy_files, tracked_files
 from support.gateway_process import NOWHERE
 from wan_flf2v.bootstrap.paths import REPO
@@ -143,3 +144,22 @@ def test_the_extra_serve_is_all_that_the_api_needs(program, tmp_path):
     assert said[-1], said
     listed = subprocess.run([path, "token", "list", "--data", str(tmp_path / "data")], capture_output=True, text=True)
     assert "There is no token in" in listed.stderr
+
+
+def test_the_demos_models_are_small_and_of_wans_kind():
+    """Float16, 16 MB together; the VAE is 16 channels wide, the experts take latent, mask and image: 36 channels."""
+    files = sorted((REPO / "demo" / "models").rglob("*.safetensors"))
+    assert sum(file.stat().st_size for file in files) <= 16e6
+    shapes = {}
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 -- it is no dict
+            assert {one.get_dtype() for one in slices.values()} == {"F16"}
+            first = slices.get("patch_embedding.weight") or slices["encoder.conv1.weight"]
+            shapes[file.stem] = first.get_shape()
+    assert {name: shape[:2] for name, shape in shapes.items()} == {
+        "demo_wan22_high_noise": [128, 36],
+        "demo_wan22_low_noise": [128, 36],
+        "demo_wan_vae": [16, 3],
+    }
+    assert (REPO / "docs" / "gallery.webp").stat().st_size <= 2e6
