@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,13 @@ def save_sheet(target: Path, rows: list[Row]) -> None:
             _paste(sheet, row.made[:, column], column + 1, top)
             _paste(sheet, row.true[:, column], column + 1, top + _STEP)
     sheet.save(target)
+
+
+def save_photographs(target: Path, photographs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Write a PNG: each photograph above what the VAE made of it; both are [3, 1, height, width]."""
+    sides = (torch.cat([one[:, 0] for one in row], dim=-1) for row in zip(*photographs, strict=True))
+    codes = (torch.cat(list(sides), dim=-2).clamp(0, 1) * 255).round().to(torch.uint8)
+    Image.fromarray(codes.movedim(0, -1).numpy()).save(target)
 
 
 def _paste(sheet: Image.Image, picture: torch.Tensor, column: int, top: int) -> None:

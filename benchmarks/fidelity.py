@@ -17,7 +17,7 @@ from ..training.transitions import TRANSITIONS, transition_clip
 from ._cases import Case, cases_of, held_out_photographs, pairs_of
 from ._figures import Figure, Figures, Options, median
 from ._metrics import frame_psnr, middle, middle_gain, nearest_word, phase_spread, psnr, sharpness
-from ._sheet import Row, chosen, save_sheet
+from ._sheet import Row, chosen, save_photographs, save_sheet
 from ._stage import MANY_FRAMES, comfyui_alone
 from ._videos import Setting, Videos
 
@@ -78,6 +78,7 @@ def run(options: Options) -> Figures:
         figures |= figures_of(made, vae)
         figures |= _at_odd_length(videos, fitted, pairs)
     if options.json is not None:
+        save_photographs(options.json.with_suffix(".photographs.png"), alone.values())
         sheet = options.json.with_suffix(".png")
         save_sheet(sheet, [_row(one) for one in best_and_worst(made)])
         print(f"fidelity: best and worst video of each word: {sheet}", flush=True)

@@ -24,7 +24,7 @@ from .whole_clip import WholeClipVAE
 VAE_CONFIG = {**TINY_VAE, "dim": 16}
 IMAGES = Schedule(steps=3000, learning_rate=0.004)
 CLIPS = Schedule(steps=2000, learning_rate=0.002)
-DECODER = Schedule(steps=2600, learning_rate=0.002)
+DECODER = Schedule(steps=1200, learning_rate=0.002)
 PROCEDURAL = 0.25  # the share of pictures that are no photographs
 CROP = 64  # pixels, the side of a training crop
 
