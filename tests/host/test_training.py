@@ -38,6 +38,10 @@ def test_a_checkpoint_resumes_bit_for_bit(cases):
     assert training["out of time"] == [0, True], "without time it makes no step, and leaves a checkpoint"
 
 
+def test_an_expert_resumes_bit_for_bit(cases):
+    assert (cases["experts"]["resumed at"], cases["experts"]["resumes bit for bit"]) == (1, True)
+
+
 def test_the_next_stage_wants_a_finished_one(cases):
     assert cases["training"]["half a stage"] == "the stage vae-images stands at step 0 of 24: finish it"
 

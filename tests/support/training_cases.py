@@ -232,7 +232,15 @@ def expert_cases():
         return loss(model, generator=generator)
 
     trainer = Trainer(Expert(1, SMALL_EXPERT), step, Schedule(30, 0.01, warmup=3), FOLDER / "expert", 1)
-    losses = [trainer.train_step()["loss"] for _ in range(30)]
+    first = Trainer(Expert(1, SMALL_EXPERT), step, Schedule(30, 0.01, warmup=3), FOLDER / "expert", 1)
+    first.train_step()
+    first.save()
+    losses = [trainer.train_step()["loss"] for _ in range(2)]
+    second = Trainer(Expert(1, SMALL_EXPERT), step, Schedule(30, 0.01, warmup=3), FOLDER / "expert", 1)
+    yield "resumed at", second.resume() and second.step
+    second.train_step()
+    yield "resumes bit for bit", same_weights(trainer.module, second.module)
+    losses += [trainer.train_step()["loss"] for _ in range(28)]
     yield "loss", [sum(losses[:6]) / 6, sum(losses[-6:]) / 6]
     half = partial(loss, machine=Machine("cpu", torch.bfloat16))
     mixed = Trainer(Expert(1, SMALL_EXPERT), lambda m, g: half(m, generator=g), Schedule(1, 0.01), FOLDER / "mixed", 1)
