@@ -6,7 +6,7 @@ Seconds of training on procedural pictures. What must come of each case is in te
 import json
 import math
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from vae_cases import COMFYUI, RESULTS  # isort: skip -- first, it prepares the host
@@ -208,6 +208,11 @@ def host_conditioning(values):
     return comfy.model_base.WAN21.concat_cond(Model(), noise=noise, device=noise.device, **values)[0]
 
 
+@cache
+def all_prompts():
+    return text.Prompts(text.demo_clip(Path(COMFYUI), FOLDER / "models"))
+
+
 def expert_cases():
     encoder = latents.Encoder(random_vae(), torch.zeros(16), torch.ones(16))
     photographs = pictures(3, 200)
@@ -224,7 +229,7 @@ def expert_cases():
     generator = torch.Generator().manual_seed(1)
     batch = examples.batch(600, generator)
     yield "example", [example.conditioning.shape[1:] == batch[0].latent.shape[1:] for example in batch]
-    prompts = text.Prompts(text.demo_clip(Path(COMFYUI), FOLDER / "models"))
+    prompts = all_prompts()
     yield "prompts", sorted(prompts.named)
     loss = partial(velocity_loss, examples=examples, prompts=prompts, high_noise=False, machine=Machine(), tokens=100)
 
@@ -274,6 +279,11 @@ def command_cases():
     vae.new_vae, experts.Expert = partial(vae.new_vae, config=SMALL_VAE), partial(Expert, config=SMALL_EXPERT)
     vae.IMAGES = vae.CLIPS = vae.DECODER = experts.SCHEDULE = schedule
     latents.PAIRS = 2
+    prompts = all_prompts()
+    text.demo_clip, text.Prompts = lambda *_: None, lambda _: prompts  # they take long
+    experts.velocity_loss = partial(velocity_loss, tokens=400)
+    latents.statistics = partial(latents.statistics, count=4)
+    vae.held_out_clips = partial(vae.held_out_clips, frames=5)
     of_each = [next(one for one in PICTURES if one.held_out == held_out) for held_out in (False, True)]
     training_pictures.PICTURES = [replace(one, name=f"{one.name}{n}") for one in of_each for n in range(4)]
     (work / "pictures").mkdir(parents=True)
