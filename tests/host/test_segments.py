@@ -49,6 +49,18 @@ def test_one_file_has_each_segment_and_each_shared_frame_once(comfy_server):
     assert equal(files_of(comfy_server, single)[0], apart[3])
 
 
+def test_a_keyframe_at_frame_0_is_the_start_image(comfy_server):
+    """The same file, bit for bit: the frame is as known, and is not written twice at the seam."""
+    graph = segments_graph(3, n57_resume=False)
+    (with_start,) = files_of(comfy_server, graph)
+    inputs = {"images": graph["67"]["inputs"].pop("start_image"), "frames": "0", "strength": 1.0}
+    graph["keys"] = {"class_type": "WanFLF2VKeyframes", "inputs": {**inputs, "strength_low_noise": 1.0}}
+    graph["67"]["inputs"]["keyframes"] = ["keys", 0]
+    (with_keyframe,) = files_of(comfy_server, graph)
+    assert len(with_start) == 17
+    assert equal(with_start, with_keyframe)
+
+
 def probed(host, **inputs):
     """Return a graph of three segments on one base model with two LoRAs: the host has to load at every change."""
     graph = segments_graph(4, n57_handover="step", **inputs)
