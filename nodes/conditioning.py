@@ -109,7 +109,7 @@ class WanFLF2VConditioning(io.ComfyNode):
             {
                 "samples": samples,
                 geometry.SIZE_KEY: size,
-                geometry.START_KEY: (video.known_at_start, samples.shape[2]),
+                geometry.START_KEY: (video.begins_with, samples.shape[2]),
             },
         )
 

@@ -14,6 +14,7 @@ import torch
 from ..contract.loaders import LOADERS
 from ..sampling.gate import is_cfg_pp
 from ..sampling.prelude import with_prelude
+from ..sampling.resume import LIMIT_VARIABLE, limit_bytes
 from ..sampling.schedule import RunSettings
 from ..wan import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, TRAIN_TIMESTEPS
 from . import checks, memory
@@ -179,7 +180,7 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
 
     Raises:
         ValueError: ``handover_step`` lies outside the schedule, the scheduler cannot make one of so few steps, or the
-            prelude does not fit it.
+            prelude does not fit it; or ``WAN_FLF2V_RESUME_MB`` is no number.
     """
     steps, final_sigma = plan_steps(sampling)
     first_low = sum(step.expert != "low" for step in steps)
@@ -196,7 +197,8 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
     experts_read = [_files(slot, names[slot], files.get(slot)) for slot in ("high", "low", *first)]
     found = checks.check_settings(experts_read, sampling, images=True, frames=video.frames, loras_known=False)
     found.merge(checks.check_machine(ram, output_folder))
-    recorded = sum(step.expert == "high" for step in steps)
+    recorded = sum(step.expert == "high" for step in steps) if first_low < len(steps) else 0
+    record = recorded * latent_bytes * _latents_per_call(sampling)
     return Plan(
         video=video,
         sampling=sampling,
@@ -211,11 +213,27 @@ def make_plan(names: dict[str, str | None], video: Video, sampling: RunSettings,
         experts=experts,
         ram_bytes=ram if sizes else None,
         mapped_bytes=mapped,
-        record_bytes=recorded * latent_bytes * _latents_per_call(sampling) if first_low < len(steps) else 0,
+        record_bytes=record,
         available_ram_bytes=checks.available_ram(),
         errors=(*errors, *found.errors),
-        warnings=tuple(found.warnings),
+        warnings=(*found.warnings, *_does_not_fit(record, latent_bytes, video, sampling)),
     )
+
+
+def _does_not_fit(record: int, latent: int, video: Video, sampling: RunSettings) -> list[str]:
+    """Warn if the run leaves more than is kept for a later one; both sizes are bytes of one segment."""
+    segments = video.segments if video.shared_frames == 1 else 1  # else one run after another
+    # The noise and the latent that a run begins with; the latents that segments and preludes leave.
+    others = 2 + (segments > 1) + (sampling.prelude != "none")
+    needed, limit = segments * (record + others * latent), limit_bytes()
+    if not record or not 0 < limit < needed:
+        return []
+    of = f" of {segments} segments" if segments > 1 else ""
+    return [
+        f"What the high-noise steps{of} give takes {math.ceil(needed / 10**6)} MB, but {limit // 10**6} MB at most are "
+        "kept for a later run: after an edit of the low-noise side or an interrupt, steps are run again. To keep all, "
+        f"set the environment variable {LIMIT_VARIABLE} to {math.ceil(needed / 10**8) * 100} and restart ComfyUI."
+    ]
 
 
 def _latents_per_call(sampling: RunSettings) -> int:

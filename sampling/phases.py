@@ -25,7 +25,7 @@ from .. import compat
 from .gate import GuidanceGate
 from .record import PhaseSampler, Record, RecordDiffersError
 from .relay import beginning, ending
-from .resume import Result, Resume, limit_bytes
+from .resume import STORE, Result, Resume, limit_bytes
 from .schedule import RunSettings
 
 EXPERTS = ("prelude", "high", "low")
@@ -253,6 +253,7 @@ def sample_runs(runs: Sequence[Run], disable_pbar: bool) -> list[list[torch.Tens
 
     Those of several seeds may be kept for a later run: they must not be changed in place.
     """
+    STORE.begin_run()
     for run in runs:
         run.position.begin(run)
     before = [run.before for run in runs if run.before is not None]

@@ -9,6 +9,7 @@ finished when a run of several was interrupted.
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -83,6 +84,12 @@ class RecordStore:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._of_run: set[str] = set()
+        self._said = False
+
+    def begin_run(self) -> None:
+        """Begin a run of the node: if not all that it leaves fits, the log says so once."""
+        self._of_run, self._said = set(), False
 
     def get(self, key: str, now: RandomStates) -> tuple[Any, set[str]] | None:
         """Return what is kept and which generators its run drew from, or None.
@@ -102,13 +109,25 @@ class RecordStore:
         """Keep a copy, and drop old ones until all fit; one above the limit is not kept."""
         limit = limit_bytes()
         objects = [ref() for ref in refs]
-        if value.nbytes > limit or any(each is None for each in objects):
+        if any(each is None for each in objects):
             return
 
         def drop(_: weakref.ref) -> None:
             self._kept.pop(key, None)
 
         self._kept.pop(key, None)  # first, since its references drop the key
+        needed = value.nbytes + sum(kept.value.nbytes for name, kept in self._kept.items() if name in self._of_run)
+        self._of_run.add(key)
+        if needed > limit and not self._said:
+            self._said = True
+            _LOG.info(
+                "not all that steps give is kept for a later run needed_mb=%d limit_mb=%d: set %s to more",
+                math.ceil(needed / 10**6),
+                limit // 10**6,
+                LIMIT_VARIABLE,
+            )
+        if value.nbytes > limit:
+            return
         self._kept[key] = _Kept(value.copy(), before, [weakref.ref(each, drop) for each in objects])
         while self.size_bytes() > limit:
             self._kept.popitem(last=False)

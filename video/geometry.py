@@ -12,7 +12,7 @@ LENGTH_MAX = 4097
 # A key of the LATENT dict. Core latent nodes copy unknown keys even when they resize the latent, so the size counts
 # only while the frames still have the generated size.
 SIZE_KEY = "wan_flf2v_size"
-# Another: how many first frames the start image gives, and how many latent frames there were.
+# Another: how many first frames the start image gives (or a keyframe there), and how many latent frames there were.
 START_KEY = "wan_flf2v_start"
 
 

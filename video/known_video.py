@@ -54,6 +54,11 @@ class KnownVideo:
         return 0 if self.start is None else self.start.shape[0]
 
     @property
+    def begins_with(self) -> int:
+        """How many first frames the start image gives, or a keyframe at frame 0 in its place."""
+        return self.known_at_start or int(any(key.frame == 0 for key in self.keyframes))
+
+    @property
     def known_at_end(self) -> int:
         """How many frames the end image gives."""
         return 0 if self.end is None else self.end.shape[0]
@@ -86,7 +91,7 @@ class KnownVideo:
         """Return [1, 4, latent frames, height / scale, width / scale], 0 where a frame is known and 1 elsewhere.
 
         A keyframe has 1 - its strength, that for the low-noise expert if ``low_noise``. Pixel frame 4k is channel 3 of
-        latent frame k, as in Wan's official image2video code.
+        latent frame k, as in Wan's official image2video code; frame 0 is all four channels of the first.
         """
         known = torch.ones((1, 1, latent_frames(self.length) * FRAMES_PER_LATENT))
         if self.start is not None:
@@ -96,7 +101,8 @@ class KnownVideo:
             known[:, :, -self.known_at_end :] = 0.0
         for key in self.keyframes:
             strength = key.strength_low_noise if low_noise else key.strength
-            known[:, :, key.frame + FRAMES_PER_LATENT - 1] = 1.0 - strength
+            end = key.frame + FRAMES_PER_LATENT
+            known[:, :, end - 1 if key.frame else 0 : end] = 1.0 - strength  # frame 0 counts three more here too
         height, width = self.size.generated_height // scale, self.size.generated_width // scale
         mask = known.view(1, latent_frames(self.length), FRAMES_PER_LATENT).transpose(1, 2)
         return mask[..., None, None].repeat(1, 1, 1, height, width)

@@ -170,6 +170,29 @@ def test_the_record_that_the_low_noise_phase_needs(comfy_server, models, inputs,
     ]
 
 
+FULL_HD = {"width": 1920, "height": 1088}  # a latent has 16 channels, 21 frames of 136x240, in float32: 43.9 MB
+HD = {"width": 1280, "height": 720}  # 19.4 MB
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({**FULL_HD, "sampler_name": "euler_cfg_pp"}, ["steps give takes 1404 MB", "_MB to 1500 and"]),
+        ({**FULL_HD, "sampler_name": "euler_cfg_pp", "handover": "step", "handover_step": 20}, None),
+        ({**FULL_HD, "sampler_name": "euler"}, None),
+        ({**HD, "segments": 4}, None),
+        ({**HD, "segments": 5}, ["steps of 5 segments give takes 1258 MB", "_MB to 1300 and"]),
+        ({**HD, "segments": 5, "shared_frames": 5}, None),
+    ],
+)
+def test_what_will_not_be_kept_is_said(comfy_server, models, inputs, says):
+    """A record has 10 calls, with the sampler cfg_pp of 3 latents each, and the two latents that it begins with."""
+    _, made = plan(comfy_server, **NO_FILES, **inputs)
+    assert len(made["warnings"]) == (says is not None), made["warnings"]
+    if says is not None:
+        assert all(text in made["warnings"][0] for text in [*says, "but 1024 MB at most are kept"])
+
+
 def test_no_weight_is_read(comfy_server, models):
     """The text encoder here is as large as main memory, and takes no room on the disk."""
     write_sparse(models / "text_encoders" / "huge_umt5.safetensors", BIG)

@@ -321,6 +321,26 @@ def test_with_no_room_nothing_is_kept(new_comfy_server, monkeypatch):
         assert forwards(host, base_graph(n57_cfg_low_noise=2.0)) == FIRST_LOW
 
 
+@pytest.mark.parametrize(
+    ("size", "segments", "needed"),
+    [
+        ({"n67_length": 33}, 1, 3),  # a record of 2.5 MB: four latents of 16 channels, 9 frames of 32x32
+        ({"n67_length": 5}, 3, 2),  # three of 0.6 MB
+    ],
+)
+def test_what_does_not_fit_is_said_once(new_comfy_server, monkeypatch, size, segments, needed):
+    monkeypatch.setenv("WAN_FLF2V_RESUME_MB", "1")
+    steps = {"n57_steps": 4, "n57_handover": "step", "n57_handover_step": FIRST_LOW}
+    graph = segments_graph(segments + 1, n71_width=256, n71_height=256, **steps, **size)
+    with new_comfy_server() as host:
+        host.run(graph)
+        said = re.findall("not all that steps give is kept .*", host.log_text())
+    assert said == [
+        "not all that steps give is kept for a later run needed_mb="
+        f"{needed} limit_mb=1: set WAN_FLF2V_RESUME_MB to more"
+    ]
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "euler"])
 def test_a_record_that_does_not_fit_after_all_is_not_played(host, sampler):
     """Brownian noise depends on the last sigma, which the high-noise model is not told."""

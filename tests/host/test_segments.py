@@ -49,11 +49,27 @@ def test_one_file_has_each_segment_and_each_shared_frame_once(comfy_server):
     assert equal(files_of(comfy_server, single)[0], apart[3])
 
 
-def probed(host, **inputs):
-    """Return a graph of three segments on one base model with two LoRAs: the host has to load at every change."""
+def test_a_keyframe_at_frame_0_is_the_start_image(comfy_server):
+    """The same file, bit for bit: the frame is as known, and is not written twice at the seam."""
+    graph = segments_graph(3, n57_resume=False)
+    (with_start,) = files_of(comfy_server, graph)
+    inputs = {"images": graph["67"]["inputs"].pop("start_image"), "frames": "0", "strength": 1.0}
+    graph["keys"] = {"class_type": "WanFLF2VKeyframes", "inputs": {**inputs, "strength_low_noise": 1.0}}
+    graph["67"]["inputs"]["keyframes"] = ["keys", 0]
+    (with_keyframe,) = files_of(comfy_server, graph)
+    assert len(with_start) == 17
+    assert equal(with_start, with_keyframe)
+
+
+def probed(host, *, prelude=False, **inputs):
+    """Return a graph of three segments on one base model with LoRAs: the host has to load at every change."""
     graph = segments_graph(4, n57_handover="step", **inputs)
     graph["57"]["inputs"]["model_low_noise"] = ["37", 0]
-    for expert, strength in (("high", 1.0), ("low", -1.0)):
+    strengths = {"high": 1.0, "low": -1.0}
+    if prelude:
+        graph["57"]["inputs"]["model_prelude"] = ["37", 0]
+        strengths["prelude"] = 0.5
+    for expert, strength in strengths.items():
         patch(graph, expert, "LoraLoaderModelOnly", lora_name=write_lora(host), strength_model=strength)
         patch(graph, expert, "WanFLF2VMeasureProbe", label=expert)
     notes(host)
@@ -73,6 +89,15 @@ def test_all_segments_load_each_expert_once_and_count_as_one_run(comfy_server):
         *("segment 1 of 3", "segment 2 of 3", "segment 3 of 3") * 2
     ]
     assert texts[-1].startswith("high noise 6 model calls, low noise 6 model calls")
+
+
+def test_all_segments_load_the_preludes_model_once_too(comfy_server):
+    """3 steps of it, then 1 and 2 of the experts."""
+    graph = probed(comfy_server, prelude=True, n54_shift=8.0, n57_noise_seed=23, n57_handover_step=2)
+    shown = Shown(comfy_server, graph)
+    assert loaded(comfy_server) == ["prelude", "high", "low"]
+    (*_, last) = (text for node_id, text in shown.texts if node_id == "57")
+    assert last.startswith("prelude 9 model calls, high noise 3 model calls, low noise 6 model calls")
 
 
 def test_segments_that_need_one_expert_alone_wait_for_it(comfy_server):

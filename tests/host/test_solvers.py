@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.demo_graphs import demo_graph, only, shorten_texts
 from support.expert_graphs import add_plain, dump_latent, notes
+from support.shown import Shown
 
 SCHEDULERS = ("simple", "beta", "normal", "sgm_uniform")
 STEPS, FIRST_LOW = 6, 3
@@ -95,5 +96,28 @@ def test_several_seeds_are_their_single_runs_with_every_sampler(comfy_server, sa
     for name in samplers:
         second = comfy_server.tensors(f"ours_{name}")["samples"][1:]
         if not torch.equal(second, comfy_server.tensors(f"single_{name}")["samples"]):
+            different.append(name)
+    assert different == []
+
+
+def test_a_resumed_run_is_the_whole_run_with_every_sampler(comfy_server, samplers):
+    """After an edit of the low-noise side, the high-noise model's calls are played from the record."""
+    few = {"n57_steps": 4, "n57_handover_step": 2, "n57_noise_seed": 9}
+    graph = runs_graph(samplers, same=False, **few)
+    comfy_server.run(graph)
+    first = {name: comfy_server.tensors(f"ours_{name}")["samples"] for name in samplers}
+    for name in samplers:
+        graph[name]["inputs"]["cfg_low_noise"] = 2.0
+        whole = {**graph[name]["inputs"], "resume": False}
+        graph[f"whole_{name}"] = {"class_type": "WanFLF2VSampler", "inputs": whole}
+        dump_latent(graph, f"whole_{name}", f"whole_{name}")
+    shown = Shown(comfy_server, graph)
+    reused = {data["node"]: data["text"] for kind, data in shown.events if kind == "wan_flf2v.reused" and data["text"]}
+    assert reused == dict.fromkeys(samplers, "2 steps reused from an earlier run")
+    different = []
+    for name in samplers:
+        resumed, whole = (comfy_server.tensors(f"{kind}_{name}")["samples"] for kind in ("ours", "whole"))
+        assert not torch.equal(first[name], whole), f"the edit changes nothing with {name}"
+        if not torch.equal(resumed, whole):
             different.append(name)
     assert different == []

@@ -46,6 +46,11 @@ def test_layers_compute_only_what_is_new(cases):
     assert cases["work"]["141"] == [*early, 10, 12, 14, 10, 12, 14, 14, 16, 17]
 
 
+def test_the_grey_beside_a_keyframe_is_not_computed(cases):
+    """A keyframe takes as many chunks as the start, but for the very first, and no more than there are: 41, 21, 11."""
+    assert cases["work"]["81, a keyframe at 40"] == [11, 15, 15, 19, 23, 27, 19, 21, 21, *[11] * 6]
+
+
 @pytest.mark.parametrize(
     ("case", "reason"),
     [

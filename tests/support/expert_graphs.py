@@ -30,7 +30,7 @@ def dump_model(graph, source, name, after=None):
 
 def patch(graph, expert, class_type, **inputs):
     """Put a patch between an expert and node 57 (on top of those before)."""
-    key = f"model_{expert}_noise"
+    key = "model_prelude" if expert == "prelude" else f"model_{expert}_noise"
     node_id = f"{class_type}_{expert}_{len(graph)}"
     graph[node_id] = {"class_type": class_type, "inputs": {"model": graph["57"]["inputs"][key], **inputs}}
     graph["57"]["inputs"][key] = [node_id, 0]

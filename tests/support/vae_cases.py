@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 COMFYUI, RESULTS, *GROUPS = sys.argv[1:]
@@ -38,7 +39,7 @@ from wan_flf2v.demo.make_models import TINY_VAE, random_weights  # noqa: E402
 from wan_flf2v.video import conditioning_cache, vae_check  # noqa: E402
 from wan_flf2v.video.chunks import chunk_bounds, chunk_count  # noqa: E402
 from wan_flf2v.video.geometry import video_size  # noqa: E402
-from wan_flf2v.video.known_video import KnownVideo  # noqa: E402
+from wan_flf2v.video.known_video import Keyframe, KnownVideo  # noqa: E402
 from wan_flf2v.video.memo import MemoisedEncoder  # noqa: E402
 from wan_flf2v.video.pictures import to_planar_bytes  # noqa: E402
 from wan_flf2v.video.vae_decode import DECODES, decode  # noqa: E402
@@ -228,11 +229,14 @@ def batch_case(dtype="fp32", size=(4, 6)):
 def work_cases():
     """How many chunks each layer computes, of how many it is called for."""
     vae = new_vae()
-    for length in (81, 141):
-        video = known_video(length).whole().movedim(-1, 1).movedim(1, 0).unsqueeze(0) * 2 - 1
+    keyframe = Keyframe(40, noise(1, 16, 32, 3, seed=7))
+    videos = {str(length): known_video(length) for length in (81, 141)}
+    videos["81, a keyframe at 40"] = replace(known_video(81), keyframes=(keyframe,))
+    for name, known in videos.items():
+        video = known.whole().movedim(-1, 1).movedim(1, 0).unsqueeze(0) * 2 - 1
         encoder = MemoisedEncoder(vae.first_stage_model)
-        encoder.encode(lambda i: video[:, :, slice(*chunk_bounds(i))], chunk_count(length))  # noqa: B023
-        yield str(length), encoder.computed
+        encoder.encode(lambda i: video[:, :, slice(*chunk_bounds(i))], chunk_count(known.length))  # noqa: B023
+        yield name, encoder.computed
 
 
 def host_cases():

@@ -160,4 +160,16 @@ def test_keyframes_take_the_place_of_the_ends():
         KnownVideo(None, None, SIZE, 17, (key(0, 0), key(16, 1))),
     )
     assert torch.equal(ends.whole(), keys.whole())
-    assert torch.equal(ends.mask(8)[:, :, 1:], keys.mask(8)[:, :, 1:])
+    assert torch.equal(ends.mask(8), keys.mask(8))
+    assert (ends.begins_with, keys.begins_with) == (1, 1)
+
+
+def test_a_keyframe_at_frame_0_is_all_of_the_first_latent_frame():
+    video = KnownVideo(None, images(1), SIZE, 17, (key(0, strength=0.75, strength_low_noise=0.5), key(4)))
+    for low_noise, first in ((False, 0.25), (True, 0.5)):
+        mask = video.mask(8, low_noise=low_noise)
+        assert torch.equal(mask[0, :, 0], torch.full((4, 2, 4), first))
+        assert torch.equal(mask[0, :, 1], torch.tensor([1.0, 1, 1, 0])[:, None, None].expand(4, 2, 4))
+    assert video.begins_with == 1
+    assert KnownVideo(None, images(1), SIZE, 17, (key(4),)).begins_with == 0
+    assert KnownVideo(images(5), None, SIZE, 17, (key(8),)).begins_with == 5
