@@ -86,11 +86,12 @@ def test_operators_see_each_worker_and_can_drain_one(tmp_path):
     asyncio.run(test())
 
 
-def test_a_model_is_refused_only_if_no_comfyui_that_responds_has_it(tmp_path):
+def test_a_model_is_refused_only_if_every_comfyui_is_known_to_lack_it(tmp_path):
     low = graph_for(DEMO)["56"]["inputs"]["unet_name"]
 
     async def test():
         async with StandIn(lacks=(low,)) as without, StandIn() as complete:
+            loop = asyncio.get_running_loop()
 
             def use(gateway):
                 request_id = gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL)
@@ -102,13 +103,24 @@ def test_a_model_is_refused_only_if_no_comfyui_that_responds_has_it(tmp_path):
 
             await beside([without, complete], use, tmp_path / "both")
 
+            def waits(gateway):
+                gateway.get("/readyz")  # ends when all have been asked
+                request_id = gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL)
+                asyncio.run_coroutine_threadsafe(complete.start(), loop).result()
+                gateway.wait(request_id)
+                assert gateway.result(request_id)["status"] == "succeeded"
+
+            await complete.kill()
+            await beside([without, complete], waits, tmp_path / "one")
+            assert [len(host.ran) for host in (without, complete)] == [0, 2]
+
             def refused(gateway):
                 response = gateway.post(SUBMIT_DEMO, {"6_text": "x", **IMAGES, **SMALL})
                 assert (response.status, response.code) == (503, 503002)
                 assert low in response.json["error_message"]
 
-            await complete.kill()
-            await beside([without, complete], refused, tmp_path / "one")
+            complete.lacks = (low,)
+            await beside([without, complete], refused, tmp_path / "none")
 
     asyncio.run(test())
 
