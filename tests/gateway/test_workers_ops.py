@@ -125,6 +125,35 @@ def test_a_model_is_refused_only_if_every_comfyui_is_known_to_lack_it(tmp_path):
     asyncio.run(test())
 
 
+def test_images_that_no_single_comfyui_has_are_refused_with_where_they_are(tmp_path):
+    async def test():
+        async with stand_ins(3) as hosts:
+            for host, name in zip(hosts, ("one.png", "two.png", "one.png"), strict=True):
+                host.files["input", "", name] = b"a photograph"
+            body = {"6_text": "x", "68_image": "one.png", "62_image": "two.png", **SMALL}
+
+            def use(gateway):
+                refused = gateway.post(SUBMIT_DEMO, body)
+                assert refused.status == 422
+                texts = {entry["loc"][1]: entry["msg"] for entry in refused.json["detail"]}
+                assert texts.keys() == {"68_image", "62_image"}
+                assert 'The file "one.png" is in the input folder of ComfyUI 1, 3 of 3' in texts["68_image"]
+                assert 'The file "two.png" is in the input folder of ComfyUI 2 of 3' in texts["62_image"]
+                assert not re.search(r"127\.0\.0\.1|:\d", refused.content.decode().partition('"detail"')[0])
+                mixed = gateway.post(SUBMIT_DEMO, {**body, "68_image": "start.jpg"})
+                assert mixed.status == 200, "the second has both"
+                hosts[1].files["input", "", "one.png"] = b"a photograph"
+                again = gateway.post(SUBMIT_DEMO, body)
+                assert again.status == 200, again.content
+                gateway.wait(again.json["request_id"])
+                assert gateway.result(again.json["request_id"])["status"] == "succeeded"
+
+            await beside(hosts, use, tmp_path)
+            assert [len(host.ran) for host in hosts] == [0, 2, 0]
+
+    asyncio.run(test())
+
+
 def test_a_proxys_token_is_sent_and_never_logged(tmp_path):
     async def test():
         async with stand_ins(1) as hosts:
