@@ -242,12 +242,24 @@ class Dispatcher:
         heir = self._heir(job, holder)
         if heir is None:
             return
+        died = await self._died(job, holder)
         if holder is not None:
             told = await self._told(job, holder)
             _LOG.warning("worker is lost request_id=%s attempt=%d worker=%s: %s", *told, holder.error)
             elsewhere = heir.identity is None or heir.identity.instance != job.worker
             await holder.drop(job.id, given_up=elsewhere)
-        heir.start(job)
+        heir.start(job, died=died)
+
+    async def _died(self, job: QueuedJob, holder: Worker | None) -> bool:
+        """Return whether the ComfyUI of a running job has ended: nothing listens there, or another process does.
+
+        Silence is no sign of it; nor is that its address is no longer listed.
+        """
+        if holder is not None:
+            return holder.gone
+        history = await self._store.history(job.id)
+        name = history[-1].worker if history else None
+        return any(worker.name == name and (worker.gone or worker.up) for worker in self._workers.values())
 
     async def _told(self, job: QueuedJob, holder: Worker | None) -> tuple[str, int, str | None]:
         """Return what log lines about a running job tell: its id, its attempt and its worker."""

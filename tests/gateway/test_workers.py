@@ -233,6 +233,50 @@ def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refu
     run(test())
 
 
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("harm", [StandIn.kill, StandIn.stall])
+def test_two_deaths_under_a_job_fail_it_and_two_silences_do_not(tmp_path, short_timeouts, harm, seen):
+    """Who dispatches sees it, or the next one finds it so."""
+
+    async def test():
+        async with (
+            stand_ins(3, seconds=60.0) as hosts,
+            api_of(tmp_path, hosts, worker_lost_after_s=1.0) as api,
+            contextlib.AsyncExitStack() as dispatching,
+        ):
+            job = await submit(api.store)
+            for attempt in (1, 2):
+                if attempt == 1 or not seen:
+                    await dispatching.enter_async_context(api.dispatching())
+                await until(functools.partial(ran, api, job, attempt))
+                holder = next(host for host in hosts if prompt_id(job.id, attempt) in ids(host))
+                for other in hosts:
+                    if attempt == 2 and other is not holder:
+                        other.seconds = 0.1
+                if not seen:
+                    await dispatching.aclose()
+                harmed = harm(holder)
+                if inspect.isawaitable(harmed):
+                    await harmed
+            if not seen:
+                await dispatching.enter_async_context(api.dispatching())
+            end = await api.until(job)
+            if harm is StandIn.kill:
+                assert (end.status, end.attempt) == ("failed", 2)
+                assert end.error.startswith("ComfyUI ended twice while it ran this request.")
+            else:
+                assert (end.status, end.attempt, end.deaths) == ("succeeded", 3, 0), end.error
+                assert end.detail["warnings"] == []
+
+    run(test())
+
+
+async def ran(api, job, attempt):
+    """Whether this attempt of the job was seen at work."""
+    found = await api.store.get(job.id)
+    return found.ran and found.attempt == attempt
+
+
 CUTS = pytest.mark.parametrize("ways", [WAYS[:1], WAYS[1:], WAYS], ids="+".join)
 
 
