@@ -137,10 +137,19 @@ class Worker:
         """Whether it has no job, and brings no result."""
         return self._task is None and not self._copies
 
+    def held(self) -> set[str]:
+        """Return the ids of the jobs that it runs, or whose results it brings."""
+        runs = {self._job[0]} if self._job is not None and not self._abandoned else set()
+        return runs | self._copies.keys()
+
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
-        runs = self._job is not None and self._job[0] == job_id and not self._abandoned
-        return runs or job_id in self._copies
+        return job_id in self.held()
+
+    def refused(self) -> set[str]:
+        """Return the ids of the jobs whose images it lacks, as far as is known."""
+        now = time.monotonic()
+        return {job_id for job_id, until in self._refused.items() if until > now}
 
     def can_run(self, job_id: str, model_id: str) -> bool:
         """Return whether ComfyUI has what the job needs, as far as is known."""
