@@ -182,6 +182,27 @@ def test_what_was_removed_long_ago_is_not_seen(tmp_path, monkeypatch):
         assert other.queue() == ()
 
 
+def test_a_look_ends_however_fast_others_write(tmp_path, monkeypatch):
+    after, calls = Stream.after, []
+    with opened(tmp_path, 2) as (store, other):
+        jobs = [store.submit(new())]
+        other.queue()
+        jobs.append(store.submit(new()))
+
+        async def write_first(stream, sequence, subject):
+            calls.append(sequence)
+            if len(calls) > 20:
+                raise StoreError("The look runs after what is written meanwhile.")
+            await asyncio.to_thread(store.submit, new())
+            return await after(stream, sequence, subject)
+
+        monkeypatch.setattr(Stream, "after", write_first)
+        found = [job.id for job in other.queue()]
+        assert found[:2] == [job.id for job in jobs]
+        monkeypatch.undo()
+        assert len(other.queue()) == 2 + len(calls), "the next look sees the others"
+
+
 @pytest.mark.parametrize("limit", [{"max_bytes": 2000}, {"max_msgs": 5}])
 def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path, limit):
     with opened(tmp_path) as store:
