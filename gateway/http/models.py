@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -36,6 +36,13 @@ MAX_LIMIT = 100  # of a list
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
+class Problem(NamedTuple):
+    """Why no request can run now. If it ``waits``, requests wait for a worker to connect, and all else is well."""
+
+    text: str
+    waits: bool = False
+
+
 class Availability:
     """Which models can run: what each ComfyUI said last. Calls at the same time share one look."""
 
@@ -45,7 +52,7 @@ class Availability:
         self._models = models
         self._said: dict[Address, dict[str, list[str]]] = {}  # what each model lacks there, as it said last
         self._lacking: dict[str, list[str]] = {}
-        self._problem: str | None = None
+        self._problem: Problem | None = None
         self._known_at = -math.inf
         self._look: asyncio.Task[None] | None = None
 
@@ -63,8 +70,11 @@ class Availability:
                 await asyncio.wait((look,), timeout=_PATIENCE_S)
         return self._lacking.get(model.model_id, [])
 
-    async def problem(self) -> str | None:
-        """Return why ComfyUI can run no request now, ``None`` if it can run one."""
+    async def problem(self) -> Problem | None:
+        """Return why ComfyUI can run no request now, ``None`` if it can run one.
+
+        Where all workers are outward, none of them is expected to be there: they come when there is work.
+        """
         if time.monotonic() - self._known_at > _FRESH_S:
             await asyncio.wait((self._begin_look(),))
         return self._problem
@@ -76,21 +86,25 @@ class Availability:
 
     async def _ask(self) -> None:
         lacking: dict[str, list[str]] = {model_id: [] for model_id in self._lacking}
-        problem = None
+        problem, waits = None, not self._addresses
         try:
             models = await self._models.all()
             lacking = {model_id: [] for model_id in models}
             responded = await self._ask_each({model_id: graph_for(model) for model_id, model in models.items()})
             lacking = _least(models, self._said.values())
             if all(_least(models, responded).values()):
-                problem = "No model of this API can run on this ComfyUI; GET /v1/models says what each lacks."
+                text = "No model of this API can run on this ComfyUI; GET /v1/models says what each lacks."
+                problem = Problem(text)
         except asyncio.TimeoutError:
-            problem = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
+            text = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
+            problem = Problem(text, waits)
+        except ServerUnreachableError as error:
+            problem = Problem(str(error), waits)
         except (ComfyError, StoreError) as error:
-            problem = str(error)
+            problem = Problem(str(error))
         except Exception:  # noqa: BLE001 -- what cannot be understood must not pass for readiness
             _LOG.exception("look at ComfyUI failed")
-            problem = "ComfyUI's response could not be understood. The API's log says more."
+            problem = Problem("ComfyUI's response could not be understood. The API's log says more.")
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
     async def _ask_each(self, graphs: Mapping[str, Graph]) -> list[dict[str, list[str]]]:

@@ -304,7 +304,7 @@ def test_an_open_stream_does_not_hold_up_the_shutdown(tmp_path):
 def test_health_readiness_and_metrics(gateway):
     for path in ("/healthz", "/v1/healthz"):
         assert gateway.get(path, token=None).status == 200
-    assert gateway.get("/readyz", token=None).json == {"ready": False}
+    assert gateway.get("/readyz", token=None).json == {"ready": False, "status": "down"}
     ready = gateway.get("/readyz")
     assert ready.status == 503
     assert "Cannot reach ComfyUI" in ready.json["problems"][0]

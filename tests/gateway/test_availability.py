@@ -45,7 +45,7 @@ def test_a_response_that_cannot_be_understood_is_no_readiness(tmp_path):
         return await availability.problem(), await availability.lacking(HOSTED)
 
     (problem, lacking), _ = look(tmp_path, respond, use)
-    assert problem == "ComfyUI's response could not be understood. The API's log says more."
+    assert problem == ("ComfyUI's response could not be understood. The API's log says more.", False)
     assert lacking == [], "nothing is known to be missing, so requests are queued"
 
 
@@ -59,7 +59,7 @@ def test_calls_at_the_same_time_share_a_look_and_nodes_can_be_missing_too(tmp_pa
     (*lacking, problem), asked = look(tmp_path, respond, use)
     assert asked.count("/system_stats") == 1
     assert all("ComfyUI has no node WanFLF2VSampler." in " ".join(texts) for texts in lacking)
-    assert problem.startswith("No model of this API can run")
+    assert problem.text.startswith("No model of this API can run")
 
 
 def test_a_submit_does_not_wait_for_a_comfyui_that_hangs(tmp_path):
@@ -110,7 +110,7 @@ def test_a_silent_comfyui_has_what_it_said_last(tmp_path, monkeypatch):
 
     problem, silent, *lacking = asyncio.run(of_two(tmp_path, complete, without, use))
     assert silent == [], "it loads the model, and has it"
-    assert problem.startswith("No model of this API can run"), "readiness is about those that respond"
+    assert problem.text.startswith("No model of this API can run"), "readiness is about those that respond"
     assert all(FILE in " ".join(texts) for texts in lacking), "also the silent one is known to lack it"
 
 

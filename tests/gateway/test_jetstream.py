@@ -231,6 +231,28 @@ def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
         server.kill()
 
 
+def test_a_fleet_without_a_worker_is_degraded_and_without_its_store_down(tmp_path):
+    """A load balancer asks for readiness; what waits tells an autoscaler to start workers."""
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+    try:
+        with (
+            Gateway(tmp_path / "outward", [], nats=server.url) as gateway,
+            Gateway(tmp_path / "named", nats=f"{server.url}/named") as named,
+        ):
+            ready = gateway.get("/readyz")
+            assert (ready.status, ready.json["ready"], ready.json["status"]) == (200, False, "degraded")
+            assert ready.json["problems"][0].startswith("No worker is connected")
+            without_token = gateway.get("/readyz", token=None)
+            assert (without_token.status, without_token.json) == (200, {"ready": False, "status": "degraded"})
+            gateway.submit()
+            down = named.get("/readyz")
+            assert (down.status, down.json["status"]) == (503, "down"), "the ComfyUI of its settings should be there"
+            server.kill()
+            assert gateway.get("/readyz").status == 503
+    finally:
+        server.kill()
+
+
 @pytest.mark.parametrize("size", [10, 2000])
 def test_a_full_account_is_said_with_what_to_do(tmp_path, size):
     """Where the first record of a batch has no room, the server says only that the batch is incomplete."""
