@@ -253,6 +253,18 @@ def test_a_fleet_without_a_worker_is_degraded_and_without_its_store_down(tmp_pat
         server.kill()
 
 
+def test_each_gateway_counts_calls_alone_and_says_so(tmp_path):
+    one = Gateway(tmp_path, nats=fleet_url(tmp_path))
+    other = copy.copy(one)  # the same folder, settings and token
+    with one, other:
+        slow = one.new_token("slow", rate_per_minute=12)
+        for gateway in (one, other):
+            answers = [gateway.get("/v1/models", token=slow) for _ in range(3)]
+            assert [answer.status for answer in answers] == [200, 200, 429]
+            text = answers[-1].json["error_message"]
+            assert text.startswith("This token may send 12 requests per minute to each gateway. Try again in ")
+
+
 @pytest.mark.parametrize("size", [10, 2000])
 def test_a_full_account_is_said_with_what_to_do(tmp_path, size):
     """Where the first record of a batch has no room, the server says only that the batch is incomplete."""
