@@ -529,8 +529,8 @@ class Stream:
 
     def _busy(self) -> StoreError:
         return StoreError(
-            f"Too many others write the same records of the stream {self.name}, it has no leader, or its account's "
-            "room is used up."
+            f"Too many others write the same records of the stream {self.name}, it has no leader, or there is no room: "
+            "its account's is used up, or a disk of nats-server is full. The log of nats-server says more."
         )
 
     async def _taken(self, batch: list[_Write], operation: str) -> bool:
