@@ -30,7 +30,9 @@ def create(
     name: Annotated[str, typer.Argument(help="The token's name.")],
     data: DataOption = None,
     nats: NatsOption = None,
-    rate: Annotated[int | None, typer.Option(min=1, help="Calls a minute, instead of the settings' limit.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Calls a minute to each gateway, instead of the settings' limit.")
+    ] = None,
     queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
     priority: Annotated[Priority, typer.Option(help=_PRIORITY_HELP)] = "normal",
 ) -> None:

@@ -9,12 +9,12 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..client.comfy import OutputFile
-from ..client.errors import ServerResponseError, ServerUnreachableError
+from ..client.errors import ServerRefusedError, ServerResponseError, ServerUnreachableError
 from ..client.images import ImageError
 from .decoders import Decoders
 from .durable import move_durably, partial_file
@@ -41,12 +41,16 @@ _FETCHES, _FETCHES_EACH = 16, 4
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image of a request: a file below ``<data>/inputs/`` if ``stored``, else one in ComfyUI's input folder."""
+    """An image of a request: a file below ``<data>/inputs/`` if ``stored``, else one in ComfyUI's input folder.
+
+    ``places`` says of each ComfyUI whether that may have the latter. They stand in the order of the settings.
+    """
 
     name: str
     stored: bool
     content_type: str = ""
     size: int = 0
+    places: Mapping[Address, bool] = field(default_factory=dict)
 
 
 @dataclass
@@ -96,7 +100,8 @@ class Images:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._fetches = Shares(_FETCHES, _FETCHES_EACH)
         self._uses: dict[str, _Use] = {}
-        self._comfyui_names: dict[str, float] = {}  # name in ComfyUI's input folder -> how long it counts as there
+        # Name in ComfyUI's input folder -> where it is, and until when that counts.
+        self._comfyui_names: dict[str, tuple[Mapping[Address, bool], float]] = {}
 
     @contextlib.asynccontextmanager
     async def intake(self, token: str) -> AsyncIterator[Intake]:
@@ -134,6 +139,7 @@ class Images:
 
         ``source`` is a file from ``unpack`` or a text: an HTTPS URL, the id of an uploaded file, or the name of a file
         in ComfyUI's input folder. If ComfyUI does not respond, a name is accepted: ComfyUI checks it before the run.
+        One where nothing listens, though, does not count beside another that responds that it has no such file.
         """
         if isinstance(source, Path):
             return await self.keep(source, intake)
@@ -142,6 +148,16 @@ class Images:
         if _FILE_ID.fullmatch(source):
             return await self._uploaded(source, intake.token)
         return await self._in_comfyui(source)
+
+    def scattered(self, images: Mapping[str, ImageInput]) -> dict[str, str]:
+        """Return, if no ComfyUI has all files that are in input folders, by their keys where each is; else nothing."""
+        named = {key: image for key, image in images.items() if image.places}
+        everywhere = [image.places for image in named.values()]
+        if not named or any(all(places.get(address) for places in everywhere) for address in everywhere[0]):
+            return {}
+        for image in named.values():
+            self._comfyui_names.pop(image.name, None)  # it may be put there for the next request
+        return {key: _where(image) for key, image in named.items()}
 
     async def keep(self, file: Path, intake: Intake) -> ImageInput:
         """Check an image that has arrived and keep it, durably; ``ImageError`` if it cannot be used."""
@@ -229,28 +245,35 @@ class Images:
     async def _in_comfyui(self, name: str) -> ImageInput:
         check_name(name)
         now = time.monotonic()
-        if self._comfyui_names.get(name, 0.0) < now:
-            if not await self._comfyui_has(name):
+        places, end = self._comfyui_names.get(name, ({}, 0.0))
+        if end < now:
+            places = await self._places(name)
+            if places and not any(places.values()):
                 raise ImageError(
                     f'There is no file "{name}" in ComfyUI\'s input folder. Give a file that is there, an https:// '
                     "address, a data:image/…;base64, URI, or the id of an uploaded file."
                 )
-            self._comfyui_names = {known: end for known, end in self._comfyui_names.items() if end >= now}
-            self._comfyui_names[name] = now + _NAME_KNOWN_S
-        return ImageInput(name, False)
+            self._comfyui_names = {known: found for known, found in self._comfyui_names.items() if found[1] >= now}
+            self._comfyui_names[name] = places, now + _NAME_KNOWN_S
+        return ImageInput(name, False, places=places)
 
-    async def _comfyui_has(self, name: str) -> bool:
-        """Ask all ComfyUIs for the file. True also if one does not respond soon: a model may be loading."""
+    async def _places(self, name: str) -> dict[Address, bool]:
+        """Ask each ComfyUI whether it has the file. ``True`` also if it does not respond soon: it may load a model."""
         addresses = [*await resolved(self._addresses), *self._outward.addresses()]
-        return not addresses or any(await asyncio.gather(*(self._has(address, name) for address in addresses)))
+        found = await asyncio.gather(*(self._has(address, name) for address in addresses))
+        if_down = False not in found
+        return {address: if_down if has is None else has for address, has in zip(addresses, found, strict=True)}
 
-    async def _has(self, address: Address, name: str) -> bool:
+    async def _has(self, address: Address, name: str) -> bool | None:
+        """Return whether a ComfyUI may have the file, ``None`` if nothing listens there."""
         try:
             async with address.client() as client:
                 file = OutputFile(name, "", "input", "")
                 return await asyncio.wait_for(client.has_file(file), _COMFYUI_TIMEOUT_S)
         except ServerResponseError as error:
             return error.status not in _NOT_THERE
+        except ServerRefusedError:
+            return None
         except (ServerUnreachableError, asyncio.TimeoutError):
             return True
 
@@ -320,6 +343,16 @@ def _delete_unused(path: Path, latest_ns: int) -> None:
             renamed.replace(path)
         else:
             renamed.unlink()
+
+
+def _where(image: ImageInput) -> str:
+    """Return on which ComfyUIs a file is. They have numbers: clients get no address of the network behind the API."""
+    numbers = [str(number) for number, there in enumerate(image.places.values(), 1) if there]
+    return (
+        f'The file "{image.name}" is in the input folder of ComfyUI {", ".join(numbers)} of {len(image.places)}, and '
+        "none has all files that this request names. Put them into the input folder of one, or upload them with "
+        "POST /v1/files and give their ids."
+    )
 
 
 def _too_large(max_bytes: int) -> str:

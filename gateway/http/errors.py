@@ -100,7 +100,7 @@ IDEMPOTENCY_CONFLICT = ErrorKind(
 FIELD_MISSING = ErrorKind(422001, 'The form must have the image in its only field, "{field}".', "missing")
 EXTRA_FIELD = ErrorKind(422001, 'The form must have only one field, "{field}".', "extra_forbidden")
 
-RATE_LIMIT = ErrorKind(429001, "This token may send {limit} requests per minute. Try again in {retry_after} s.")
+RATE_LIMIT = ErrorKind(429001, "This token may send {limit} requests per minute{where}. Try again in {retry_after} s.")
 QUEUE_FULL = ErrorKind(429001, "This token already has {limit} requests waiting. Try again in {retry_after} s.")
 STREAMS_FULL = ErrorKind(429001, "This token already has {limit} event streams open. Try again in {retry_after} s.")
 UPLOADS_FULL = ErrorKind(

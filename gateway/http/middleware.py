@@ -205,7 +205,8 @@ class Authentication:
         limit = self._settings.rate_per_minute if token.rate_per_minute is None else token.rate_per_minute
         wait_s = self._limiter.wait_s(token.id, limit)
         if wait_s > 0:
-            raise too_many(errors.RATE_LIMIT, wait_s, limit=limit)
+            where = " to each gateway" if self._settings.nats is not None else ""
+            raise too_many(errors.RATE_LIMIT, wait_s, limit=limit, where=where)
         return await handler(request)
 
     async def find(self, request: web.Request) -> Token | None:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -36,22 +36,32 @@ MAX_LIMIT = 100  # of a list
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
+class Problem(NamedTuple):
+    """Why no request can run now. If it ``waits``, requests wait for a worker to connect, and all else is well."""
+
+    text: str
+    waits: bool = False
+
+
 class Availability:
-    """Which models can run: what ComfyUI said last. Calls at the same time share one look."""
+    """Which models can run: what each ComfyUI said last. Calls at the same time share one look."""
 
     def __init__(self, settings: Settings, models: Catalogue, outward: Outward = NO_OUTWARD) -> None:
         self._addresses = addresses_of(settings)
         self._outward = outward
         self._models = models
+        self._said: dict[Address, dict[str, list[str]]] = {}  # what each model lacks there, as it said last
         self._lacking: dict[str, list[str]] = {}
-        self._problem: str | None = None
+        self._problem: Problem | None = None
         self._known_at = -math.inf
         self._look: asyncio.Task[None] | None = None
 
     async def lacking(self, model: ModelContract) -> list[str]:
-        """Return what ``model`` lacks on ComfyUI; nothing while ComfyUI does not respond, since it may have all then.
+        """Return what ``model`` lacks wherever it could run; nothing if a ComfyUI may have all of it.
 
-        A model that lacked something, or is new, is looked for again. Waits a second at most.
+        One that does not respond, perhaps since it is loading a model, has what it had when it responded last; if it
+        never did, or none responds now, it may have all. A model that lacked something, or is new, is looked for
+        again. Waits a second at most.
         """
         age, known = time.monotonic() - self._known_at, self._lacking.get(model.model_id)
         if age > _FRESH_S or known is None:
@@ -60,12 +70,13 @@ class Availability:
                 await asyncio.wait((look,), timeout=_PATIENCE_S)
         return self._lacking.get(model.model_id, [])
 
-    async def problem(self) -> str | None:
-        """Return why ComfyUI can run no request now, ``None`` if it can run one."""
+    async def problem(self) -> Problem | None:
+        """Return why ComfyUI can run no request now, ``None`` if it can run one.
+
+        Where all workers are outward, none of them is expected to be there: they come when there is work.
+        """
         if time.monotonic() - self._known_at > _FRESH_S:
             await asyncio.wait((self._begin_look(),))
-        if self._problem is None and self._lacking and all(self._lacking.values()):
-            return "No model of this API can run on this ComfyUI; GET /v1/models says what each lacks."
         return self._problem
 
     def _begin_look(self) -> asyncio.Task[None]:
@@ -75,31 +86,49 @@ class Availability:
 
     async def _ask(self) -> None:
         lacking: dict[str, list[str]] = {model_id: [] for model_id in self._lacking}
-        problem = None
+        problem, waits = None, not self._addresses
         try:
             models = await self._models.all()
             lacking = {model_id: [] for model_id in models}
-            lacking = await self._find_lacking({model_id: graph_for(model) for model_id, model in models.items()})
+            responded = await self._ask_each({model_id: graph_for(model) for model_id, model in models.items()})
+            lacking = _least(models, self._said.values())
+            if all(_least(models, responded).values()):
+                text = "No model of this API can run on this ComfyUI; GET /v1/models says what each lacks."
+                problem = Problem(text)
         except asyncio.TimeoutError:
-            problem = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
+            text = f"ComfyUI did not respond within {_LOOK_S:g} s. It may be loading a model, or hang."
+            problem = Problem(text, waits)
+        except ServerUnreachableError as error:
+            problem = Problem(str(error), waits)
         except (ComfyError, StoreError) as error:
-            problem = str(error)
+            problem = Problem(str(error))
         except Exception:  # noqa: BLE001 -- what cannot be understood must not pass for readiness
             _LOG.exception("look at ComfyUI failed")
-            problem = "ComfyUI's response could not be understood. The API's log says more."
+            problem = Problem("ComfyUI's response could not be understood. The API's log says more.")
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
-    async def _find_lacking(self, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
-        """Return what each model lacks on the ComfyUI that lacks the least of it; raise the error if none responds."""
+    async def _ask_each(self, graphs: Mapping[str, Graph]) -> list[dict[str, list[str]]]:
+        """Note, and return, what each model lacks on each ComfyUI that responds; raise the error if none does."""
         addresses = [*await resolved(self._addresses), *self._outward.addresses()]
         if not addresses:
             raise ServerUnreachableError(NO_WORKER)
         looks = [asyncio.wait_for(_find_lacking_on(each, graphs), _LOOK_S) for each in addresses]
         results = await asyncio.gather(*looks, return_exceptions=True)
-        found = [result for result in results if not isinstance(result, BaseException)]
-        if not found and isinstance(results[0], BaseException):
+        responded = {
+            address: result
+            for address, result in zip(addresses, results, strict=True)
+            if not isinstance(result, BaseException)
+        }
+        self._said = {address: self._said.get(address, {}) for address in addresses} | responded
+        if not responded and isinstance(results[0], BaseException):
             raise results[0]
-        return {model_id: min((each[model_id] for each in found), key=len) for model_id in graphs}
+        return list(responded.values())
+
+
+def _least(models: Iterable[str], offers: Iterable[Mapping[str, list[str]]]) -> dict[str, list[str]]:
+    """Return what each model lacks on the ComfyUI that lacks the least of it; nothing where that is not known."""
+    offers = list(offers)
+    return {model_id: min((offer.get(model_id, []) for offer in offers), key=len) for model_id in models}
 
 
 async def _find_lacking_on(address: Address, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:

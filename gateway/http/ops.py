@@ -1,4 +1,4 @@
-"""The routes for operators: ``/healthz``, ``/readyz`` (can a request run), ``/metrics``, ``/workers``, OpenAPI."""
+"""The routes for operators: ``/healthz``, ``/readyz`` (can requests be sent), ``/metrics``, ``/workers``, OpenAPI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..settings import Settings
 from .errors import ApiError, ErrorKind, kind_of
 from .metrics import Metrics
 from .middleware import Authentication, public, token_of
-from .models import Availability
+from .models import Availability, Problem
 from .openapi import document
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
@@ -76,12 +76,18 @@ class OpsRoutes:
 
     @public
     async def readyz(self, request: web.Request) -> web.Response:
-        """Return 200 if a request could run now, else 503 and, with a token, why not. It speaks of no single model."""
-        problems = await self._find_problems()
-        body: dict[str, Any] = {"ready": not problems}
+        """Return 200 if a request could run now, else 503 and, with a token, why not. It speaks of no single model.
+
+        A gateway of a fleet without a worker is ``degraded`` with 200: it takes requests, whose number tells an
+        autoscaler to start workers. Behind a load balancer it would get none if this were a 503.
+        """
+        problem = await self._find_problem()
+        down = problem is not None and not problem.waits
+        status = "ready" if problem is None else "down" if down else "degraded"
+        body: dict[str, Any] = {"ready": problem is None, "status": status}
         if await self._authentication.find(request) is not None:
-            body["problems"] = problems
-        return web.json_response(body, status=503 if problems else 200)
+            body["problems"] = [] if problem is None else [problem.text]
+        return web.json_response(body, status=503 if down else 200)
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return the metrics in Prometheus' text format."""
@@ -119,9 +125,8 @@ class OpsRoutes:
             return kind_of(error)
         return None
 
-    async def _find_problems(self) -> list[str]:
+    async def _find_problem(self) -> Problem | None:
         """Return what keeps every request from running: the dispatcher, ComfyUI, or what all models lack there."""
         if (await self._store.health()).dispatcher == "down":
-            return ["The API's dispatcher failed; it tries again soon. The API's log says more."]
-        problem = await self._availability.problem()
-        return [problem] if problem is not None else []
+            return Problem("The API's dispatcher failed; it tries again soon. The API's log says more.")
+        return await self._availability.problem()

@@ -161,6 +161,8 @@ class SubmitRoute:
                 images[key] = await self._images.resolve(source, intake)
             except ImageError as error:
                 problems.append(bad_field(errors.INVALID_IMAGE, "body", key, key=key, reason=error))
+        for key, reason in self._images.scattered(images).items():
+            problems.append(bad_field(errors.INVALID_IMAGE, "body", key, key=key, reason=reason))
         if problems:
             raise validation_error(problems)
         return images

@@ -130,7 +130,7 @@ class Dispatcher:
             else:
                 await self._find_again(job)
         await self._tidy()
-        if any(worker.free for worker in self._workers.values()):
+        if any(worker.free and not self._is_drained(worker) for worker in self._workers.values()):
             queue = await self._store.queue()
             if any(job.model_id not in MODELS for job in queue):
                 self._models = await self._catalogue.all()
@@ -242,12 +242,24 @@ class Dispatcher:
         heir = self._heir(job, holder)
         if heir is None:
             return
+        died = await self._died(job, holder)
         if holder is not None:
             told = await self._told(job, holder)
             _LOG.warning("worker is lost request_id=%s attempt=%d worker=%s: %s", *told, holder.error)
             elsewhere = heir.identity is None or heir.identity.instance != job.worker
             await holder.drop(job.id, given_up=elsewhere)
-        heir.start(job)
+        heir.start(job, died=died)
+
+    async def _died(self, job: QueuedJob, holder: Worker | None) -> bool:
+        """Return whether the ComfyUI of a running job has ended: nothing listens there, or another process does.
+
+        Silence is no sign of it; nor is that its address is no longer listed.
+        """
+        if holder is not None:
+            return holder.gone
+        history = await self._store.history(job.id)
+        name = history[-1].worker if history else None
+        return any(worker.name == name and (worker.gone or worker.up) for worker in self._workers.values())
 
     async def _told(self, job: QueuedJob, holder: Worker | None) -> tuple[str, int, str | None]:
         """Return what log lines about a running job tell: its id, its attempt and its worker."""
@@ -266,17 +278,30 @@ class Dispatcher:
         return next((worker for worker in able if worker.free and worker is not holder), None)
 
     def _hand_out(self, queue: tuple[QueuedJob, ...]) -> None:
-        """Give the waiting jobs, in their order, to the free workers that can run them."""
+        """Give the waiting jobs, in their order, to the free workers that can run them.
+
+        Thousands may wait while a free worker can run none of them, so each costs little.
+        """
         there = list(self._there())
-        free = [worker for worker in there if worker.free]
+        free = [worker for worker in there if worker.free and not self._is_drained(worker)]
+        held = set().union(*(worker.held() for worker in there))
+        refused = set().union(*(worker.refused() for worker in there))
+        able_to_run: dict[str, list[Worker]] = {}  # model id -> who has it
         for job in queue:
             if not free:
                 return
-            if job.status == "in_queue" and not any(worker.holds(job.id) for worker in there):
-                worker = self._choose(job, free, self._able(job, there))
-                if worker is not None:
-                    free.remove(worker)
-                    worker.start(job)
+            if job.status != "in_queue" or job.id in held:
+                continue
+            if job.id in refused:
+                able = self._able(job, there)
+            else:
+                if job.model_id not in able_to_run:
+                    able_to_run[job.model_id] = self._able(job, there)
+                able = able_to_run[job.model_id]
+            worker = self._choose(job, free, able)
+            if worker is not None:
+                free.remove(worker)
+                worker.start(job)
 
     def _choose(self, job: QueuedJob, free: list[Worker], able: list[Worker]) -> Worker | None:
         """Return an idle worker: one that has the job's models in memory, else an empty one, else the longest idle.
@@ -286,11 +311,12 @@ class Dispatcher:
         """
         overdue = time.time() - job.created_at > self._settings.max_wait_s
         among = [worker for worker in free if worker in able and (not worker.foreign or len(able) == 1 or overdue)]
+        if not among:
+            return None
         files = loads(self._models.get(job.model_id))
         return min(
             among,
             key=lambda worker: (worker.foreign, worker.warm != files, bool(worker.warm), worker.idle_since),
-            default=None,
         )
 
     async def _dismiss(self, running: list[QueuedJob]) -> None:

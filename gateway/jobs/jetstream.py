@@ -260,6 +260,10 @@ class Stream:
         """Return the first record behind a sequence number, of the subjects that ``subject`` matches."""
         return await self._message({"seq": sequence + 1, "next_by_subj": subject})
 
+    async def end(self) -> int:
+        """Return the sequence number of the newest record of all."""
+        return int((await self._ask(f"STREAM.INFO.{self.name}"))["state"]["last_seq"])
+
     async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
@@ -525,8 +529,8 @@ class Stream:
 
     def _busy(self) -> StoreError:
         return StoreError(
-            f"Too many others write the same records of the stream {self.name}, it has no leader, or its account's "
-            "room is used up."
+            f"Too many others write the same records of the stream {self.name}, it has no leader, or there is no room: "
+            "its account's is used up, or a disk of nats-server is full. The log of nats-server says more."
         )
 
     async def _taken(self, batch: list[_Write], operation: str) -> bool:
@@ -664,8 +668,13 @@ class View:
             self._records, self.sequence, self._made = {}, 0, made
             await self._read_many()
         self._at = now
-        steps = 0
-        while (record := await self._stream.after(self.sequence, self._subject)) is not None:
+        steps, end = 0, math.inf
+        while self.sequence < end:
+            record = await self._stream.after(self.sequence, self._subject)
+            if record is None:
+                return
+            if steps == 0:
+                end = await self._stream.end()  # what is written from now on is for the next look
             self._apply(record)
             steps += 1
             if steps % _STEPS == 0:

@@ -361,7 +361,13 @@ class JetStreamStore(FollowingStore):
 
     @_transaction
     async def requeue(
-        self, transaction: Transaction, job_id: str, *, attempt: int | None = None, reason: str | None = None
+        self,
+        transaction: Transaction,
+        job_id: str,
+        *,
+        attempt: int | None = None,
+        reason: str | None = None,
+        died: bool = True,
     ) -> None:
         stored = await self._read_job(transaction, job_id)
         job = stored.job
@@ -370,7 +376,7 @@ class JetStreamStore(FollowingStore):
         if job.cancel_requested:
             await self._end(transaction, stored, "cancelled")
             return
-        detail = {**job.detail, DEATHS: job.deaths + job.ran}
+        detail = {**job.detail, DEATHS: job.deaths + (died and job.ran)}
         waiting = _changed(stored, status="in_queue", worker=None, sent=False, progress=None, detail=detail)
         self._write_job(transaction, waiting.noted(reason=reason))
         self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)

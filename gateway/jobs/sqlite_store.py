@@ -380,7 +380,13 @@ class SqliteStore(FollowingStore):
 
     @functools.partial(_writes, moves_queue=True)
     def requeue(
-        self, database: sqlite3.Connection, job_id: str, *, attempt: int | None = None, reason: str | None = None
+        self,
+        database: sqlite3.Connection,
+        job_id: str,
+        *,
+        attempt: int | None = None,
+        reason: str | None = None,
+        died: bool = True,
     ) -> None:
         job = _get(database, job_id)
         if _superseded(database, job_id, attempt):
@@ -389,7 +395,7 @@ class SqliteStore(FollowingStore):
             _end(database, job_id, "cancelled")
             return
         waits = {"status": "in_queue", "worker": None, "sent": 0, "progress": None}
-        detail = {**job.detail, DEATHS: job.deaths + job.ran}
+        detail = {**job.detail, DEATHS: job.deaths + (died and job.ran)}
         if _change(database, job_id, ("in_progress",), **waits, detail=json.dumps(detail)):
             _note(database, job_id, reason=reason)
 

@@ -134,10 +134,13 @@ class Store(Protocol):
     async def report(self, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None) -> None:
         """Note how far the running job is."""
 
-    async def requeue(self, job_id: str, *, attempt: int | None = None, reason: str | None = None) -> None:
-        """Let a job whose worker ended wait again at its old place; count that as a death if the worker ran it.
+    async def requeue(
+        self, job_id: str, *, attempt: int | None = None, reason: str | None = None, died: bool = True
+    ) -> None:
+        """Let a job whose worker is lost wait again at its old place.
 
-        One with a cancel request ends as cancelled. The job's history tells the ``reason``.
+        If the worker ``died``, that counts as a death if it ran the job. One with a cancel request ends as cancelled.
+        The job's history tells the ``reason``.
         """
 
     async def end(

@@ -51,8 +51,8 @@ _WORKER_ENDED = (
     "often it ran out of memory: choose a smaller size or fewer frames."
 )
 _NEVER_RAN = (
-    f"ComfyUI ended {_MAX_ATTEMPTS} times before it ran this request to its end. Its log says why. Submit it again "
-    "when ComfyUI stays up."
+    f"ComfyUI ended or was silent {_MAX_ATTEMPTS} times before it ran this request to its end. Its log says why. "
+    "Submit it again when ComfyUI stays up."
 )
 _REMOVED = "The request was removed from ComfyUI's queue or history by someone there. Submit it again."
 _INTERNAL = "The API failed on this request. Its log says more, under the request's id."
@@ -117,8 +117,13 @@ class Worker:
         return self.up and self._task is None
 
     @property
+    def gone(self) -> bool:
+        """Whether nothing listens there."""
+        return self._gone
+
+    @property
     def lost(self) -> bool:
-        """Whether ComfyUI is gone, or was silent for so long that it counts as gone."""
+        """Whether ComfyUI is gone, or was silent for so long that its job is run elsewhere."""
         heard = max(self._heard, self.address.since)
         return self._gone or time.monotonic() - heard > self._settings.worker_lost_after_s
 
@@ -132,10 +137,19 @@ class Worker:
         """Whether it has no job, and brings no result."""
         return self._task is None and not self._copies
 
+    def held(self) -> set[str]:
+        """Return the ids of the jobs that it runs, or whose results it brings."""
+        runs = {self._job[0]} if self._job is not None and not self._abandoned else set()
+        return runs | self._copies.keys()
+
     def holds(self, job_id: str) -> bool:
         """Return whether it runs the job, or brings its result."""
-        runs = self._job is not None and self._job[0] == job_id and not self._abandoned
-        return runs or job_id in self._copies
+        return job_id in self.held()
+
+    def refused(self) -> set[str]:
+        """Return the ids of the jobs whose images it lacks, as far as is known."""
+        now = time.monotonic()
+        return {job_id for job_id, until in self._refused.items() if until > now}
 
     def can_run(self, job_id: str, model_id: str) -> bool:
         """Return whether ComfyUI has what the job needs, as far as is known."""
@@ -158,10 +172,13 @@ class Worker:
 
     # What the dispatcher tells
 
-    def start(self, job: QueuedJob) -> None:
-        """Bring a job to its end: a waiting one from its start, a running one from where it is found."""
+    def start(self, job: QueuedJob, *, died: bool = True) -> None:
+        """Bring a job to its end: a waiting one from its start, a running one from where it is found.
+
+        ``died`` tells whether the ComfyUI of its attempt, if it is another one, has ended, or is only silent.
+        """
         lacks = not self.can_run(job.id, job.model_id)  # known now: the dispatcher gives it the job all the same
-        self._occupy((job.id, 0), self._serve(job.id, waiting=job.status == "in_queue", lacks=lacks))
+        self._occupy((job.id, 0), self._serve(job.id, waiting=job.status == "in_queue", lacks=lacks, died=died))
 
     def tidy(self, job: Job, told: Callable[[bool | None], Awaitable[None]]) -> None:
         """Remove what an ended job left, before the next one starts.
@@ -296,11 +313,11 @@ class Worker:
 
         task.add_done_callback(free)
 
-    async def _serve(self, job_id: str, *, waiting: bool, lacks: bool) -> None:
+    async def _serve(self, job_id: str, *, waiting: bool, lacks: bool, died: bool) -> None:
         if waiting and not await self._assign(job_id, lacks=lacks):
             return
         found: list[Found] = ["never_sent"] if waiting else []  # later it may be anywhere
-        await self._again_and_again(lambda: self._bring_to_end(job_id, found.pop() if found else None))
+        await self._again_and_again(lambda: self._bring_to_end(job_id, found.pop() if found else None, died))
 
     async def _assign(self, job_id: str, *, lacks: bool) -> bool:
         """Start a waiting job's next attempt here; ``False`` if it goes on waiting, or was cancelled."""
@@ -359,7 +376,7 @@ class Worker:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACK_OFF_S[1])
 
-    async def _bring_to_end(self, job_id: str, found: Found | None) -> None:
+    async def _bring_to_end(self, job_id: str, found: Found | None, died: bool) -> None:
         """Run a job to the end of its prompt, from where it was found; ``None``: it must be looked for."""
         identity = self.identity if found is not None and self.identity is not None else await self._identify()
         job = await self._store.get(job_id)
@@ -373,12 +390,12 @@ class Worker:
             await self._end(job, "failed", error=_REMOVED)
         elif found != "worker_ended":
             await self._run_prompt(identity, job, found)
-        elif job.deaths + job.ran >= _MAX_DEATHS:
+        elif job.deaths + (died and job.ran) >= _MAX_DEATHS:
             await self._end(job, "failed", error=_WORKER_ENDED)
         elif job.attempt >= _MAX_ATTEMPTS:
             await self._end(job, "failed", error=_NEVER_RAN)
         else:
-            await self._store.requeue(job.id, attempt=job.attempt, reason=_REQUEUED)
+            await self._store.requeue(job.id, attempt=job.attempt, reason=_REQUEUED, died=died)
 
     async def _ready_for(self, job: Job, *, lacks: bool) -> Identity | None:
         """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.

@@ -193,7 +193,7 @@ def test_a_model_whose_files_are_missing_is_refused_when_it_is_submitted(gateway
 
 
 def test_readiness_is_that_of_the_service_and_not_of_one_model(gateway, new_gateway, comfy_server):
-    assert gateway.get("/readyz").json == {"ready": True, "problems": []}
+    assert gateway.get("/readyz").json == {"ready": True, "status": "ready", "problems": []}
     alone = new_gateway(comfy_server.url).get("/readyz")
     assert alone.status == 503
     (problem,) = alone.json["problems"]
@@ -225,7 +225,7 @@ def test_the_pages_curl_example_queues_exactly_the_bundled_graph(own_comfy_serve
                 return listed(gateway)["available"]
 
             await wait_until(available)
-            assert gateway.get("/readyz").json == {"ready": True, "problems": []}
+            assert gateway.get("/readyz").json == {"ready": True, "status": "ready", "problems": []}
             command = ["curl", "--silent", "--request", "POST", "--url", gateway.url + SUBMIT]
             command += ["--header", "Content-Type: application/json"]
             command += ["--header", f"Authorization: Bearer {gateway.token}", "--data", CURL_BODY]

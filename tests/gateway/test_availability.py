@@ -5,12 +5,16 @@ import asyncio
 from aiohttp import web
 from support.stores import chosen_store
 from support.web_server import serve
+from wan_flf2v.benchmarks._stand_in import StandIn
 from wan_flf2v.contract.parameters import HOSTED
+from wan_flf2v.contract.workflow import graph_for
+from wan_flf2v.gateway.http import models
 from wan_flf2v.gateway.http.models import Availability
 from wan_flf2v.gateway.jobs.catalogue import Catalogue
 from wan_flf2v.gateway.settings import Settings
 
 STATS = {"system": {"comfyui_version": "0.30.0"}}
+FILE = graph_for(HOSTED)["56"]["inputs"]["unet_name"]
 
 
 def look(tmp_path, respond, use):
@@ -41,7 +45,7 @@ def test_a_response_that_cannot_be_understood_is_no_readiness(tmp_path):
         return await availability.problem(), await availability.lacking(HOSTED)
 
     (problem, lacking), _ = look(tmp_path, respond, use)
-    assert problem == "ComfyUI's response could not be understood. The API's log says more."
+    assert problem == ("ComfyUI's response could not be understood. The API's log says more.", False)
     assert lacking == [], "nothing is known to be missing, so requests are queued"
 
 
@@ -55,7 +59,7 @@ def test_calls_at_the_same_time_share_a_look_and_nodes_can_be_missing_too(tmp_pa
     (*lacking, problem), asked = look(tmp_path, respond, use)
     assert asked.count("/system_stats") == 1
     assert all("ComfyUI has no node WanFLF2VSampler." in " ".join(texts) for texts in lacking)
-    assert problem.startswith("No model of this API can run")
+    assert problem.text.startswith("No model of this API can run")
 
 
 def test_a_submit_does_not_wait_for_a_comfyui_that_hangs(tmp_path):
@@ -68,3 +72,58 @@ def test_a_submit_does_not_wait_for_a_comfyui_that_hangs(tmp_path):
     (lacking, responded), _ = look(tmp_path, respond, use)
     assert lacking == []
     assert not responded, "the look goes on without the submit"
+
+
+async def of_two(tmp_path, first, second, use):
+    """Return what ``use`` makes of the availability at two stand-ins."""
+    async with first, second:
+        store = chosen_store(tmp_path)
+        settings = Settings(data=tmp_path, comfyui_url=[first.url, second.url])
+        try:
+            return await use(Availability(settings, Catalogue(store, {HOSTED.model_id: HOSTED})))
+        finally:
+            await store.close()
+
+
+def at_once(monkeypatch):
+    """Let each call look again, and a look end soon."""
+    monkeypatch.setattr(models, "_FRESH_S", -1.0)
+    monkeypatch.setattr(models, "_LOOK_S", 0.5)
+
+
+def test_a_silent_comfyui_has_what_it_said_last(tmp_path, monkeypatch):
+    at_once(monkeypatch)
+    complete, without = StandIn(), StandIn(lacks=(FILE,))
+
+    async def use(availability):
+        assert await availability.problem() is None
+        complete.stall()
+        problem = await availability.problem()
+        silent = await availability.lacking(HOSTED)
+        complete.lacks = (FILE,)
+        complete.go_on()
+        await availability.problem()
+        lacking_too = await availability.lacking(HOSTED)
+        complete.stall()
+        await availability.problem()
+        return problem, silent, lacking_too, await availability.lacking(HOSTED)
+
+    problem, silent, *lacking = asyncio.run(of_two(tmp_path, complete, without, use))
+    assert silent == [], "it loads the model, and has it"
+    assert problem.text.startswith("No model of this API can run"), "readiness is about those that respond"
+    assert all(FILE in " ".join(texts) for texts in lacking), "also the silent one is known to lack it"
+
+
+def test_a_comfyui_that_never_responded_may_have_all(tmp_path, monkeypatch):
+    at_once(monkeypatch)
+    unknown, without = StandIn(), StandIn(lacks=(FILE,))
+
+    async def use(availability):
+        unknown.stall()
+        await availability.problem()
+        silent = await availability.lacking(HOSTED)
+        await unknown.kill()
+        await availability.problem()
+        return silent, await availability.lacking(HOSTED)
+
+    assert asyncio.run(of_two(tmp_path, unknown, without, use)) == ([], [])

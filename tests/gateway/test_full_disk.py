@@ -9,6 +9,7 @@ import time
 import pytest
 from PIL import Image
 from support.gateway_process import BODY, SUBMIT, Gateway
+from support.nats_server import NatsServer, free_ports
 from support.stores import sqlite_only
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs mount or prlimit")
@@ -92,3 +93,26 @@ def test_a_store_that_cannot_be_written_is_said(tmp_path):
         assert health(gateway, but=503).status == 200
         assert gateway.cancel(waiting).json["outcome"] == "cancelled"
         gateway.submit()
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_nats_server_is_a_503_and_nothing_is_accepted(tmp_path, small_disk):
+    """JetStream says nothing then. A limit of its own that the disk can hold comes first, and is a 507."""
+    server = NatsServer(small_disk / "nats", free_ports(1)[0]).start()
+    try:
+        with Gateway(tmp_path / "gateway", nats=server.url) as gateway:
+            accepted = [gateway.submit()]
+            with (small_disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+                while other.write(bytes(4096)):
+                    pass
+            while (response := gateway.post(SUBMIT, BODY)).status == 200:  # in what room is left
+                accepted.append(response.json["request_id"])
+            assert (response.status, response.headers["Retry-After"]) == (503, "5"), response.content
+            assert "a disk of nats-server is full" in gateway.log_text()
+            (small_disk / "other").unlink()
+            while (response := gateway.post(SUBMIT, BODY)).status != 200:
+                assert response.status == 503
+            listed = gateway.get("/v1/requests?limit=100").json["requests"]
+            assert {each["request_id"] for each in listed} == {*accepted, response.json["request_id"]}
+    finally:
+        server.kill()

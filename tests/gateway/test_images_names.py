@@ -8,6 +8,7 @@ from PIL import Image
 from support.request_images import take
 from support.stores import chosen_store
 from support.web_server import serve
+from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.images import ImageError
 from wan_flf2v.gateway.decoders import Decoders
 from wan_flf2v.gateway.fetch import Fetcher
@@ -100,6 +101,28 @@ def test_a_comfyui_that_hangs_is_believed_to_have_the_file(tmp_path):
             return await take(images(tmp_path, f"http://127.0.0.1:{port}"), "a.png")
 
     assert asyncio.run(go()).name == "a.png"
+
+
+def test_one_where_nothing_listens_has_nothing_beside_one_that_responds(tmp_path):
+    async def go():
+        async with StandIn() as dead, StandIn(files={("input", "", "a.png"): b"a photograph"}) as there:
+            await dead.kill()
+            known = images(tmp_path, [dead.url, there.url])
+            assert (await take(known, "a.png")).name == "a.png"
+            with pytest.raises(ImageError, match=r'no file "b\.png"'):
+                await take(known, "b.png")
+
+    asyncio.run(go())
+
+
+def test_a_silent_one_may_have_what_another_one_lacks(tmp_path):
+    async def go():
+        async with stand_ins(2) as (silent, other):
+            silent.stall()
+            known = images(tmp_path, [silent.url, other.url])
+            assert (await take(known, "a.png")).name == "a.png"
+
+    asyncio.run(go())
 
 
 def test_a_real_comfyui_knows_its_input_folder(tmp_path, comfy_server):

@@ -182,6 +182,27 @@ def test_what_was_removed_long_ago_is_not_seen(tmp_path, monkeypatch):
         assert other.queue() == ()
 
 
+def test_a_look_ends_however_fast_others_write(tmp_path, monkeypatch):
+    after, calls = Stream.after, []
+    with opened(tmp_path, 2) as (store, other):
+        jobs = [store.submit(new())]
+        other.queue()
+        jobs.append(store.submit(new()))
+
+        async def write_first(stream, sequence, subject):
+            calls.append(sequence)
+            if len(calls) > 20:
+                raise StoreError("The look runs after what is written meanwhile.")
+            await asyncio.to_thread(store.submit, new())
+            return await after(stream, sequence, subject)
+
+        monkeypatch.setattr(Stream, "after", write_first)
+        found = [job.id for job in other.queue()]
+        assert found[:2] == [job.id for job in jobs]
+        monkeypatch.undo()
+        assert len(other.queue()) == 2 + len(calls), "the next look sees the others"
+
+
 @pytest.mark.parametrize("limit", [{"max_bytes": 2000}, {"max_msgs": 5}])
 def test_a_full_stream_refuses_with_words_and_accepts_again(tmp_path, limit):
     with opened(tmp_path) as store:
@@ -208,6 +229,40 @@ def test_clients_get_a_507_while_the_server_has_no_room(tmp_path):
             assert (response.status, response.code) == (507, 507001)
     finally:
         server.kill()
+
+
+def test_a_fleet_without_a_worker_is_degraded_and_without_its_store_down(tmp_path):
+    """A load balancer asks for readiness; what waits tells an autoscaler to start workers."""
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+    try:
+        with (
+            Gateway(tmp_path / "outward", [], nats=server.url) as gateway,
+            Gateway(tmp_path / "named", nats=f"{server.url}/named") as named,
+        ):
+            ready = gateway.get("/readyz")
+            assert (ready.status, ready.json["ready"], ready.json["status"]) == (200, False, "degraded")
+            assert ready.json["problems"][0].startswith("No worker is connected")
+            without_token = gateway.get("/readyz", token=None)
+            assert (without_token.status, without_token.json) == (200, {"ready": False, "status": "degraded"})
+            gateway.submit()
+            down = named.get("/readyz")
+            assert (down.status, down.json["status"]) == (503, "down"), "the ComfyUI of its settings should be there"
+            server.kill()
+            assert gateway.get("/readyz").status == 503
+    finally:
+        server.kill()
+
+
+def test_each_gateway_counts_calls_alone_and_says_so(tmp_path):
+    one = Gateway(tmp_path, nats=fleet_url(tmp_path))
+    other = copy.copy(one)  # the same folder, settings and token
+    with one, other:
+        slow = one.new_token("slow", rate_per_minute=12)
+        for gateway in (one, other):
+            answers = [gateway.get("/v1/models", token=slow) for _ in range(3)]
+            assert [answer.status for answer in answers] == [200, 200, 429]
+            text = answers[-1].json["error_message"]
+            assert text.startswith("This token may send 12 requests per minute to each gateway. Try again in ")
 
 
 @pytest.mark.parametrize("size", [10, 2000])

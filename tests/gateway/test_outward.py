@@ -11,7 +11,11 @@ from support.nats_server import NatsServer, free_ports
 from support.outward_workers import fleet, look_often, run, workers
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client.comfy import OutputFile
+from wan_flf2v.contract.parameters import MODELS
+from wan_flf2v.gateway.http import models
+from wan_flf2v.gateway.http.models import Availability
 from wan_flf2v.gateway.jobs import dispatcher, outward, pipes
+from wan_flf2v.gateway.jobs.catalogue import Catalogue
 from wan_flf2v.gateway.jobs.opening import open_outward
 from wan_flf2v.gateway.jobs.records import prompt_id
 from wan_flf2v.gateway.settings import NatsAccess, Settings
@@ -258,6 +262,30 @@ def test_a_worker_that_is_told_to_stop_ends_after_its_job_and_takes_no_other(tmp
 
 async def has_no_worker(api):
     return not await api.states() and "No worker is connected" in str((await api.store.health()).reason)
+
+
+def test_a_fleet_whose_only_comfyui_does_not_respond_waits_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_FRESH_S", -1.0)
+    monkeypatch.setattr(models, "_LOOK_S", 0.5)
+
+    async def test():
+        async with (
+            StandIn() as host,
+            fleet(tmp_path) as api,
+            api.dispatching() as found,
+            workers(api, one=host),
+        ):
+            await until(lambda: api.is_now("one", "idle"))
+            availability = Availability(api.settings, Catalogue(api.store, MODELS), found)
+            assert await availability.problem() is None
+            host.stall()
+            silent = await availability.problem()
+            await host.kill()
+            dead = await availability.problem()
+            assert silent.text.startswith("ComfyUI did not respond")
+            assert (silent.waits, dead.waits) == (True, True)
+
+    run(test())
 
 
 @pytest.mark.slow

@@ -137,6 +137,10 @@ def test_a_death_counts_if_the_request_ran(store):
         assert store.get(job.id).ran is ran
         store.requeue(job.id)
         assert (store.get(job.id).deaths, store.get(job.id).ran) == (deaths, False)
+    store.assign(job.id)
+    store.report(job.id, {"host_queue_position": 0})
+    store.requeue(job.id, died=False)
+    assert store.get(job.id).deaths == 2, "it was silent"
 
 
 def test_its_history_says_what_became_of_a_request(store):

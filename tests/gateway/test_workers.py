@@ -233,6 +233,50 @@ def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refu
     run(test())
 
 
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("harm", [StandIn.kill, StandIn.stall])
+def test_two_deaths_under_a_job_fail_it_and_two_silences_do_not(tmp_path, short_timeouts, harm, seen):
+    """Who dispatches sees it, or the next one finds it so."""
+
+    async def test():
+        async with (
+            stand_ins(3, seconds=60.0) as hosts,
+            api_of(tmp_path, hosts, worker_lost_after_s=1.0) as api,
+            contextlib.AsyncExitStack() as dispatching,
+        ):
+            job = await submit(api.store)
+            for attempt in (1, 2):
+                if attempt == 1 or not seen:
+                    await dispatching.enter_async_context(api.dispatching())
+                await until(functools.partial(ran, api, job, attempt))
+                holder = next(host for host in hosts if prompt_id(job.id, attempt) in ids(host))
+                for other in hosts:
+                    if attempt == 2 and other is not holder:
+                        other.seconds = 0.1
+                if not seen:
+                    await dispatching.aclose()
+                harmed = harm(holder)
+                if inspect.isawaitable(harmed):
+                    await harmed
+            if not seen:
+                await dispatching.enter_async_context(api.dispatching())
+            end = await api.until(job)
+            if harm is StandIn.kill:
+                assert (end.status, end.attempt) == ("failed", 2)
+                assert end.error.startswith("ComfyUI ended twice while it ran this request.")
+            else:
+                assert (end.status, end.attempt, end.deaths) == ("succeeded", 3, 0), end.error
+                assert end.detail["warnings"] == []
+
+    run(test())
+
+
+async def ran(api, job, attempt):
+    """Whether this attempt of the job was seen at work."""
+    found = await api.store.get(job.id)
+    return found.ran and found.attempt == attempt
+
+
 CUTS = pytest.mark.parametrize("ways", [WAYS[:1], WAYS[1:], WAYS], ids="+".join)
 
 
@@ -520,6 +564,64 @@ def test_the_job_of_one_that_is_no_longer_listed_is_run_again(tmp_path, gone_too
             assert (end.status, end.attempt) == ("succeeded", 2), end.error
 
     run(test())
+
+
+def noted(monkeypatch, *names):
+    """Return a list that gets the name of each of these methods of the dispatcher when it is called."""
+    calls = []
+
+    def note(name):
+        method = getattr(dispatcher.Dispatcher, name)
+
+        @functools.wraps(method)
+        def call(*arguments):
+            calls.append(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(dispatcher.Dispatcher, name, call)
+
+    for name in names:
+        note(name)
+    return calls
+
+
+def test_a_drained_one_is_not_free_whatever_waits(tmp_path, monkeypatch):
+    async def test():
+        async with stand_ins(2, seconds=60.0) as hosts, api_of(tmp_path, hosts) as api, api.dispatching():
+            await until(lambda: all_idle(api, hosts))
+            await api.store.drain(hosts[0].url)
+            jobs = [await submit(api.store) for _ in range(3)]
+            await until(lambda: hosts[1].ran)
+            calls = noted(monkeypatch, "_hand_out", "_tell")
+            await until(lambda: calls.count("_tell") > 3)
+            assert "_hand_out" not in calls, "nothing can be handed out"
+            await api.store.drain(hosts[0].url, drained=False)
+            await until(lambda: hosts[0].ran)
+            assert ids(hosts[0]) + ids(hosts[1]) == [jobs[1].id, jobs[0].id]
+
+    run(test())
+
+
+def test_who_has_a_model_is_looked_up_once_in_a_round_whatever_number_waits(tmp_path, monkeypatch):
+    low = graph_for(DEMO)["56"]["inputs"]["unet_name"]
+
+    async def test():
+        async with StandIn(lacks=(low,)) as idle, StandIn(seconds=60.0) as busy, api_of(tmp_path, [idle, busy]) as api:
+            for _ in range(20):
+                await submit(api.store)
+            async with api.dispatching() as running:
+                await until(lambda: busy.ran and any(each.lacking.get(DEMO.model_id) for each in workers(running)))
+                calls = noted(monkeypatch, "_hand_out", "_able")
+                await until(lambda: calls.count("_hand_out") > 3)
+            last = len(calls) - calls[::-1].index("_hand_out") - 1
+            assert calls[:last].count("_able") == calls[:last].count("_hand_out")
+            assert ids(idle) == []
+
+    run(test())
+
+
+def workers(running):
+    return running._workers.values()
 
 
 def test_a_comfyui_is_told_by_its_instance_not_by_its_address(tmp_path):

@@ -86,11 +86,12 @@ def test_operators_see_each_worker_and_can_drain_one(tmp_path):
     asyncio.run(test())
 
 
-def test_a_model_is_refused_only_if_no_comfyui_that_responds_has_it(tmp_path):
+def test_a_model_is_refused_only_if_every_comfyui_is_known_to_lack_it(tmp_path):
     low = graph_for(DEMO)["56"]["inputs"]["unet_name"]
 
     async def test():
         async with StandIn(lacks=(low,)) as without, StandIn() as complete:
+            loop = asyncio.get_running_loop()
 
             def use(gateway):
                 request_id = gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL)
@@ -102,13 +103,53 @@ def test_a_model_is_refused_only_if_no_comfyui_that_responds_has_it(tmp_path):
 
             await beside([without, complete], use, tmp_path / "both")
 
+            def waits(gateway):
+                gateway.get("/readyz")  # ends when all have been asked
+                request_id = gateway.submit(SUBMIT_DEMO, **IMAGES, **SMALL)
+                asyncio.run_coroutine_threadsafe(complete.start(), loop).result()
+                gateway.wait(request_id)
+                assert gateway.result(request_id)["status"] == "succeeded"
+
+            await complete.kill()
+            await beside([without, complete], waits, tmp_path / "one")
+            assert [len(host.ran) for host in (without, complete)] == [0, 2]
+
             def refused(gateway):
                 response = gateway.post(SUBMIT_DEMO, {"6_text": "x", **IMAGES, **SMALL})
                 assert (response.status, response.code) == (503, 503002)
                 assert low in response.json["error_message"]
 
-            await complete.kill()
-            await beside([without, complete], refused, tmp_path / "one")
+            complete.lacks = (low,)
+            await beside([without, complete], refused, tmp_path / "none")
+
+    asyncio.run(test())
+
+
+def test_images_that_no_single_comfyui_has_are_refused_with_where_they_are(tmp_path):
+    async def test():
+        async with stand_ins(3) as hosts:
+            for host, name in zip(hosts, ("one.png", "two.png", "one.png"), strict=True):
+                host.files["input", "", name] = b"a photograph"
+            body = {"6_text": "x", "68_image": "one.png", "62_image": "two.png", **SMALL}
+
+            def use(gateway):
+                refused = gateway.post(SUBMIT_DEMO, body)
+                assert refused.status == 422
+                texts = {entry["loc"][1]: entry["msg"] for entry in refused.json["detail"]}
+                assert texts.keys() == {"68_image", "62_image"}
+                assert 'The file "one.png" is in the input folder of ComfyUI 1, 3 of 3' in texts["68_image"]
+                assert 'The file "two.png" is in the input folder of ComfyUI 2 of 3' in texts["62_image"]
+                assert not re.search(r"127\.0\.0\.1|:\d", refused.content.decode().partition('"detail"')[0])
+                mixed = gateway.post(SUBMIT_DEMO, {**body, "68_image": "start.jpg"})
+                assert mixed.status == 200, "the second has both"
+                hosts[1].files["input", "", "one.png"] = b"a photograph"
+                again = gateway.post(SUBMIT_DEMO, body)
+                assert again.status == 200, again.content
+                gateway.wait(again.json["request_id"])
+                assert gateway.result(again.json["request_id"])["status"] == "succeeded"
+
+            await beside(hosts, use, tmp_path)
+            assert [len(host.ran) for host in hosts] == [0, 2, 0]
 
     asyncio.run(test())
 

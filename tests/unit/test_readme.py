@@ -13,6 +13,8 @@ from wan_flf2v.client.hosted_api import DEFAULT_PORT, HostedApi
 from wan_flf2v.contract.downloads import VARIANTS
 from wan_flf2v.contract.parameters import HOSTED
 from wan_flf2v.contract.validation import allowed
+from wan_flf2v.gateway.http.metrics import Metrics
+from wan_flf2v.gateway.jobs.records import STATUSES, WorkerState
 from wan_flf2v.preflight.model_files import WAN_14B
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -64,6 +66,15 @@ def test_the_gateways_address_is_its_default():
     assert "wan-flf2v serve --comfyui http://127.0.0.1:8188 " in README
     assert f"# {HostedApi.example}\n" in README
     assert f"Port {DEFAULT_PORT}, since 8189" in README
+
+
+def test_the_metrics_exist_and_the_autoscalers_knows_the_model():
+    statuses, unfinished = dict.fromkeys(STATUSES, 0), {("a/model", "in_queue"): 1}
+    rendered = Metrics().render(statuses, unfinished, comfyui_up=True, workers=[WorkerState("http://one")])
+    for name in re.findall(r"`(wan_flf2v_\w+)[`{]", README):
+        assert f"# TYPE {name} " in rendered, name
+    (labels,) = re.findall(r"wan_flf2v_unfinished_requests\{(.+?)\}", README)
+    assert f"wan_flf2v_unfinished_requests{{{labels.replace('…', 'a/model')}}} 1" in rendered
 
 
 PAGES = [REPO / "README.md", *(REPO / "docs").glob("*.md")]
