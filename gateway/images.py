@@ -50,7 +50,7 @@ class ImageInput:
     stored: bool
     content_type: str = ""
     size: int = 0
-    places: Mapping[Address, bool] = field(default_factory=dict)
+    places: Mapping[Address, bool] = field(default_factory=dict, hash=False)
 
 
 @dataclass

@@ -332,8 +332,9 @@ def test_what_does_not_fit_is_said_once(new_comfy_server, monkeypatch, size, seg
     monkeypatch.setenv("WAN_FLF2V_RESUME_MB", "1")
     steps = {"n57_steps": 4, "n57_handover": "step", "n57_handover_step": FIRST_LOW}
     graph = segments_graph(segments + 1, n71_width=256, n71_height=256, **steps, **size)
+    del graph["73"]  # to decode takes long
     with new_comfy_server() as host:
-        host.run(graph)
+        forwards(host, graph)
         said = re.findall("not all that steps give is kept .*", host.log_text())
     assert said == [
         "not all that steps give is kept for a later run needed_mb="
