@@ -7,12 +7,15 @@ frame, then two at a time, each layer keeping caches of the frames before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 _CHUNK = 2
-_FEW = 21  # latent frames, 81 frames: 10 MB at 1280x720 in two bytes
+# Of a block of latent frames: 8 MiB of 16 channels in two bytes.
+_BLOCK_PIXELS = 1 << 18
+_FEWEST_BLOCKS = 3
 
 
 def chunk_count(frames: int) -> int:
@@ -55,15 +58,34 @@ def _first_layer(
     """Return what makes the decoder's input of the latent frames from the first to the one before the last.
 
     ComfyUI runs the first layer, a convolution of single pixels, over the whole clip at once. Of a long clip it is run
-    over each chunk alone, so that the rest needs no memory, if that gives the same bits: PyTorch takes other kernels
-    for more pixels. Seen with float32 on a CPU with two threads: equal up to 131,040 pixels in all, not from 131,943.
+    over blocks of frames, one block at a time, so that the rest needs no memory, if that gives the same bits. PyTorch
+    takes other kernels for few pixels, which round differently: float32 on a CPU with two threads gave other bits for
+    131,040 pixels than for 1.5 million, and the same bits for 249,600.
     """
 
-    def alone(first: int, end: int) -> torch.Tensor:
-        return model.conv2(latent[:, :, first:end].to(device, dtype))
+    def made(first: int, end: int) -> torch.Tensor:
+        layer: torch.Tensor = model.conv2(latent[:, :, first:end].to(device, dtype))
+        return layer
 
-    whole, frames = model.conv2(latent.to(device, dtype)), latent.shape[2]
+    frames, height, width = latent.shape[2:]
+    whole = made(0, frames)
+    size = _CHUNK * -(-_BLOCK_PIXELS // (_CHUNK * height * width))
+    starts = [0 if i == 0 else 1 + size * i for i in range(-(-(frames - 1) // size))]
+    if len(starts) < _FEWEST_BLOCKS:
+        return lambda first, end: whole[:, :, first:end]
+
+    @lru_cache(maxsize=1)
+    def block(number: int) -> tuple[int, torch.Tensor]:
+        """Return its first frame and its layer; the last block begins earlier, so that none is small."""
+        end = min(1 + size * (number + 1), frames)
+        first = min(starts[number], end - size)
+        return first, made(first, end)
+
+    def chunk(first: int, end: int) -> torch.Tensor:
+        begin, layer = block(max(first - 1, 0) // size)
+        return layer[:, :, first - begin : end - begin]
+
     bounds = [chunk_bounds(i) for i in range(chunk_count(frames))]
-    if frames > _FEW and all(torch.equal(alone(first, end), whole[:, :, first:end]) for first, end in bounds):
-        return alone
+    if all(torch.equal(chunk(first, end), whole[:, :, first:end]) for first, end in bounds):
+        return chunk
     return lambda first, end: whole[:, :, first:end]

@@ -13,6 +13,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 COMFYUI, RESULTS, *GROUPS = sys.argv[1:]
 sys.path.insert(0, COMFYUI)
@@ -36,7 +37,7 @@ sys.modules["wan_flf2v"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(sys.modules["wan_flf2v"])
 
 from wan_flf2v.demo.make_models import TINY_VAE, random_weights  # noqa: E402
-from wan_flf2v.video import conditioning_cache, vae_check  # noqa: E402
+from wan_flf2v.video import chunks, conditioning_cache, vae_check  # noqa: E402
 from wan_flf2v.video.chunks import chunk_bounds, chunk_count  # noqa: E402
 from wan_flf2v.video.geometry import video_size  # noqa: E402
 from wan_flf2v.video.known_video import Keyframe, KnownVideo  # noqa: E402
@@ -204,14 +205,42 @@ def decode_cases(counts, dtypes, dim=4, counts_frames=False):
     yield "warnings", LOG.take()
 
 
+def in_small_blocks(counts, counts_frames=False):
+    with small_blocks():
+        yield from decode_cases(counts, ("fp32",), counts_frames=counts_frames)
+
+
 def held_cases(counts):
     """How many bytes of new tensors there are at most while a part is read."""
     vae = new_vae(dtype="bf16")
-    for count in counts:
-        (clip,) = decode(vae, noise(1, 16, count, 2, 3) * 2 - 1)
-        gc.freeze()  # what is there already is not counted, nor looked at
-        yield str(count), max(bytes_of_tensors() for _ in clip.parts)
-        gc.unfreeze()
+    with small_blocks():
+        for count in counts:
+            (clip,) = decode(vae, noise(1, 16, count, 2, 3) * 2 - 1)
+            gc.freeze()  # what is there already is not counted, nor looked at
+            yield str(count), max(bytes_of_tensors() for _ in clip.parts)
+            gc.unfreeze()
+
+
+def small_blocks():
+    """The decoder's first layer runs over blocks of four latent frames of 2x3 pixels."""
+    return mock.patch.object(chunks, "_BLOCK_PIXELS", 24)
+
+
+def first_layer_cases():
+    """Whether the decoder's first layer, in blocks, makes the host's bits of clips with so many latent frames.
+
+    60x104 pixels are 832x480, where PyTorch takes other kernels for a part of the clip, with threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    for dtype in ("fp32", "bf16"):
+        model = new_vae(dtype=dtype).first_stage_model
+        for count in (1, 43, 127, 128):
+            latent = (noise(1, 16, count, 60, 104) * 2 - 1).to(DTYPES[dtype])
+            chunk = chunks._first_layer(model, latent, "cpu", DTYPES[dtype])
+            made = [chunk(*chunk_bounds(i)) for i in range(chunk_count(count))]
+            yield f"{count} {dtype}", torch.equal(torch.cat(made, 2), model.conv2(latent))
+    torch.set_num_threads(threads)
 
 
 def bytes_of_tensors():
@@ -338,44 +367,44 @@ def cache_cases():
     """Which changes encode again, in chunks computed by the first convolution (0: nothing was encoded)."""
     vae = new_vae()
 
-    def chunks(name, vae, video, how="cached"):
+    def computed(name, vae, video, how="cached"):
         with counted() as calls:  # first, while the host has not yet put patches into the weights
             latent = encode_first_last(vae, video, how)
         assert torch.equal(latent, core_encode(vae, video)[0]), name
         latent.zero_()  # what is kept must not change with it
         return name, len(calls)
 
-    yield chunks("first", vae, known_video(17))
-    yield chunks("again", vae, known_video(17))
+    yield computed("first", vae, known_video(17))
+    yield computed("again", vae, known_video(17))
     for off in ("memoised", "host"):
-        yield chunks(f"again, {off}", vae, known_video(17), off)
-    yield chunks("same file loaded again", new_vae(), known_video(17))
-    yield chunks("other image", vae, known_video(17, seed=1))
-    yield chunks("other image again", vae, known_video(17, seed=1))
-    yield chunks("back to the first image", vae, known_video(17))
-    yield chunks("start only", vae, known_video(17, last=0))
-    yield chunks("end only", vae, known_video(17, first=0))
+        yield computed(f"again, {off}", vae, known_video(17), off)
+    yield computed("same file loaded again", new_vae(), known_video(17))
+    yield computed("other image", vae, known_video(17, seed=1))
+    yield computed("other image again", vae, known_video(17, seed=1))
+    yield computed("back to the first image", vae, known_video(17))
+    yield computed("start only", vae, known_video(17, last=0))
+    yield computed("end only", vae, known_video(17, first=0))
     swapped = known_video(17)
-    yield chunks("images swapped", vae, KnownVideo(swapped.end, swapped.start, swapped.size, 17))
-    yield chunks("other length", vae, known_video(21))
-    yield chunks("other size", vae, known_video(17, width=16, height=32))
-    yield chunks("other weights", new_vae(seed=2), known_video(17))
-    yield chunks("other dtype", new_vae(dtype="bf16"), known_video(17))
+    yield computed("images swapped", vae, KnownVideo(swapped.end, swapped.start, swapped.size, 17))
+    yield computed("other length", vae, known_video(21))
+    yield computed("other size", vae, known_video(17, width=16, height=32))
+    yield computed("other weights", new_vae(seed=2), known_video(17))
+    yield computed("other dtype", new_vae(dtype="bf16"), known_video(17))
     key = "encoder.conv1.weight"
     patched, strength = new_vae(), noise(*vae.first_stage_model.state_dict()[key].shape)
     patched.patcher.add_patches({key: ("diff", (strength,))})
-    yield chunks("patched", patched, known_video(17))
-    yield chunks("patched, again", patched, known_video(17))
+    yield computed("patched", patched, known_video(17))
+    yield computed("patched, again", patched, known_video(17))
     patched.patcher.add_patches({key: ("diff", (strength * 0.5,))})
-    yield chunks("patched otherwise", patched, known_video(17))
+    yield computed("patched otherwise", patched, known_video(17))
     changed = new_vae()
-    yield chunks("before a weight is changed in place", changed, known_video(17))
+    yield computed("before a weight is changed in place", changed, known_video(17))
     changed.first_stage_model.encoder.middle[0].residual[2].weight.data[0, 0, 0, 0, 0] += 0.5
-    yield chunks("after a weight was changed in place", changed, known_video(17))
+    yield computed("after a weight was changed in place", changed, known_video(17))
     seamless = new_vae()
     layer = next(layer for layer in seamless.first_stage_model.modules() if isinstance(layer, torch.nn.Conv2d))
     layer._conv_forward = layer._conv_forward  # as packs for seamless pictures do
-    yield chunks("code of a layer patched", seamless, known_video(17))
+    yield computed("code of a layer patched", seamless, known_video(17))
     yield "kept", len(conditioning_cache.CACHE._latents)
 
 
@@ -387,7 +416,9 @@ CASES = {
     "encode dtypes": lambda: encode_cases((17, 33), ("bf16", "fp16"), ("start and end", "2 and 7")),
     "decode": lambda: [*decode_cases(range(1, 13), ("fp32",)), *batch_case()],
     "decode dtypes": lambda: decode_cases((1, 2, 24), ("bf16", "fp16")),
-    "decode, a layer that counts": lambda: decode_cases((1, 5, 22), ("fp32",), counts_frames=True),
+    "decode, a layer that counts": lambda: in_small_blocks((1, 5, 22), counts_frames=True),
+    "decode in blocks": lambda: in_small_blocks((1, 9, 13, 14, 24)),
+    "decode, the first layer": first_layer_cases,
     "decode memory": lambda: held_cases((21, 101)),
     "encode all": lambda: encode_cases((17, 33, 81, 141), ("fp32", "bf16"), ENDS, 16),
     "decode all": lambda: decode_cases(range(1, 37), ("fp32", "bf16"), 16),
