@@ -24,7 +24,7 @@ from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from .. import compat
-from ..video import formats, names, tags, vae_decode
+from ..video import formats, tags, vae_decode
 from ..video.audio import Sound, sound_of
 from ..video.clips import Clip, Recipe, Segment, clip_of_images, write_segments
 from ..video.color_match import ColorMatch
@@ -38,7 +38,7 @@ from ..video.writer import new_writer
 from .color_match import ColorMatchSettings
 from .lists import calls_of
 from .notice import show_notice
-from .output_files import free_place, name_error, notes
+from .output_files import name_error, reserved_place
 from .video_combine_inputs import CRF_PLAYABLE, OWN_QUALITY, check_values, combine_inputs
 from .video_inputs import CARRIED_MOST
 
@@ -85,19 +85,30 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         filename_prefix: Sequence[str | None],
         format: Sequence[str | None] = (formats.DEFAULT.name,),
         quality: Sequence[int | None] = (OWN_QUALITY,),
+        save_output: Sequence[bool | None] = (True,),
+        frame_rate: Sequence[float | None] = (None,),
+        hold_fps: Sequence[float | None] = (0.0,),
     ) -> bool | str:
-        """Refuse before anything is sampled: a name that no file can have, a format or quality that cannot be written.
+        """Refuse before anything is sampled: a name that no file can have, a folder that cannot be written, a format,
+        quality or frame rate that there is not.
 
-        None is a value from another node.
+        None is a value from another node. ComfyUI leaves the range of what is named here to this.
         """
         if format[0] is not None and (error := formats.error_of(format[0])):
             return error
-        if format[0] is not None and quality[0] is not None:
-            try:
-                _quality(formats.BY_NAME[format[0]], quality[0])
-            except ValueError as error:
-                return str(error)
-        return name_error(filename_prefix[0], formats.BY_NAME[format[0] or formats.DEFAULT.name].suffix) or True
+        chosen = formats.BY_NAME[format[0] or formats.DEFAULT.name]
+        try:
+            if format[0] is not None and quality[0] is not None:
+                _quality(chosen, quality[0])
+            rates = {"frame_rate": frame_rate[0], "hold_fps": hold_fps[0] or None}
+            check_values(**{name: rate for name, rate in rates.items() if rate is not None})
+            # What the interpolation multiplies can only be more.
+            shown = frame_rate[0] if hold_fps[0] == 0 else hold_fps[0]
+            if format[0] is not None and shown is not None:
+                _check_rate(chosen, exact_rate(shown))
+        except ValueError as error:
+            return str(error)
+        return name_error(filename_prefix[0], chosen.suffix, in_output=save_output[0] is True) or True
 
     @classmethod
     def execute(cls, **lists: list) -> io.NodeOutput:
@@ -186,9 +197,8 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             )
             notices.check_tags(one)
             preview = temp / f"wan_flf2v_{secrets.token_hex(8)}.mp4" if shown.needs_preview(chosen) else None
-            folder, name, counter, subfolder = free_place(filename_prefix, *size, save_output)
             with (
-                names.reserved(folder, name, counter, chosen.suffix, notes()) as path,
+                reserved_place(filename_prefix, size, chosen.suffix, save_output) as (path, subfolder),
                 _explained(chosen, size),
             ):
                 write_segments(partial(new_writer, path, *size, one, preview), progress, segments, recipe)
@@ -368,13 +378,17 @@ def _edit(
         check_values(hold_fps=hold_fps)
     rate *= factor
     file_rate = exact_rate(hold_fps) if hold_fps else rate
-    if chosen.most_fps and file_rate > chosen.most_fps:
-        raise ValueError(
-            f"the video has {float(file_rate):g} frames per second, but a {chosen.name} shows {chosen.most_fps} at "
-            f"most. Set hold_fps to {chosen.most_fps} or less, or choose another format."
-        )
+    _check_rate(chosen, file_rate)
     repeats = 1 if chosen.counts_loops else max(1, loop_count)
     return Edit(skip_first, skip_last, factor, interpolate, ping_pong, repeats, file_rate / rate), file_rate
+
+
+def _check_rate(chosen: Format, rate: Fraction) -> None:
+    if chosen.most_fps and rate > chosen.most_fps:
+        raise ValueError(
+            f"the video has {float(rate):g} frames per second, but a {chosen.name} shows {chosen.most_fps} at most. "
+            f"Set hold_fps to {chosen.most_fps} or less, or choose another format."
+        )
 
 
 def _quality(chosen: Format, quality: int) -> int | None:

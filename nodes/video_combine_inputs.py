@@ -37,10 +37,10 @@ def check_values(**given: Any) -> None:
     for name, value in given.items():
         if name in _CHOICES and value not in _CHOICES[name]:
             choices = ", ".join(_CHOICES[name])
-            raise ValueError(f"{name} is {value!r}, but must be one of: {choices}. Connect another value.")
+            raise ValueError(f"{name} is {value!r}, but must be one of: {choices}. Give another value.")
         if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:  # `not`, for NaN
             least, most = _RANGES[name]
-            raise ValueError(f"{name} is {value}, but must be from {least} to {most}. Connect another value.")
+            raise ValueError(f"{name} is {value}, but must be from {least} to {most}. Give another value.")
 
 
 def combine_inputs() -> list[io.Input]:

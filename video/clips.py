@@ -171,6 +171,7 @@ def _write(
     """Encode each frame in a thread while the next ones are decoded here, from ``clips``, one for each segment."""
     edit, looked_at, matches = recipe.edit, 0, [segment.match for segment in segments if segment.match is not None]
     frames_in_all = sum(segment.frames for segment in segments)
+    kept = edit.forward(frames_in_all) if recipe.looks_twice or edit.plays_again else 0
     for match in matches:
         match.waiting = 0
 
@@ -188,20 +189,21 @@ def _write(
                 shown = (frame for part in clip.parts for frame in exact(part))
                 if segment.match is not None:
                     last = None if clip.last is None else exact(clip.last())[0]
-                    shown = segment.match.clip(shown, clip.frames, last, tick)
+                    # What is decoded as floats and kept as bytes takes a quarter of the room.
+                    also = -(-kept // 4) if recipe.as_bytes else kept
+                    shown = segment.match.clip(shown, clip.frames, last, tick, also)
                 with contextlib.closing(shown):
                     yield from itertools.islice(shown, segment.shared, None)
 
     def played(forward: Iterator[torch.Tensor], stack: contextlib.ExitStack) -> Iterator[torch.Tensor]:
         """Yield the frames, then those that are shown again; all are looked at first where the writer needs it."""
         nonlocal looked_at
-        if not recipe.looks_twice and not edit.plays_again:
+        if not kept:
             yield from forward
             return
         owner = "ping_pong" if edit.ping_pong else "loop_count" if edit.repeats > 1 else "the palette of a gif"
         otherwise = "choose another format" if recipe.looks_twice else f"turn {owner} off"
-        count = edit.forward(frames_in_all)
-        spool = stack.enter_context(FrameSpool(recipe.folder, count, owner, otherwise))
+        spool = stack.enter_context(FrameSpool(recipe.folder, kept, owner, otherwise))
         for frame in forward:
             spool.put(frame)
             if recipe.looks_twice:
@@ -210,7 +212,7 @@ def _write(
                 tick()
             else:
                 yield frame
-        yield from (spool[index] for index in itertools.chain(range(count * recipe.looks_twice), edit.again(count)))
+        yield from (spool[index] for index in itertools.chain(range(kept * recipe.looks_twice), edit.again(kept)))
 
     with contextlib.ExitStack() as stack:
         joined = stack.enter_context(contextlib.closing(decoded()))

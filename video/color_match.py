@@ -178,6 +178,7 @@ class ColorMatch:
         count: int,
         last: torch.Tensor | None,
         tick: Callable[[], None],
+        also: int = 0,
     ) -> Iterator[torch.Tensor]:
         """Yield the corrected frames of a clip.
 
@@ -189,11 +190,14 @@ class ColorMatch:
             count: how many there are, at least 1.
             last: the last of them, or None if it is not known yet.
             tick: what it raises comes through.
+            also: how many frames like these are kept elsewhere meanwhile, for the room on the disk.
         """
         frames, self.waiting = iter(frames), 0
         with contextlib.ExitStack() as stack:
             if self.needs_last and last is None:
-                spool = stack.enter_context(FrameSpool(self._folder, count, "color_match", "disconnect color_match"))
+                spool = stack.enter_context(
+                    FrameSpool(self._folder, count, "color_match", "disconnect color_match", also=also)
+                )
                 for frame in frames:
                     spool.put(frame)
                     self.waiting += 1

@@ -34,8 +34,8 @@ class Format:
         suffix: what a file's name ends with; empty for a folder of pictures.
         container: FFmpeg's name of the file format.
         encoder: FFmpeg's name of the encoder.
-        pixels: FFmpeg's name of the pixel format of opaque videos; ``yuv…`` is written as BT.709 in limited range,
-            everything else is sRGB in full range.
+        pixels: FFmpeg's name of the pixel format of opaque videos; luma and colour differences are written as BT.709
+            in limited range, RGB as sRGB in full range.
         alpha: the pixel format of videos with transparency; empty if transparency is dropped.
         bits: of each channel. Above 8, frames come as floats and not as bytes.
         quality: the quality that ``quality`` sets; None if there is nothing to set, or the node's ``crf`` sets it.
@@ -102,7 +102,8 @@ class Format:
     @property
     def is_yuv(self) -> bool:
         """Whether colours are stored as luma and colour differences."""
-        return self.pixels.startswith("yuv")
+        described = av.VideoFormat(self.pixels, 16, 16)
+        return not (described.is_rgb or described.has_palette)
 
 
 # use_metadata_tags keeps tags that MP4 and MOV have no name for; faststart moves them to the front of the file, where
@@ -176,20 +177,24 @@ _PROBE_S = 60
 
 
 def listed() -> list[str]:
-    """Return the names of the formats to offer: software in this build of FFmpeg, hardware that has encoded a frame.
+    """Return the names of the formats to offer: those whose encoder has encoded a frame on this machine.
 
-    It does not wait for the hardware, which is tried from the first call on.
+    It does not wait: encoders are tried from the first call on. Until that is known, the software formats are those
+    that this build of FFmpeg has, and no hardware is offered.
     """
-    tried = _tried_hardware()
-    known = tried.result() if tried.done() else frozenset()
-    return [one.name for one in FORMATS if (one.name in known if one.hardware else _is_built(one))]
+    tried = _tried()
+    known = tried.result() if tried.done() else None
+    if known is None:
+        return [one.name for one in FORMATS if _is_built(one) and not one.hardware]
+    return [one.name for one in FORMATS if one.name in known]
 
 
 def works(chosen: Format) -> bool:
     """Return whether the encoder encodes a frame on this machine; it is tried once."""
-    if chosen.hardware:
-        return chosen.name in _tried_hardware().result()
-    return _is_built(chosen) and _encodes(chosen)
+    known = _tried().result()
+    if known is None:
+        return not chosen.hardware and _is_built(chosen) and _encodes(chosen)
+    return chosen.name in known
 
 
 def error_of(name: str) -> str:
@@ -242,28 +247,36 @@ def _encodes(chosen: Format) -> bool:
 
 
 @cache
-def _tried_hardware() -> Future[frozenset[str]]:
-    """Begin to try the hardware formats; the result has the names of those that encoded a frame."""
+def _tried() -> Future[frozenset[str] | None]:
+    """Begin to try all formats; the result has the names of those that encoded a frame, or is None if none was tried.
+
+    Another process tries them: ComfyUI's opens no CUDA for it, and an encoder that crashes ends nothing else.
+    """
     thread = ThreadPoolExecutor(1, thread_name_prefix="wan-flf2v encoders")
-    tried = thread.submit(_try_hardware)
+    tried = thread.submit(_try_elsewhere)
     thread.shutdown(wait=False)
     return tried
 
 
-def _try_hardware() -> frozenset[str]:
-    """Try them in another process, so that ComfyUI's opens no CUDA for it; where there is no driver, none."""
-    try:
-        CDLL("nvEncodeAPI64.dll" if sys.platform == "win32" else "libnvidia-encode.so.1")
-    except OSError:
-        return frozenset()
+def _try_elsewhere() -> frozenset[str] | None:
     try:
         done = subprocess.run(  # noqa: S603
             [sys.executable, __file__], capture_output=True, text=True, timeout=_PROBE_S, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return frozenset()
+        return None
     return frozenset(done.stdout.splitlines())
 
 
+def _has_nvenc() -> bool:
+    """Return whether there is a driver; without one, no encoder need be opened to find out."""
+    try:
+        CDLL("nvEncodeAPI64.dll" if sys.platform == "win32" else "libnvidia-encode.so.1")
+    except OSError:
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    print(*(one.name for one in FORMATS if one.hardware and _is_built(one) and _encodes(one)), sep="\n")
+    may_have = [one for one in FORMATS if _is_built(one) and (not one.hardware or _has_nvenc())]
+    print(*(one.name for one in may_have if _encodes(one)), sep="\n")

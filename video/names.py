@@ -2,7 +2,8 @@
 
 Several ComfyUI processes may write into one folder. All of them count the same files there and come to the same number,
 so a number belongs to a process only once its file exists. What a killed process leaves is removed at the next start,
-what another machine leaves a day later: while a file is written, a note says which, and whose.
+what another machine leaves a day later: while a file is written, a note says which, and the process keeps a lock that
+the system takes away when the process ends. Numbers of processes would not do: each container counts its own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+from filelock import FileLock, Timeout
 
 _LOG = logging.getLogger("wan_flf2v.video")
 
-# Of another machine nobody here can tell whether its process runs; each that does writes more often than this.
+# Over some network drives no lock is seen by other machines; each process that runs writes more often than this.
 _REST_S = 24 * 3600
 
 
@@ -82,53 +83,61 @@ def remove_leftovers(notes: Path) -> None:
     Two notes name one path where a process was killed before it saw that another one had the name.
     """
     left, held = {}, set()
-    for note in notes.glob("*.json"):
-        try:
-            known = json.loads(note.read_text(encoding="utf-8"))
-            path, owner, started = Path(known["path"]), int(known["process"]), float(known["started"])
-            if _runs(owner, started) if known.get("machine") == platform.node() else _written_lately(note, path):
-                held.add(path)
-            else:
-                left[note] = path
-        except (OSError, ValueError, KeyError, TypeError):
-            with contextlib.suppress(OSError):
-                note.unlink(missing_ok=True)  # cut short when its writer was killed, before there was a file
-    for note, path in left.items():
-        if path in held:
-            continue
-        try:
-            for unfinished in _leftovers(path):
-                _remove(unfinished)
-            note.unlink(missing_ok=True)
-        except OSError as error:  # another program holds it: the next start tries again
-            _LOG.warning("what a killed process left cannot be removed: %s", error)
+    with contextlib.ExitStack() as locks:  # held to the end, so that two processes that start remove nothing twice
+        for note in notes.glob("*.json"):
+            owned = False
+            try:
+                locks.enter_context(_lock(note).acquire(timeout=0))
+            except Timeout:
+                owned = True
+            except (OSError, NotImplementedError):
+                continue
+            try:
+                known = json.loads(note.read_text(encoding="utf-8"))
+                path = Path(known["path"])
+                if owned or (known.get("machine") != platform.node() and _written_lately(note, path)):
+                    held.add(path)
+                else:
+                    left[note] = path
+            except (OSError, ValueError, KeyError, TypeError):
+                if not owned:  # cut short when its writer was killed, before there was a file
+                    locks.callback(_forget, note)
+        for note, path in left.items():
+            if path in held:
+                continue
+            try:
+                for unfinished in _leftovers(path):
+                    _remove(unfinished)
+                locks.callback(_forget, note)
+            except OSError as error:  # another program holds it: the next start tries again
+                _LOG.warning("what a killed process left cannot be removed: %s", error)
 
 
 @contextlib.contextmanager
 def _noted(notes: Path, path: Path) -> Iterator[None]:
     """Keep a note that this process writes the file; where there can be none, the video matters more."""
     note = notes / f"{secrets.token_hex(8)}.json"
-    me = psutil.Process()
-    known = {"path": str(path.absolute()), "process": me.pid, "started": me.create_time()}
-    known["machine"] = platform.node()  # another one, or a container, has other processes with these numbers
-    with contextlib.suppress(OSError):
-        notes.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(known), encoding="utf-8")
-    try:
-        yield
-    finally:
+    known = {"path": str(path.absolute()), "machine": platform.node()}
+    with contextlib.ExitStack() as lock:
+        with contextlib.suppress(OSError, NotImplementedError):
+            notes.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(_lock(note))  # first: a note without a lock is a killed process's
+            note.write_text(json.dumps(known), encoding="utf-8")
+        try:
+            yield
+        finally:
+            lock.close()  # Windows deletes no file that is open
+            _forget(note)
+
+
+def _lock(note: Path) -> FileLock:
+    return FileLock(note.with_suffix(".lock"))
+
+
+def _forget(note: Path) -> None:
+    for file in (note.with_suffix(".lock"), note):
         with contextlib.suppress(OSError):
-            note.unlink(missing_ok=True)
-
-
-def _runs(process: int, started: float) -> bool:
-    """Return whether the process runs that had this number and began then; numbers are used again."""
-    try:
-        return abs(psutil.Process(process).create_time() - started) < 1
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:  # another user's
-        return True
+            file.unlink(missing_ok=True)
 
 
 def _written_lately(note: Path, path: Path) -> bool:

@@ -46,7 +46,7 @@ def to_picture(frame: torch.Tensor, settings: Settings, width: int, height: int)
             frame = _dithered(frame)
     if not chosen.is_yuv:
         return fill_picture(settings.pixels, frame)
-    alpha = "a" if settings.pixels.startswith("yuva") else ""
+    alpha = "a" if settings.has_alpha else ""
     depth = "16le" if frame.is_floating_point() else ""
     picture = fill_picture(f"gbr{alpha}p{depth}", frame, white=_SWS_WHITE).reformat(
         width=width,

@@ -47,9 +47,14 @@ class Settings:
     frames: int = 0
 
     @property
+    def has_alpha(self) -> bool:
+        """Whether the file has transparency."""
+        return self.alpha and self.format.alpha != ""
+
+    @property
     def pixels(self) -> str:
         """The pixel format of the file."""
-        return self.format.alpha if self.alpha and self.format.alpha else self.format.pixels
+        return self.format.alpha if self.has_alpha else self.format.pixels
 
     @property
     def dithers(self) -> bool:

@@ -24,14 +24,24 @@ class FrameSpool:
     Args:
         folder: where the temporary file goes; it must exist.
         frames: how many frames will come at most.
+        also: how many frames of the same size another spool will keep there meanwhile, which there must be room for.
         owner: the node's input that needs the frames again, for the message of a full disk.
         otherwise: what to do to need no spool, for the same message.
         limit_bytes: what may stay in memory, ``LIMIT_BYTES`` if not given.
     """
 
-    def __init__(self, folder: Path, frames: int, owner: str, otherwise: str, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        frames: int,
+        owner: str,
+        otherwise: str,
+        *,
+        also: int = 0,
+        limit_bytes: int | None = None,
+    ) -> None:
         self._folder = folder
-        self._frames = frames
+        self._counts = frames, also
         self._owner, self._otherwise = owner, otherwise
         self._limit = LIMIT_BYTES if limit_bytes is None else limit_bytes
         self._file = tempfile.SpooledTemporaryFile(self._limit, dir=folder)  # noqa: SIM115 -- closed in __exit__
@@ -80,16 +90,20 @@ class FrameSpool:
 
     def _check_space(self) -> None:
         with self._explained():
-            needed = self._frame_bytes * self._frames
-            if needed > self._limit > 0 and needed > shutil.disk_usage(self._folder).free:
+            if self._needed() > shutil.disk_usage(self._folder).free:
                 raise OSError(errno.ENOSPC, "No space left on device")
+
+    def _needed(self) -> int:
+        """Return how many bytes go to the disk: those of a spool that does not stay in memory."""
+        sizes = [self._frame_bytes * count for count in self._counts]
+        return sum(size for size in sizes if size > self._limit > 0)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            megabytes = -(-self._frame_bytes * self._frames // 10**6)
+            megabytes = -(-self._needed() // 10**6)
             room = "Free disk space, start" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Start"
             raise OSError(
                 error.errno,

@@ -165,7 +165,7 @@ class StreamWriter(Writer):
             context.colorspace, context.color_primaries, context.color_trc = _H273_RGB, _H273_BT709, _H273_SRGB
         if chosen.tag:
             context.codec_tag = chosen.tag
-        if settings.pixels == "yuva420p":  # VP9's transparency is a second stream beside the first
+        if settings.has_alpha and chosen.container == "webm":  # VP9's transparency is a second stream beside the first
             self._stream.metadata["alpha_mode"] = "1"
         if settings.sound is not None and chosen.audio:
             self._sound = SoundStream(self._container, chosen.audio, settings.sound)

@@ -45,3 +45,11 @@ def test_a_full_disk_is_its_own_error_and_stops_the_decoder(ends, name):
 def test_frames_that_wait_for_their_colours_are_shown_there_and_back(ends):
     """Two spools at the same time, both in a file."""
     assert ends["there and back"] == {"frames": 64, "different": 33, "returns": True, "files": 1}
+
+
+def test_room_for_both_is_looked_at_before_a_frame_is_kept(ends):
+    """Each of them alone would have room: the second would fail only after the whole decode."""
+    refused = ends["no room for both"]
+    assert refused["says"].startswith("[Errno 28] color_match keeps the decoded frames in ")
+    assert "They need 1 MB there." in refused["says"]
+    assert (refused["asked"], refused["files"]) == (1, 0)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from wan_flf2v.benchmarks._metrics import nearest_word
 from wan_flf2v.benchmarks.fidelity import clips_of_words
+from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.demo import base
 from wan_flf2v.quality.fit import fitted
 
@@ -81,6 +82,16 @@ def test_demo_makes_the_video_and_the_sheet(demo, tmp_path):
         line for line in (tmp_path / "cache/demo/server.log").read_text().splitlines() if "notice node=57" in line
     ]
     assert len(notices) == 1 and "6 steps: 3 high noise, 3 low noise" in notices[0], "no warning beside the schedule"
+
+
+@pytest.mark.pictures
+def test_the_contact_sheet_of_the_readme(demo, tmp_path):
+    """Makes its picture, docs/contact_sheet.jpg: what the demo leaves if nothing is said."""
+    process = demo("--out", "result")
+    _, errors = process.communicate(timeout=1500)
+    assert process.returncode == 0, errors
+    with Image.open(tmp_path / "result" / "demo.png") as sheet:
+        sheet.save(REPO / "docs" / "contact_sheet.jpg", quality=90, subsampling=0)
 
 
 def test_bad_image_is_a_reason_and_an_exit_code(demo, tmp_path):

@@ -232,14 +232,14 @@ def test_a_latent_without_frames_is_refused(comfy_server):
 @pytest.mark.parametrize(
     ("name", "kind", "value", "message"),
     [
-        ("frame_rate", "Float", 0.0, "frame_rate is 0.0, but must be from 0.1 to 240.0. Connect another value."),
+        ("frame_rate", "Float", 0.0, "frame_rate is 0.0, but must be from 0.1 to 240.0. Give another value."),
         (
             "frame_rate",
             "Float",
             1e9,
-            "frame_rate is 1000000000.0, but must be from 0.1 to 240.0. Connect another value.",
+            "frame_rate is 1000000000.0, but must be from 0.1 to 240.0. Give another value.",
         ),
-        ("crf", "Int", 52, "crf is 52, but must be from 0 to 51. Connect another value."),
+        ("crf", "Int", 52, "crf is 52, but must be from 0 to 51. Give another value."),
     ],
 )
 def test_linked_values_out_of_range_are_refused(comfy_server, name, kind, value, message):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import sys
 import time
@@ -197,9 +196,27 @@ def test_ten_thousand_frames(comfy_server):
         assert sum(packet.size > 0 for packet in container.demux(video=0)) == 10_000
 
 
-def test_a_gif_faster_than_browsers_show_is_refused(comfy_server):
-    with pytest.raises(RunFailedError, match=r"60 frames per second, but a gif shows 50 at most\. Set hold_fps to 50"):
-        comfy_server.run(images_graph(comfy_server, numbered(3), n73_format="gif", n73_frame_rate=60.0))
+@pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
+def test_a_gif_faster_than_browsers_show_is_refused(comfy_server, through_a_link, error):
+    """Before anything runs, if the rate is typed."""
+    graph = images_graph(comfy_server, numbered(3), n73_format="gif", n73_frame_rate=60.0)
+    if through_a_link:
+        graph["rate"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 60.0}}
+        graph["73"]["inputs"]["frame_rate"] = ["rate", 0]
+    with pytest.raises(error, match=r"60 frames per second, but a gif shows 50 at most\. Set hold_fps to 50"):
+        comfy_server.run(graph)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"n73_frame_rate": 0.0}, "frame_rate is 0.0, but must be from 0.1 to 240.0. Give another value."),
+        ({"n73_hold_fps": -1.0}, "hold_fps is -1.0, but must be from 0.1 to 240.0. Give another value."),
+    ],
+)
+def test_rates_that_are_typed_out_of_range_are_refused_before_anything_runs(comfy_server, rates, message):
+    with pytest.raises(PromptRejectedError, match=re.escape(message)):
+        comfy_server.run(images_graph(comfy_server, numbered(3), **rates))
 
 
 @pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
@@ -478,17 +495,29 @@ def test_a_file_in_the_place_of_the_folder_is_named(comfy_server, through_a_link
     assert (comfy_server.base_dir / "output" / "taken").read_bytes() == b"a file"
 
 
-def test_an_output_folder_that_cannot_be_written_is_named(comfy_server):
+@pytest.fixture
+def closed_folder(comfy_server):
+    """Make a folder in the output folder that nobody can write into, not even root, where there is such a one."""
     folder = comfy_server.base_dir / "output" / "closed"
-    folder.mkdir()
-    folder.chmod(0o500)
-    try:
-        (folder / "probe").touch()
-    except PermissionError:
-        with pytest.raises((RunFailedError, PromptRejectedError), match="closed"):
-            comfy_server.run(images_graph(comfy_server, numbered(2), n73_filename_prefix="closed/clip"))
+    if sys.platform == "linux":
+        folder.symlink_to("/proc")
+        yield folder
+        folder.unlink()
     else:
-        pytest.skip("NOT RUN: this user may write everywhere")
-    finally:
-        folder.chmod(0o700)
-        shutil.rmtree(folder)
+        folder.mkdir(0o500)
+        yield folder
+        folder.rmdir()
+
+
+@pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
+def test_an_output_folder_that_cannot_be_written_is_named(comfy_server, closed_folder, through_a_link, error):
+    """Before anything runs, if the name is typed; also for a folder that would have to be made there."""
+    for prefix in ("closed/clip", "closed/in it/clip"):
+        graph = images_graph(comfy_server, numbered(2), n73_filename_prefix=prefix)
+        if through_a_link:
+            graph["name"] = {"class_type": "PrimitiveString", "inputs": {"value": prefix}}
+            graph["73"]["inputs"]["filename_prefix"] = ["name", 0]
+        with pytest.raises(
+            error, match=rf"filename_prefix is '{prefix}', but no file can be made there: .*closed.* Let"
+        ):
+            comfy_server.run(graph)

@@ -12,6 +12,7 @@ import weakref
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from vae_cases import RESULTS, new_vae, noise  # isort: skip -- first, it prepares the host
 import av
@@ -101,6 +102,21 @@ def there_and_back(folder):
     }
 
 
+def no_room_for_both(folder):
+    """Write that clip where there is room for one of its two spools. Return what it says and how much was decoded."""
+    match = ColorMatch(noise(3, SIZE, SIZE), noise(3, SIZE, SIZE, seed=1), 1.0, folder)
+    (clip,) = decode(new_vae(), noise(1, 16, LATENT_FRAMES, SIZE // 8, SIZE // 8) * 2 - 1)
+    source = Source(clip)
+    segment = Segment(clip._replace(parts=source.parts()), match)
+    new_writer = partial(StreamWriter, folder / "clip.mkv", SIZE, SIZE, Settings(Fraction(16), BY_NAME["mkv FFV1"]))
+    free = mock.Mock(free=clip.frames * 3 * SIZE * SIZE * 3 // 2)
+    with mock.patch("shutil.disk_usage", return_value=free):
+        try:
+            write_segments(new_writer, BAR, [segment], Recipe(Edit(ping_pong=True), folder=folder))
+        except OSError as error:
+            return {"says": str(error), "asked": source.asked, "files": len(list(folder.iterdir()))}
+
+
 BAR = comfy.utils.ProgressBar(1)
 RUNS = {
     "whole": (None, None),
@@ -120,6 +136,8 @@ if __name__ == "__main__":
     spool.LIMIT_BYTES = 4096  # less than a frame: they wait in a file
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         results["there and back"] = there_and_back(Path(folder))
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        results["no room for both"] = no_room_for_both(Path(folder))
     for name, run in RUNS.items():
         with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
             results[name] = end(Path(folder), *run)

@@ -16,7 +16,7 @@ FRAME = torch.arange(3 * 6 * 8, dtype=torch.uint8).reshape(3, 6, 8)
 @pytest.mark.parametrize("limit", [0, 1, 3 * 144, 10**6])
 def test_frames_come_back_bit_for_bit(tmp_path, limit):
     """In memory, in the file, and at the limit; 0 is no limit."""
-    with FrameSpool(tmp_path, 5, *WHO, limit) as spool:
+    with FrameSpool(tmp_path, 5, *WHO, limit_bytes=limit) as spool:
         for i in range(5):
             spool.put((FRAME + i)[:, :, ::2])  # a view, not contiguous
         assert all(torch.equal(frame, (FRAME + i)[:, :, ::2]) for i, frame in enumerate(spool))
@@ -24,7 +24,7 @@ def test_frames_come_back_bit_for_bit(tmp_path, limit):
 
 
 def test_memory_is_limited_by_the_file(tmp_path):
-    with FrameSpool(tmp_path, 9, *WHO, 300) as spool:
+    with FrameSpool(tmp_path, 9, *WHO, limit_bytes=300) as spool:
         spool.put(FRAME)
         assert not spool._file._rolled
         for _ in range(8):
@@ -43,7 +43,7 @@ def test_a_full_disk_says_what_to_do(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         try:
-            with FrameSpool(Path(sys.argv[1]), 9, "color_match", "disconnect color_match", 1) as spool:
+            with FrameSpool(Path(sys.argv[1]), 9, "color_match", "disconnect color_match", limit_bytes=1) as spool:
                 for _ in range(9):
                     spool.put(torch.zeros(3, 64, 64, dtype=torch.uint8))
                 list(spool)
@@ -61,7 +61,7 @@ def test_a_full_disk_says_what_to_do(tmp_path):
 
 
 def test_frames_come_back_in_any_order_and_keep_their_type(tmp_path):
-    with FrameSpool(tmp_path, 3, *WHO, 1) as spool:
+    with FrameSpool(tmp_path, 3, *WHO, limit_bytes=1) as spool:
         for i in range(3):
             spool.put(FRAME.float() + i / 7)
         for index in (2, 0, 1, 2):
@@ -72,7 +72,7 @@ def test_frames_come_back_in_any_order_and_keep_their_type(tmp_path):
 
 def test_the_room_is_looked_at_before_the_first_frame_is_kept(tmp_path):
     """More than any disk holds."""
-    with FrameSpool(tmp_path, 10**15, "ping_pong", "turn ping_pong off", 1) as spool:
+    with FrameSpool(tmp_path, 10**15, "ping_pong", "turn ping_pong off", limit_bytes=1) as spool:
         with pytest.raises(OSError, match=r"ping_pong keeps the decoded frames in .* or turn ping_pong off") as error:
             spool.put(FRAME)
         assert error.value.errno == errno.ENOSPC

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 from support.media import decoded, described, ffmpeg, pictures, samples, seconds
 from wan_flf2v.video import audio, formats, tags
 from wan_flf2v.video.audio import Sound
-from wan_flf2v.video.formats import BY_NAME, FORMATS
+from wan_flf2v.video.formats import BY_NAME, FORMATS, Format
 from wan_flf2v.video.names import remove_leftovers, reserved
 from wan_flf2v.video.pictures import to_planar_bytes
 from wan_flf2v.video.settings import Settings, exact_rate
@@ -30,7 +31,7 @@ TAGS = {
     "wan_flf2v": {"frames": FRAMES},
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1), "skin": (0.91, 0.76, 0.65)}
-WRITTEN = [one for one in FORMATS if one.name in formats.listed()]
+WRITTEN = [one for one in FORMATS if formats.works(one)]
 VIDEOS = [one for one in WRITTEN if one.container not in ("gif", "webp", "")]
 LUMA = np.array([0.2126, 0.7152, 0.0722])  # of BT.709
 OPAQUE = 0.75  # of the width is; the rest fades
@@ -83,8 +84,12 @@ def clip(alpha=False):
     return made
 
 
+# An encoder's first block of 1,024 samples, heard as if it were sound, is 45 hundredths of this tone's period.
+TONE = 450
+
+
 def tone(lasts, rate=44100):
-    wave = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(round(lasts * rate)) / rate)
+    wave = 0.5 * torch.sin(2 * torch.pi * TONE * torch.arange(round(lasts * rate)) / rate)
     return Sound(torch.stack([wave, -wave]), rate)
 
 
@@ -181,7 +186,7 @@ def test_a_video_lasts_as_long_as_its_frames(files, chosen):
 @each([one for one in WRITTEN if one.bits == 8 and one.encoder in ("ffv1", "png")])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_lossless_bytes_come_back_bit_for_bit(tmp_path, chosen, alpha):
-    source = clip(alpha)[:3]
+    source = clip(alpha)
     path = write(tmp_path, chosen, source)
     pixels = "rgba" if alpha else "rgb24"
     found = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -192,7 +197,7 @@ def test_lossless_bytes_come_back_bit_for_bit(tmp_path, chosen, alpha):
 @each([one for one in WRITTEN if one.bits == 16])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_lossless_sixteen_bits_come_back_bit_for_bit(tmp_path, chosen, alpha):
-    source = clip(alpha)[:3]
+    source = clip(alpha)
     path = write(tmp_path, chosen, source)
     exact = (source.double() * 65535).round().movedim(1, -1).numpy()
     pixels = "rgba64le" if alpha else "rgb48le"
@@ -204,7 +209,7 @@ def test_lossless_sixteen_bits_come_back_bit_for_bit(tmp_path, chosen, alpha):
 
 @each([one for one in WRITTEN if one.alpha])
 def test_transparency_comes_back(tmp_path, chosen):
-    source = clip(alpha=True)[:5]
+    source = clip(alpha=True)
     path = write(tmp_path, chosen, source)
     decoder = "libvpx-vp9" if chosen.encoder == "libvpx-vp9" else None
     said = ffmpeg(*(("-c:v", decoder) if decoder else ()), "-i", first_file(path))[1]
@@ -230,8 +235,8 @@ def test_sound_is_as_long_as_the_frames_and_in_step(files, chosen):
     allowed = 1 if chosen.audio in ("pcm_s16le", "flac") else 1024  # AAC and Opus end with their last block
     assert abs(len(heard) - FRAMES / RATE * rate) <= allowed
     first = heard[: rate // 2, 0]
-    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(first)) / rate)
-    lags = range(-rate // 880, rate // 880)
+    expected = 0.5 * np.sin(2 * np.pi * TONE * np.arange(len(first)) / rate)
+    lags = range(-rate // (2 * TONE), rate // (2 * TONE))
     middle = slice(rate // 4, rate // 3)
     best = max(lags, key=lambda lag: float(np.dot(np.roll(first, lag)[middle], expected[middle])))
     assert abs(best) <= 0.0005 * rate
@@ -510,20 +515,54 @@ def test_frame_rates_of_ntsc_are_exact(typed, exact):
     assert exact_rate(typed) == exact
 
 
-def test_a_format_that_does_not_work_names_one_that_does(monkeypatch):
-    """On this machine the hardware's; for an older name it returns what is alike."""
+def known(*names):
+    """What the trial of the encoders gives once it has ended."""
+    tried = Future()
+    tried.set_result(None if None in names else frozenset(names))
+    return lambda: tried
+
+
+def test_a_format_that_does_not_work_is_not_listed_and_names_one_that_does(monkeypatch):
+    """For an older name it returns what is alike."""
     assert "Use 'mp4 H.264'" in formats.error_of("mp4 h264")
-    monkeypatch.setattr(formats, "_encodes", lambda one: "265" not in one.name)
+    monkeypatch.setattr(formats, "_tried", known("mp4 H.264", "webp"))
+    assert formats.listed() == ["mp4 H.264", "webp"]
     formats_error = formats.error_of("mp4 H.265 10-bit")
     assert "libx265 does not work on this machine" in formats_error
     assert formats_error.endswith("Use 'mp4 H.264', which does.")
     assert formats.error_of("mp4 H.264") == ""
 
 
-def test_hardware_is_listed_only_if_it_encoded_a_frame():
-    tried = formats._tried_hardware().result()
-    listed = set(formats.listed())
-    assert {one.name for one in FORMATS if one.hardware and one.name in listed} == tried
+def test_where_nothing_could_be_tried_software_is_taken_at_its_word(monkeypatch):
+    monkeypatch.setattr(formats, "_tried", known(None))
+    assert formats.listed() == [one.name for one in FORMATS if not one.hardware and formats._is_built(one)]
+    assert not any(formats.works(one) for one in FORMATS if one.hardware)
+    assert formats.works(BY_NAME["mkv FFV1"])
+
+
+def test_another_process_tries_every_encoder():
+    tried = formats._tried().result()
+    assert {one.name for one in FORMATS if not one.hardware} <= tried | {
+        one.name for one in FORMATS if not formats._is_built(one)
+    }
+    assert set(formats.listed()) == tried
+
+
+def test_an_encoder_that_does_not_open_does_not_work():
+    refused = Format("own", ".mkv", "matroska", "libx264", "yuv420p", options={"profile": "none such"})
+    assert formats._is_built(refused)
+    assert not formats._encodes(refused)
+
+
+@pytest.mark.parametrize(("pixels", "bits", "said"), [("nv12", 8, "yuv420p"), ("nv20le", 10, "yuv422p10le")])
+def test_a_new_format_is_one_entry(tmp_path, pixels, bits, said):
+    """Also one whose encoder takes colour differences in one plane, as hardware does. The file has them apart."""
+    own = Format("own", ".mkv", "matroska", "libx264", pixels, bits=bits, quality=formats.Quality("crf", 12, 0, 51))
+    assert formats._encodes(own)
+    assert own.block == (2, 2 if bits == 8 else 1)
+    path = write(tmp_path, own, clip()[:5])
+    assert re.search(rf"h264 .*{said}\(tv, bt709", described(path))
+    assert psnr(rgb(own, path) @ LUMA, clip()[:5].movedim(1, -1).numpy() @ LUMA) > 36
 
 
 DISK_FULL = """
@@ -531,6 +570,7 @@ import json, logging, resource, signal, sys
 from fractions import Fraction
 from pathlib import Path
 import torch
+from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME, FORMATS
 from wan_flf2v.video.encoder_thread import EncoderThread
 from wan_flf2v.video.settings import Settings
@@ -538,6 +578,7 @@ from wan_flf2v.video.writer import new_writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 generator = torch.Generator().manual_seed(1)
 frames = torch.randint(0, 256, (8, 3, 96, 128), dtype=torch.uint8, generator=generator)
+noise = Sound(torch.rand(2, 24000, generator=generator), 48000)
 logged = []
 logging.getLogger("wan_flf2v.video").addFilter(logged.append)
 
@@ -554,6 +595,7 @@ def write(chosen, folder, size=-1, preview=None, **settings):
     limit(size)
     error = None
     try:
+        settings["sound"] = noise if chosen.audio else None
         made = Settings(Fraction(16), chosen, crf=1, frames=len(frames), tags={"workflow": "x" * 9000}, **settings)
         writer = new_writer(path, 128, 96, made, preview)
         with writer, EncoderThread(writer, lambda: None) as encoder:
@@ -571,7 +613,7 @@ def write(chosen, folder, size=-1, preview=None, **settings):
 root, ends = Path(sys.argv[1]), {}
 for chosen in (one for one in FORMATS if not one.hardware):
     name = chosen.name.replace(" ", "_").replace(":", "")
-    swept = chosen.name in ("mp4 H.264", "webp", "gif", "png sequence")
+    swept = chosen.name in ("mp4 H.264", "mkv FFV1", "webp", "gif", "png sequence")
     sizes = [1, 20_000]
     if swept:
         whole, _ = write(chosen, root / name)
@@ -612,6 +654,7 @@ import json, os, signal, sys
 from fractions import Fraction
 from pathlib import Path
 import torch
+from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.names import remove_leftovers, reserved
 from wan_flf2v.video.settings import Settings
@@ -621,6 +664,7 @@ output, notes, temp = (Path(sys.argv[1]) / name for name in ("output", "notes", 
 output.mkdir()
 temp.mkdir()
 frames = [torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8) for _ in range(16)]
+noise = Sound(torch.rand(2, 48000), 48000)
 
 def begin(chosen, folder):
     # The pipe gets a byte for each frame that is put by or written: so a kill comes at a frame on a busy machine too.
@@ -629,10 +673,11 @@ def begin(chosen, folder):
     if child:
         os.close(told)
         return child, steps
+    settings = Settings(Fraction(16), chosen, frames=16, tags={"workflow": "x"}, sound=noise if chosen.audio else None)
     with (
         reserved(folder, "clip", 1, chosen.suffix, notes) as path,
-        FrameSpool(temp, 16, "gif", "no gif", 1) as spool,
-        new_writer(path, 128, 96, Settings(Fraction(16), chosen, frames=16, tags={"workflow": "x"})) as writer,
+        FrameSpool(temp, 16, "gif", "no gif", limit_bytes=1) as spool,
+        new_writer(path, 128, 96, settings) as writer,
     ):
         for frame in frames:
             spool.put(frame)
@@ -672,8 +717,8 @@ print(json.dumps(ends))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_kill_at_any_moment_leaves_the_whole_file_or_nothing(tmp_path):
-    """Of what lies in no container that FFmpeg writes at its end: a picture's tags, a folder, and the spool."""
-    names = ["gif", "webp", "png sequence"]
+    """With the spool, and sound where there can be one. In MP4 and MOV, FFmpeg writes the file's front at its end."""
+    names = ["gif", "webp", "png sequence", "mp4 H.264", "mov ProRes 422 HQ"]
     command = [sys.executable, "-c", KILLED, str(tmp_path), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path.parent)
     assert done.returncode == 0, done.stderr[-2000:]
