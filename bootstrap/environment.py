@@ -11,13 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .comfyui import ComfyUI
+from .comfyui import OLDEST_SUPPORTED, ComfyUI
 from .console import SetupError, run_tool, say
 from .paths import REPO
 
 VENV = REPO / ".venv"
 # ComfyUI leaves torch unpinned; the newest torch and the newest torchaudio need different CUDA versions.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+# The lowest PyAV that the requirements of the oldest ComfyUI take; so the tests run on it too.
+OLDEST_AV = "av==14.2.0"
 UV = "uv>=0.8,<1"  # `uv venv --clear` came with 0.8
 STAMP = "wan-flf2v-stamp.json"
 NEWEST = ("torch", "torchvision", "torchaudio", "av")
@@ -43,7 +45,7 @@ def ensure_comfyui_env(comfyui: ComfyUI, cache: Path) -> Path:
     if not stamp_matches(folder, comfyui, ""):
         failure = f"no environment could be made at {folder}"
         run_tool(failure, tools_python(), "-m", "uv", "venv", "--clear", folder)
-        _install(folder, python_in(folder), comfyui, "")
+        _install(folder, python_in(folder), comfyui, "", *_oldest_packages(comfyui))
     return python_in(folder)
 
 
@@ -153,7 +155,11 @@ def _runs(python: Path, code: str) -> bool:
         return False
 
 
-def _install(env: Path, python: Path, comfyui: ComfyUI, extra: str) -> None:
+def _oldest_packages(comfyui: ComfyUI) -> tuple[str, ...]:
+    return (OLDEST_AV,) if comfyui.version == OLDEST_SUPPORTED else ()
+
+
+def _install(env: Path, python: Path, comfyui: ComfyUI, extra: str, *more: str) -> None:
     what = f"ComfyUI {comfyui.version}'s requirements" + (f" and this project [{extra}]" if extra else "")
     say(f"installing {what} into {env}: about 6 GB the first time, minutes; seconds once uv has it in its cache")
     stamp = env / STAMP
@@ -163,7 +169,7 @@ def _install(env: Path, python: Path, comfyui: ComfyUI, extra: str) -> None:
     project = ("-e", f"{REPO}[{extra}]") if extra else ()
     failure = f"the packages could not be installed into {env}"
     pinned = ("-r", NATS_SERVER) if EXTRAS.index(extra) >= EXTRAS.index("fleet") else ()
-    run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *pinned, *TORCH, *project)
+    run_tool(failure, *uv_install, "-r", comfyui.path / "requirements.txt", *pinned, *TORCH, *more, *project)
     unfinished = stamp.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"inputs": inputs, "extra": extra}), "utf-8")
     unfinished.replace(stamp)
@@ -177,6 +183,6 @@ def _inputs(env: Path, comfyui: ComfyUI) -> str:
         NATS_SERVER.read_bytes(),
         (env / "pyvenv.cfg").read_bytes(),  # which Python
         str(env).encode(),
-        repr((TORCH, os.environ.get("UV_TORCH_BACKEND", ""))).encode(),
+        repr((TORCH, OLDEST_AV, os.environ.get("UV_TORCH_BACKEND", ""))).encode(),
     ]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -509,15 +509,17 @@ def closed_folder(comfy_server):
         folder.rmdir()
 
 
-@pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
-def test_an_output_folder_that_cannot_be_written_is_named(comfy_server, closed_folder, through_a_link, error):
-    """Before anything runs, if the name is typed; also for a folder that would have to be made there."""
+def test_an_output_folder_that_cannot_be_written_is_named_before_anything_runs(comfy_server, closed_folder):
+    """Also for a folder that would have to be made there."""
     for prefix in ("closed/clip", "closed/in it/clip"):
-        graph = images_graph(comfy_server, numbered(2), n73_filename_prefix=prefix)
-        if through_a_link:
-            graph["name"] = {"class_type": "PrimitiveString", "inputs": {"value": prefix}}
-            graph["73"]["inputs"]["filename_prefix"] = ["name", 0]
-        with pytest.raises(
-            error, match=rf"filename_prefix is '{prefix}', but no file can be made there: .*closed.* Let"
-        ):
-            comfy_server.run(graph)
+        told = rf"filename_prefix is '{prefix}', but no file can be made there: .*closed.* Let the user"
+        with pytest.raises(PromptRejectedError, match=told):
+            comfy_server.run(images_graph(comfy_server, numbered(2), n73_filename_prefix=prefix))
+
+
+def test_a_linked_name_that_no_file_can_have_is_named(comfy_server):
+    graph = images_graph(comfy_server, numbered(2))
+    graph["name"] = {"class_type": "PrimitiveString", "inputs": {"value": "x" * 300}}
+    graph["73"]["inputs"]["filename_prefix"] = ["name", 0]
+    with pytest.raises(RunFailedError, match=r"filename_prefix is 'x+', but no file can be made there: .*too long"):
+        comfy_server.run(graph)
