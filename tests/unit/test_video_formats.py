@@ -19,7 +19,7 @@ from wan_flf2v.video import audio, formats, tags
 from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME, FORMATS, Format
 from wan_flf2v.video.names import remove_leftovers, reserved
-from wan_flf2v.video.pictures import to_planar_bytes
+from wan_flf2v.video.pictures import to_picture, to_planar_bytes
 from wan_flf2v.video.settings import Settings, exact_rate
 from wan_flf2v.video.writer import new_writer
 
@@ -554,15 +554,25 @@ def test_an_encoder_that_does_not_open_does_not_work():
     assert not formats._encodes(refused)
 
 
-@pytest.mark.parametrize(("pixels", "bits", "said"), [("nv12", 8, "yuv420p"), ("nv20le", 10, "yuv422p10le")])
-def test_a_new_format_is_one_entry(tmp_path, pixels, bits, said):
-    """Also one whose encoder takes colour differences in one plane, as hardware does. The file has them apart."""
-    own = Format("own", ".mkv", "matroska", "libx264", pixels, bits=bits, quality=formats.Quality("crf", 12, 0, 51))
+def test_a_new_format_is_one_entry(tmp_path):
+    """Also one whose encoder takes the colour differences in one plane, as hardware does. The file has them apart."""
+    own = Format("own", ".mkv", "matroska", "libx264", "nv12", quality=formats.Quality("crf", 12, 0, 51))
     assert formats._encodes(own)
-    assert own.block == (2, 2 if bits == 8 else 1)
+    assert own.block == (2, 2)
     path = write(tmp_path, own, clip()[:5])
-    assert re.search(rf"h264 .*{said}\(tv, bt709", described(path))
+    assert re.search(r"h264 .*yuv420p\(tv, bt709", described(path))
     assert psnr(rgb(own, path) @ LUMA, clip()[:5].movedim(1, -1).numpy() @ LUMA) > 36
+
+
+def test_ten_bits_of_hardware_are_those_of_software():
+    hardware, software = (
+        to_picture(clip()[0], Settings(RATE, Format("own", "", "", "", pixels, bits=10)), WIDTH, HEIGHT)
+        for pixels in ("p010le", "yuv420p10le")
+    )
+    assert hardware.format.name == "p010le"
+    for one, other in zip(hardware.reformat(format="yuv420p10le").planes, software.planes, strict=True):
+        rows, wanted = (np.frombuffer(plane, "<u2").reshape(plane.height, -1) for plane in (one, other))
+        assert np.array_equal(rows[:, : one.width], wanted[:, : other.width])
 
 
 DISK_FULL = """
