@@ -127,8 +127,12 @@ class ComfyBackend:
         return OutputFile(f"{job.attempt_name}_00001_.{suffix}", FOLDER, "output", node_id)
 
     async def has_inputs(self, job: Job) -> bool:
-        """Whether the images that the job names, and does not bring, are in ComfyUI's input folder."""
+        """Whether ComfyUI has the images that the job names and does not bring, and the files of the slots it fills."""
         model = await self._models.find(job.model_id)
+        if model is not None and model.slots:
+            nodes = {node_id: node for node_id, node in request_graph(model, job).items() if node_id in model.slots}
+            if await find_lacking(self.client, nodes):
+                return False
         names = [
             str(job.values[parameter.key])
             for parameter in (model.parameters if model is not None else ())
