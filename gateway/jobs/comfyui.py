@@ -129,15 +129,14 @@ class ComfyBackend:
     async def has_inputs(self, job: Job) -> bool:
         """Whether ComfyUI has the images that the job names and does not bring, and the files of the slots it fills."""
         model = await self._models.find(job.model_id)
-        if model is not None and model.slots:
-            nodes = {node_id: node for node_id, node in request_graph(model, job).items() if node_id in model.slots}
-            if await find_lacking(self.client, nodes):
-                return False
-        names = [
-            str(job.values[parameter.key])
-            for parameter in (model.parameters if model is not None else ())
-            if parameter.is_image and parameter.key in job.values.keys() - job.inputs.keys()
-        ]
+        if model is None:
+            return True
+        named = [parameter for parameter in model.parameters if parameter.key in job.values.keys() - job.inputs.keys()]
+        of_slots = {one.key: job.values[one.key] for one in named if one.inputs[0].node_id in model.slots}
+        filled = fill(graph_for(model), model, of_slots)
+        if await find_lacking(self.client, {node_id: filled[node_id] for node_id in model.slots if node_id in filled}):
+            return False
+        names = [str(job.values[parameter.key]) for parameter in named if parameter.is_image]
         files = [OutputFile(name, "", "input", "") for name in names]
         try:
             return all(await asyncio.gather(*map(self.client.has_file, files)))

@@ -262,14 +262,16 @@ def test_random_numbers_after_a_prelude_are_those_of_the_whole_run(host):
     assert torch.equal(resumed, host.tensors("stock")["samples"])
 
 
+BEHIND_PRELUDE = {"n57_model_prelude": ["37", 0], "n57_prelude_steps": 2, "n57_handover": "boundary"}
 STAGES = {
     # The expert that is interrupted, at which of its calls, settings; calls of both runs together, of either expert.
     "third segment's low noise": ("low", 5, {}, 6, 5 + 2),
     "second segment's high noise": ("high", 3, {}, 3 + 4, 6),
     "third segment's only phase": ("low", 9, {"n57_handover_step": 0}, 0, 9 + 4),
-    "third segment's low noise, with a prelude": (
-        "low", 5, {"n57_model_prelude": ["37", 0], "n57_prelude_steps": 2, "n57_handover": "boundary"}, 6 + 3, 5 + 2,
-    ),
+    # Each segment has 2 steps of the prelude and 1 high-noise step, all on one model's weights.
+    "third segment's low noise, with a prelude": ("low", 5, BEHIND_PRELUDE, 6 + 3, 5 + 2),
+    "second segment's high noise, with a prelude": ("high", 2, BEHIND_PRELUDE, (6 + 2) + 1, 6),
+    "second segment's prelude": ("prelude", 3, BEHIND_PRELUDE, 3 + (4 + 3), 6),
 }  # fmt: skip
 
 
