@@ -286,7 +286,7 @@ _SLOT_PARAMETERS = tuple(
     )
     for node_id, expert, file in (("91", "High", _HIGH_LORA), ("92", "Low", _LOW_LORA))
 )
-_SAMPLING = (RESOLUTION, LENGTH, FRAME_RATE, SEED, replace(STEPS, minimum=4), CFG, SHIFT, *_SLOT_PARAMETERS)
+_AFTER_LENGTH = (FRAME_RATE, SEED, replace(STEPS, minimum=4), CFG, SHIFT, *_SLOT_PARAMETERS)
 _STRENGTH = Parameter(
     key="61_strength", title="Keyframe Strength (High Noise)", type="float", default=1, minimum=0, maximum=1
 )
@@ -314,7 +314,7 @@ KEYFRAMES = ModelContract(
         ),
         _STRENGTH,
         replace(_STRENGTH, key="61_strength_low_noise", title="Keyframe Strength (Low Noise)"),
-        *_SAMPLING,
+        *(RESOLUTION, LENGTH, *_AFTER_LENGTH),
     ),
     slots=_SLOTS,
 )
@@ -337,7 +337,9 @@ SEGMENTS = ModelContract(
             replace(START_IMAGE, key=f"{node_id}_image", title=f"Image {number}", aliases=(f"image_{number}",))
             for number, node_id in enumerate(("68", "63", "64", "62"), 1)
         ),
-        *_SAMPLING,
+        RESOLUTION,
+        replace(LENGTH, description="Of each segment. A frame that two of them share is there once: 81 makes 241."),
+        *_AFTER_LENGTH,
     ),
     slots=_SLOTS,
 )
@@ -349,7 +351,9 @@ LOOP = ModelContract(
     parameters=(
         PROMPT,
         replace(START_IMAGE, title="Image", aliases=("start_image", *START_IMAGE.aliases)),
-        *_SAMPLING,
+        RESOLUTION,
+        replace(LENGTH, description="The last one is the image again, and is left out: 81 makes 80."),
+        *_AFTER_LENGTH,
     ),
     slots=_SLOTS,
 )
