@@ -270,7 +270,7 @@ STAGES = {
     "third segment's only phase": ("low", 9, {"n57_handover_step": 0}, 0, 9 + 4),
     # Each segment has 2 steps of the prelude and 1 high-noise step, all on one model's weights.
     "third segment's low noise, with a prelude": ("low", 5, BEHIND_PRELUDE, 6 + 3, 5 + 2),
-    "second segment's high noise, with a prelude": ("high", 2, BEHIND_PRELUDE, (6 + 2) + 1, 6),
+    "second segment's high noise, with a prelude": ("high", 2, BEHIND_PRELUDE, (6 + 2) + 2, 6),
     "second segment's prelude": ("prelude", 3, BEHIND_PRELUDE, 3 + (4 + 3), 6),
 }  # fmt: skip
 
