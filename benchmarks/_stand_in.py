@@ -25,7 +25,7 @@ from ..contract.parameters import MODELS
 from ..contract.workflow import Graph, graph_for
 
 _TICK_S = 0.05
-_LOADERS = ("unet_name", "vae_name", "clip_name")
+_LOADERS = ("unet_name", "vae_name", "clip_name", "lora_name")
 
 File = tuple[str, str, str]  # folder type, subfolder, name
 

@@ -78,7 +78,7 @@ _FP16 = (
     ),
     VAE,
 )
-_LORAS = (
+LORAS = (
     _comfy(
         "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise.safetensors",
         "loras",
@@ -111,7 +111,7 @@ class Variant:
 VARIANTS = {
     "fp8": Variant(_FP8, "open the template wan22_flf2v"),
     "fp16": Variant(_FP16, "open the template wan22_flf2v and choose these files in its loaders"),
-    "lightning": Variant((*_FP8, *_LORAS), "open the template wan22_flf2v_4_steps_lora"),
+    "lightning": Variant((*_FP8, *LORAS), "open the template wan22_flf2v_4_steps_lora"),
     "gguf": Variant(_GGUF, "open the template wan22_flf2v_gguf; it needs the pack ComfyUI-GGUF"),
 }
 FILES = tuple(dict.fromkeys(file for variant in VARIANTS.values() for file in variant.files))

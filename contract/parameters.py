@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from .downloads import LORAS
+
 Value: TypeAlias = str | int | float
 ParameterType: TypeAlias = Literal["string", "integer", "float", "boolean"]
 Makes: TypeAlias = Literal["video", "image"]
@@ -87,8 +89,10 @@ class ModelContract:
     """One model as the API offers it: its id, its parameters and the API workflow they fill.
 
     ``workflow`` is a bundled one, ``loaders`` replaces nodes of it: node id → the ``class_type`` and ``inputs`` to use.
-    A model that an operator added, at ``added_at`` (Unix seconds), has a ``graph`` in its place. ``output_node`` is the
-    id of the node that saves what the model ``makes``, a file named after its input ``filename_prefix``.
+    ``slots`` are nodes that it has bypassed, node id → the inputs that no parameter sets: such a node is in the graph
+    where a parameter of it is not 0. A model that an operator added, at ``added_at`` (Unix seconds), has a ``graph`` in
+    its place. ``output_node`` is the id of the node that saves what the model ``makes``, a file named after its input
+    ``filename_prefix``.
     """
 
     model_id: str
@@ -96,6 +100,7 @@ class ModelContract:
     workflow: str
     parameters: tuple[Parameter, ...]
     loaders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    slots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     description: str = "Two images, the first and the last frame, and a prompt become a video."
     graph: Mapping[str, Mapping[str, Any]] | None = field(default=None, compare=False)
     added_at: float = 0.0
@@ -267,6 +272,21 @@ FOUR_STEPS = ModelContract(
         ),
     ),
 )
+# The workflows of the models below have a place for a 4-step LoRA on each expert.
+_HIGH_LORA, _LOW_LORA = LORAS
+_SLOTS = {"91": {"lora_name": _HIGH_LORA.name}, "92": {"lora_name": _LOW_LORA.name}}
+_SLOT_PARAMETERS = tuple(
+    replace(
+        _LORA_STRENGTH,
+        key=f"{node_id}_strength_model",
+        title=f"4-Step LoRA Strength ({expert} Noise)",
+        description="0: no LoRA. 1, on both experts, is for 4 to 8 steps, a guidance scale of 1 and a shift of 5; "
+        f"{file.name} must be there.",
+        default=0,
+    )
+    for node_id, expert, file in (("91", "High", _HIGH_LORA), ("92", "Low", _LOW_LORA))
+)
+_AFTER_LENGTH = (FRAME_RATE, SEED, replace(STEPS, minimum=4), CFG, SHIFT, *_SLOT_PARAMETERS)
 _STRENGTH = Parameter(
     key="61_strength", title="Keyframe Strength (High Noise)", type="float", default=1, minimum=0, maximum=1
 )
@@ -294,8 +314,9 @@ KEYFRAMES = ModelContract(
         ),
         _STRENGTH,
         replace(_STRENGTH, key="61_strength_low_noise", title="Keyframe Strength (Low Noise)"),
-        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+        *(RESOLUTION, LENGTH, *_AFTER_LENGTH),
     ),
+    slots=_SLOTS,
 )
 SEGMENTS = ModelContract(
     model_id="wan-flf2v/segments",
@@ -316,8 +337,11 @@ SEGMENTS = ModelContract(
             replace(START_IMAGE, key=f"{node_id}_image", title=f"Image {number}", aliases=(f"image_{number}",))
             for number, node_id in enumerate(("68", "63", "64", "62"), 1)
         ),
-        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+        RESOLUTION,
+        replace(LENGTH, description="Of each segment. A frame that two of them share is there once: 81 makes 241."),
+        *_AFTER_LENGTH,
     ),
+    slots=_SLOTS,
 )
 LOOP = ModelContract(
     model_id="wan-flf2v/loop",
@@ -327,8 +351,11 @@ LOOP = ModelContract(
     parameters=(
         PROMPT,
         replace(START_IMAGE, title="Image", aliases=("start_image", *START_IMAGE.aliases)),
-        *(RESOLUTION, LENGTH, FRAME_RATE, SEED, STEPS, CFG, SHIFT),
+        RESOLUTION,
+        replace(LENGTH, description="The last one is the image again, and is left out: 81 makes 80."),
+        *_AFTER_LENGTH,
     ),
+    slots=_SLOTS,
 )
 
 # The demo's tiny models make a video in seconds on a CPU: the same keys at values that fit them. They know the words

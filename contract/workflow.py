@@ -65,6 +65,7 @@ def node_title(graph: Graph, node_id: str) -> str:
 def fill(graph: Graph, model: ModelContract, values: Mapping[str, Value]) -> Graph:
     """Return a copy of ``graph`` with every value of ``values`` (already validated) in its node inputs.
 
+    A slot of ``model`` gets into the graph with the first value for it that is not 0, and is left out without one.
     Raises ``WorkflowError`` if a node or an input that a value names is not in the graph, ``KeyError`` if ``model``
     has no such parameter.
     """
@@ -73,6 +74,11 @@ def fill(graph: Graph, model: ModelContract, values: Mapping[str, Value]) -> Gra
         parameter = model.parameter(key)
         for target, part in zip(parameter.inputs, _parts(parameter, value), strict=True):
             node = filled.get(target.node_id)
+            if node is None and target.node_id in model.slots:
+                if part:
+                    inputs = {**model.slots[target.node_id], target.name: part}
+                    switch_on(model.workflow, filled, target.node_id, inputs)
+                continue
             if node is None:
                 raise WorkflowError(f"{key}: the workflow has no node {target.node_id}.")
             if target.name not in node["inputs"]:

@@ -107,8 +107,9 @@ def _install(item):
 def _needs_no_older_comfyui(item):
     """Tests of the gateway, its page and the training run on the newest; those marked as smoke on the others too."""
     older = _install(item) not in (None, NEWEST)
-    newest_alone = item.path.parent.name == "gateway" or item.path.name in ("test_page.py", "test_training.py")
-    return older and newest_alone and not item.get_closest_marker("smoke")
+    of_these = item.path.parent.name == "gateway" or item.path.name in ("test_page.py", "test_training.py")
+    newest_alone = of_these and not item.get_closest_marker("smoke")
+    return older and (newest_alone or item.get_closest_marker("newest") is not None)
 
 
 def pytest_configure(config):

@@ -127,13 +127,16 @@ class ComfyBackend:
         return OutputFile(f"{job.attempt_name}_00001_.{suffix}", FOLDER, "output", node_id)
 
     async def has_inputs(self, job: Job) -> bool:
-        """Whether the images that the job names, and does not bring, are in ComfyUI's input folder."""
+        """Whether ComfyUI has the images that the job names and does not bring, and the files of the slots it fills."""
         model = await self._models.find(job.model_id)
-        names = [
-            str(job.values[parameter.key])
-            for parameter in (model.parameters if model is not None else ())
-            if parameter.is_image and parameter.key in job.values.keys() - job.inputs.keys()
-        ]
+        if model is None:
+            return True
+        named = [parameter for parameter in model.parameters if parameter.key in job.values.keys() - job.inputs.keys()]
+        of_slots = {one.key: job.values[one.key] for one in named if one.inputs[0].node_id in model.slots}
+        filled = fill(graph_for(model), model, of_slots)
+        if await find_lacking(self.client, {node_id: filled[node_id] for node_id in model.slots if node_id in filled}):
+            return False
+        names = [str(job.values[parameter.key]) for parameter in named if parameter.is_image]
         files = [OutputFile(name, "", "input", "") for name in names]
         try:
             return all(await asyncio.gather(*map(self.client.has_file, files)))

@@ -40,7 +40,7 @@ _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _REPORT_S = 0.25  # how often progress is written
 _PREVIEW_EVERY_S = 0.5
 _OFFERS_S = 60.0  # how long what a ComfyUI lacks counts as known
-_REFUSED_S = 30.0  # how long a job whose images a worker lacks is not offered to it again
+_REFUSED_S = 30.0  # how long a job whose images or LoRAs a worker lacks is not offered to it again
 _PATIENCE_S = 5.0  # for a ComfyUI that is given a waiting job
 _SUBMIT_WAIT_S = 5.0  # for a prompt that is on its way when its job is dropped
 _MAX_DEATHS = 2  # of ComfyUI while it ran a job
@@ -147,7 +147,7 @@ class Worker:
         return job_id in self.held()
 
     def refused(self) -> set[str]:
-        """Return the ids of the jobs whose images it lacks, as far as is known."""
+        """Return the ids of the jobs whose images or LoRAs it lacks, as far as is known."""
         now = time.monotonic()
         return {job_id for job_id, until in self._refused.items() if until > now}
 

@@ -413,10 +413,10 @@ def small_workflow(seed, **inputs):
 def small_template(name, **inputs):
     """Return another template on tiny models, on pictures of the tests."""
     graph, demo = load_graph(name), demo_graph()
-    for node_id in ("37", "38", "39", "56", "62", "68", "71"):
+    for node_id in graph.keys() & {"37", "38", "39", "56", "62", "68", "71"}:
         graph[node_id]["inputs"].update(demo[node_id]["inputs"])
         graph[node_id]["class_type"] = demo[node_id]["class_type"]
-    return ui_form(name, set_inputs(graph, n57_steps=2, n57_cfg=1.0, n63_image="start.jpg", **inputs))
+    return ui_form(name, set_inputs(graph, **{"n57_steps": 2, "n57_cfg": 1.0, "n67_length": 9, **inputs}))
 
 
 def test_run_plays_the_video_in_the_node(editor, comfy_server):
@@ -461,17 +461,34 @@ def test_each_clip_of_a_batch_plays_in_the_node(editor, comfy_server):
 
 
 @pytest.mark.parametrize("renderer", ["classic"], indirect=True)  # how it plays is tested in both
-def test_several_images_play_as_one_video(editor, comfy_server):
-    """Four images, so three segments of 9 frames; the frame at each seam is there once."""
-    editor.load(small_template("wan22_flf2v_several_images", n64_image="end.jpg", n67_length=9, n57_noise_seed=80))
+@pytest.mark.parametrize(
+    ("name", "inputs", "facts"),
+    [  # a frame at a seam is there once, and the one with which the loop begins again is not
+        ("several_images", {"n63_image": "start.jpg", "n64_image": "end.jpg"}, "25 frames, 1.5 s"),
+        pytest.param(
+            *("long_video", {"n77_length": 9, "n87_steps": 2, "n87_cfg": 1.0}, "17 frames, 1 s"),
+            marks=pytest.mark.newest,
+        ),
+        pytest.param("loop", {}, "8 frames, 0.44 s", marks=pytest.mark.newest),
+    ],
+)
+def test_segments_and_loops_play_as_one_video(editor, comfy_server, name, inputs, facts):
+    editor.load(small_template(f"wan22_flf2v_{name}", n57_noise_seed=80, **inputs))
     editor.run(comfy_server)
     editor.page.wait_for_function(PLAYS, timeout=240_000)
-    assert editor.widget(73, "facts")["text"].startswith("64x64, 25 frames, 1.5 s at 16 fps, ")
+    assert editor.widget(73, "facts")["text"].startswith(f"64x64, {facts} at 16 fps, ")
+    if name == "loop":  # the node for it is the last to run
+        editor.page.wait_for_function(SAYS, arg=[76, "from the last frame back to the first"], timeout=240_000)
 
 
 def test_a_moved_keyframe_and_what_is_reused_are_said_on_their_nodes(editor, comfy_server):
     asked = 9 + editor.nodes_2  # what ComfyUI has in its cache says nothing again
-    inputs = {"n61_frames": str(asked), "n67_length": 17, "n57_noise_seed": 70 + editor.nodes_2}
+    inputs = {
+        "n61_frames": str(asked),
+        "n63_image": "start.jpg",
+        "n67_length": 17,
+        "n57_noise_seed": 70 + editor.nodes_2,
+    }
     editor.load(small_template("wan22_flf2v_keyframes", **inputs))
     editor.run(comfy_server)
     notice = f"Keyframes stand at multiples of 4: frame {asked} becomes 8."

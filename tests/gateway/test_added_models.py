@@ -252,28 +252,81 @@ def test_each_expert_can_have_a_lora_whose_file_only_the_operator_exposes(gatewa
 
 @pytest.mark.parametrize("bundled", [FOUR_STEPS, KEYFRAMES, LOOP, SEGMENTS], ids=lambda model: model.model_id)
 def test_the_bundled_workflows_run_as_models(api, bundled, monkeypatch, comfy_server):
-    """On the demo's models; 4 steps with tiny LoRAs, and behind a prelude."""
-    loaders = dict(DEMO.loaders)
+    """On the demo's models; with tiny LoRAs in the loaders or slots, and 4 steps behind a prelude."""
+    loaders, lora = dict(DEMO.loaders), {"lora_name": write_lora(comfy_server)}
     if bundled is FOUR_STEPS:
-        lora = {"lora_name": write_lora(comfy_server), "strength_model": 1.0}
-        loaders |= {"91": {"inputs": {**lora, "model": ["37", 0]}}, "92": {"inputs": {**lora, "model": ["56", 0]}}}
-    monkeypatch.setitem(MODELS, bundled.model_id, replace(bundled, loaders=loaders))
-    keys = {parameter.key for parameter in bundled.parameters}
+        inputs = {**lora, "strength_model": 1.0}
+        loaders |= {"91": {"inputs": {**inputs, "model": ["37", 0]}}, "92": {"inputs": {**inputs, "model": ["56", 0]}}}
+    model = replace(bundled, loaders=loaders, slots=dict.fromkeys(bundled.slots, lora))
+    monkeypatch.setitem(MODELS, bundled.model_id, model)
+    values = small_values(bundled)
+    values |= {"91_strength_model": 0.5, "92_strength_model": 2.0}
+    if bundled is FOUR_STEPS:
+        values |= {"57_steps": 4, "57_prelude": "steps", "57_prelude_steps": 1}
+    ended = run_on(api, bundled.model_id, values)
+    assert ended.status == "succeeded", ended.error
+    frames, metadata = read_result(api, ended)
+    made = {FOUR_STEPS: lambda length: length, KEYFRAMES: lambda length: length, LOOP: lambda length: length - 1}
+    made[SEGMENTS] = lambda length: 3 * (length - 1) + 1
+    assert len(frames) == made[bundled](9)
+    if text := bundled.parameter("67_length").description:
+        assert text.endswith(f": 81 makes {made[bundled](81)}.")
+    form, prompt = json.loads(metadata["workflow"]), json.loads(metadata["prompt"])
+    assert form["nodes"], "dropped on the editor, it restores the workflow"
+    assert not [node["id"] for node in form["nodes"] if node["mode"]], "with the LoRAs switched on"
+    assert [prompt["54"]["inputs"]["model"], prompt["57"]["inputs"]["model_low_noise"]] == [["91", 0], ["92", 0]]
+    assert [prompt[node_id]["inputs"]["strength_model"] for node_id in ("91", "92")] == [0.5, 2.0]
+
+
+def test_slots_that_are_not_filled_change_nothing(api, monkeypatch, comfy_server):
+    """Each of them changes the video; without both it is that of the workflow as it is, and needs no file."""
+    slots = {node_id: {"lora_name": write_lora(comfy_server)} for node_id in LOOP.slots}
+    bare = tuple(one for one in LOOP.parameters if one.inputs[0].node_id not in slots)
+    models = {
+        "slots": replace(LOOP, loaders=DEMO.loaders, slots=slots),
+        "bare": replace(LOOP, loaders=DEMO.loaders, slots={}, parameters=bare),
+        "none": replace(LOOP, loaders=DEMO.loaders),
+    }
+    for model_id, model in models.items():
+        monkeypatch.setitem(MODELS, model_id, replace(model, model_id=model_id))
+    small = {**small_values(LOOP), "57_steps": 4, "54_shift": 5.0}  # both experts have steps
+
+    def frames(model_id, **strengths):
+        ended = run_on(api, model_id, {**small, **strengths})
+        assert ended.status == "succeeded", ended.error
+        return b"".join(read_result(api, ended)[0])
+
+    off = {"91_strength_model": 0.0, "92_strength_model": 0.0}
+    bare = frames("bare")
+    assert frames("slots", **off) == frames("none", **off) == bare
+    one, other = (frames("slots", **{**off, key: 2.0}) for key in off)
+    assert len({bare, one, other}) == 3
+    ended = run_on(api, "none", {**small, **off, "92_strength_model": 1.0})
+    (file,) = LOOP.slots["92"].values()
+    assert ended.status == "failed"
+    assert f'needs the model file "{file}", which this ComfyUI does not have.' in ended.error
+
+
+def small_values(model):
+    keys = {parameter.key for parameter in model.parameters}
     given = {key: "start.jpg" for key in keys if key.endswith("_image")}
     texts = {"6_text": "circle", "60_prompts": "circle", "61_frames": 4}
     values = {**given, **{key: text for key, text in texts.items() if key in keys}}
-    values |= {"71_widthx71_height": "96x128 (3:4)", "67_length": 9, "57_steps": 1, "57_cfg": 1.0}
-    if bundled is FOUR_STEPS:
-        values |= {"57_steps": 4, "57_prelude": "steps", "57_prelude_steps": 1, "91_strength_model": 0.5}
+    return values | {"71_widthx71_height": "96x128 (3:4)", "67_length": 9, "57_steps": 1, "57_cfg": 1.0}
+
+
+def run_on(api, model_id, values):
+    """Return the job of such a request, as it ended."""
 
     async def use(_, dispatcher):
-        job = await api.store.submit(Submission(str(uuid.uuid4()), "test", bundled.model_id, values, {}))
+        job = await api.store.submit(Submission(str(uuid.uuid4()), "test", model_id, values, {}))
         dispatcher.poke()
         return await api.until(job)
 
-    ended = api.run(use)
-    assert ended.status == "succeeded", ended.error
-    with av.open(str(api.settings.data / "results" / ended.id / "video.mp4")) as container:
-        frames, form = container.streams.video[0].frames, json.loads(container.metadata["workflow"])
-    assert frames == {FOUR_STEPS: 9, KEYFRAMES: 9, LOOP: 8, SEGMENTS: 25}[bundled]
-    assert form["nodes"], "dropped on the editor, it restores the workflow"
+    return api.run(use)
+
+
+def read_result(api, job):
+    """Return the video's frames, as bytes, and its metadata."""
+    with av.open(str(api.settings.data / "results" / job.id / "video.mp4")) as container:
+        return [frame.to_ndarray().tobytes() for frame in container.decode(video=0)], dict(container.metadata)

@@ -17,12 +17,12 @@ from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client import comfy
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
-from wan_flf2v.contract.parameters import DEMO
+from wan_flf2v.contract.parameters import DEMO, LOOP
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
 from wan_flf2v.gateway.jobs.addresses import addresses_of, resolve
 from wan_flf2v.gateway.jobs.comfyui import ComfyBackend
-from wan_flf2v.gateway.jobs.records import prompt_id
+from wan_flf2v.gateway.jobs.records import Submission, prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
 
@@ -457,6 +457,34 @@ def test_jobs_go_only_where_their_models_and_images_are(tmp_path):
                 ends = [await api.until(job) for job in jobs]
             assert [end.status for end in ends] == ["succeeded"] * 4, [end.error for end in ends]
             assert (ids(one), ids(three), len(ids(two))) == ([], [], 4)
+
+    run(test())
+
+
+def test_a_job_goes_only_where_the_files_of_the_slots_it_fills_are(tmp_path):
+    (lora,) = LOOP.slots["92"].values()
+    prompt = {"6_text": "x", "68_image": "start.jpg"}
+
+    async def test():
+        async with (
+            StandIn(lacks=(lora,)) as without,
+            StandIn() as complete,
+            api_of(tmp_path, [without, complete]) as api,
+        ):
+
+            async def ends(count, **values):
+                jobs = [
+                    Submission(str(uuid.uuid4()), "test", LOOP.model_id, {**prompt, **values}, {}) for _ in range(count)
+                ]
+                waiting = [await api.store.submit(job) for job in jobs]
+                return [(await api.until(job)).status for job in waiting]
+
+            async with api.dispatching():
+                assert await ends(4, **{"91_strength_model": 1.0, "92_strength_model": 0.5}) == ["succeeded"] * 4
+                assert (len(without.ran), len(complete.ran)) == (0, 4)
+                await api.store.drain(complete.url)
+                assert await ends(1, **{"91_strength_model": 1.0, "92_strength_model": 0.0}) == ["succeeded"]
+                assert len(without.ran) == 1, "it has the file of that slot"
 
     run(test())
 

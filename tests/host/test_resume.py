@@ -262,14 +262,16 @@ def test_random_numbers_after_a_prelude_are_those_of_the_whole_run(host):
     assert torch.equal(resumed, host.tensors("stock")["samples"])
 
 
+BEHIND_PRELUDE = {"n57_model_prelude": ["37", 0], "n57_prelude_steps": 2, "n57_handover": "boundary"}
 STAGES = {
     # The expert that is interrupted, at which of its calls, settings; calls of both runs together, of either expert.
     "third segment's low noise": ("low", 5, {}, 6, 5 + 2),
     "second segment's high noise": ("high", 3, {}, 3 + 4, 6),
     "third segment's only phase": ("low", 9, {"n57_handover_step": 0}, 0, 9 + 4),
-    "third segment's low noise, with a prelude": (
-        "low", 5, {"n57_model_prelude": ["37", 0], "n57_prelude_steps": 2, "n57_handover": "boundary"}, 6 + 3, 5 + 2,
-    ),
+    # Each segment has 2 steps of the prelude and 1 high-noise step, all on one model's weights.
+    "third segment's low noise, with a prelude": ("low", 5, BEHIND_PRELUDE, 6 + 3, 5 + 2),
+    "second segment's high noise, with a prelude": ("high", 2, BEHIND_PRELUDE, (6 + 2) + 2, 6),
+    "second segment's prelude": ("prelude", 3, BEHIND_PRELUDE, 3 + (4 + 3), 6),
 }  # fmt: skip
 
 
@@ -278,7 +280,7 @@ def test_after_an_interrupt_what_had_finished_is_not_run_again(host, stage):
     """What had not is run whole: of the phase that was interrupted, nothing is left."""
     expert, call, settings, high, low = STAGES[stage]
     graph = segments_graph(4, join=False, n57_steps=4, n57_handover="step", n57_handover_step=2)
-    del set_inputs(graph, **settings)["73"]
+    del set_inputs(graph, n57_noise_seed=60 + list(STAGES).index(stage), **settings)["73"]  # nothing is there yet
     patch(graph, expert, "WanFLF2VTestWrapper", kind="interrupting")
     graph["one"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["57", 0], "batch_size": 3}}
     dump_latent(graph, "one", "segments")

@@ -1,5 +1,6 @@
 """The bundled workflows: the two forms of each are one graph, on the nodes this host really has, and run."""
 
+import collections
 import itertools
 import json
 import urllib.request
@@ -307,6 +308,12 @@ def test_app_mode_is_one_click_away(any_ui, any_api):
     assert all(str(node_id) in any_api for node_id in extra["linearData"]["outputs"])
     for node_id, widget in extra["linearData"]["inputs"]:  # pairs only: the frontend of 0.18.2 takes no third element
         assert not isinstance(any_api[str(node_id)]["inputs"][widget], list)
+    shown = collections.defaultdict(set)
+    for node_id, widget in extra["linearData"]["inputs"]:
+        shown[str(node_id)].add(widget)
+    for kind in ("WanFLF2VSampler", "WanFLF2VConditioning"):  # else one segment would not get what the form says
+        alike = [shown[node_id] for node_id, node in any_api.items() if node["class_type"] == kind]
+        assert all(one == alike[0] for one in alike)
 
 
 def test_notes_name_every_model_and_its_folder(ui, api):

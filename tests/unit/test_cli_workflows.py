@@ -81,6 +81,20 @@ def test_a_lora_is_the_templates_bypassed_loader_and_further_ones_follow():
     assert graph["57"]["inputs"]["model_low_noise"] == ["92", 0]
 
 
+def test_a_lora_of_a_long_video_is_for_all_segments():
+    workflow = Workflow("wan22_flf2v_long_video", load_graph("wan22_flf2v_long_video"), "wan22_flf2v_long_video")
+    given = add_lora(workflow, "--lora-high", "a") + add_lora(workflow, "--lora-low", "b:0.5")
+    assert assign(workflow.graph, INFOS, given) == []
+    graph = workflow.graph
+    samplers = [graph[node_id]["inputs"] for node_id in ("57", "87")]
+    for expert, before, values in (
+        ("model_high_noise", "54", {"lora_name": "a", "strength_model": 1.0}),
+        ("model_low_noise", "56", {"lora_name": "b", "strength_model": 0.5}),
+    ):
+        ((node_id, _), other) = (sampler[expert] for sampler in samplers)
+        assert (other, graph[node_id]["inputs"]) == ([node_id, 0], {**values, "model": [before, 0]})
+
+
 @pytest.mark.parametrize("option", ["--size", RESOLUTION.key])
 def test_a_size_wins_over_a_preset(workflow, option):
     workflow.graph["71"]["inputs"]["preset"] = "720x720 (1:1)"

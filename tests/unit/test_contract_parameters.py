@@ -1,12 +1,24 @@
 """The contract's data against the numbers of the hosted model's public page, written out here once more."""
 
 import dataclasses
+import json
 
 import pytest
-from wan_flf2v.contract.parameters import DEMO, HOSTED, MODELS, RESOLUTIONS, parse_size
+from wan_flf2v.bootstrap.paths import REPO
+from wan_flf2v.contract.parameters import (
+    DEMO,
+    HOSTED,
+    KEYFRAMES,
+    LOOP,
+    MODELS,
+    RESOLUTIONS,
+    SEGMENTS,
+    parse_size,
+)
 from wan_flf2v.contract.validation import validate
 from wan_flf2v.contract.workflow import fill, graph_for, load_graph
 
+WORKFLOWS = REPO / "workflows"
 STEPS_TEXT = "Number of denoising iterations; more steps refine detail and stability but take longer."
 CFG_TEXT = "Controls how strongly the output adheres to the prompt versus allowing creative variation."
 SHIFT_TEXT = (
@@ -75,6 +87,9 @@ def test_every_key_is_spelled_from_the_node_inputs_it_fills(model):
 )
 def test_defaults_are_what_the_bundled_workflow_holds(model, parameter):
     graph = load_graph(model.workflow)
+    if parameter.inputs[0].node_id in model.slots:  # a node that it has bypassed
+        assert (parameter.default, parameter.inputs[0].node_id in graph) == (0, False)
+        return
     held = [graph[target.node_id]["inputs"][target.name] for target in parameter.inputs]
     if parameter.key == "61_frames":  # one number of a text that can hold several
         held = [int(held[0])]
@@ -111,9 +126,35 @@ def test_every_image_of_the_workflow_can_be_given(model):
 def test_all_keys_fill_their_graph(model):
     given = {one.key: one.default for one in model.parameters}
     graph = fill(graph_for(model), model, validate(model, given))
+    assert graph.keys() == graph_for(model).keys()
+    given |= {key: 0.5 for key in given if key.partition("_")[0] in model.slots}
+    graph = fill(graph_for(model), model, validate(model, given))
     for parameter in model.parameters:
         held = [graph[target.node_id]["inputs"][target.name] for target in parameter.inputs]
-        assert held == (list(parse_size(parameter.default)) if len(held) == 2 else [parameter.default])
+        value = given[parameter.key]
+        assert held == (list(parse_size(value)) if len(held) == 2 else [value])
+
+
+@pytest.mark.parametrize("model", [KEYFRAMES, SEGMENTS, LOOP], ids=lambda model: model.model_id)
+def test_a_slot_has_the_lora_of_its_expert(model):
+    """What the template's bypassed loader has, so that the editor and the API give the same."""
+    form = json.loads((WORKFLOWS / f"{model.workflow}.json").read_text("utf-8"))
+    bypassed = {str(node["id"]): node["widgets_values"][0] for node in form["nodes"] if node["mode"]}
+    assert {node_id: inputs["lora_name"] for node_id, inputs in model.slots.items()} == bypassed
+    both = {"91_strength_model": 0.5, "92_strength_model": 2.0}
+    for given in (both, {"91_strength_model": 0.5, "92_strength_model": 0.0}, {"92_strength_model": 2.0}):
+        graph = fill(graph_for(model), model, given)
+        links = {"high": graph["54"]["inputs"]["model"], "low": graph["57"]["inputs"]["model_low_noise"]}
+        filled = {key.partition("_")[0]: value for key, value in given.items() if value}
+        base = {"91": ["37", 0], "92": ["56", 0]}
+        assert links == {
+            expert: [node_id, 0] if node_id in filled else base[node_id]
+            for expert, node_id in (("high", "91"), ("low", "92"))
+        }
+        for node_id, strength in filled.items():
+            expected = {**model.slots[node_id], "strength_model": strength, "model": base[node_id]}
+            assert graph[node_id]["inputs"] == expected
+        assert graph.keys() - graph_for(model).keys() == filled.keys()
 
 
 def test_sizes_are_read_from_their_labels():
