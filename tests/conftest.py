@@ -105,11 +105,17 @@ def _install(item):
 
 
 def _needs_no_older_comfyui(item):
-    """Tests of the gateway, its page and the training run on the newest; those marked as smoke on the others too."""
-    older = _install(item) not in (None, NEWEST)
-    of_these = item.path.parent.name == "gateway" or item.path.name in ("test_page.py", "test_training.py")
-    newest_alone = of_these and not item.get_closest_marker("smoke")
-    return older and (newest_alone or item.get_closest_marker("newest") is not None)
+    """Tests of the gateway, its page, the training and the editor's Nodes 2.0 run on the newest.
+
+    Those marked as smoke run on the others too, and of the rest, those marked as newest do not.
+    """
+    if _install(item) in (None, NEWEST):
+        return False
+    newest_alone = item.path.parent.name == "gateway" or item.path.name in ("test_page.py", "test_training.py")
+    nodes_2 = hasattr(item, "callspec") and item.callspec.params.get("renderer") == "nodes 2.0"
+    if newest_alone or nodes_2:
+        return not item.get_closest_marker("smoke")
+    return bool(item.get_closest_marker("newest"))
 
 
 def pytest_configure(config):

@@ -47,12 +47,3 @@ def editor(renderer, browser, comfy_install, comfy_server):
     page = browser.new_page(viewport={"width": 1600, "height": 900})
     yield Editor(page, comfy_server.url, nodes_2=renderer == "nodes 2.0")
     page.close()
-
-
-@pytest.fixture(scope="module")
-def plain_editor(editor, browser, comfy_server):
-    """The same without the pack's own JavaScript."""
-    page = browser.new_page(viewport={"width": 1600, "height": 900})
-    page.route("**/extensions/wan-flf2v/*.js", lambda route: route.abort())
-    yield Editor(page, comfy_server.url, nodes_2=editor.nodes_2)
-    page.close()

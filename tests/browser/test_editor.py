@@ -4,6 +4,7 @@ import json
 import re
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from support.demo_graphs import demo_graph, set_inputs
@@ -30,7 +31,7 @@ COPY = """() => {
         seconds: widget(conditioning, "seconds").element.textContent,
     }
 }"""
-# What node 57 says while it runs, as the user reads it, until the video is there.
+# All that node 57 says while it runs, as the user reads it.
 WATCH = """() => {
     window.said = []
     const look = () => {
@@ -38,10 +39,12 @@ WATCH = """() => {
             const [text] = shown.innerText.match(/step \\d+ of \\d+.*/) ?? []
             if (text && text !== window.said.at(-1)) window.said.push(text)
         }
-        if (!app.nodeOutputs[73]) setTimeout(look, 20)
     }
-    look()
+    window.watcher = new MutationObserver(look)
+    window.watcher.observe(document.body, {childList: true, subtree: true, characterData: true})
 }"""
+SAID = "() => { watcher.disconnect(); return said }"
+GROUPS = "app.graph.serialize().groups"
 BOX = "app.graph.getNodeById(57).widgets.find(widget => widget.name === 'schedule').element"
 SEARCH = """query => document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s
     .get("nodeDef").nodeSearchService.searchNode(query, [], {limit: 60}).map(node => [node.name, node.python_module])"""
@@ -108,18 +111,21 @@ LAID_OUT_WRONG = """() => {
 TEXTS_HIDDEN = """() => {
     const links = [...app.graph.links.values()]
     if (!links.every(link => link.path)) return  // not drawn yet
-    const context = document.createElement("canvas").getContext("2d")
-    const through = ([left, top, width, height]) => links.filter(({path}) => {
-        for (let x = left; x <= left + width; x += 6)
-            for (let y = top; y <= top + height; y += 6) if (context.isPointInStroke(path, x, y)) return true
-    })
+    const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true})
+    const isDrawn = (some, [left, top, width, height]) => {
+        Object.assign(context.canvas, {width: Math.ceil(width), height: Math.ceil(height)})  // this empties it
+        context.translate(-left, -top)
+        context.lineWidth = 12  // wider than a link is drawn: none may touch a text
+        for (const {path} of some) context.stroke(path)
+        return context.getImageData(0, 0, context.canvas.width, context.canvas.height).data.some(Boolean)
+    }
+    const through = box => isDrawn(links, box) ? links.filter(link => isDrawn([link], box)) : []
     const notes = app.graph._nodes.filter(node => node.type === "MarkdownNote")
         .map(({title, pos: [x, y], size: [width, height]}) => ({title, box: [x, y - 30, width, height + 30]}))
     const titles = app.graph._groups.map(({title, font_size, _bounding: [x, y, width]}) => {
         context.font = `${font_size}px Inter`
         return {title, room: width - 8, box: [x + 4, y + 4, context.measureText(title).width, font_size]}
     })
-    context.lineWidth = 12  // no link slips through between the points
     const under = [...notes, ...titles].flatMap(({title, box}) =>
         through(box).map(({origin_id, target_id}) => `${origin_id} to ${target_id} under ${title}`))
     return [...under, ...titles.filter(({room, box}) => box[2] > room).map(({title}) => `${title} is too wide`)]
@@ -148,6 +154,7 @@ def inputs_of(graph):
     return {node_id: node["inputs"] for node_id, node in graph.items()}
 
 
+@pytest.mark.smoke
 def test_the_bundled_workflow_opens_as_its_api_form(editor):
     assert editor.prompt() == inputs_of(load_graph("wan22_flf2v"))
     assert editor.page.evaluate("app.canvas.ds.scale") >= 0.6, "text is drawn from 0.57 on"
@@ -169,6 +176,7 @@ def test_missing_models_are_offered_for_download(editor, comfy_install):
         assert page.get_by_text("Download", exact=True).count() == 4
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "name",
     [
@@ -290,6 +298,7 @@ class TestWidgets:
         assert editor.widget(67, "length")["value"] == 80
         assert editor.widget(67, "seconds")["text"] == "77 frames (80 is not 4n+1), 4.75 s at 16 fps"
 
+    @pytest.mark.smoke
     def test_inputs_that_the_handover_does_not_use_are_hidden_and_kept(self, editor):
         assert [editor.widget(57, name)["hidden"] for name in ("handover_step", "boundary")] == [True, False]
         before = editor.prompt()["57"]
@@ -407,7 +416,7 @@ def test_the_cards_of_the_template_browser(editor):
 
 def small_workflow(seed, **inputs):
     """Return the bundled workflow on tiny models."""
-    return ui_form("wan22_flf2v", demo_graph(n57_steps=2, n57_noise_seed=seed, **inputs))
+    return ui_form("wan22_flf2v", demo_graph(**{"n57_steps": 2, "n57_noise_seed": seed, **inputs}))
 
 
 def small_template(name, **inputs):
@@ -419,24 +428,44 @@ def small_template(name, **inputs):
     return ui_form(name, set_inputs(graph, **{"n57_steps": 2, "n57_cfg": 1.0, "n67_length": 9, **inputs}))
 
 
-def test_run_plays_the_video_in_the_node(editor, comfy_server):
-    editor.load(small_workflow(seed=50 + editor.nodes_2))
-    editor.run(comfy_server)
+class Run(NamedTuple):
+    """A run that the editor has watched: what stood in it before, all that node 57 said, the video's file."""
+
+    prompt: dict
+    groups: list
+    said: list
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def run(editor, comfy_server):
+    editor.load(small_workflow(seed=50 + editor.nodes_2, n57_steps=20))
+    prompt, groups = editor.prompt(), editor.page.evaluate(GROUPS)
+    editor.page.evaluate(WATCH)
+    path = editor.run(comfy_server)
+    return Run(prompt, groups, editor.page.evaluate(SAID), path)
+
+
+@pytest.mark.smoke
+def test_run_plays_the_video_in_the_node(editor, run):
     editor.page.wait_for_function(PLAYS, timeout=240_000)
     facts = editor.widget(73, "facts")["text"]
     assert re.fullmatch(r"64x64, 9 frames, 0.5 s at 16 fps, \d+ KiB", facts)
     assert editor.page.evaluate(LAID_OUT_WRONG) == [], "with the strip, findings, the video and its facts"
 
 
-def test_the_step_and_the_time_left_stand_in_node_57_while_it_runs(editor, comfy_server):
-    editor.load(ui_form("wan22_flf2v", demo_graph(n57_steps=100, n57_noise_seed=90 + editor.nodes_2)))
-    editor.page.evaluate(WATCH)
-    editor.run(comfy_server)
-    said = editor.page.evaluate("said")
-    steps = [int(re.match(r"step (\d+) of 100, (high|low) noise", text)[1]) for text in said]
-    assert len(steps) >= 2, said
-    assert steps == sorted(set(steps)), said
-    assert [text for text in said if re.search(r", \d+:\d\d of sampling left", text)], said
+@pytest.mark.smoke
+def test_the_step_and_the_time_left_stand_in_node_57_while_it_runs(run):
+    steps = [int(re.match(r"step (\d+) of 20, (high|low) noise", text)[1]) for text in run.said]
+    assert len(steps) >= 2, run.said
+    assert steps == sorted(set(steps)), run.said
+    assert [text for text in run.said if re.search(r", \d+:\d\d of sampling left", text)], run.said
+
+
+def test_a_video_of_the_editor_brings_its_workflow_back(editor, run):
+    editor.drop(run.path)
+    assert editor.prompt() == run.prompt
+    assert editor.page.evaluate(GROUPS) == run.groups
 
 
 def test_a_format_that_no_browser_plays_is_shown_by_its_copy(editor, comfy_server):
@@ -447,6 +476,7 @@ def test_a_format_that_no_browser_plays_is_shown_by_its_copy(editor, comfy_serve
     assert editor.page.evaluate("app.nodeOutputs[73].images[0].type") == "temp"
 
 
+@pytest.mark.smoke
 def test_each_clip_of_a_batch_plays_in_the_node(editor, comfy_server):
     """The classic renderer shows them beside each other, Nodes 2.0 one after another."""
     editor.load(small_workflow(seed=57 + editor.nodes_2, n57_seed_count=2, n73_format="png sequence"))
@@ -460,6 +490,7 @@ def test_each_clip_of_a_batch_plays_in_the_node(editor, comfy_server):
     assert editor.widget(73, "facts")["text"].count("64x64, 9 frames, 0.5 s at 16 fps, ") == 2
 
 
+@pytest.mark.newest  # tests/host runs the template on each
 @pytest.mark.parametrize("renderer", ["classic"], indirect=True)  # how it plays is tested in both
 @pytest.mark.parametrize(
     ("name", "inputs", "facts"),
@@ -499,12 +530,11 @@ def test_a_moved_keyframe_and_what_is_reused_are_said_on_their_nodes(editor, com
     editor.page.wait_for_function(SAYS, arg=[57, "1 step reused from an earlier run"], timeout=240_000)
 
 
-@pytest.mark.parametrize("renderer", ["nodes 2.0"], indirect=True)  # the form is the same in both
+@pytest.mark.parametrize("renderer", ["classic"], indirect=True)  # the form is the same in both
 def test_app_mode_shows_its_inputs_and_runs(editor):
     """A form of the inputs that matter, one click away."""
     page = editor.page
-    editor.open("wan22_flf2v")  # without what earlier tests have opened
-    for _ in range(3):
+    for _ in range(3):  # what earlier tests have opened
         page.keyboard.press("Escape")
         page.wait_for_timeout(500)
     workflow = small_workflow(seed=60 + editor.nodes_2)
@@ -528,6 +558,7 @@ def test_help_is_reached_by_the_i_button(editor):
     show_help(editor, "wan22_flf2v", 57, "Sampler", "LoRAs, caches and other patches")
 
 
+@pytest.mark.newest  # how a page is shown is tested with that of node 57
 @pytest.mark.parametrize("renderer", ["classic"], indirect=True)  # the pages are the same in both
 @pytest.mark.parametrize(
     ("template", "number", "kind", "text"),
@@ -552,6 +583,7 @@ def show_help(editor, template, number, kind, text):
     page.wait_for_function(HELP_PICTURE, arg=f"WanFLF2V{kind}.jpg", timeout=240_000)
 
 
+@pytest.mark.smoke
 def test_nothing_of_the_pack_failed_in_the_browser(editor):
     """Last, after all that the tests above did."""
     assert editor.faults == []

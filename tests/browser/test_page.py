@@ -165,7 +165,6 @@ def test_cancel_ends_a_request_that_waits_in_comfyui(playground, gateway, token,
     assert [request["status"] for request in requests_of(gateway, token)] == ["cancelled"]
 
 
-@pytest.mark.smoke
 def test_a_reload_finds_the_request_again(playground, token, comfyui):
     """By the address; and without it, as the one that has not ended."""
     playground.open(token, keep=True).fill_names()
@@ -216,7 +215,6 @@ class TestNetwork:
         self.one_request_waits(idle, idle_gateway, idle_token)
         assert lost[0]["request_id"] == idle.request_id
 
-    @pytest.mark.smoke
     def test_cut_while_it_runs(self, playground, token, comfyui):
         playground.open(token).fill_names()
         page = playground.page
