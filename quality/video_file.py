@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from .metrics import Array
 
@@ -75,5 +75,10 @@ def _picture(frame: av.VideoFrame) -> Array:
     named = frame.colorspace
     if named == _UNNAMED:
         named = Colorspace.ITU709 if frame.height >= _HD_HEIGHT else Colorspace.ITU601
-    rgb = frame.reformat(format="rgb24", src_colorspace=named, interpolation=int(Interpolation.BICUBIC) | _EXACT)
+    rgb = frame.reformat(
+        format="rgb24",
+        src_colorspace=named,
+        dst_color_range=ColorRange.JPEG,  # PyAV 14 keeps the range of the file, and black would be 16
+        interpolation=int(Interpolation.BICUBIC) | _EXACT,
+    )
     return np.asarray(rgb.to_ndarray())

@@ -280,7 +280,8 @@ def _first_frame(video: Path) -> Image:
     try:
         with av.open(str(video)) as container:
             for frame in container.decode(video=0):
-                image: Image = frame.to_image()
+                # PyAV 14 keeps the range of the file if nothing is said, and black would be 16.
+                image: Image = frame.reformat(format="rgb24", dst_color_range="JPEG").to_image()
                 return image
     except (av.error.FFmpegError, IndexError) as error:
         raise ResultError("ComfyUI's video cannot be read. ComfyUI's log may say more.") from error

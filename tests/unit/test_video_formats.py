@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from support.media import decoded, described, ffmpeg, pictures, samples, seconds
+from wan_flf2v.gateway.jobs.results import _first_frame
+from wan_flf2v.quality.video_file import open_video
 from wan_flf2v.video import audio, formats, tags
 from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME, FORMATS, Format
@@ -167,6 +169,16 @@ def test_primaries_and_skin_are_within_two_codes(files, chosen):
     for number, colour in enumerate(COLOURS.values()):
         patch = written[:, 8:16, 24 * number + 8 : 24 * number + 16].mean((1, 2))
         assert np.abs(patch - np.array(colour) * 255).max() <= 2.0, (number, patch)
+
+
+@each([BY_NAME["mp4 H.264"], BY_NAME["mp4 H.264 10-bit"], BY_NAME["mkv FFV1"]])
+def test_the_report_and_the_api_see_the_colours_of_a_file(files, chosen):
+    """An older PyAV gives RGB in the range of the file if nothing is said: black is 16 then."""
+    written = rgb(chosen, files(chosen))[0] * 255
+    with open_video(files(chosen)) as video:
+        _, reported = next(video.frames)
+    for seen in (reported, np.asarray(_first_frame(files(chosen)))):
+        assert np.abs(seen.astype(float) - written).mean() < 3
 
 
 @each(WRITTEN)
