@@ -111,7 +111,9 @@ class Format:
 _TAGS_IN_FRONT = {"movflags": "use_metadata_tags+faststart"}
 # x264 itself sees 40 frames ahead: it keeps half of an 81-frame video until the decode has ended. `bench lookahead` has
 # what fewer cost.
-_X264 = {"crf": True, "presets": True, "lookahead": 22, "audio": "aac", "container_options": _TAGS_IN_FRONT}
+# In 4:4:4 fewer cost more: the colours of a panned photograph lost 0.4 dB at equal crf.
+_X264 = {"crf": True, "presets": True, "audio": "aac", "container_options": _TAGS_IN_FRONT}
+_X264_420 = {**_X264, "lookahead": 22}
 _X265 = {
     "quality": Quality("crf", 22, 0, 51),
     "presets": True,
@@ -144,9 +146,9 @@ _NVENC = {
 }
 
 FORMATS = (
-    Format("mp4 H.264", ".mp4", "mp4", "libx264", "yuv420p", plays=True, **_X264),
+    Format("mp4 H.264", ".mp4", "mp4", "libx264", "yuv420p", plays=True, **_X264_420),
     Format("mp4 H.264 4:4:4", ".mp4", "mp4", "libx264", "yuv444p", **_X264),
-    Format("mp4 H.264 10-bit", ".mp4", "mp4", "libx264", "yuv420p10le", bits=10, **_X264),
+    Format("mp4 H.264 10-bit", ".mp4", "mp4", "libx264", "yuv420p10le", bits=10, **_X264_420),
     Format("mp4 H.265", ".mp4", "mp4", "libx265", "yuv420p", **_X265),
     Format("mp4 H.265 10-bit", ".mp4", "mp4", "libx265", "yuv420p10le", bits=10, instead="mp4 H.265", **_X265),
     Format("mp4 AV1", ".mp4", "mp4", "libsvtav1", container_options=_TAGS_IN_FRONT, audio="aac", **_AV1),
