@@ -76,3 +76,11 @@ def median(values: list[float], unit: str, limit: tuple[str, float] | None = Non
 def summed(counts: list[int], unit: str, limit: tuple[str, float] | None = None) -> Figure:
     """Return the sum of one count for each round."""
     return Figure(sum(counts), unit, len(counts), min(counts), max(counts), limit)
+
+
+def add_row(options: Options, rows: list[str], row: str) -> None:
+    """Add a row to a Markdown table, print it, and write the table so far beside the result file if there is one."""
+    rows.append(row)
+    print(row, flush=True)
+    if options.json is not None:
+        options.json.with_suffix(".md").write_text("\n".join((*rows, "")), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..video import formats
 from ..video.settings import DEFAULT_PRESET
-from ._figures import Figure, Figures, Options
+from ._figures import Figure, Figures, Options, add_row
 from ._in_host import ALL_THREADS, EXACT_MEMORY, measure, pairs, ratio
 
 _ROUNDS = 3
@@ -30,10 +30,7 @@ def run(options: Options) -> Figures:
     names, rows = formats.listed(), list(TABLE_HEAD)
     for name in names:
         made = _of(options, formats.BY_NAME[name])
-        rows.append(table_line(name, made))
-        print(rows[-1], flush=True)
-        if options.json is not None:
-            options.json.with_suffix(".md").write_text("\n".join((*rows, "")), encoding="utf-8")
+        add_row(options, rows, table_line(name, made))
         key = re.sub(r"\W+", "_", name).lower()
         figures |= {f"{key}_{end}": figure for end, figure in made.items()}
     figures["formats"] = _once(len(names), "")

@@ -16,7 +16,7 @@ from PIL import Image
 from ..training import procedural
 from ..training.transitions import TRANSITIONS
 from ._cases import cases_of, held_out_photographs, pairs_of
-from ._figures import Figure, Figures, Options, median
+from ._figures import Figure, Figures, Options, add_row, median
 from ._rule import high_noise_steps
 from ._stage import MANY_FRAMES, comfyui_alone
 from ._videos import SHIFT, SIDE, STEPS, Setting, Videos
@@ -57,7 +57,7 @@ def run(options: Options) -> Figures:
     photographs = held_out_photographs()
     each = options.rounds or _EACH
     cases = cases_of(pairs_of(list(photographs), max(_PAIRS, each)), list(TRANSITIONS), each)
-    figures, rows = {}, []
+    figures, rows = {}, list(TABLE_HEAD)
     with tempfile.TemporaryDirectory() as folder, comfyui_alone(options, MANY_FRAMES) as server:
         drawn = _draw(Path(folder))
         drawn_cases = cases_of(pairs_of(list(drawn), _DRAWN), list(TRANSITIONS), 1)
@@ -66,12 +66,8 @@ def run(options: Options) -> Figures:
         for name, setting in SETTINGS.items():
             made, seconds = make(videos, cases + drawn_cases, setting, fitted)
             row = row_of(made[: len(cases)], made[len(cases) :], seconds)
-            rows.append(table_line(name, row))
-            print(rows[-1], flush=True)
+            add_row(options, rows, table_line(name, row))
             figures |= {f"{_key(name)}_{column}": figure for column, figure in row.items()}
-            if options.json is not None:
-                table = options.json.with_suffix(".md")
-                table.write_text("\n".join((*TABLE_HEAD, *rows, "")), encoding="utf-8")
     return figures
 
 

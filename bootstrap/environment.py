@@ -45,7 +45,8 @@ def ensure_comfyui_env(comfyui: ComfyUI, cache: Path) -> Path:
     if not stamp_matches(folder, comfyui, ""):
         failure = f"no environment could be made at {folder}"
         run_tool(failure, tools_python(), "-m", "uv", "venv", "--clear", folder)
-        _install(folder, python_in(folder), comfyui, "", *_oldest_packages(comfyui))
+        oldest = (OLDEST_AV,) if comfyui.version == OLDEST_SUPPORTED else ()
+        _install(folder, python_in(folder), comfyui, "", *oldest)
     return python_in(folder)
 
 
@@ -153,10 +154,6 @@ def _runs(python: Path, code: str) -> bool:
         return subprocess.run([str(python), "-I", "-c", code], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
-
-
-def _oldest_packages(comfyui: ComfyUI) -> tuple[str, ...]:
-    return (OLDEST_AV,) if comfyui.version == OLDEST_SUPPORTED else ()
 
 
 def _install(env: Path, python: Path, comfyui: ComfyUI, extra: str, *more: str) -> None:
