@@ -238,12 +238,13 @@ class JetStreamBlobs(Blobs):
 
     async def _show(self, job_id: str, image: bytes) -> None:
         client, shown = self._stream.client(), self._shown.get(job_id)
-        if shown is None or shown.client is not client:
-            reply = functools.partial(self._reply, job_id)
-            subscription = await client.subscribe(self._preview(job_id), cb=reply)
-        else:
-            subscription = shown.subscription
+        if shown is not None and shown.client is client:
+            self._shown[job_id] = _Shown(client, shown.subscription, time.time_ns(), image)
+            return
+        reply = functools.partial(self._reply, job_id)
+        subscription = await client.subscribe(self._preview(job_id), cb=reply)
         self._shown[job_id] = _Shown(client, subscription, time.time_ns(), image)
+        await client.flush(timeout=1)  # subscribe() returns before the server knows of it
 
     async def hide(self, job_id: str) -> None:
         async def hide() -> None:
