@@ -22,7 +22,7 @@ from ..quality.report import Report, make_report
 from ..quality.thresholds import Thresholds
 from ..quality.video_file import open_video
 from ..video.settings import Settings, exact_rate
-from ..video.writer import StreamWriter
+from ..video.stream_writer import StreamWriter
 from ._clips import Clip, Range, make_clip
 from ._figures import Figure, Figures, Options
 

@@ -28,7 +28,7 @@ from ..training.pictures import open_package
 from ..video.formats import DEFAULT
 from ..video.pictures import to_planar_bytes
 from ..video.settings import Settings
-from ..video.writer import StreamWriter
+from ..video.stream_writer import StreamWriter
 from ._figures import Figure, Figures, Options
 
 _OWN = 40  # frames that x264 sees ahead with preset medium

@@ -20,7 +20,8 @@ from .edit import Edit
 from .encoder_thread import EncoderThread
 from .pictures import to_planar_bytes
 from .spool import FrameSpool
-from .writer import WithPreview, Writer
+from .whole_file import Writer
+from .writer import WithPreview
 
 _LOG = logging.getLogger("wan_flf2v.video")
 

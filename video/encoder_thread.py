@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from .writer import WithPreview, Writer
+from .whole_file import Writer
+from .writer import WithPreview
 
 # As many frames as one call of the decoder gives, two latent frames of four frames each: with fewer the decoder would
 # wait for the encoder, more would only take memory.

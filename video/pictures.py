@@ -39,11 +39,9 @@ _PACKED = {
 def to_picture(frame: torch.Tensor, settings: Settings, width: int, height: int) -> av.VideoFrame:
     """Return a frame as the encoder takes it, scaled to this size."""
     chosen = settings.format
-    if frame.is_floating_point() and chosen.bits == 8:
-        if not settings.dithers:
-            frame = to_planar_bytes(frame)
-        elif not chosen.is_yuv:  # libswscale dithers what it makes luma and colour differences of, by Bayer too
-            frame = _dithered(frame)
+    # libswscale dithers what it makes luma and colour differences of, by Bayer too.
+    if chosen.bits == 8 and not (settings.dithers and chosen.is_yuv):
+        frame = to_bytes(frame, settings)
     if not chosen.is_yuv:
         return fill_picture(settings.pixels, frame)
     alpha = "a" if settings.has_alpha else ""
@@ -59,6 +57,13 @@ def to_picture(frame: torch.Tensor, settings: Settings, width: int, height: int)
     )
     picture.colorspace, picture.color_range = Colorspace.ITU709, ColorRange.MPEG  # older PyAVs do not; ProRes reads it
     return picture
+
+
+def to_bytes(frame: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Return a frame as bytes, [3 or 4, height, width]: dithered where the settings say so, or rounded."""
+    if settings.dithers and frame.is_floating_point():
+        return _dithered(frame)
+    return to_planar_bytes(frame)
 
 
 def fill_picture(pixels: str, frame: torch.Tensor, white: int = _FULL) -> av.VideoFrame:

@@ -1,7 +1,7 @@
-"""The prompt, the workflow and facts in the files that FFmpeg writes none into: PNG, WebP and GIF.
+"""The prompt, the workflow and facts as text, and in PNG and GIF, where FFmpeg writes none.
 
-The places are those that ComfyUI's own nodes use and its frontend reads: text chunks in PNG, EXIF in WebP. The frontend
-reads nothing from a GIF; there the tags are a comment, as JSON.
+In PNG they are text chunks, as those of ComfyUI's own nodes, which its frontend reads. It reads nothing from a GIF:
+there they are a comment, as JSON.
 """
 
 from __future__ import annotations
@@ -13,15 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 Tags = Mapping[str, Any]
 
 _PNG_HEADER = 33  # the signature of 8 bytes and IHDR's 25: other chunks come after it
-# EXIF's tags Model and Make, and those below it: where ComfyUI's SaveAnimatedWEBP puts the prompt and everything else.
-_EXIF_PROMPT, _EXIF_FIRST = 0x0110, 0x010F
-# webmproject.org, "WebP Container Specification": the flags of a VP8X chunk.
-_VP8X_ALPHA, _VP8X_EXIF = 0x10, 0x08
 _GIF_BLOCK = 255
 # The frontend restores a graph from the first 2 MiB of a WebM; before the tags and between them stand less than 4 KiB.
 WEBM_BYTES = (2 << 20) - (4 << 10)
@@ -45,35 +39,6 @@ def png_chunks(tags: Tags) -> bytes:
 def in_png(png: bytes, chunks: bytes) -> bytes:
     """Return a PNG file with these chunks in it, of which FFmpeg writes none."""
     return png[:_PNG_HEADER] + chunks + png[_PNG_HEADER:]
-
-
-def into_webp(path: Path, tags: Tags) -> None:
-    """Add the tags to a WebP file as EXIF."""
-    exif = Image.Exif()
-    exif[_EXIF_PROMPT] = f"prompt:{as_text(tags.get('prompt', {}))}"
-    for tag, (key, value) in zip(
-        range(_EXIF_FIRST, 0, -1), ((key, value) for key, value in tags.items() if key != "prompt"), strict=False
-    ):
-        exif[tag] = f"{key}:{as_text(value)}"
-    data = exif.tobytes().removeprefix(b"Exif\x00\x00")
-    with path.open("r+b") as file:
-        header = file.read(30)
-        if header[12:16] != b"VP8X":
-            with Image.open(path) as image:
-                size, alpha = image.size, image.mode == "RGBA"
-            rest = header[12:] + file.read()
-            flags = _VP8X_ALPHA if alpha else 0
-            extended = struct.pack("<4sII", b"VP8X", 10, flags) + b"".join((n - 1).to_bytes(3, "little") for n in size)
-            header = header[:12] + extended
-            file.seek(0)
-            file.write(header + rest)
-        file.seek(20)
-        file.write(bytes([header[20] | _VP8X_EXIF]))
-        file.seek(0, 2)
-        file.write(struct.pack("<4sI", b"EXIF", len(data)) + data + b"\0" * (len(data) % 2))
-        length = file.tell()
-        file.seek(4)
-        file.write(struct.pack("<I", length - 8))
 
 
 def into_gif(path: Path, tags: Tags) -> None:

@@ -16,7 +16,7 @@ import comfy.utils
 
 from ...video.clips import Clip, Segment, write_segments
 from ...video.settings import Settings
-from ...video.writer import StreamWriter
+from ...video.stream_writer import StreamWriter
 from ._photograph import panned, photograph
 
 _CHUNK = 8  # frames that one call of the Wan decoder gives

@@ -25,8 +25,8 @@ from wan_flf2v.video.color_match import ColorMatch
 from wan_flf2v.video.edit import Edit
 from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.settings import Settings
+from wan_flf2v.video.stream_writer import StreamWriter
 from wan_flf2v.video.vae_decode import decode
-from wan_flf2v.video.writer import StreamWriter
 
 LATENT_FRAMES, SIZE = 9, 64  # 33 frames
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from wan_flf2v.quality.fit import resized
 from wan_flf2v.video.settings import Settings, exact_rate
-from wan_flf2v.video.writer import StreamWriter
+from wan_flf2v.video.stream_writer import StreamWriter
 
 WIDTH, HEIGHT, FRAMES = 160, 96, 33
 

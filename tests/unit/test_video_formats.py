@@ -329,6 +329,22 @@ def test_a_webp_of_one_frame_has_its_tags(tmp_path):
     assert image.getexif()[0x0110].startswith("prompt:{")
 
 
+def test_a_webp_has_of_each_frame_only_what_changes(tmp_path):
+    """And what becomes transparent shows nothing of the frame before."""
+    still = clip(alpha=True)[:1].repeat(4, 1, 1, 1)
+    still[2:, :, 41:50, 33:44] = torch.tensor([0.2, 0.4, 0.6, 0.0]).view(4, 1, 1)
+    path = write(tmp_path, BY_NAME["webp"], still, quality=95)
+    written, shown = pictures(path, "RGBA")
+    assert np.array_equal(written[1], written[0])
+    assert np.array_equal(written[3], written[2])
+    assert np.array_equal(written[2, :, :, 3] == 0, still[2, 3].numpy() == 0)
+    changed = (written[2] != written[0]).any(-1)
+    assert not changed[:40].any() and not changed[50:].any() and not changed[:, :32].any() and not changed[:, 44:].any()
+    assert abs(sum(shown) - float(4 / RATE)) <= 0.001
+    size = path.stat().st_size
+    assert size < write(tmp_path, BY_NAME["webp"], still[:1], quality=95).stat().st_size + 1000
+
+
 @each([one for one in WRITTEN if one.block == (1, 1)])
 def test_odd_sizes(tmp_path, chosen):
     """Those that share colour between pixels are cropped before, by the node."""
@@ -353,12 +369,13 @@ def test_the_name_of_a_png_sequence_is_never_free(tmp_path, monkeypatch, moves_f
     free = []
     remove = Path.rmdir
     monkeypatch.setattr(Path, "rmdir", lambda path: (remove(path), free.append(path)))
-    monkeypatch.setattr("wan_flf2v.video.writer._MOVES_FOLDERS", moves_folders)
+    monkeypatch.setattr("wan_flf2v.video.whole_file._MOVES_FOLDERS", moves_folders)
     with reserved(tmp_path, "clip", 1, "") as path:
         chosen = BY_NAME["png sequence"]
         with new_writer(path, WIDTH, HEIGHT, Settings(RATE, chosen, frames=3)) as made:
-            for frame in to_planar_bytes(clip()[:3].movedim(1, -1)):
+            for frame in to_planar_bytes(clip()[:3]):
                 made.write(frame)
+            made.flush()
     assert free == []
     assert sorted(file.name for file in path.iterdir()) == ["00001.png", "00002.png", "00003.png"]
     assert list(tmp_path.iterdir()) == [path]
@@ -369,10 +386,10 @@ import os, signal, sys
 from fractions import Fraction
 from pathlib import Path
 import torch
-from wan_flf2v.video import settings, writer
+from wan_flf2v.video import settings, whole_file, writer
 from wan_flf2v.video.formats import BY_NAME
 from wan_flf2v.video.names import reserved
-writer._MOVES_FOLDERS = False
+whole_file._MOVES_FOLDERS = False
 replace, moved = Path.replace, []
 def replace_some(source, target):
     replace(source, target)
@@ -384,6 +401,7 @@ with reserved(Path(sys.argv[1]), "clip", 1, "", Path(sys.argv[2])) as path:
     with writer.new_writer(path, 16, 16, settings.Settings(Fraction(16), BY_NAME["png sequence"], frames=3)) as made:
         for _ in range(3):
             made.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
+        made.flush()
 """
 
 

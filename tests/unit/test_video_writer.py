@@ -14,7 +14,7 @@ from support.video_graphs import read_planes
 from wan_flf2v.video.encoder_thread import EncoderThread
 from wan_flf2v.video.pictures import to_planar_bytes
 from wan_flf2v.video.settings import Settings
-from wan_flf2v.video.writer import StreamWriter
+from wan_flf2v.video.stream_writer import StreamWriter
 
 SIZE = (48, 32)
 
@@ -180,7 +180,7 @@ import torch
 from fractions import Fraction
 from wan_flf2v.video.settings import Settings
 from wan_flf2v.video.encoder_thread import EncoderThread
-from wan_flf2v.video.writer import StreamWriter
+from wan_flf2v.video.stream_writer import StreamWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 folder, put = Path(sys.argv[1]), 0
