@@ -21,12 +21,16 @@ SAVED = sorted(path for path in (Path(__file__).parent / "saved").glob("*/*.json
 LOOKS = """() => app.graph.serialize()"""
 # What ComfyUI's frontend reads a graph from; it reads none from Matroska and GIF.
 RESTORED = [
-    "mp4 H.264", "mp4 H.264 10-bit", "mp4 H.265", "mp4 AV1", "webm AV1", "webm VP9", "mov ProRes 422 HQ",
-    "mov ProRes 4444", "webp", "png sequence", "png sequence 16-bit",
+    "mp4 H.264", "mp4 H.264 4:4:4", "mp4 H.264 10-bit", "mp4 H.265", "mp4 H.265 10-bit", "mp4 AV1", "webm AV1",
+    "webm VP9", "mov ProRes 422 HQ", "mov ProRes 4444", "webp", "png sequence", "png sequence 16-bit",
 ]  # fmt: skip
 DROP = """async ([url, name]) => {
     const blob = await (await fetch(url)).blob()
-    await app.handleFile(new File([blob], name, {type: blob.type}), "file_drop")
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([blob], name, {type: blob.type}))
+    const {left, top} = app.canvas.canvas.getBoundingClientRect()
+    const place = {clientX: left + 10, clientY: top + 10, bubbles: true, cancelable: true}
+    app.canvas.canvas.dispatchEvent(new DragEvent("drop", {dataTransfer, ...place}))
 }"""
 IS_TITLED = "title => app.graph.getNodeById(73)?.title === title"
 
