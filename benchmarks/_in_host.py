@@ -12,8 +12,8 @@ from ..bootstrap.server import comfy_env
 from ._figures import Figure, Options
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for PyTorch; seconds of the processor are compared
-# glibc: memory is given back as soon as it is free, so that a peak is of what is in use. Costs time.
 ALL_THREADS = {"OMP_NUM_THREADS": str(os.cpu_count())}
+# glibc: memory is given back as soon as it is free, so that a peak is of what is in use. Costs time.
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 

@@ -63,9 +63,9 @@ class WanFLF2VVideoCombine(io.ComfyNode):
             category="video/wan flf2v",
             description=(
                 "Decodes the latent and writes a video file (or writes images you connect instead): H.264, H.265, AV1, "
-                "VP9, ProRes, FFV1, GIF, WebP or PNG. Colours are converted and tagged as BT.709; the prompt and "
-                "workflow are stored in the file, so dropping it on ComfyUI restores the graph. Every clip of a batch "
-                "becomes a separate file."
+                "VP9, ProRes, FFV1, GIF, WebP or PNG. Colours are converted and tagged as BT.709. The prompt and the "
+                "workflow are stored in the file: dropping it on ComfyUI restores the graph (not from mkv and gif). "
+                "Every clip of a batch becomes a separate file."
             ),
             search_aliases=["save video", "VHS video combine", "mp4", "h264", "gif", "prores", "export video"],
             inputs=combine_inputs(),
@@ -88,11 +88,14 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         save_output: Sequence[bool | None] = (True,),
         frame_rate: Sequence[float | None] = (None,),
         hold_fps: Sequence[float | None] = (0.0,),
+        interp_model: Sequence[None] = (),
+        multiplier: Sequence[int | None] = (None,),
     ) -> bool | str:
         """Refuse before anything is sampled: a name that no file can have, a folder that cannot be written, a format,
         quality or frame rate that there is not.
 
-        None is a value from another node. ComfyUI leaves the range of what is named here to this.
+        None is a value from another node, and so is ``interp_model`` if it is there. ComfyUI leaves the range of what
+        is named here to this.
         """
         if format[0] is not None and (error := formats.error_of(format[0])):
             return error
@@ -100,12 +103,13 @@ class WanFLF2VVideoCombine(io.ComfyNode):
         try:
             if format[0] is not None and quality[0] is not None:
                 _quality(chosen, quality[0])
-            rates = {"frame_rate": frame_rate[0], "hold_fps": hold_fps[0] or None}
-            check_values(**{name: rate for name, rate in rates.items() if rate is not None})
-            # What the interpolation multiplies can only be more.
+            typed = {"frame_rate": frame_rate[0], "hold_fps": hold_fps[0] or None, "multiplier": multiplier[0]}
+            check_values(**{name: value for name, value in typed.items() if value is not None})
             shown = frame_rate[0] if hold_fps[0] == 0 else hold_fps[0]
+            # Of a linked multiplier it is known that it makes more.
+            factor = (multiplier[0] or 1) if interp_model and hold_fps[0] == 0 else 1
             if format[0] is not None and shown is not None:
-                _check_rate(chosen, exact_rate(shown))
+                _check_rate(chosen, exact_rate(shown) * factor)
         except ValueError as error:
             return str(error)
         return name_error(filename_prefix[0], chosen.suffix, in_output=save_output[0] is True) or True
@@ -343,7 +347,7 @@ def _explained(chosen: Format, size: tuple[int, int]) -> Iterator[None]:
             raise
         raise ValueError(
             f"format is {chosen.name!r}, but {chosen.encoder} refuses {size[0]}x{size[1]} pixels with these settings: "
-            f"{error.strerror}. Use another size (some encoders need 64x64) or another format."
+            f"{error.strerror}. Use another size or another format."
         ) from error
 
 
@@ -424,13 +428,21 @@ def _size(
             f"width x height is {width}x{height}, but {chosen.codec} takes at least {chosen.least}x{chosen.least} "
             "pixels. Use a larger size or another format."
         )
+    if chosen.most and max(possible) > chosen.most:
+        raise ValueError(
+            f"width x height is {width}x{height}, but {chosen.codec} takes at most {chosen.most}x{chosen.most} pixels. "
+            "Use a smaller size or another format."
+        )
     if 0 in possible:
         raise ValueError(
             f"width x height is {width}x{height}, but a video has at least {wide}x{high} pixels ({chosen.codec} stores "
             f"colour for blocks of {wide}x{high}). Use larger images, or a larger size."
         )
     if possible != (width, height):
-        notices.warn(f"{width}x{height} cropped to {possible[0]}x{possible[1]}: {chosen.codec} needs even sizes.")
+        notices.warn(
+            f"{width}x{height} cropped to {possible[0]}x{possible[1]}: {chosen.codec} stores colour for blocks of "
+            f"{wide}x{high}."
+        )
     return possible
 
 

@@ -107,10 +107,10 @@ def _settings() -> list[io.Input]:
 
 def _file_settings() -> list[io.Input]:
     """Return what is said about the file."""
-    terms = ", ".join(
-        f"{one.name} {one.quality.option} {one.quality.least} to {one.quality.most}, {one.quality.default}"
+    terms = "; ".join(
+        f"{one.name}: {one.quality.option} {one.quality.least} to {one.quality.most} (default {one.quality.default})"
         for one in formats.FORMATS
-        if one.quality is not None and not one.hardware
+        if one.quality is not None
     )
     return [
         io.Combo.Input(
@@ -129,7 +129,7 @@ def _file_settings() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Quality of formats that do not use the crf input, in the encoder's own terms; -1 is its default. "
-            f"For crf lower is better, for webp higher. {terms}.",
+            f"For crf and cq lower is better, for webp higher. {terms}.",
         ),
         io.Combo.Input(
             "preset",
@@ -186,7 +186,7 @@ def _frame_settings() -> list[io.Input]:
             min=0,
             max=_RANGES["loop_count"][1],
             tooltip="How often it plays. gif and webp store the number, and 0 is for ever. In other files the frames "
-            "are written so often, once for 0.",
+            "are written that many times (0: once).",
             **common,
         ),
         io.Float.Input(
@@ -204,7 +204,7 @@ def _frame_settings() -> list[io.Input]:
             default=2,
             min=2,
             max=_RANGES["multiplier"][1],
-            tooltip="With interp_model: so many times the frames per second, at the same speed of motion. N frames "
+            tooltip="With interp_model: multiplies the frames per second, at the same speed of motion. N frames "
             "become (N - 1) x multiplier + 1.",
             **common,
         ),

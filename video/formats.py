@@ -31,8 +31,8 @@ class Format:
 
     Attributes:
         name: what the user chooses; saved workflows have it, so it never changes.
-        suffix: what a file's name ends with; empty for a folder of pictures.
-        container: FFmpeg's name of the file format.
+        suffix: what a file's name ends with; empty for a folder.
+        container: FFmpeg's name of the file format; empty for a folder of PNG files.
         encoder: FFmpeg's name of the encoder.
         pixels: FFmpeg's name of the pixel format of opaque videos; luma and colour differences are written as BT.709
             in limited range, RGB as sRGB in full range.
@@ -50,6 +50,7 @@ class Format:
         clock: how many ticks a second has in which the file counts time; 0 is the frame rate's own.
         most_fps: the highest frame rate that players show; 0 is any.
         least: the smallest width and height.
+        most: the largest; 0 is any.
         hardware: whether the encoder is a piece of hardware that may be missing.
         instead: the format to use where this one does not work.
     """
@@ -73,6 +74,7 @@ class Format:
     clock: int = 0
     most_fps: int = 0
     least: int = 1
+    most: int = 0
     hardware: bool = False
     instead: str = "mp4 H.264"
 
@@ -162,7 +164,7 @@ FORMATS = (
     Format("mkv FFV1 16-bit", ".mkv", "matroska", "ffv1", "gbrp16le", "gbrap16le", bits=16, **_FFV1),
     Format("gif", ".gif", "gif", "gif", "pal8", plays=True, clock=100, most_fps=50),
     Format("webp", ".webp", "webp", "libwebp", "bgra", "bgra", quality=Quality("quality", 80, 0, 100), plays=True,
-           clock=1000, options={"compression_level": "6"}),
+           clock=1000, most_fps=90, most=16383),
     Format("png sequence", "", "", "png", "rgb24", "rgba", **_PNG),
     Format("png sequence 16-bit", "", "", "png", "rgb48be", "rgba64be", bits=16, **_PNG),
     Format("mp4 H.264 NVENC", ".mp4", "mp4", "h264_nvenc", "yuv420p", plays=True, **_NVENC),
@@ -207,13 +209,10 @@ def error_of(name: str) -> str:
         return f"format is {name!r}, but must be one of: {', '.join(listed())}. Use {near!r}."
     if works(chosen):
         return ""
-    instead = BY_NAME[chosen.instead]
-    while not works(instead) and instead.instead != instead.name:
-        instead = BY_NAME[instead.instead]
-    return (
-        f"format is {name!r}, but {chosen.encoder} does not work on this machine (PyAV {av.__version__}). "
-        f"Use {instead.name!r}, which does."
-    )
+    nearest = [chosen.instead, BY_NAME[chosen.instead].instead, *listed()]
+    instead = next((other for other in nearest if works(BY_NAME[other])), None)
+    advice = f"Use {instead!r}, which does." if instead is not None else "No other format does: install PyAV again."
+    return f"format is {name!r}, but {chosen.encoder} does not work on this machine (PyAV {av.__version__}). {advice}"
 
 
 def _words(name: str) -> set[str]:
@@ -263,7 +262,12 @@ def _tried() -> Future[frozenset[str] | None]:
 def _try_elsewhere() -> frozenset[str] | None:
     try:
         done = subprocess.run(  # noqa: S603
-            [sys.executable, __file__], capture_output=True, text=True, timeout=_PROBE_S, check=True
+            [sys.executable, __file__],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=True,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # else Windows shows a console for a moment
         )
     except (OSError, subprocess.SubprocessError):
         return None

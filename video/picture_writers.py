@@ -70,7 +70,7 @@ class PngWriter(PictureWriter):
 
 
 class WebpWriter(PictureWriter):
-    """An animated WebP; of each frame it has the smallest rectangle that holds all that differs from the one before.
+    """An animated WebP: of each frame, the smallest rectangle that holds all that plainly differs from what is shown.
 
     FFmpeg's animated encoder makes one whole picture, and then what differs from the file's own last one: its errors
     add up where something moves slowly (3.6 dB on a panned photograph).
@@ -82,17 +82,30 @@ class WebpWriter(PictureWriter):
         size = self.width, self.height
         head = webp.head(size, self.settings.loops, alpha=self.settings.has_alpha, exif=bool(self._exif))
         self._container.write(head)
-        self._before: torch.Tensor | None = None
+        quality = self.settings.quality
+        self._alike = webp.tolerance(self.settings.format.quality.default if quality is None else quality)
+        self._shown: torch.Tensor | None = None
 
     def _write(self, frame: torch.Tensor) -> None:
         frame = to_bytes(frame, self.settings)
-        left, top, right, bottom = webp.changed(self._before, frame)
-        self._before = frame
-        self._encode(frame[:, top:bottom, left:right].contiguous(), (left, top, right - left, bottom - top))
+        if self._shown is None:
+            self._shown = frame.clone()
+            left, top, right, bottom = 0, 0, self.width, self.height
+        else:
+            left, top, right, bottom = webp.changed(self._shown, frame, self._alike)
+        part = frame[:, top:bottom, left:right].contiguous()
+        self._shown[:, top:bottom, left:right] = part  # of the rest, what was stored last is compared again
+        self._encode(part, (left, top, right - left, bottom - top))
 
     def _store(self, picture: bytes, place: Any) -> None:
         begin, end = self._time(self.frames_written), self._time(self.frames_written + 1)
-        self._container.write(webp.frame_chunk(picture, place, end - begin))
+        chunk = webp.frame_chunk(picture, place, end - begin)
+        if self._container.tell() + len(chunk) + len(self._exif) > webp.MOST_BYTES:
+            raise ValueError(
+                f"format is {self.settings.format.name!r}, whose files hold 4 GiB at most, but "
+                f"{self.frames_written} of the frames fill it already. Choose another format, or a lower quality."
+            )
+        self._container.write(chunk)
 
     def _time(self, frame: int) -> int:
         return round(frame * self.settings.format.clock / self.settings.frame_rate)

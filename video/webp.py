@@ -6,6 +6,7 @@ and of ComfyUI's SaveAnimatedWEBP, which puts prompt and workflow into EXIF, whe
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from .tags import Tags, as_text
 _ALPHA, _EXIF, _ANIMATED = 0x10, 0x08, 0x02  # flags of the chunk VP8X
 _NO_BLENDING = 0x02  # a flag of the chunk ANMF: a picture replaces what was there, also where it is transparent
 _RIFF_HEADER, _CHUNK_HEADER = 12, 8
-_MOST_BYTES = (1 << 32) - 2
+MOST_BYTES = 1 << 32
 # EXIF's tags Model and Make, and those below it: where ComfyUI's SaveAnimatedWEBP puts the prompt and everything else.
 _EXIF_PROMPT, _EXIF_FIRST = 0x0110, 0x010F
 
@@ -33,16 +34,22 @@ def head(size: tuple[int, int], loops: int, *, alpha: bool, exif: bool) -> bytes
     return b"RIFF\0\0\0\0WEBP" + _chunk(b"VP8X", extended) + _chunk(b"ANIM", transparent + struct.pack("<H", loops))
 
 
-def changed(before: torch.Tensor | None, frame: torch.Tensor) -> Box:
-    """Return left, top, right and bottom of all that differs between two frames, [channels, height, width].
+def tolerance(quality: int) -> int:
+    """Return how many codes of 255 a pixel may differ and is still alike.
 
-    Left and top are even, as the file's must be; the first frame differs everywhere, and of equal ones the first pixel
-    is taken: a frame has at least that.
+    It is libwebp's own number (src/mux/anim_encode.c, QualityToMaxDiff): 31 at quality 0, 4 at 80, 1 at 100.
     """
-    _, height, width = frame.shape
-    if before is None:
-        return 0, 0, width, height
-    differs = (before != frame).any(0)
+    share = math.sqrt(quality / 100)
+    return int(31 * (1 - share) + share + 0.5)
+
+
+def changed(shown: torch.Tensor, frame: torch.Tensor, alike: int) -> Box:
+    """Return left, top, right and bottom of all of a frame that differs from what is shown by more than ``alike``.
+
+    Both are bytes, [channels, height, width]; any other transparency differs. Left and top are even, as the file's must
+    be. If nothing differs, it is the first pixel: a frame has at least that.
+    """
+    differs = ((shown[:3].short() - frame[:3].short()).abs() > alike).any(0) | (shown[3:] != frame[3:]).any(0)
     if not differs.any():
         return 0, 0, 1, 1
     (top, bottom), (left, right) = (_range(differs.any(axis).numpy()) for axis in (1, 0))
@@ -71,12 +78,8 @@ def exif_chunk(tags: Tags) -> bytes:
 
 
 def end(file: BinaryIO) -> None:
-    """Say at the file's begin how long it is; raises ``ValueError`` where it is longer than a WebP can be."""
+    """Say at the file's begin how long it is."""
     size = file.tell()
-    if size - _CHUNK_HEADER > _MOST_BYTES:
-        raise ValueError(
-            f"a WebP file holds 4 GiB at most, and these frames take {size >> 20} MiB. Write another format."
-        )
     file.seek(4)
     file.write(struct.pack("<I", size - _CHUNK_HEADER))
 

@@ -125,7 +125,11 @@ def _replace(source: Path, target: Path) -> None:
     The name is never free meanwhile: another process would take it. On Windows a move fails while a virus scanner or a
     viewer has the file open: wait.
     """
-    if source.is_dir() and not _MOVES_FOLDERS:
+    if source.is_dir():
+        if _MOVES_FOLDERS:
+            with contextlib.suppress(OSError):  # some network drives refuse, and so does a folder with a foreign file
+                source.replace(target)
+                return
         target.mkdir(exist_ok=True)
         for file in sorted(source.iterdir()):
             _replace(file, target / file.name)

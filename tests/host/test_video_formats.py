@@ -197,13 +197,23 @@ def test_ten_thousand_frames(comfy_server):
 
 
 @pytest.mark.parametrize(("through_a_link", "error"), [(False, PromptRejectedError), (True, RunFailedError)])
-def test_a_gif_faster_than_browsers_show_is_refused(comfy_server, through_a_link, error):
+@pytest.mark.parametrize(("name", "most"), [("gif", 50), ("webp", 90)])
+def test_what_is_faster_than_browsers_show_is_refused(comfy_server, name, most, through_a_link, error):
     """Before anything runs, if the rate is typed."""
-    graph = images_graph(comfy_server, numbered(3), n73_format="gif", n73_frame_rate=60.0)
+    graph = images_graph(comfy_server, numbered(3), n73_format=name, n73_frame_rate=120.0)
     if through_a_link:
-        graph["rate"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 60.0}}
+        graph["rate"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 120.0}}
         graph["73"]["inputs"]["frame_rate"] = ["rate", 0]
-    with pytest.raises(error, match=r"60 frames per second, but a gif shows 50 at most\. Set hold_fps to 50"):
+    said = rf"120 frames per second, but a {name} shows {most} at most\. Set hold_fps to {most}"
+    with pytest.raises(error, match=said):
+        comfy_server.run(graph)
+
+
+def test_a_webp_larger_than_its_format_is_refused(comfy_server):
+    graph = images_graph(comfy_server, torch.zeros(1, 16, 16384, 3), n73_format="webp")
+    with pytest.raises(
+        RunFailedError, match=r"16384x16, but webp takes at most 16383x16383 pixels\. Use a smaller size"
+    ):
         comfy_server.run(graph)
 
 

@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 from support.media import decoded, described, ffmpeg, pictures, samples, seconds
+from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.gateway.jobs.results import _first_frame
 from wan_flf2v.quality.video_file import open_video
 from wan_flf2v.video import audio, formats, tags
@@ -22,7 +26,7 @@ from wan_flf2v.video.audio import Sound
 from wan_flf2v.video.formats import BY_NAME, FORMATS, Format
 from wan_flf2v.video.names import remove_leftovers, reserved
 from wan_flf2v.video.pictures import to_picture, to_planar_bytes
-from wan_flf2v.video.settings import Settings, exact_rate
+from wan_flf2v.video.settings import Settings, encoder_options, exact_rate
 from wan_flf2v.video.writer import new_writer
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 33
@@ -98,7 +102,8 @@ def tone(lasts, rate=44100):
 def write(folder, chosen, frames, **settings):
     """Write the frames and return the path."""
     path = folder / f"clip{chosen.suffix}"
-    made = Settings(RATE, chosen, alpha=frames.shape[1] == 4, frames=len(frames), tags=TAGS, **settings)
+    settings = {"tags": TAGS, **settings}
+    made = Settings(RATE, chosen, alpha=frames.shape[1] == 4, frames=len(frames), **settings)
     if not made.takes_floats:
         frames = to_planar_bytes(frames)
     with new_writer(path, frames.shape[3], frames.shape[2], made) as writer:
@@ -161,6 +166,38 @@ def test_frames_come_back_in_order_and_alike(files, chosen):
     moving = slice(70, 90)
     nearest = [int(np.argmin(np.abs(source[:, moving] - frame[moving]).mean((1, 2, 3)))) for frame in written]
     assert nearest == list(range(FRAMES))
+
+
+def written_as_by_videohelpersuite(path, chosen, frames):
+    """Write frames of bytes, or of 16 bits where the format has more than 8, that swscale converts by its defaults."""
+    kind, pixels = (np.uint16, "rgb48le") if chosen.bits > 8 else (np.uint8, "rgb24")
+    codes = (frames.movedim(1, -1).double() * np.iinfo(kind).max).round().numpy().astype(kind)
+    with av.open(str(path), "w", format=chosen.container, options=dict(chosen.container_options)) as container:
+        stream = container.add_stream(chosen.encoder, rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, chosen.pixels
+        stream.options = encoder_options(Settings(RATE, replace(chosen, lookahead=0), frames=len(frames)))
+        options = {"interpolation": Interpolation.BICUBIC}  # the ffmpeg program's own
+        if chosen.is_yuv:
+            options |= {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+            context = stream.codec_context
+            context.color_range = ColorRange.MPEG
+            context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709
+        for frame in codes:
+            picture = av.VideoFrame.from_ndarray(frame, pixels)
+            container.mux(stream.encode(picture.reformat(format=chosen.pixels, **options)))
+        container.mux(stream.encode(None))
+
+
+@each(VIDEOS)
+def test_a_file_is_no_worse_and_no_larger_than_by_videohelpersuites_steps(tmp_path, chosen):
+    """With the same libraries. `bench formats` compares at full size, and the pictures too."""
+    source, theirs = clip(), tmp_path / f"theirs{chosen.suffix}"
+    written_as_by_videohelpersuite(theirs, chosen, source)
+    ours = write(tmp_path, chosen, source, tags={})
+    exact = source.movedim(1, -1).numpy()
+    assert psnr(rgb(chosen, ours), exact) >= psnr(rgb(chosen, theirs), exact) - 0.02
+    colour_tags = 200
+    assert ours.stat().st_size <= 1.01 * theirs.stat().st_size + colour_tags
 
 
 @each(WRITTEN)
@@ -343,6 +380,39 @@ def test_a_webp_has_of_each_frame_only_what_changes(tmp_path):
     assert abs(sum(shown) - float(4 / RATE)) <= 0.001
     size = path.stat().st_size
     assert size < write(tmp_path, BY_NAME["webp"], still[:1], quality=95).stat().st_size + 1000
+
+
+def test_what_hardly_changes_is_stored_once_it_has_added_up(tmp_path):
+    """As in other animated WebPs: a code of noise everywhere would store every frame whole. Here grey gets lighter."""
+    lighter = torch.linspace(100, 140, 41).div(255).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
+    written, _ = pictures(write(tmp_path, BY_NAME["webp"], lighter), "RGB")
+    apart = np.abs(written.astype(float) - 255 * lighter.movedim(1, -1).numpy()).mean((1, 2, 3))
+    assert apart.max() <= 5
+    assert 5 <= len(np.unique(written[:, 32, 32, 0])) <= 10
+
+
+def test_errors_of_a_slow_pan_do_not_add_up_in_a_webp(tmp_path):
+    """As they do in FFmpeg's own animated WebP."""
+    photograph = np.asarray(Image.open(REPO / "demo" / "images" / "start.jpg").convert("RGB").resize((320, 180)))
+    wide = torch.from_numpy(photograph / np.float32(255)).movedim(-1, 0)
+    panned = torch.stack([wide[:, :, i : i + 256] for i in range(24)])
+    written, _ = pictures(write(tmp_path, BY_NAME["webp"], panned), "RGB")
+    likeness = [psnr(a / 255, b) for a, b in zip(written, panned.movedim(1, -1).numpy(), strict=True)]
+    assert likeness[-1] > likeness[0] - 0.5
+
+
+@each([one for one in WRITTEN if one.container in ("webp", "")])
+def test_two_thousand_frames_of_pictures_are_in_order(tmp_path, chosen):
+    grey = torch.arange(2000).remainder(128).mul(2).div(255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    path = write(tmp_path, chosen, grey)
+    if path.is_dir():
+        files = sorted(path.iterdir())
+        shown = [np.asarray(Image.open(file))[4, 4, 0] for file in files[:: len(files) - 1]]
+        assert (len(files), shown) == (2000, [0, 1999 % 128 * 2])
+        return
+    written, lasts = pictures(path, "RGB")
+    assert abs(sum(lasts) - float(2000 / RATE)) <= 0.001
+    assert np.abs(written[:, 4, 4, 0].astype(float) - 255 * grey[:, 0, 4, 4].numpy()).max() <= 6
 
 
 @each([one for one in WRITTEN if one.block == (1, 1)])
