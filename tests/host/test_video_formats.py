@@ -460,6 +460,15 @@ def test_interpolation_in_the_stream_is_that_of_comfyuis_node_on_the_whole_clip(
         assert container.streams.video[0].average_rate == 16 * multiplier
 
 
+def test_a_gif_that_its_interpolation_makes_too_fast_is_refused_before_anything_runs(comfy_server, rife):
+    graph = latent_graph(1, n73_format="gif", n73_multiplier=4)
+    graph["model"], graph["73"]["inputs"]["interp_model"] = rife, ["model", 0]
+    with pytest.raises(PromptRejectedError, match=r"64 frames per second, but a gif shows 50 at most\. Set hold_fps"):
+        comfy_server.run(graph)
+    graph["73"]["inputs"]["hold_fps"] = 25.0
+    comfy_server.run(graph)
+
+
 def test_sound_lasts_as_long_as_the_interpolated_frames(comfy_server, rife):
     """13 frames become 37, of 0.771 s at 48 a second; the tone lasts 1.2 s."""
     graph = latent_graph(4, n73_format="mkv FFV1", n73_multiplier=3)
