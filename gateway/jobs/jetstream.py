@@ -38,6 +38,8 @@ _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetiti
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
 _SAME_S = 1.0  # how long the stream counts as the same one without a look
+_HEARTBEAT_S = 1.0  # how often a consumer that has nothing to send says that it is there
+_SILENT_S = 3.0  # after so long without a word it counts as gone
 _STEPS = 64  # how many messages a view reads one by one before it reads the others at once
 _OPERATIONS = 8  # how many of its last operations a record knows
 _REPLICAS = 3  # in a cluster
@@ -151,6 +153,10 @@ class Stream:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin work on the stream's loop that goes on until the stream is closed."""
+        asyncio.run_coroutine_threadsafe(work(), self._loop)
 
     def wait(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do the work on the stream's loop; blocks."""
@@ -266,6 +272,35 @@ class Stream:
 
     async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
+        async with self._pushed(subject, deliver_policy="by_start_sequence", opt_start_seq=sequence + 1) as pushed:
+            pending, arrived = pushed
+            for _ in range(pending):
+                try:
+                    message = await asyncio.wait_for(arrived.get(), _REPLY_S)
+                except asyncio.TimeoutError:
+                    return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
+                number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
+                yield self._decode(message.subject, number, message.data)
+
+    async def hear(self, subject: str, heard: Callable[[], None]) -> None:
+        """Call ``heard`` when a record was written whose subject ``subject`` matches; never returns.
+
+        What is written while there is no connection may not be heard; ``heard`` is called once there is one again.
+        """
+        while True:
+            with contextlib.suppress(StoreError, asyncio.TimeoutError):
+                options = {"headers_only": True, "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+                async with self._pushed(subject, deliver_policy="new", **options) as (_, arrived):
+                    heard()
+                    while True:
+                        message = await asyncio.wait_for(arrived.get(), _SILENT_S)
+                        if message.subject.startswith(f"{self.prefix}."):  # else it is a heartbeat
+                            heard()
+            await asyncio.sleep(_REPLY_S)
+
+    @contextlib.asynccontextmanager
+    async def _pushed(self, subject: str, **options: Any) -> AsyncIterator[tuple[int, asyncio.Queue[Msg]]]:
+        """Let the server send records that ``subject`` matches; yield how many there are, and where they arrive."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         consumer: dict[str, Any] | None = None
         try:
@@ -275,14 +310,8 @@ class Stream:
         except (nats.errors.Error, OSError):
             raise self._silent() from None
         try:
-            consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
-            for _ in range(consumer["num_pending"]):
-                try:
-                    message = await asyncio.wait_for(arrived.get(), _REPLY_S)
-                except asyncio.TimeoutError:
-                    return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
-                number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
-                yield self._decode(message.subject, number, message.data)
+            consumer = await self._consumer(subject, deliver_subject=inbox, **options)
+            yield consumer["num_pending"], arrived
         finally:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
@@ -291,14 +320,13 @@ class Stream:
 
     async def count(self, subject: str) -> int:
         """Return how many records there are of the subjects that ``subject`` matches."""
-        consumer = await self._consumer(subject, 0)
+        consumer = await self._consumer(subject)
         await self._remove_consumer(consumer)
         return int(consumer["num_pending"])
 
-    async def _consumer(self, subject: str, sequence: int, **options: Any) -> dict[str, Any]:
+    async def _consumer(self, subject: str, **options: Any) -> dict[str, Any]:
         config = {
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": sequence + 1,
+            "deliver_policy": "all",
             "ack_policy": "none",
             "filter_subject": subject,
             "mem_storage": True,

@@ -29,7 +29,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -67,6 +67,7 @@ from .store import (
     StoreFileError,
 )
 
+_TELL_S = 0.25  # how long changes are gathered that follow each other
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
 _LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
 _EXPIRED_TTL_S = 7 * 86400  # how long an expired job is still known
@@ -92,10 +93,12 @@ def _transaction(
     work: Callable[Concatenate[JetStreamStore, Transaction, _P], Coroutine[Any, Any, _T]],
     *,
     waits: bool = True,
+    moves_queue: bool = False,
 ) -> Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]]:
     """Make a method one transaction on the stream's own loop; it is done again if another writer was faster.
 
-    With ``waits=False`` it does not wait for the other transactions of this process.
+    With ``waits=False`` it does not wait for the other transactions of this process. ``moves_queue`` says that waiting
+    jobs may have another position afterwards, one that is accepted apart.
     """
 
     async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -107,7 +110,8 @@ def _transaction(
         try:
             return await self._stream.run(go)
         finally:
-            self._moved()
+            if moves_queue:
+                self._moved()
 
     return call
 
@@ -143,6 +147,7 @@ class JetStreamStore(FollowingStore):
     """
 
     blobs: JetStreamBlobs
+    look_s = 1.0
 
     def __init__(self, access: NatsAccess, *, max_wait_s: float = math.inf) -> None:
         super().__init__()
@@ -157,10 +162,37 @@ class JetStreamStore(FollowingStore):
         self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)
         self._max_wait_s = max_wait_s
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
+        self._listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
+        self._hears = False
+        self._telling: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
         await asyncio.to_thread(self.blobs.close)
         await asyncio.to_thread(self._stream.close)
+
+    @contextlib.contextmanager
+    def telling(self, told: Callable[[], None]) -> Iterator[None]:
+        if not self._hears:
+            self._hears = True
+            self._stream.begin(lambda: self._stream.hear(self._subject("now", ">"), self._heard))
+        listener = asyncio.get_running_loop(), told
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def _heard(self) -> None:
+        """Tell that there is something new: at once, or a moment after it was told last."""
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_at(max(loop.time(), self._told_at + _TELL_S), self._tell_listeners)
+
+    def _tell_listeners(self) -> None:
+        self._telling, self._told_at = None, time.monotonic()
+        for loop, told in tuple(self._listeners):
+            with contextlib.suppress(RuntimeError):  # that loop has ended
+                loop.call_soon_threadsafe(told)
 
     def secret(self, path: Path, new: bytes) -> bytes:
         own = read_secret(path, new)
@@ -299,12 +331,12 @@ class JetStreamStore(FollowingStore):
 
     async def _ordered(self) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
         """Return all unfinished jobs in order, and the version of each."""
-        jobs = await self._open_jobs()
-        counts = (await self._kept("count")).values()
-        served = {count["token"]: count["served_at"] for count in counts if count["served_at"] is not None}
-        priorities = await self._kept("priority")
-        ordered = in_order(map(_queued, jobs), served, priorities, now=time.time(), max_wait_s=self._max_wait_s)
-        return ordered, {job.id: job.version for job in jobs}
+        kept = await self._now.look()
+        jobs, counts, priorities = (self._of_kind(kept, kind) for kind in ("job", "count", "priority"))
+        served = {count["token"]: count["served_at"] for count in counts.values() if count["served_at"] is not None}
+        now, queued = time.time(), map(_queued, jobs.values())
+        ordered = in_order(queued, served, priorities, now=now, max_wait_s=self._max_wait_s)
+        return ordered, {job.id: job.version for job in jobs.values()}
 
     @_on_stream
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
@@ -334,7 +366,7 @@ class JetStreamStore(FollowingStore):
     async def _whole(self, job: Job | _Ended) -> Job | None:
         return await self._read(job.id) if isinstance(job, _Ended) else job
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def assign(
         self, transaction: Transaction, job_id: str, worker: str | None = None, *, name: str | None = None
     ) -> bool:
@@ -359,7 +391,7 @@ class JetStreamStore(FollowingStore):
     ) -> None:
         await self._change_running(transaction, job_id, attempt, progress=dict(progress))
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def requeue(
         self,
         transaction: Transaction,
@@ -381,7 +413,7 @@ class JetStreamStore(FollowingStore):
         self._write_job(transaction, waiting.noted(reason=reason))
         self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def end(
         self,
         transaction: Transaction,
@@ -402,7 +434,7 @@ class JetStreamStore(FollowingStore):
         await self._end(transaction, stored, status, **result, detail={**stored.job.detail, **(detail or {})})
         return True
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def cancel(self, transaction: Transaction, job_id: str) -> CancelOutcome:
         stored = await self._read_job(transaction, job_id)
         if stored.job.finished:
@@ -523,7 +555,7 @@ class JetStreamStore(FollowingStore):
         transaction.write(by_name, token.hash)
         return True
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def revoke_token(self, transaction: Transaction, name: str) -> bool:
         token_hash = await transaction.read(self._token_subjects("", name)[1])
         if token_hash is None:
@@ -542,7 +574,7 @@ class JetStreamStore(FollowingStore):
     async def priorities(self) -> dict[str, Priority]:
         return await self._kept("priority")
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def set_priority(self, transaction: Transaction, name: str, priority: Priority) -> bool:
         token_hash = await transaction.read(self._token_subjects("", name)[1])
         if token_hash is None:
@@ -767,8 +799,10 @@ class JetStreamStore(FollowingStore):
 
     async def _kept(self, kind: str) -> dict[str, Any]:
         """Return what is kept below ``now`` of one kind, by the last word of the subject."""
+        return self._of_kind(await self._now.look(), kind)
+
+    def _of_kind(self, kept: Mapping[str, Any], kind: str) -> dict[str, Any]:
         prefix = self._subject("now", kind, "")
-        kept = await self._now.look()
         return {subject.rpartition(".")[2]: data for subject, data in kept.items() if subject.startswith(prefix)}
 
     async def _open_jobs(self) -> list[Job]:

@@ -221,7 +221,8 @@ class SqliteStore(FollowingStore):
                 f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
             ) from error
         self._max_wait_s = max_wait_s
-        self._queue: tuple[int, float, tuple[QueuedJob, ...]] | None = None  # the file's version, when, and the queue
+        # The file's version, when it was read, the queue, and the version of each of its jobs.
+        self._queue: tuple[int, float, tuple[QueuedJob, ...], dict[str, int]] | None = None
         self._lead_lock = path.parent / "dispatcher.lock"
         self._leading: dict[str, FileLock] = {}
 
@@ -267,11 +268,15 @@ class SqliteStore(FollowingStore):
 
     @functools.partial(_reads, whole_queue=True)
     def queue(self, database: sqlite3.Connection) -> tuple[QueuedJob, ...]:
+        return self._look_at_queue(database)[0]
+
+    def _look_at_queue(self, database: sqlite3.Connection) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
+        """Return what ``_ordered`` does; it is read again only if the file has changed."""
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
         now = time.time()
         if self._queue is None or self._queue[0] != version or not 0 <= now - self._queue[1] < _ORDER_S:
-            self._queue = version, now, self._ordered(database, now)[0]
-        return self._queue[2]
+            self._queue = version, now, *self._ordered(database, now)
+        return self._queue[2:]
 
     @_reads
     def unfinished(self, database: sqlite3.Connection) -> list[Unfinished]:
@@ -352,7 +357,7 @@ class SqliteStore(FollowingStore):
 
     @functools.partial(_reads, whole_queue=True)
     def _read_states(self, database: sqlite3.Connection) -> dict[str, State]:
-        return states_of(*self._ordered(database, time.time()))
+        return states_of(*self._look_at_queue(database))
 
     @functools.partial(_writes, moves_queue=True)
     def assign(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -63,6 +64,9 @@ class Store(Protocol):
     blobs: Blobs
     """The files of the gateways that share the store."""
 
+    look_s: float
+    """How often to look for what other processes changed, even if nothing was told (``telling``)."""
+
     async def close(self) -> None:
         """Finish the running calls and close the store. Later calls raise ``StoreError``."""
 
@@ -73,6 +77,12 @@ class Store(Protocol):
         """Return the secret in a file of the data folder, the same for all gateways that share the store; blocks.
 
         If there is none it is ``new``. Gateways with a folder each share that of the first one, by the file's name.
+        """
+
+    def telling(self, told: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``told`` on this event loop soon after changes of any process, while the block runs.
+
+        It is called four times a second at most, and a change may not be told at all: look every ``look_s`` too.
         """
 
     # Jobs
@@ -96,8 +106,8 @@ class Store(Protocol):
     async def position(self, job_id: str) -> int | None:
         """Return how many jobs wait before this one, 0 if it is next; ``None`` if it does not wait.
 
-        What other processes did in the last quarter of a second, and jobs of other tokens that were accepted in it, may
-        not count yet.
+        What other processes did in the last quarter of a second (if it was not told: in ``look_s``), and jobs of other
+        tokens that were accepted in it, may not count yet.
         """
 
     async def running(self) -> list[QueuedJob]:

@@ -490,6 +490,75 @@ def test_lists_read_no_more_records_than_they_show(tmp_path, monkeypatch):
         assert store.newest("other", 9) == []
 
 
+def follow(tmp_path, use, count=1):
+    """Follow waiting jobs at one gateway; ``use`` gets it, another one, and a future of what is seen of each next."""
+
+    async def go():
+        store, other = (STORES["jetstream"](tmp_path) for _ in range(2))
+        try:
+            jobs = [await other.submit(new()) for _ in range(count)]
+            changes = [store.follow(job.id) for job in jobs]
+            for each in changes:
+                await anext(each)
+            following = [asyncio.ensure_future(anext(each)) for each in changes]
+            await asyncio.sleep(1.0)  # it hears by now
+            return await use(store, other, dict(zip((job.id for job in jobs), following, strict=True)))
+        finally:
+            await store.close()
+            await other.close()
+
+    return asyncio.run(go())
+
+
+async def cancelled(other, job_id, following):
+    """Cancel at one gateway; return what is seen at the other one, which must be soon."""
+    await other.cancel(job_id)
+    return (await asyncio.wait_for(following[job_id], 20))[0].status
+
+
+def test_who_follows_is_told_and_asks_nothing_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(JetStreamStore, "look_s", 3600)
+    asked, exchange = [], Stream._exchange
+
+    async def note(stream, subject, *args):
+        asked.append(subject)
+        return await exchange(stream, subject, *args)
+
+    async def use(store, other, following):
+        monkeypatch.setattr(Stream, "_exchange", note)
+        await asyncio.sleep(1.5)
+        assert asked == []
+        return await cancelled(other, next(iter(following)), following)
+
+    assert follow(tmp_path, use, 5) == "cancelled"
+
+
+def test_who_was_not_told_looks_all_the_same(tmp_path, monkeypatch):
+    async def hear(*_):
+        pass
+
+    async def use(store, other, following):
+        return await cancelled(other, *following, following)
+
+    monkeypatch.setattr(Stream, "hear", hear)
+    assert follow(tmp_path, use) == "cancelled"
+
+
+def test_a_gateway_hears_again_after_its_consumer_is_gone(tmp_path, monkeypatch):
+    """As when the node that has it dies. What was written meanwhile is told too."""
+    monkeypatch.setattr(JetStreamStore, "look_s", 3600)
+
+    async def use(store, other, following):
+        name = stream_of(tmp_path)
+        for consumer in (await asyncio.to_thread(admin, f"CONSUMER.NAMES.{name}"))["consumers"]:
+            await asyncio.to_thread(admin, f"CONSUMER.DELETE.{name}.{consumer}")
+        first, last = following  # the last one first: then no position changes
+        missed = await cancelled(other, last, following)
+        return missed, await cancelled(other, first, following)
+
+    assert follow(tmp_path, use, 2) == ("cancelled", "cancelled")
+
+
 def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):
     commits, under_way, all_are = Stream._commit, [], threading.Event()
 
