@@ -23,7 +23,7 @@ from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.catalogue import Catalogue
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
+from ..jobs.records import NUMBERS, REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
 from ..jobs.results import Results
 from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
 from ..jobs.tokens import ANONYMOUS
@@ -258,16 +258,16 @@ class RequestRoutes:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream a request's status as server-sent events, one for each change, until the request has ended.
 
-        An event's id is the job's version. With ``Last-Event-ID``, the present state is sent only if it is newer. If
-        the client knows the end already, the response is 204, which tells an EventSource to stop. The stream ends also
+        An event's id is the job's stamp. With ``Last-Event-ID``, the present state is sent only if it is newer. If the
+        client knows the end already, the response is 204, which tells an EventSource to stop. The stream ends also
         when the token is revoked. With ``preview=1`` it also has pictures of what is being made, without an id.
         """
         job, token, preview = await self._find_job(request), token_of(request), boolean_query(request, "preview")
         text = request.headers.get("Last-Event-ID", "")
         last = int(text) if text.isascii() and text.isdigit() and len(text) < 18 else 0
-        if last > job.version:  # of another request, or of a store that was put back
+        if last // NUMBERS > job.version:  # of another request, or of a store that was put back
             last = 0
-        if job.finished and job.version <= last:
+        if job.finished and job.stamp <= last:
             return web.Response(status=204)
         if self._streams[token.id] >= _MAX_STREAMS:
             raise too_many(errors.STREAMS_FULL, _STREAMS_FULL_WAIT_S, limit=_MAX_STREAMS)
@@ -310,12 +310,12 @@ class RequestRoutes:
                     job, position = change.result()
                     moved = position is not None and known_position is not None and position != known_position
                     known_position = position
-                    if job.version > last or moved:
+                    if job.stamp > last or moved:
                         # Without a new events_url: who has the link to this stream could renew it for ever.
                         status = status_response(job, base, position, await self._recent_health())
                         body = status.model_dump_json(exclude_unset=True)
-                        message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
-                        last = job.version
+                        message = f"id: {job.stamp}\nevent: status\ndata: {body}\n\n".encode()
+                        last = job.stamp
                     change = asyncio.ensure_future(anext(changes))
                 elif clock() - sent_at >= _HEARTBEAT_S:
                     message = b": still here\n\n"

@@ -132,6 +132,7 @@ class Stream:
         self._closed = False
         self._slots, self._retrying = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
+        self._endless: list[asyncio.Future[None]] = []
         self._made, self._made_known_at = "", -math.inf
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wan-flf2v-jetstream", daemon=True)
@@ -156,7 +157,7 @@ class Stream:
 
     def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin work on the stream's loop that goes on until the stream is closed."""
-        asyncio.run_coroutine_threadsafe(work(), self._loop)
+        self._loop.call_soon_threadsafe(lambda: self._endless.append(asyncio.ensure_future(work())))
 
     def wait(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do the work on the stream's loop; blocks."""
@@ -183,6 +184,9 @@ class Stream:
     async def _finish(self) -> None:
         if self._calls:
             await asyncio.wait(list(self._calls))
+        for work in self._endless:  # before the connection is closed: it would begin another one
+            work.cancel()
+        await asyncio.gather(*self._endless, return_exceptions=True)
         await self._connection.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:

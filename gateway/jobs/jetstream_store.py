@@ -40,9 +40,12 @@ from ..durable import read_secret, write_durably
 from ..settings import NatsAccess
 from .jetstream import Record, Stream, Transaction, View
 from .jetstream_blobs import JetStreamBlobs
+from .jetstream_progress import ProgressNews
 from .queue import FollowingStore, State, in_order, states_of
 from .records import (
     DEATHS,
+    NUMBER,
+    NUMBERS,
     UNFINISHED,
     Health,
     Job,
@@ -164,6 +167,9 @@ class JetStreamStore(FollowingStore):
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
         self._listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
         self._hears = False
+        self._heard_at = self._ordered_at = self._spread_at = -math.inf
+        self._order: tuple[tuple[QueuedJob, ...], dict[str, Job]] = (), {}
+        self._progress = ProgressNews(self._stream, self._spread)
         self._telling: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
@@ -175,6 +181,7 @@ class JetStreamStore(FollowingStore):
         if not self._hears:
             self._hears = True
             self._stream.begin(lambda: self._stream.hear(self._subject("now", ">"), self._heard))
+            self._stream.begin(self._progress.hear)
         listener = asyncio.get_running_loop(), told
         self._listeners.append(listener)
         try:
@@ -183,13 +190,18 @@ class JetStreamStore(FollowingStore):
             self._listeners.remove(listener)
 
     def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+        self._spread()
+
+    def _spread(self) -> None:
         """Tell that there is something new: at once, or a moment after it was told last."""
         if self._telling is None:
             loop = asyncio.get_running_loop()
-            self._telling = loop.call_at(max(loop.time(), self._told_at + _TELL_S), self._tell_listeners)
+            self._telling = loop.call_at(max(loop.time(), self._spread_at + _TELL_S), self._tell_listeners)
 
     def _tell_listeners(self) -> None:
-        self._telling, self._told_at = None, time.monotonic()
+        self._telling, self._spread_at = None, asyncio.get_running_loop().time()
+        self._told_at = time.monotonic()
         for loop, told in tuple(self._listeners):
             with contextlib.suppress(RuntimeError):  # that loop has ended
                 loop.call_soon_threadsafe(told)
@@ -309,7 +321,7 @@ class JetStreamStore(FollowingStore):
 
     async def _read(self, job_id: str) -> Job | None:
         record = await self._stream.last(self._job_subject(job_id))
-        return _stored(record).job if record is not None and record.data is not None else None
+        return self._progress.newest(_stored(record).job) if record is not None and record.data is not None else None
 
     @_on_stream
     async def history(self, job_id: str) -> list[Transition]:
@@ -327,16 +339,25 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def _read_states(self) -> Mapping[str, State]:
-        return states_of(*await self._ordered())
+        began = time.monotonic()
+        if self._ordered_at <= max(self._heard_at, self._moved_at, began - self.look_s):  # else only progress is new
+            self._order, self._ordered_at = await self._ordered(), began
+        queue, jobs = self._order
+        return states_of(queue, {job_id: self._progress.newest(job).stamp for job_id, job in jobs.items()})
 
-    async def _ordered(self) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
-        """Return all unfinished jobs in order, and the version of each."""
+    @_on_stream
+    async def _read_changed(self, job_id: str) -> Job | None:
+        job = self._order[1].get(job_id)
+        return self._progress.newest(job) if job is not None else await self._read(job_id)
+
+    async def _ordered(self) -> tuple[tuple[QueuedJob, ...], dict[str, Job]]:
+        """Return all unfinished jobs in order, and each by its id."""
         kept = await self._now.look()
         jobs, counts, priorities = (self._of_kind(kept, kind) for kind in ("job", "count", "priority"))
         served = {count["token"]: count["served_at"] for count in counts.values() if count["served_at"] is not None}
         now, queued = time.time(), map(_queued, jobs.values())
         ordered = in_order(queued, served, priorities, now=now, max_wait_s=self._max_wait_s)
-        return ordered, {job.id: job.version for job in jobs.values()}
+        return ordered, {job.id: job for job in jobs.values()}
 
     @_on_stream
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
@@ -383,13 +404,27 @@ class JetStreamStore(FollowingStore):
 
     @_transaction
     async def mark_sent(self, transaction: Transaction, job_id: str, *, attempt: int | None = None) -> None:
-        await self._change_running(transaction, job_id, attempt, sent=True)
+        stored = await self._read_job(transaction, job_id)
+        if stored.job.status == "in_progress" and attempt in (None, stored.job.attempt):
+            self._write_job(transaction, _changed(stored, sent=True))
 
-    @_transaction
-    async def report(
-        self, transaction: Transaction, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None
-    ) -> None:
-        await self._change_running(transaction, job_id, attempt, progress=dict(progress))
+    @_on_stream
+    async def report(self, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None) -> None:
+        if attempt is not None and await self._progress.say(job_id, attempt, progress):
+            return
+
+        async def write(transaction: Transaction) -> Job | None:
+            stored = await self._read_job(transaction, job_id)
+            if stored.job.status != "in_progress" or attempt not in (None, stored.job.attempt):
+                return None
+            number = {NUMBER: (stored.job.version + 1) * NUMBERS} if attempt is not None else {}
+            changed = _changed(stored, progress={**progress, **number})
+            self._write_job(transaction, changed)
+            return changed.job
+
+        job = await self._stream.transact(write)
+        if attempt is not None and job is not None:
+            self._progress.written(job)
 
     @functools.partial(_transaction, moves_queue=True)
     async def requeue(
@@ -495,11 +530,6 @@ class JetStreamStore(FollowingStore):
         )
         ttl_s = _EXPIRED_TTL_S if job.expired else None
         transaction.write(self._subject(*place, _word(job.id)), _data(stored), ttl_s=ttl_s)
-
-    async def _change_running(self, transaction: Transaction, job_id: str, attempt: int | None, **fields: Any) -> None:
-        stored = await self._read_job(transaction, job_id)
-        if stored.job.status == "in_progress" and attempt in (None, stored.job.attempt):
-            self._write_job(transaction, _changed(stored, **fields))
 
     async def _end(
         self, transaction: Transaction, before: _Stored, status: Status, *, reason: str | None = None, **fields: Any

@@ -20,7 +20,7 @@ _NEVER = -math.inf
 _NOBODY: Mapping[str, float] = MappingProxyType({})
 _ALL_NORMAL: Mapping[str, Priority] = MappingProxyType({})
 
-State: TypeAlias = tuple[int, int | None]  # a job's version and queue position
+State: TypeAlias = tuple[int, int | None]  # a job's stamp and queue position
 
 
 def in_order(
@@ -79,11 +79,11 @@ def queue_position(job_id: str, queue: Sequence[QueuedJob]) -> int | None:
     return next((position for position, waiting_id in enumerate(waiting) if waiting_id == job_id), None)
 
 
-def states_of(ordered: Iterable[QueuedJob], versions: Mapping[str, int]) -> dict[str, State]:
-    """Return the states of jobs that are in order; ``versions`` has each job's version."""
+def states_of(ordered: Iterable[QueuedJob], stamps: Mapping[str, int]) -> dict[str, State]:
+    """Return the states of jobs that are in order; ``stamps`` has each job's ``Job.stamp``."""
     waiting = [job.id for job in ordered if job.status == "in_queue"]
     positions = {job_id: position for position, job_id in enumerate(waiting)}
-    return {job_id: (version, positions.get(job_id)) for job_id, version in versions.items()}
+    return {job_id: (stamp, positions.get(job_id)) for job_id, stamp in stamps.items()}
 
 
 class FollowingStore(Store):
@@ -107,6 +107,10 @@ class FollowingStore(Store):
         """Return the states of all unfinished jobs."""
         raise NotImplementedError
 
+    async def _read_changed(self, job_id: str) -> Job | None:
+        """Return a job, at least as new as the states that were read last."""
+        return await self.get(job_id)
+
     def _moved(self) -> None:
         """Note that the queue may have moved: no earlier look counts from now on."""
         self._moved_at = time.monotonic()
@@ -123,16 +127,16 @@ class FollowingStore(Store):
         while True:
             state = (await self._states()).get(job_id)
             if state is None or state != seen:
-                if job is None or state is None or state[0] != job.version:
-                    job = await self.get(job_id)
+                if job is None or state is None or state[0] != job.stamp:
+                    job = await self._read_changed(job_id)
                 if job is None or job.expired:
                     return
                 position = None
                 if job.status == "in_queue":
-                    same = state is not None and state[0] == job.version
+                    same = state is not None and state[0] == job.stamp
                     position = state[1] if state is not None and same else await self.position(job_id)
-                if seen != (job.version, position):
-                    seen = job.version, position
+                if seen != (job.stamp, position):
+                    seen = job.stamp, position
                     yield job, position
                 if job.finished:
                     return
@@ -149,7 +153,7 @@ class FollowingStore(Store):
         with self.telling(told.set):
             if self._told_at <= self._states_at:
                 await wait_for(told, self.look_s)
-        self._moved()  # all who waited share a new look
+        self._told_at = time.monotonic()  # all who waited share a new look
 
     async def _states(self) -> Mapping[str, State]:
         """Return the states of all unfinished jobs, not older than ``look_s``, nor than what was told or moved here.

@@ -23,6 +23,7 @@ from .blobs import NO_BLOBS, Blobs
 from .queue import FollowingStore, State, in_order, states_of
 from .records import (
     DEATHS,
+    NUMBERS,
     UNFINISHED,
     Health,
     Job,
@@ -221,7 +222,7 @@ class SqliteStore(FollowingStore):
                 f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
             ) from error
         self._max_wait_s = max_wait_s
-        # The file's version, when it was read, the queue, and the version of each of its jobs.
+        # The file's version, when it was read, the queue, and the stamp of each of its jobs.
         self._queue: tuple[int, float, tuple[QueuedJob, ...], dict[str, int]] | None = None
         self._lead_lock = path.parent / "dispatcher.lock"
         self._leading: dict[str, FileLock] = {}
@@ -310,7 +311,7 @@ class SqliteStore(FollowingStore):
         return [QueuedJob(*row) for row in database.execute(query)]
 
     def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
-        """Return all unfinished jobs in order, and the version of each."""
+        """Return all unfinished jobs in order, and the stamp of each."""
         columns = ", ".join(QueuedJob._fields)
         query = (
             f"SELECT version, {columns} FROM jobs INDEXED BY jobs_unfinished "  # noqa: S608
@@ -327,7 +328,7 @@ class SqliteStore(FollowingStore):
             if row is not None and row[0] is not None:
                 served[token] = row[0]
         ordered = in_order(jobs, served, _priorities(database), now=now, max_wait_s=self._max_wait_s)
-        return ordered, {job.id: row[0] for job, row in zip(jobs, rows, strict=True)}
+        return ordered, {job.id: row[0] * NUMBERS for job, row in zip(jobs, rows, strict=True)}
 
     @_reads
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:

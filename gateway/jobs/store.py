@@ -53,9 +53,9 @@ class IdempotencyConflictError(Exception):
 class Store(Protocol):
     """Jobs, and what belongs to them. Any number of processes share one store; each call but ``expire`` is atomic.
 
-    When a method returns, its change survives a power cut (``report`` and ``set_health`` only survive a crash of the
-    process). A call that is cancelled is completed first. Every method may raise ``StoreError``. Methods that change a
-    job raise ``KeyError`` for an unknown id.
+    When a method returns, its change survives a power cut (``set_health`` only a crash of the process, and ``report``
+    not always that: what it said last may be lost). A call that is cancelled is completed first. Every method may raise
+    ``StoreError``. Methods that change a job raise ``KeyError`` for an unknown id.
 
     A job's states: ``submit`` → in_queue, ``assign`` → in_progress, ``requeue`` → in_queue, ``end`` → succeeded, failed
     or cancelled. Every change raises the job's ``version``; a job that has ended no longer changes, it only expires.

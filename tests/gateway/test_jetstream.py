@@ -559,6 +559,79 @@ def test_a_gateway_hears_again_after_its_consumer_is_gone(tmp_path, monkeypatch)
     assert follow(tmp_path, use, 2) == ("cancelled", "cancelled")
 
 
+def test_progress_reaches_all_gateways_and_is_seldom_written(tmp_path, monkeypatch):
+    commits, written = Stream._commit, []
+
+    async def commit(stream, batch):
+        written.append(batch)
+        await commits(stream, batch)
+
+    async def use(store, other, following):
+        ((job_id, change),) = following.items()
+        await other.assign(job_id, "a ComfyUI")
+        seen, fractions = [(await asyncio.wait_for(change, 20))[0]], [0.1, 0.2, 0.3, 0.4]
+        changes = store.follow(job_id)
+        await anext(changes)
+        monkeypatch.setattr(Stream, "_commit", commit)
+        for fraction in fractions:
+            await other.report(job_id, {"fraction": fraction, "host_queue_position": 0}, attempt=1)
+            seen.append((await asyncio.wait_for(anext(changes), 20))[0])
+            assert seen[-1] == await store.get(job_id) == await other.get(job_id)
+        assert [job.progress["fraction"] for job in seen[1:]] == fractions
+        assert len(written) == 1, "the first one"
+        await store.cancel(job_id)
+        await other.report(job_id, {"fraction": 0.5, "host_queue_position": 0}, attempt=1)
+        seen.append((await asyncio.wait_for(anext(changes), 20))[0])
+        while seen[-1].progress["fraction"] < 0.5:
+            seen.append((await asyncio.wait_for(anext(changes), 20))[0])
+        await other.end(job_id, "succeeded")
+        seen.extend([job async for job, _ in changes])
+        stamps = [job.stamp for job in seen]
+        assert stamps == sorted(set(stamps)), "an event's id says everywhere what came before"
+        assert seen[-1].status == "cancelled"
+        assert [entry.status for entry in await store.history(job_id)][1:] == ["in_progress"] * 2 + ["cancelled"]
+
+    follow(tmp_path, use)
+
+
+def test_progress_of_an_earlier_attempt_or_another_gateway_is_not_taken_for_newer(tmp_path):
+    async def use(store, other, following):
+        (job_id,) = following
+        await other.assign(job_id)
+        for fraction in (0.1, 0.2, 0.3):
+            await other.report(job_id, {"fraction": fraction, "host_queue_position": 0}, attempt=1)
+        before = (await other.get(job_id)).stamp
+        await store.report(job_id, {"fraction": 0.15, "host_queue_position": 0}, attempt=1)  # it dispatches now
+        for each in (store, other):
+            job = await each.get(job_id)
+            assert job.progress["fraction"] == 0.15
+            assert job.stamp > before
+        await store.requeue(job_id)
+        assert (await other.get(job_id)).progress is None
+        await store.assign(job_id)
+        await other.report(job_id, {"fraction": 0.9}, attempt=1)
+        job = await other.get(job_id)
+        assert (job.progress, job.attempt, job.deaths) == (None, 2, 1)
+
+    follow(tmp_path, use)
+
+
+def test_the_record_tells_who_asks_later(tmp_path, monkeypatch):
+    """At once that ComfyUI is at work, since a death counts then; the rest after a while."""
+    with opened(tmp_path) as store:
+        job = store.submit(new())
+        store.assign(job.id)
+        seen = []
+        for position, fraction, write_s in ((1, 0.0, 3600), (0, 0.1, 3600), (0, 0.2, 3600), (0, 0.3, -1)):
+            monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream_progress._WRITE_S", write_s)
+            store.report(job.id, {"fraction": fraction, "host_queue_position": position}, attempt=1)
+            with opened(tmp_path) as other:
+                seen.append(other.get(job.id).progress["fraction"])
+        assert seen == [0.0, 0.1, 0.1, 0.3]
+        with pytest.raises(KeyError):
+            store.report(str(uuid.uuid4()), {}, attempt=1)
+
+
 def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):
     commits, under_way, all_are = Stream._commit, [], threading.Event()
 
