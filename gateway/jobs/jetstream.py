@@ -104,6 +104,15 @@ class Record(NamedTuple):
     operations: tuple[str, ...]
 
 
+class Heading(NamedTuple):
+    """A record without its content: when it was written (Unix seconds), and whether it goes by itself."""
+
+    subject: str
+    sequence: int
+    at: float
+    goes: bool
+
+
 class _RefusedError(Exception):
     """A batch was not taken: another writer was faster, or the server is busy. It may be taken when done again."""
 
@@ -276,15 +285,25 @@ class Stream:
 
     async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
-        async with self._pushed(subject, deliver_policy="by_start_sequence", opt_start_seq=sequence + 1) as pushed:
-            pending, arrived = pushed
+        async for message, number, _ in self._all(subject, sequence):
+            yield self._decode(message.subject, number, message.data)
+
+    async def headings(self, subject: str, sequence: int) -> AsyncIterator[Heading]:
+        """Yield what ``all`` does without the contents, which are not sent."""
+        async for message, number, at in self._all(subject, sequence, headers_only=True):
+            yield Heading(message.subject, number, at, "Nats-TTL" in (message.headers or {}))
+
+    async def _all(self, subject: str, sequence: int, **options: Any) -> AsyncIterator[tuple[Msg, int, float]]:
+        options |= {"deliver_policy": "by_start_sequence", "opt_start_seq": sequence + 1}
+        async with self._pushed(subject, **options) as (pending, arrived):
             for _ in range(pending):
                 try:
                     message = await asyncio.wait_for(arrived.get(), _REPLY_S)
                 except asyncio.TimeoutError:
                     return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
-                number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
-                yield self._decode(message.subject, number, message.data)
+                # $JS.ACK.stream.consumer.delivered.SEQUENCE.….NANOSECONDS.pending
+                *_, number, _, nanoseconds, _ = message.reply.split(".")
+                yield message, int(number), int(nanoseconds) / 1e9
 
     async def hear(self, subject: str, heard: Callable[[], None]) -> None:
         """Call ``heard`` when a record was written whose subject ``subject`` matches; never returns.
@@ -685,19 +704,24 @@ class View:
 
     async def look(self) -> Mapping[str, Any]:
         """Return subject -> decoded record of all that had been written when this was called."""
+        await self.refresh()
+        return dict(self._records)
+
+    async def refresh(self) -> None:
+        """Bring the view up to date with all that had been written when this was called."""
         async with self._lock:
             try:
                 await self._refresh()
             except BaseException:
                 self._at = None  # the stream may be another one next time
                 raise
-            return dict(self._records)
 
     async def _refresh(self) -> None:
         now, made = time.monotonic(), await self._stream.made()
         # What was removed meanwhile may leave no trace.
         if self._at is None or made != self._made or (self._removals and now - self._at > _FRESH_S):
-            self._records, self.sequence, self._made = {}, 0, made
+            self._forget()
+            self.sequence, self._made = 0, made
             await self._read_many()
         self._at = now
         steps, end = 0, math.inf
@@ -711,6 +735,9 @@ class View:
             steps += 1
             if steps % _STEPS == 0:
                 await self._read_many()
+
+    def _forget(self) -> None:
+        self._records = {}
 
     async def _read_many(self) -> None:
         async for record in self._stream.all(self._subject, self.sequence):

@@ -16,7 +16,7 @@ Below the prefix ``wf``, a record's subject is:
 ``fact.NAME``                  health, workers, who dispatches, and the secrets that all gateways sign with
 
 What lies below ``now`` is small and kept in memory (``jetstream.View``), and of each job that ended and has not expired
-what its place in lists depends on. A job's number is the sequence number of its first record.
+its id and its end (``jetstream_ended``). A job's number is the sequence number of its first record.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ..durable import read_secret, write_durably
 from ..settings import NatsAccess
 from .jetstream import Record, Stream, Transaction, View
 from .jetstream_blobs import JetStreamBlobs
+from .jetstream_ended import EndedJobs
 from .jetstream_progress import ProgressNews
 from .queue import FollowingStore, State, in_order, states_of
 from .records import (
@@ -133,16 +134,6 @@ class _Stored(NamedTuple):
         return self._replace(history=(*self.history, transition(self.job, before, worker, reason)))
 
 
-class _Ended(NamedTuple):
-    """What is kept in memory of a job that ended and has not expired."""
-
-    id: str
-    token: str
-    status: Status
-    created_at: float
-    finished_at: float
-
-
 class JetStreamStore(FollowingStore):
     """``Store`` on a stream of NATS (``jetstream.Stream``). ``max_wait_s`` is that of ``queue.in_order``.
 
@@ -162,7 +153,7 @@ class JetStreamStore(FollowingStore):
             raise
         self._prefix = self._stream.prefix
         self._now = View(self._stream, self._subject("now", ">"), self._decode)
-        self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)
+        self._ended = EndedJobs(self._stream, self._subject("done", "job", ">"))
         self._max_wait_s = max_wait_s
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
         self._listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
@@ -374,18 +365,17 @@ class JetStreamStore(FollowingStore):
     async def newest(
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
-        found: dict[str, Job | _Ended] = {job.id: job for job in await self._open_jobs()}
+        below = before.id if before is not None else None
+        jobs = {job.id: job for job in await self._open_jobs() if job.token == token and status in (None, job.status)}
+        ids = [job_id for job_id in jobs if below is None or job_id < below]
         if status not in UNFINISHED:  # read after the open ones: a job that ends in between is in both
-            found |= {job.id: job for job in (await self._ended.look()).values()}
-        jobs = [job for job in found.values() if job.token == token and status in (None, job.status)]
-        if before is not None:
-            jobs = [job for job in jobs if (job.created_at, job.id) < (before.created_at, before.id)]
-        jobs = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
-        whole = await asyncio.gather(*map(self._whole, jobs))
+            await self._ended.refresh()
+            ids += self._ended.newest(_word(token), limit, status, below)
+        page = sorted(set(ids), reverse=True)[:limit]
+        ended = [job_id for job_id in page if job_id in self._ended.ended_at or job_id not in jobs]
+        jobs |= {job.id: job for job in await asyncio.gather(*map(self._read, ended)) if job is not None}
+        whole = [jobs.get(job_id) for job_id in page]
         return [job for job in whole if job is not None and not job.expired]  # it may expire meanwhile
-
-    async def _whole(self, job: Job | _Ended) -> Job | None:
-        return await self._read(job.id) if isinstance(job, _Ended) else job
 
     @functools.partial(_transaction, moves_queue=True)
     async def assign(
@@ -498,8 +488,8 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def unexpired(self) -> list[tuple[str, float]]:
-        ended = (await self._ended.look()).values()
-        return sorted(((job.id, job.finished_at) for job in ended), key=lambda job: job[1])
+        await self._ended.refresh()
+        return sorted(self._ended.ended_at.items(), key=lambda job: job[1])
 
     async def expire(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
@@ -857,11 +847,6 @@ def _stored(record: Record) -> _Stored:
 
 def _changed(stored: _Stored, **fields: Any) -> _Stored:
     return stored._replace(job=replace(stored.job, version=stored.job.version + 1, **fields))
-
-
-def _ended(record: Record) -> _Ended | None:
-    job = _stored(record).job
-    return _Ended(*(getattr(job, name) for name in _Ended._fields)) if not job.expired else None
 
 
 def _queued(job: Job) -> QueuedJob:

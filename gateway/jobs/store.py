@@ -119,9 +119,10 @@ class Store(Protocol):
     async def newest(
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
-        """Return up to ``limit`` jobs of a token that have not expired, newest first, by ``created_at`` and id.
+        """Return up to ``limit`` jobs of a token that have not expired, newest first.
 
-        With ``before``, only jobs behind that one in this order: what is submitted meanwhile moves none of them.
+        They are in the order of ``created_at`` and id; on JetStream of the id alone, which begins with that time. With
+        ``before``, only jobs behind that one in this order: what is submitted meanwhile moves none of them.
         """
 
     def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:

@@ -22,7 +22,7 @@ from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.copying import copy_to_nats
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.records import Health, Submission, Token
+from wan_flf2v.gateway.jobs.records import Health, Submission, Token, new_request_id
 from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
 from wan_flf2v.gateway.settings import NatsAccess
 
@@ -30,7 +30,7 @@ IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
 
 
 def new(**options):
-    return Submission(str(uuid.uuid4()), "t", "m", {}, {}, **options)
+    return Submission(new_request_id(), "t", "m", {}, {}, **options)
 
 
 def stream_of(folder):
@@ -488,6 +488,32 @@ def test_lists_read_no_more_records_than_they_show(tmp_path, monkeypatch):
         assert sum(".done." in subject for subject in read) == 3, "the two that are shown, and the one that expired"
         assert [job.id for job in store.newest("t", 9)] == ids[:0:-1]
         assert store.newest("other", 9) == []
+
+
+def test_a_gateway_that_starts_reads_no_finished_request(tmp_path, monkeypatch):
+    """Of many that are there it has the ids and when they ended; lists go on over pages, whatever is new meanwhile."""
+    decode, read = Stream._decode, []
+    with opened(tmp_path) as store:
+        ids = [store.submit(new()).id for _ in range(6)]
+        for job_id in ids[:3]:
+            store.end(job_id, "failed")
+        store.cancel(ids[3])
+        store.expire(ids[:1])
+        monkeypatch.setattr(Stream, "_decode", lambda *args: read.append(args[1]) or decode(*args))
+        with opened(tmp_path) as other:
+            unexpired = other.unexpired()
+            assert not [subject for subject in read if ".done." in subject]
+            assert [job_id for job_id, _ in unexpired] == ids[1:4]
+            assert all(abs(at - other.get(job_id).finished_at) < 5 for job_id, at in unexpired)
+            first = other.newest("t", 2)
+            store.submit(new())
+            second = other.newest("t", 2, before=first[-1])
+            third = other.newest("t", 2, before=second[-1])
+            assert [job.id for job in (*first, *second, *third)] == ids[:0:-1]
+            assert [job.id for job in other.newest("t", 9, status="failed")] == ids[2:0:-1]
+            store.expire(ids[1:3])
+            assert [job_id for job_id, _ in other.unexpired()] == ids[3:4]
+            assert other.newest("t", 9, status="failed") == []
 
 
 def follow(tmp_path, use, count=1):
