@@ -25,7 +25,7 @@ from ..jobs.catalogue import Catalogue
 from ..jobs.dispatcher import Dispatcher
 from ..jobs.records import NUMBERS, REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
 from ..jobs.results import Results
-from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
+from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError, within
 from ..jobs.tokens import ANONYMOUS
 from ..settings import Settings
 from . import errors
@@ -48,6 +48,7 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
+_STORE_S = 9.0  # for what a submit asks of the store, besides images; an election of a leader takes less
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 1.0  # how often an open stream asks whether its token was revoked
 _HEALTH_LOOK_S = 0.25  # as often as a store looks for changes
@@ -99,13 +100,14 @@ class SubmitRoute:
                     values, sources, idempotency = await self._large_bodies.read(
                         request, body, lambda content: self._read(request, model, content, webhook, intake)
                     )
-                earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
-                if earlier is not None:
-                    return self._accepted(earlier.id, base)
-                if lacking := await self._availability.lacking(model):  # this and the next before anything is fetched
-                    raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
-                if await self._store.count(token.id, "in_queue") >= limit:
-                    raise QueueFullError
+                with within(_STORE_S):
+                    earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
+                    if earlier is not None:
+                        return self._accepted(earlier.id, base)
+                    if lacking := await self._availability.lacking(model):  # this and the next before any fetch
+                        raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
+                    if await self._store.count(token.id, "in_queue") >= limit:
+                        raise QueueFullError
                 if webhook is not None:
                     await self._check_webhook(webhook)
                 images = await self._resolve_images(sources, intake)
@@ -123,7 +125,8 @@ class SubmitRoute:
                     base_url=base,
                     queue_limit=limit,
                 )
-                job = await self._store.submit(submission)
+                with within(_STORE_S):
+                    job = await self._store.submit(submission)
         except QueueFullError:
             raise too_many(errors.QUEUE_FULL, _QUEUE_FULL_WAIT_S, limit=limit) from None
         except IdempotencyConflictError:

@@ -24,12 +24,13 @@ from nats.aio.msg import Msg
 
 from ..settings import NatsAccess
 from .nats_connection import NatsConnection
-from .store import StoreError, StoreFileError, StoreFullError
+from .store import StoreError, StoreFileError, StoreFullError, left
 
 SCHEMA_VERSION = 1
 _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
 _CONNECT_S = 5.0
 _REPLY_S = 1.5  # for one reply of the server
+_SHORTEST_REPLY_S = 0.25  # for one at the end of a call's time
 _LARGE_REPLY_S = 10.0  # for one to a message, or with one, of half a MiB
 _CALL_S = 8.0  # for one call of the store, with all repetitions; longer than most elections of a leader
 _AT_ONCE = 8  # transactions of one process
@@ -416,6 +417,7 @@ class Stream:
 
     async def _exchange(self, subject: str, payload: bytes, headers: dict[str, str] | None, reply_s: float) -> Msg:
         try:
+            reply_s = max(left(reply_s), _SHORTEST_REPLY_S)
             return await self._connection.client().request(subject, payload, reply_s, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
@@ -549,7 +551,7 @@ class Stream:
     async def _holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
         """Hold a lock; ``StoreError`` if the calls that came before take too long."""
         try:
-            await asyncio.wait_for(lock.acquire(), _LOCK_S)
+            await asyncio.wait_for(lock.acquire(), left(_LOCK_S))
         except asyncio.TimeoutError:
             raise self._busy() from None
         try:
@@ -759,7 +761,7 @@ def _passes(error: Mapping[str, Any]) -> bool:
 
 def _pauses() -> Iterator[float]:
     """Yield how long to wait before each attempt of a call: not at all, then longer, until it has taken too long."""
-    end, (mean, longest) = time.monotonic() + _CALL_S, _PAUSE_S
+    end, (mean, longest) = time.monotonic() + left(_CALL_S), _PAUSE_S
     yield 0.0
     while time.monotonic() < end:
         yield random.uniform(0, 2 * mean)  # noqa: S311 -- so that two writers do not meet again

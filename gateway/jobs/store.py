@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,7 +30,26 @@ from .records import (
 )
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
+_END: ContextVar[float] = ContextVar("end", default=math.inf)
 CANCEL_REASON = "its client cancelled it"  # in a job's history
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let the calls of a store inside the block wait no longer for other processes than this in all: ``StoreError``.
+
+    What a call that gave up was to write may be written all the same.
+    """
+    token = _END.set(min(_END.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def left(seconds: float) -> float:
+    """Return how long to wait: ``seconds``, or less inside a block of ``within``."""
+    return max(min(seconds, _END.get() - time.monotonic()), 0.0)
 
 
 class StoreError(Exception):

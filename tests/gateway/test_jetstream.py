@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import signal
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ from wan_flf2v.gateway.jobs.copying import copy_to_nats
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.records import Health, Submission, Token, new_request_id
-from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
+from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError, within
 from wan_flf2v.gateway.settings import NatsAccess
 
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
@@ -125,6 +126,34 @@ def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
     too_many = pytest.raises(StoreError, match="Too many others write the same records")
     with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store), too_many:
         threads.submit(store.submit, new()).result(5)
+
+
+def test_a_call_ends_within_its_time(tmp_path):
+    """Behind others, and at a server that stands still, where one call alone has 8 s. Nothing is accepted."""
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+    store = Blocking(JetStreamStore(NatsAccess(server.url)))
+
+    async def submit():
+        with within(1.0):
+            await store.store.submit(new())
+
+    def refused(message):
+        began = time.monotonic()
+        with pytest.raises(StoreError, match=message):
+            asyncio.run(submit())
+        assert time.monotonic() - began < 5
+
+    try:
+        with stuck_calls(store):
+            refused("Too many others write the same records")
+        server.process.send_signal(signal.SIGSTOP)
+        refused("does not reply")
+        server.process.send_signal(signal.SIGCONT)
+        assert store.count() == 0
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        store.close()
+        server.kill()
 
 
 def test_who_dispatches_keeps_the_right_however_many_calls_wait(tmp_path):
