@@ -127,7 +127,9 @@ class FollowingStore(Store):
         while True:
             state = (await self._states()).get(job_id)
             if state is None or state != seen:
-                if job is None or state is None or state[0] != job.stamp:
+                if job is None:
+                    job = await self.get(job_id)  # as it is now; the states may be those of a moment ago
+                elif state is None or state[0] > job.stamp:
                     job = await self._read_changed(job_id)
                 if job is None or job.expired:
                     return

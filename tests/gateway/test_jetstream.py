@@ -588,6 +588,24 @@ def test_who_follows_is_told_and_asks_nothing_meanwhile(tmp_path, monkeypatch):
     assert follow(tmp_path, use, 5) == "cancelled"
 
 
+def test_who_begins_to_follow_sees_the_present_and_nothing_older(tmp_path, monkeypatch):
+    """Though the last look is some time ago, and nothing was told since."""
+
+    async def use(store, other, following):
+        (job_id,) = following
+        monkeypatch.setattr(JetStreamStore, "_heard", lambda _: None)
+        monkeypatch.setattr(JetStreamStore, "look_s", 0.5)
+        await store.position(job_id)
+        await other.assign(job_id)
+        changes = store.follow(job_id)
+        first = (await anext(changes))[0]
+        await asyncio.sleep(1.0)
+        await other.end(job_id, "failed")
+        return [first.status, *[job.status async for job, _ in changes]]
+
+    assert follow(tmp_path, use) == ["in_progress", "failed"]
+
+
 def test_who_was_not_told_looks_all_the_same(tmp_path, monkeypatch):
     async def hear(*_):
         pass
