@@ -30,7 +30,9 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 _FRESH_S = 3.0  # a response is not asked for again
 _OLD_S = 60.0  # until then, a model that could run is taken to be there while ComfyUI is asked again
 _PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to respond
-_LOOK_S = 5.0
+_LOOK_S = 5.0  # for one ComfyUI
+_WHOLE_LOOK_S = 15.0  # after so long no other ComfyUIs are asked
+_FIRST_AT_ONCE, _AT_ONCE = 2, 8  # ComfyUIs that are asked at the same time
 _KIND = "workflow"
 MAX_LIMIT = 100  # of a list
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -44,13 +46,14 @@ class Problem(NamedTuple):
 
 
 class Availability:
-    """Which models can run: what each ComfyUI said last. Calls at the same time share one look."""
+    """Which models can run: what ComfyUIs said last. Calls at the same time share one look."""
 
     def __init__(self, settings: Settings, models: Catalogue, outward: Outward = NO_OUTWARD) -> None:
         self._addresses = addresses_of(settings)
         self._outward = outward
         self._models = models
         self._said: dict[Address, dict[str, list[str]]] = {}  # what each model lacks there, as it said last
+        self._silent: set[Address] = set()  # they did not respond when they were asked last
         self._lacking: dict[str, list[str]] = {}
         self._problem: Problem | None = None
         self._known_at = -math.inf
@@ -108,21 +111,40 @@ class Availability:
         self._lacking, self._problem, self._known_at = lacking, problem, time.monotonic()
 
     async def _ask_each(self, graphs: Mapping[str, Graph]) -> list[dict[str, list[str]]]:
-        """Note, and return, what each model lacks on each ComfyUI that responds; raise the error if none does."""
+        """Note, and return, what each model lacks on ComfyUIs that respond; raise an error if none does.
+
+        A few are asked at a time, and no more once each model has a place: there can be hundreds, and many gateways.
+        """
         addresses = [*await resolved(self._addresses), *self._outward.addresses()]
         if not addresses:
             raise ServerUnreachableError(NO_WORKER)
-        looks = [asyncio.wait_for(_find_lacking_on(each, graphs), _LOOK_S) for each in addresses]
-        results = await asyncio.gather(*looks, return_exceptions=True)
-        responded = {
-            address: result
-            for address, result in zip(addresses, results, strict=True)
-            if not isinstance(result, BaseException)
-        }
-        self._said = {address: self._said.get(address, {}) for address in addresses} | responded
-        if not responded and isinstance(results[0], BaseException):
-            raise results[0]
-        return list(responded.values())
+        self._said = {address: self._said.get(address, {}) for address in addresses}
+        self._silent.intersection_update(addresses)
+        addresses.sort(key=self._rank)
+        responded: list[dict[str, list[str]]] = []
+        errors: list[BaseException] = []
+        end, at_once, wanted = time.monotonic() + _WHOLE_LOOK_S, _FIRST_AT_ONCE, graphs
+        while addresses and wanted and time.monotonic() < end:
+            asked, addresses, at_once = addresses[:at_once], addresses[at_once:], _AT_ONCE
+            looks = [asyncio.wait_for(_find_lacking_on(each, wanted), _LOOK_S) for each in asked]
+            for address, result in zip(asked, await asyncio.gather(*looks, return_exceptions=True), strict=True):
+                if isinstance(result, BaseException):
+                    self._silent.add(address)
+                    errors.append(result)
+                else:
+                    self._silent.discard(address)
+                    self._said[address] |= result
+                    responded.append(result)
+            if responded:  # what one of them has need not be looked for on others
+                wanted = {model_id: graphs[model_id] for model_id, lacks in _least(wanted, responded).items() if lacks}
+        if not responded:
+            raise errors[0]
+        return responded
+
+    def _rank(self, address: Address) -> tuple[bool, float]:
+        """Return how early to ask a ComfyUI: those that lacked the least come first, those that were silent last."""
+        said = self._said[address]
+        return address in self._silent, sum(map(bool, said.values())) if said else math.inf
 
 
 def _least(models: Iterable[str], offers: Iterable[Mapping[str, list[str]]]) -> dict[str, list[str]]:

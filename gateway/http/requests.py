@@ -23,9 +23,9 @@ from ..fetch import Fetcher, FetchError
 from ..images import ImageInput, Images, Intake
 from ..jobs.catalogue import Catalogue
 from ..jobs.dispatcher import Dispatcher
-from ..jobs.records import REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
+from ..jobs.records import NUMBERS, REQUEST_ID, STATUSES, Health, Job, Submission, Token, new_request_id
 from ..jobs.results import Results
-from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError
+from ..jobs.store import IdempotencyConflictError, QueueFullError, Store, StoreError, within
 from ..jobs.tokens import ANONYMOUS
 from ..settings import Settings
 from . import errors
@@ -48,6 +48,7 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
+_STORE_S = 9.0  # for what a submit asks of the store, besides images; an election of a leader takes less
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 1.0  # how often an open stream asks whether its token was revoked
 _HEALTH_LOOK_S = 0.25  # as often as a store looks for changes
@@ -99,13 +100,14 @@ class SubmitRoute:
                     values, sources, idempotency = await self._large_bodies.read(
                         request, body, lambda content: self._read(request, model, content, webhook, intake)
                     )
-                earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
-                if earlier is not None:
-                    return self._accepted(earlier.id, base)
-                if lacking := await self._availability.lacking(model):  # this and the next before anything is fetched
-                    raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
-                if await self._store.count(token.id, "in_queue") >= limit:
-                    raise QueueFullError
+                with within(_STORE_S):
+                    earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
+                    if earlier is not None:
+                        return self._accepted(earlier.id, base)
+                    if lacking := await self._availability.lacking(model):  # this and the next before any fetch
+                        raise ApiError(errors.MODEL_UNAVAILABLE, lacking, reason=" ".join(lacking))
+                    if await self._store.count(token.id, "in_queue") >= limit:
+                        raise QueueFullError
                 if webhook is not None:
                     await self._check_webhook(webhook)
                 images = await self._resolve_images(sources, intake)
@@ -123,7 +125,8 @@ class SubmitRoute:
                     base_url=base,
                     queue_limit=limit,
                 )
-                job = await self._store.submit(submission)
+                with within(_STORE_S):
+                    job = await self._store.submit(submission)
         except QueueFullError:
             raise too_many(errors.QUEUE_FULL, _QUEUE_FULL_WAIT_S, limit=limit) from None
         except IdempotencyConflictError:
@@ -258,16 +261,16 @@ class RequestRoutes:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream a request's status as server-sent events, one for each change, until the request has ended.
 
-        An event's id is the job's version. With ``Last-Event-ID``, the present state is sent only if it is newer. If
-        the client knows the end already, the response is 204, which tells an EventSource to stop. The stream ends also
+        An event's id is the job's stamp. With ``Last-Event-ID``, the present state is sent only if it is newer. If the
+        client knows the end already, the response is 204, which tells an EventSource to stop. The stream ends also
         when the token is revoked. With ``preview=1`` it also has pictures of what is being made, without an id.
         """
         job, token, preview = await self._find_job(request), token_of(request), boolean_query(request, "preview")
         text = request.headers.get("Last-Event-ID", "")
         last = int(text) if text.isascii() and text.isdigit() and len(text) < 18 else 0
-        if last > job.version:  # of another request, or of a store that was put back
+        if last // NUMBERS > job.version:  # of another request, or of a store that was put back
             last = 0
-        if job.finished and job.version <= last:
+        if job.finished and job.stamp <= last:
             return web.Response(status=204)
         if self._streams[token.id] >= _MAX_STREAMS:
             raise too_many(errors.STREAMS_FULL, _STREAMS_FULL_WAIT_S, limit=_MAX_STREAMS)
@@ -310,12 +313,12 @@ class RequestRoutes:
                     job, position = change.result()
                     moved = position is not None and known_position is not None and position != known_position
                     known_position = position
-                    if job.version > last or moved:
+                    if job.stamp > last or moved:
                         # Without a new events_url: who has the link to this stream could renew it for ever.
                         status = status_response(job, base, position, await self._recent_health())
                         body = status.model_dump_json(exclude_unset=True)
-                        message = f"id: {job.version}\nevent: status\ndata: {body}\n\n".encode()
-                        last = job.version
+                        message = f"id: {job.stamp}\nevent: status\ndata: {body}\n\n".encode()
+                        last = job.stamp
                     change = asyncio.ensure_future(anext(changes))
                 elif clock() - sent_at >= _HEARTBEAT_S:
                     message = b": still here\n\n"

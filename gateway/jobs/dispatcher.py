@@ -26,7 +26,6 @@ from .results import Results
 from .store import Store, StoreError
 from .worker import Worker
 
-_LOOK_S = 0.25  # how often the store is read for new jobs and cancellations of other processes
 _SHORTEST_ROUND_S = 0.02  # many requests may come at once
 _RESOLVE_S = 30.0  # how often names are looked up again
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
@@ -77,36 +76,41 @@ class Dispatcher:
         """
         if ready is not None:
             await ready()
-        pause, keeping = _BACK_OFF_S[0], asyncio.create_task(self._keep_lead())
+        keeping = asyncio.create_task(self._keep_lead())
         try:
-            while True:
-                try:
-                    led, self._leads = self._leads, await self._store.lead(self._name)
-                    if self._leads != led:
-                        _LOG.info("this gateway dispatches now" if self._leads else "another gateway dispatches now")
-                    if not self._leads:
-                        await self._stop_all()
-                        await asyncio.sleep(_LEAD_RETRY_S)
-                        continue
-                    await self._round()
-                    pause = _BACK_OFF_S[0]
-                except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
-                    _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
-                    with contextlib.suppress(StoreError):
-                        # A store that does not say who dispatches may have another gateway that does.
-                        if self._leads or not isinstance(error, StoreError):
-                            await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _BACK_OFF_S[1])
-                await asyncio.sleep(_SHORTEST_ROUND_S)
-                await wait_for(self._poked, _LOOK_S)
-                self._poked.clear()
+            with self._store.telling(self.poke):
+                await self._run_rounds()
         finally:
             keeping.cancel()
             await asyncio.wait((keeping,))
             await self._stop_all()
             with contextlib.suppress(StoreError):  # then its right ends by itself
                 await self._store.resign(self._name)
+
+    async def _run_rounds(self) -> None:
+        pause = _BACK_OFF_S[0]
+        while True:
+            try:
+                led, self._leads = self._leads, await self._store.lead(self._name)
+                if self._leads != led:
+                    _LOG.info("this gateway dispatches now" if self._leads else "another gateway dispatches now")
+                if not self._leads:
+                    await self._stop_all()
+                    await asyncio.sleep(_LEAD_RETRY_S)
+                    continue
+                await self._round()
+                pause = _BACK_OFF_S[0]
+            except Exception as error:  # noqa: BLE001 -- accepted jobs wait until it is over
+                _LOG.exception("dispatcher failed again_in_s=%.1f", pause)
+                with contextlib.suppress(StoreError):
+                    # A store that does not say who dispatches may have another gateway that does.
+                    if self._leads or not isinstance(error, StoreError):
+                        await self._set_health(replace(self._health, dispatcher="down", reason=str(error)))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BACK_OFF_S[1])
+            await asyncio.sleep(_SHORTEST_ROUND_S)
+            await wait_for(self._poked, self._store.look_s)
+            self._poked.clear()
 
     async def _keep_lead(self) -> None:
         """Keep the right to dispatch while a round waits for a store with much to write."""

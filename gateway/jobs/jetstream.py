@@ -24,12 +24,13 @@ from nats.aio.msg import Msg
 
 from ..settings import NatsAccess
 from .nats_connection import NatsConnection
-from .store import StoreError, StoreFileError, StoreFullError
+from .store import StoreError, StoreFileError, StoreFullError, left
 
 SCHEMA_VERSION = 1
 _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
 _CONNECT_S = 5.0
 _REPLY_S = 1.5  # for one reply of the server
+_SHORTEST_REPLY_S = 0.25  # for one at the end of a call's time
 _LARGE_REPLY_S = 10.0  # for one to a message, or with one, of half a MiB
 _CALL_S = 8.0  # for one call of the store, with all repetitions; longer than most elections of a leader
 _AT_ONCE = 8  # transactions of one process
@@ -38,6 +39,8 @@ _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetiti
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
 _SAME_S = 1.0  # how long the stream counts as the same one without a look
+_HEARTBEAT_S = 1.0  # how often a consumer that has nothing to send says that it is there
+_SILENT_S = 3.0  # after so long without a word it counts as gone
 _STEPS = 64  # how many messages a view reads one by one before it reads the others at once
 _OPERATIONS = 8  # how many of its last operations a record knows
 _REPLICAS = 3  # in a cluster
@@ -102,6 +105,15 @@ class Record(NamedTuple):
     operations: tuple[str, ...]
 
 
+class Heading(NamedTuple):
+    """A record without its content: when it was written (Unix seconds), and whether it goes by itself."""
+
+    subject: str
+    sequence: int
+    at: float
+    goes: bool
+
+
 class _RefusedError(Exception):
     """A batch was not taken: another writer was faster, or the server is busy. It may be taken when done again."""
 
@@ -130,6 +142,7 @@ class Stream:
         self._closed = False
         self._slots, self._retrying = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
+        self._endless: list[asyncio.Future[None]] = []
         self._made, self._made_known_at = "", -math.inf
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wan-flf2v-jetstream", daemon=True)
@@ -151,6 +164,10 @@ class Stream:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin work on the stream's loop that goes on until the stream is closed."""
+        self._loop.call_soon_threadsafe(lambda: self._endless.append(asyncio.ensure_future(work())))
 
     def wait(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do the work on the stream's loop; blocks."""
@@ -177,6 +194,9 @@ class Stream:
     async def _finish(self) -> None:
         if self._calls:
             await asyncio.wait(list(self._calls))
+        for work in self._endless:  # before the connection is closed: it would begin another one
+            work.cancel()
+        await asyncio.gather(*self._endless, return_exceptions=True)
         await self._connection.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
@@ -266,6 +286,45 @@ class Stream:
 
     async def all(self, subject: str, sequence: int) -> AsyncIterator[Record]:
         """Yield the records behind a sequence number. A replica may send them that lacks the newest ones."""
+        async for message, number, _ in self._all(subject, sequence):
+            yield self._decode(message.subject, number, message.data)
+
+    async def headings(self, subject: str, sequence: int) -> AsyncIterator[Heading]:
+        """Yield what ``all`` does without the contents, which are not sent."""
+        async for message, number, at in self._all(subject, sequence, headers_only=True):
+            yield Heading(message.subject, number, at, "Nats-TTL" in (message.headers or {}))
+
+    async def _all(self, subject: str, sequence: int, **options: Any) -> AsyncIterator[tuple[Msg, int, float]]:
+        options |= {"deliver_policy": "by_start_sequence", "opt_start_seq": sequence + 1}
+        async with self._pushed(subject, **options) as (pending, arrived):
+            for _ in range(pending):
+                try:
+                    message = await asyncio.wait_for(arrived.get(), _REPLY_S)
+                except asyncio.TimeoutError:
+                    return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
+                # $JS.ACK.stream.consumer.delivered.SEQUENCE.….NANOSECONDS.pending
+                *_, number, _, nanoseconds, _ = message.reply.split(".")
+                yield message, int(number), int(nanoseconds) / 1e9
+
+    async def hear(self, subject: str, heard: Callable[[], None]) -> None:
+        """Call ``heard`` when a record was written whose subject ``subject`` matches; never returns.
+
+        What is written while there is no connection may not be heard; ``heard`` is called once there is one again.
+        """
+        while True:
+            with contextlib.suppress(StoreError, asyncio.TimeoutError):
+                options = {"headers_only": True, "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+                async with self._pushed(subject, deliver_policy="new", **options) as (_, arrived):
+                    heard()
+                    while True:
+                        message = await asyncio.wait_for(arrived.get(), _SILENT_S)
+                        if message.subject.startswith(f"{self.prefix}."):  # else it is a heartbeat
+                            heard()
+            await asyncio.sleep(_REPLY_S)
+
+    @contextlib.asynccontextmanager
+    async def _pushed(self, subject: str, **options: Any) -> AsyncIterator[tuple[int, asyncio.Queue[Msg]]]:
+        """Let the server send records that ``subject`` matches; yield how many there are, and where they arrive."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         consumer: dict[str, Any] | None = None
         try:
@@ -275,14 +334,8 @@ class Stream:
         except (nats.errors.Error, OSError):
             raise self._silent() from None
         try:
-            consumer = await self._consumer(subject, sequence, deliver_subject=inbox)
-            for _ in range(consumer["num_pending"]):
-                try:
-                    message = await asyncio.wait_for(arrived.get(), _REPLY_S)
-                except asyncio.TimeoutError:
-                    return  # a tombstone that expired meanwhile does not come; who needs all reads on from the last
-                number = int(message.reply.split(".")[5])  # $JS.ACK.stream.consumer.delivered.SEQUENCE.….pending
-                yield self._decode(message.subject, number, message.data)
+            consumer = await self._consumer(subject, deliver_subject=inbox, **options)
+            yield consumer["num_pending"], arrived
         finally:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
@@ -291,14 +344,13 @@ class Stream:
 
     async def count(self, subject: str) -> int:
         """Return how many records there are of the subjects that ``subject`` matches."""
-        consumer = await self._consumer(subject, 0)
+        consumer = await self._consumer(subject)
         await self._remove_consumer(consumer)
         return int(consumer["num_pending"])
 
-    async def _consumer(self, subject: str, sequence: int, **options: Any) -> dict[str, Any]:
+    async def _consumer(self, subject: str, **options: Any) -> dict[str, Any]:
         config = {
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": sequence + 1,
+            "deliver_policy": "all",
             "ack_policy": "none",
             "filter_subject": subject,
             "mem_storage": True,
@@ -365,6 +417,7 @@ class Stream:
 
     async def _exchange(self, subject: str, payload: bytes, headers: dict[str, str] | None, reply_s: float) -> Msg:
         try:
+            reply_s = max(left(reply_s), _SHORTEST_REPLY_S)
             return await self._connection.client().request(subject, payload, reply_s, headers=headers)
         except nats.errors.MaxPayloadError as error:
             raise self._too_large() from error
@@ -498,7 +551,7 @@ class Stream:
     async def _holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
         """Hold a lock; ``StoreError`` if the calls that came before take too long."""
         try:
-            await asyncio.wait_for(lock.acquire(), _LOCK_S)
+            await asyncio.wait_for(lock.acquire(), left(_LOCK_S))
         except asyncio.TimeoutError:
             raise self._busy() from None
         try:
@@ -653,19 +706,24 @@ class View:
 
     async def look(self) -> Mapping[str, Any]:
         """Return subject -> decoded record of all that had been written when this was called."""
+        await self.refresh()
+        return dict(self._records)
+
+    async def refresh(self) -> None:
+        """Bring the view up to date with all that had been written when this was called."""
         async with self._lock:
             try:
                 await self._refresh()
             except BaseException:
                 self._at = None  # the stream may be another one next time
                 raise
-            return dict(self._records)
 
     async def _refresh(self) -> None:
         now, made = time.monotonic(), await self._stream.made()
         # What was removed meanwhile may leave no trace.
         if self._at is None or made != self._made or (self._removals and now - self._at > _FRESH_S):
-            self._records, self.sequence, self._made = {}, 0, made
+            self._forget()
+            self.sequence, self._made = 0, made
             await self._read_many()
         self._at = now
         steps, end = 0, math.inf
@@ -679,6 +737,9 @@ class View:
             steps += 1
             if steps % _STEPS == 0:
                 await self._read_many()
+
+    def _forget(self) -> None:
+        self._records = {}
 
     async def _read_many(self) -> None:
         async for record in self._stream.all(self._subject, self.sequence):
@@ -700,7 +761,7 @@ def _passes(error: Mapping[str, Any]) -> bool:
 
 def _pauses() -> Iterator[float]:
     """Yield how long to wait before each attempt of a call: not at all, then longer, until it has taken too long."""
-    end, (mean, longest) = time.monotonic() + _CALL_S, _PAUSE_S
+    end, (mean, longest) = time.monotonic() + left(_CALL_S), _PAUSE_S
     yield 0.0
     while time.monotonic() < end:
         yield random.uniform(0, 2 * mean)  # noqa: S311 -- so that two writers do not meet again

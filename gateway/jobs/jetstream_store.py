@@ -16,7 +16,7 @@ Below the prefix ``wf``, a record's subject is:
 ``fact.NAME``                  health, workers, who dispatches, and the secrets that all gateways sign with
 
 What lies below ``now`` is small and kept in memory (``jetstream.View``), and of each job that ended and has not expired
-what its place in lists depends on. A job's number is the sequence number of its first record.
+its id and its end (``jetstream_ended``). A job's number is the sequence number of its first record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -40,9 +40,13 @@ from ..durable import read_secret, write_durably
 from ..settings import NatsAccess
 from .jetstream import Record, Stream, Transaction, View
 from .jetstream_blobs import JetStreamBlobs
+from .jetstream_ended import EndedJobs
+from .jetstream_progress import ProgressNews
 from .queue import FollowingStore, State, in_order, states_of
 from .records import (
     DEATHS,
+    NUMBER,
+    NUMBERS,
     UNFINISHED,
     Health,
     Job,
@@ -67,6 +71,7 @@ from .store import (
     StoreFileError,
 )
 
+_TELL_S = 0.25  # how long changes are gathered that follow each other
 _LEAD_TTL_S = 6  # how long a dispatcher that fell silent keeps its right
 _LEAD_KEPT_S = 2.0  # how long it relies on it without asking again
 _EXPIRED_TTL_S = 7 * 86400  # how long an expired job is still known
@@ -92,10 +97,12 @@ def _transaction(
     work: Callable[Concatenate[JetStreamStore, Transaction, _P], Coroutine[Any, Any, _T]],
     *,
     waits: bool = True,
+    moves_queue: bool = False,
 ) -> Callable[Concatenate[JetStreamStore, _P], Coroutine[Any, Any, _T]]:
     """Make a method one transaction on the stream's own loop; it is done again if another writer was faster.
 
-    With ``waits=False`` it does not wait for the other transactions of this process.
+    With ``waits=False`` it does not wait for the other transactions of this process. ``moves_queue`` says that waiting
+    jobs may have another position afterwards, one that is accepted apart.
     """
 
     async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -107,7 +114,8 @@ def _transaction(
         try:
             return await self._stream.run(go)
         finally:
-            self._moved()
+            if moves_queue:
+                self._moved()
 
     return call
 
@@ -126,16 +134,6 @@ class _Stored(NamedTuple):
         return self._replace(history=(*self.history, transition(self.job, before, worker, reason)))
 
 
-class _Ended(NamedTuple):
-    """What is kept in memory of a job that ended and has not expired."""
-
-    id: str
-    token: str
-    status: Status
-    created_at: float
-    finished_at: float
-
-
 class JetStreamStore(FollowingStore):
     """``Store`` on a stream of NATS (``jetstream.Stream``). ``max_wait_s`` is that of ``queue.in_order``.
 
@@ -143,6 +141,7 @@ class JetStreamStore(FollowingStore):
     """
 
     blobs: JetStreamBlobs
+    look_s = 1.0
 
     def __init__(self, access: NatsAccess, *, max_wait_s: float = math.inf) -> None:
         super().__init__()
@@ -154,13 +153,49 @@ class JetStreamStore(FollowingStore):
             raise
         self._prefix = self._stream.prefix
         self._now = View(self._stream, self._subject("now", ">"), self._decode)
-        self._ended = View(self._stream, self._subject("done", "job", ">"), _ended, removals=False)
+        self._ended = EndedJobs(self._stream, self._subject("done", "job", ">"))
         self._max_wait_s = max_wait_s
         self._led: dict[str, float] = {}  # holder -> when it was last seen to have the right to dispatch
+        self._listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
+        self._hears = False
+        self._heard_at = self._ordered_at = self._spread_at = -math.inf
+        self._order: tuple[tuple[QueuedJob, ...], dict[str, Job]] = (), {}
+        self._progress = ProgressNews(self._stream, self._spread)
+        self._telling: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
         await asyncio.to_thread(self.blobs.close)
         await asyncio.to_thread(self._stream.close)
+
+    @contextlib.contextmanager
+    def telling(self, told: Callable[[], None]) -> Iterator[None]:
+        if not self._hears:
+            self._hears = True
+            self._stream.begin(lambda: self._stream.hear(self._subject("now", ">"), self._heard))
+            self._stream.begin(self._progress.hear)
+        listener = asyncio.get_running_loop(), told
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+        self._spread()
+
+    def _spread(self) -> None:
+        """Tell that there is something new: at once, or a moment after it was told last."""
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_at(max(loop.time(), self._spread_at + _TELL_S), self._tell_listeners)
+
+    def _tell_listeners(self) -> None:
+        self._telling, self._spread_at = None, asyncio.get_running_loop().time()
+        self._told_at = time.monotonic()
+        for loop, told in tuple(self._listeners):
+            with contextlib.suppress(RuntimeError):  # that loop has ended
+                loop.call_soon_threadsafe(told)
 
     def secret(self, path: Path, new: bytes) -> bytes:
         own = read_secret(path, new)
@@ -277,7 +312,7 @@ class JetStreamStore(FollowingStore):
 
     async def _read(self, job_id: str) -> Job | None:
         record = await self._stream.last(self._job_subject(job_id))
-        return _stored(record).job if record is not None and record.data is not None else None
+        return self._progress.newest(_stored(record).job) if record is not None and record.data is not None else None
 
     @_on_stream
     async def history(self, job_id: str) -> list[Transition]:
@@ -295,16 +330,25 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def _read_states(self) -> Mapping[str, State]:
-        return states_of(*await self._ordered())
+        began = time.monotonic()
+        if self._ordered_at <= max(self._heard_at, self._moved_at, began - self.look_s):  # else only progress is new
+            self._order, self._ordered_at = await self._ordered(), began
+        queue, jobs = self._order
+        return states_of(queue, {job_id: self._progress.newest(job).stamp for job_id, job in jobs.items()})
 
-    async def _ordered(self) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
-        """Return all unfinished jobs in order, and the version of each."""
-        jobs = await self._open_jobs()
-        counts = (await self._kept("count")).values()
-        served = {count["token"]: count["served_at"] for count in counts if count["served_at"] is not None}
-        priorities = await self._kept("priority")
-        ordered = in_order(map(_queued, jobs), served, priorities, now=time.time(), max_wait_s=self._max_wait_s)
-        return ordered, {job.id: job.version for job in jobs}
+    @_on_stream
+    async def _read_changed(self, job_id: str) -> Job | None:
+        job = self._order[1].get(job_id)
+        return self._progress.newest(job) if job is not None else await self._read(job_id)
+
+    async def _ordered(self) -> tuple[tuple[QueuedJob, ...], dict[str, Job]]:
+        """Return all unfinished jobs in order, and each by its id."""
+        kept = await self._now.look()
+        jobs, counts, priorities = (self._of_kind(kept, kind) for kind in ("job", "count", "priority"))
+        served = {count["token"]: count["served_at"] for count in counts.values() if count["served_at"] is not None}
+        now, queued = time.time(), map(_queued, jobs.values())
+        ordered = in_order(queued, served, priorities, now=now, max_wait_s=self._max_wait_s)
+        return ordered, {job.id: job for job in jobs.values()}
 
     @_on_stream
     async def count(self, token: str | None = None, status: Status | None = None) -> int:
@@ -321,20 +365,19 @@ class JetStreamStore(FollowingStore):
     async def newest(
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
-        found: dict[str, Job | _Ended] = {job.id: job for job in await self._open_jobs()}
+        below = before.id if before is not None else None
+        jobs = {job.id: job for job in await self._open_jobs() if job.token == token and status in (None, job.status)}
+        ids = [job_id for job_id in jobs if below is None or job_id < below]
         if status not in UNFINISHED:  # read after the open ones: a job that ends in between is in both
-            found |= {job.id: job for job in (await self._ended.look()).values()}
-        jobs = [job for job in found.values() if job.token == token and status in (None, job.status)]
-        if before is not None:
-            jobs = [job for job in jobs if (job.created_at, job.id) < (before.created_at, before.id)]
-        jobs = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
-        whole = await asyncio.gather(*map(self._whole, jobs))
+            await self._ended.refresh()
+            ids += self._ended.newest(_word(token), limit, status, below)
+        page = sorted(set(ids), reverse=True)[:limit]
+        ended = [job_id for job_id in page if job_id in self._ended.ended_at or job_id not in jobs]
+        jobs |= {job.id: job for job in await asyncio.gather(*map(self._read, ended)) if job is not None}
+        whole = [jobs.get(job_id) for job_id in page]
         return [job for job in whole if job is not None and not job.expired]  # it may expire meanwhile
 
-    async def _whole(self, job: Job | _Ended) -> Job | None:
-        return await self._read(job.id) if isinstance(job, _Ended) else job
-
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def assign(
         self, transaction: Transaction, job_id: str, worker: str | None = None, *, name: str | None = None
     ) -> bool:
@@ -351,15 +394,29 @@ class JetStreamStore(FollowingStore):
 
     @_transaction
     async def mark_sent(self, transaction: Transaction, job_id: str, *, attempt: int | None = None) -> None:
-        await self._change_running(transaction, job_id, attempt, sent=True)
+        stored = await self._read_job(transaction, job_id)
+        if stored.job.status == "in_progress" and attempt in (None, stored.job.attempt):
+            self._write_job(transaction, _changed(stored, sent=True))
 
-    @_transaction
-    async def report(
-        self, transaction: Transaction, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None
-    ) -> None:
-        await self._change_running(transaction, job_id, attempt, progress=dict(progress))
+    @_on_stream
+    async def report(self, job_id: str, progress: Mapping[str, Any], *, attempt: int | None = None) -> None:
+        if attempt is not None and await self._progress.say(job_id, attempt, progress):
+            return
 
-    @_transaction
+        async def write(transaction: Transaction) -> Job | None:
+            stored = await self._read_job(transaction, job_id)
+            if stored.job.status != "in_progress" or attempt not in (None, stored.job.attempt):
+                return None
+            number = {NUMBER: (stored.job.version + 1) * NUMBERS} if attempt is not None else {}
+            changed = _changed(stored, progress={**progress, **number})
+            self._write_job(transaction, changed)
+            return changed.job
+
+        job = await self._stream.transact(write)
+        if attempt is not None and job is not None:
+            self._progress.written(job)
+
+    @functools.partial(_transaction, moves_queue=True)
     async def requeue(
         self,
         transaction: Transaction,
@@ -381,7 +438,7 @@ class JetStreamStore(FollowingStore):
         self._write_job(transaction, waiting.noted(reason=reason))
         self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def end(
         self,
         transaction: Transaction,
@@ -402,7 +459,7 @@ class JetStreamStore(FollowingStore):
         await self._end(transaction, stored, status, **result, detail={**stored.job.detail, **(detail or {})})
         return True
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def cancel(self, transaction: Transaction, job_id: str) -> CancelOutcome:
         stored = await self._read_job(transaction, job_id)
         if stored.job.finished:
@@ -431,8 +488,8 @@ class JetStreamStore(FollowingStore):
 
     @_on_stream
     async def unexpired(self) -> list[tuple[str, float]]:
-        ended = (await self._ended.look()).values()
-        return sorted(((job.id, job.finished_at) for job in ended), key=lambda job: job[1])
+        await self._ended.refresh()
+        return sorted(self._ended.ended_at.items(), key=lambda job: job[1])
 
     async def expire(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
@@ -463,11 +520,6 @@ class JetStreamStore(FollowingStore):
         )
         ttl_s = _EXPIRED_TTL_S if job.expired else None
         transaction.write(self._subject(*place, _word(job.id)), _data(stored), ttl_s=ttl_s)
-
-    async def _change_running(self, transaction: Transaction, job_id: str, attempt: int | None, **fields: Any) -> None:
-        stored = await self._read_job(transaction, job_id)
-        if stored.job.status == "in_progress" and attempt in (None, stored.job.attempt):
-            self._write_job(transaction, _changed(stored, **fields))
 
     async def _end(
         self, transaction: Transaction, before: _Stored, status: Status, *, reason: str | None = None, **fields: Any
@@ -523,7 +575,7 @@ class JetStreamStore(FollowingStore):
         transaction.write(by_name, token.hash)
         return True
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def revoke_token(self, transaction: Transaction, name: str) -> bool:
         token_hash = await transaction.read(self._token_subjects("", name)[1])
         if token_hash is None:
@@ -542,7 +594,7 @@ class JetStreamStore(FollowingStore):
     async def priorities(self) -> dict[str, Priority]:
         return await self._kept("priority")
 
-    @_transaction
+    @functools.partial(_transaction, moves_queue=True)
     async def set_priority(self, transaction: Transaction, name: str, priority: Priority) -> bool:
         token_hash = await transaction.read(self._token_subjects("", name)[1])
         if token_hash is None:
@@ -767,8 +819,10 @@ class JetStreamStore(FollowingStore):
 
     async def _kept(self, kind: str) -> dict[str, Any]:
         """Return what is kept below ``now`` of one kind, by the last word of the subject."""
+        return self._of_kind(await self._now.look(), kind)
+
+    def _of_kind(self, kept: Mapping[str, Any], kind: str) -> dict[str, Any]:
         prefix = self._subject("now", kind, "")
-        kept = await self._now.look()
         return {subject.rpartition(".")[2]: data for subject, data in kept.items() if subject.startswith(prefix)}
 
     async def _open_jobs(self) -> list[Job]:
@@ -793,11 +847,6 @@ def _stored(record: Record) -> _Stored:
 
 def _changed(stored: _Stored, **fields: Any) -> _Stored:
     return stored._replace(job=replace(stored.job, version=stored.job.version + 1, **fields))
-
-
-def _ended(record: Record) -> _Ended | None:
-    job = _stored(record).job
-    return _Ended(*(getattr(job, name) for name in _Ended._fields)) if not job.expired else None
 
 
 def _queued(job: Job) -> QueuedJob:

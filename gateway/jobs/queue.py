@@ -7,19 +7,20 @@ import heapq
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import TypeAlias
 
+from ...client.run import wait_for
 from .records import PRIORITIES, Job, Priority, QueuedJob
 from .store import Store
 
 _NEVER = -math.inf
 _NOBODY: Mapping[str, float] = MappingProxyType({})
-_FOLLOW_S = 0.25  # how often a followed job is read: any process may have changed it
 _ALL_NORMAL: Mapping[str, Priority] = MappingProxyType({})
 
-State: TypeAlias = tuple[int, int | None]  # a job's version and queue position
+State: TypeAlias = tuple[int, int | None]  # a job's stamp and queue position
 
 
 def in_order(
@@ -78,27 +79,40 @@ def queue_position(job_id: str, queue: Sequence[QueuedJob]) -> int | None:
     return next((position for position, waiting_id in enumerate(waiting) if waiting_id == job_id), None)
 
 
-def states_of(ordered: Iterable[QueuedJob], versions: Mapping[str, int]) -> dict[str, State]:
-    """Return the states of jobs that are in order; ``versions`` has each job's version."""
+def states_of(ordered: Iterable[QueuedJob], stamps: Mapping[str, int]) -> dict[str, State]:
+    """Return the states of jobs that are in order; ``stamps`` has each job's ``Job.stamp``."""
     waiting = [job.id for job in ordered if job.status == "in_queue"]
     positions = {job_id: position for position, job_id in enumerate(waiting)}
-    return {job_id: (version, positions.get(job_id)) for job_id, version in versions.items()}
+    return {job_id: (stamp, positions.get(job_id)) for job_id, stamp in stamps.items()}
 
 
 class FollowingStore(Store):
-    """The part of a store that follows jobs; ``_read_states`` is all that it needs besides the protocol."""
+    """The part of a store that follows jobs; ``_read_states`` is all that it needs besides the protocol.
+
+    ``_told_at`` is when something was told last.
+    """
+
+    look_s = 0.25
 
     def __init__(self) -> None:
         self._known_states: Mapping[str, State] = {}
-        self._states_at = self._moved_at = -math.inf
+        self._states_at = self._moved_at = self._told_at = -math.inf
         self._look: asyncio.Future[None] | None = None
+        self._wait: asyncio.Future[None] | None = None
+
+    def telling(self, told: Callable[[], None]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def _read_states(self) -> Mapping[str, State]:
         """Return the states of all unfinished jobs."""
         raise NotImplementedError
 
+    async def _read_changed(self, job_id: str) -> Job | None:
+        """Return a job, at least as new as the states that were read last."""
+        return await self.get(job_id)
+
     def _moved(self) -> None:
-        """Note that this process may have moved the queue: no earlier look counts from now on."""
+        """Note that the queue may have moved: no earlier look counts from now on."""
         self._moved_at = time.monotonic()
 
     async def position(self, job_id: str) -> int | None:
@@ -113,27 +127,42 @@ class FollowingStore(Store):
         while True:
             state = (await self._states()).get(job_id)
             if state is None or state != seen:
-                if job is None or state is None or state[0] != job.version:
-                    job = await self.get(job_id)
+                if job is None:
+                    job = await self.get(job_id)  # as it is now; the states may be those of a moment ago
+                elif state is None or state[0] > job.stamp:
+                    job = await self._read_changed(job_id)
                 if job is None or job.expired:
                     return
                 position = None
                 if job.status == "in_queue":
-                    same = state is not None and state[0] == job.version
+                    same = state is not None and state[0] == job.stamp
                     position = state[1] if state is not None and same else await self.position(job_id)
-                if seen != (job.version, position):
-                    seen = job.version, position
+                if seen != (job.stamp, position):
+                    seen = job.stamp, position
                     yield job, position
                 if job.finished:
                     return
-            await asyncio.sleep(_FOLLOW_S)
+            await self._news()
+
+    async def _news(self) -> None:
+        """Wait until there may be something new; those who follow jobs share one wait."""
+        if self._wait is None or self._wait.done():
+            self._wait = asyncio.ensure_future(self._wait_for_news())
+        await asyncio.shield(self._wait)
+
+    async def _wait_for_news(self) -> None:
+        told = asyncio.Event()
+        with self.telling(told.set):
+            if self._told_at <= self._states_at:
+                await wait_for(told, self.look_s)
+        self._told_at = time.monotonic()  # all who waited share a new look
 
     async def _states(self) -> Mapping[str, State]:
-        """Return the states of all unfinished jobs, not older than ``_FOLLOW_S``, nor than what this process moved.
+        """Return the states of all unfinished jobs, not older than ``look_s``, nor than what was told or moved here.
 
         Those who ask share one look.
         """
-        needed = max(time.monotonic() - _FOLLOW_S, self._moved_at)
+        needed = max(time.monotonic() - self.look_s, self._moved_at, self._told_at)
         while self._states_at <= needed:
             if self._look is None or self._look.done():
                 self._look = asyncio.ensure_future(self._look_at_states())

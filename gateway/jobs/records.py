@@ -19,6 +19,8 @@ UNFINISHED: tuple[Status, ...] = ("in_queue", "in_progress")
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # the first is served first
 DEATHS = "deaths"  # in a job's detail
+NUMBER = "number"  # in a job's progress, if it was told without a change of the job's version
+NUMBERS = 10**6  # how many of them a version can have
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ATTEMPT_NAME = re.compile(REQUEST_ID.pattern + r"(-[0-9]{1,4})?")
 
@@ -101,7 +103,12 @@ class Job:
     @property
     def ran(self) -> bool:
         """Whether ComfyUI was seen at work on the job in the present attempt, not only holding it in its queue."""
-        return (self.progress or {}).get("host_queue_position") == 0
+        return shows_run(self.progress or {})
+
+    @property
+    def stamp(self) -> int:
+        """A number that grows with every change and all progress, and is the same in every process."""
+        return self.version * NUMBERS + int((self.progress or {}).get(NUMBER, 0)) % NUMBERS
 
     @property
     def deaths(self) -> int:
@@ -112,6 +119,11 @@ class Job:
     def finished(self) -> bool:
         """Whether the job has ended."""
         return self.status not in UNFINISHED
+
+
+def shows_run(progress: Mapping[str, Any]) -> bool:
+    """Return whether ComfyUI was at work on a job that was so far."""
+    return progress.get("host_queue_position") == 0
 
 
 def attempt_name(job_id: str, attempt: int) -> str:

@@ -23,6 +23,7 @@ from .blobs import NO_BLOBS, Blobs
 from .queue import FollowingStore, State, in_order, states_of
 from .records import (
     DEATHS,
+    NUMBERS,
     UNFINISHED,
     Health,
     Job,
@@ -221,7 +222,8 @@ class SqliteStore(FollowingStore):
                 f"{path.name}-wal and {path.name}-shm if they are there: then a new, empty one is made."
             ) from error
         self._max_wait_s = max_wait_s
-        self._queue: tuple[int, float, tuple[QueuedJob, ...]] | None = None  # the file's version, when, and the queue
+        # The file's version, when it was read, the queue, and the stamp of each of its jobs.
+        self._queue: tuple[int, float, tuple[QueuedJob, ...], dict[str, int]] | None = None
         self._lead_lock = path.parent / "dispatcher.lock"
         self._leading: dict[str, FileLock] = {}
 
@@ -267,11 +269,15 @@ class SqliteStore(FollowingStore):
 
     @functools.partial(_reads, whole_queue=True)
     def queue(self, database: sqlite3.Connection) -> tuple[QueuedJob, ...]:
+        return self._look_at_queue(database)[0]
+
+    def _look_at_queue(self, database: sqlite3.Connection) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
+        """Return what ``_ordered`` does; it is read again only if the file has changed."""
         version = database.execute("PRAGMA data_version").fetchone()[0]  # changes when another connection commits
         now = time.time()
         if self._queue is None or self._queue[0] != version or not 0 <= now - self._queue[1] < _ORDER_S:
-            self._queue = version, now, self._ordered(database, now)[0]
-        return self._queue[2]
+            self._queue = version, now, *self._ordered(database, now)
+        return self._queue[2:]
 
     @_reads
     def unfinished(self, database: sqlite3.Connection) -> list[Unfinished]:
@@ -305,7 +311,7 @@ class SqliteStore(FollowingStore):
         return [QueuedJob(*row) for row in database.execute(query)]
 
     def _ordered(self, database: sqlite3.Connection, now: float) -> tuple[tuple[QueuedJob, ...], dict[str, int]]:
-        """Return all unfinished jobs in order, and the version of each."""
+        """Return all unfinished jobs in order, and the stamp of each."""
         columns = ", ".join(QueuedJob._fields)
         query = (
             f"SELECT version, {columns} FROM jobs INDEXED BY jobs_unfinished "  # noqa: S608
@@ -322,7 +328,7 @@ class SqliteStore(FollowingStore):
             if row is not None and row[0] is not None:
                 served[token] = row[0]
         ordered = in_order(jobs, served, _priorities(database), now=now, max_wait_s=self._max_wait_s)
-        return ordered, {job.id: row[0] for job, row in zip(jobs, rows, strict=True)}
+        return ordered, {job.id: row[0] * NUMBERS for job, row in zip(jobs, rows, strict=True)}
 
     @_reads
     def count(self, database: sqlite3.Connection, token: str | None = None, status: Status | None = None) -> int:
@@ -352,7 +358,7 @@ class SqliteStore(FollowingStore):
 
     @functools.partial(_reads, whole_queue=True)
     def _read_states(self, database: sqlite3.Connection) -> dict[str, State]:
-        return states_of(*self._ordered(database, time.time()))
+        return states_of(*self._look_at_queue(database))
 
     @functools.partial(_writes, moves_queue=True)
     def assign(

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,7 +30,26 @@ from .records import (
 )
 
 CancelOutcome = Literal["cancelled", "cancelling", "finished"]
+_END: ContextVar[float] = ContextVar("end", default=math.inf)
 CANCEL_REASON = "its client cancelled it"  # in a job's history
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let the calls of a store inside the block wait no longer for other processes than this in all: ``StoreError``.
+
+    What a call that gave up was to write may be written all the same.
+    """
+    token = _END.set(min(_END.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def left(seconds: float) -> float:
+    """Return how long to wait: ``seconds``, or less inside a block of ``within``."""
+    return max(min(seconds, _END.get() - time.monotonic()), 0.0)
 
 
 class StoreError(Exception):
@@ -52,9 +75,9 @@ class IdempotencyConflictError(Exception):
 class Store(Protocol):
     """Jobs, and what belongs to them. Any number of processes share one store; each call but ``expire`` is atomic.
 
-    When a method returns, its change survives a power cut (``report`` and ``set_health`` only survive a crash of the
-    process). A call that is cancelled is completed first. Every method may raise ``StoreError``. Methods that change a
-    job raise ``KeyError`` for an unknown id.
+    When a method returns, its change survives a power cut (``set_health`` only a crash of the process, and ``report``
+    not always that: what it said last may be lost). A call that is cancelled is completed first. Every method may raise
+    ``StoreError``. Methods that change a job raise ``KeyError`` for an unknown id.
 
     A job's states: ``submit`` → in_queue, ``assign`` → in_progress, ``requeue`` → in_queue, ``end`` → succeeded, failed
     or cancelled. Every change raises the job's ``version``; a job that has ended no longer changes, it only expires.
@@ -62,6 +85,9 @@ class Store(Protocol):
 
     blobs: Blobs
     """The files of the gateways that share the store."""
+
+    look_s: float
+    """How often to look for what other processes changed, even if nothing was told (``telling``)."""
 
     async def close(self) -> None:
         """Finish the running calls and close the store. Later calls raise ``StoreError``."""
@@ -73,6 +99,12 @@ class Store(Protocol):
         """Return the secret in a file of the data folder, the same for all gateways that share the store; blocks.
 
         If there is none it is ``new``. Gateways with a folder each share that of the first one, by the file's name.
+        """
+
+    def telling(self, told: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``told`` on this event loop soon after changes of any process, while the block runs.
+
+        It is called four times a second at most, and a change may not be told at all: look every ``look_s`` too.
         """
 
     # Jobs
@@ -96,8 +128,8 @@ class Store(Protocol):
     async def position(self, job_id: str) -> int | None:
         """Return how many jobs wait before this one, 0 if it is next; ``None`` if it does not wait.
 
-        What other processes did in the last quarter of a second, and jobs of other tokens that were accepted in it, may
-        not count yet.
+        What other processes did in the last quarter of a second (if it was not told: in ``look_s``), and jobs of other
+        tokens that were accepted in it, may not count yet.
         """
 
     async def running(self) -> list[QueuedJob]:
@@ -109,9 +141,10 @@ class Store(Protocol):
     async def newest(
         self, token: str, limit: int, *, status: Status | None = None, before: Job | None = None
     ) -> list[Job]:
-        """Return up to ``limit`` jobs of a token that have not expired, newest first, by ``created_at`` and id.
+        """Return up to ``limit`` jobs of a token that have not expired, newest first.
 
-        With ``before``, only jobs behind that one in this order: what is submitted meanwhile moves none of them.
+        They are in the order of ``created_at`` and id; on JetStream of the id alone, which begins with that time. With
+        ``before``, only jobs behind that one in this order: what is submitted meanwhile moves none of them.
         """
 
     def follow(self, job_id: str) -> AsyncIterator[tuple[Job, int | None]]:

@@ -241,12 +241,12 @@ def test_events_after_an_id_that_the_request_has_not_reached(gateway):
     """It is of another request, or of a store that was put back: the present state is sent as if there were none."""
     request_id = gateway.submit()
     first, _ = next(events(gateway, request_id))
-    stream = events(gateway, request_id, first + 1000)
+    stream = events(gateway, request_id, first * 1000)
     assert next(stream)[1]["status"] == "in_queue"
     gateway.cancel(request_id)
     ((_, state),) = stream
     assert state["status"] == "cancelled"
-    ((_, state),) = events(gateway, request_id, first + 1000)
+    ((_, state),) = events(gateway, request_id, first * 1000)
     assert state["status"] == "cancelled"
 
 

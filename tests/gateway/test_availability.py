@@ -1,7 +1,9 @@
 """What the API makes of ComfyUI's responses about what its models need."""
 
 import asyncio
+import contextlib
 
+import pytest
 from aiohttp import web
 from support.stores import chosen_store
 from support.web_server import serve
@@ -76,9 +78,15 @@ def test_a_submit_does_not_wait_for_a_comfyui_that_hangs(tmp_path):
 
 async def of_two(tmp_path, first, second, use):
     """Return what ``use`` makes of the availability at two stand-ins."""
-    async with first, second:
+    return await of_several(tmp_path, [first, second], use)
+
+
+async def of_several(tmp_path, hosts, use):
+    async with contextlib.AsyncExitStack() as stack:
+        for host in hosts:
+            await stack.enter_async_context(host)
         store = chosen_store(tmp_path)
-        settings = Settings(data=tmp_path, comfyui_url=[first.url, second.url])
+        settings = Settings(data=tmp_path, comfyui_url=[host.url for host in hosts])
         try:
             return await use(Availability(settings, Catalogue(store, {HOSTED.model_id: HOSTED})))
         finally:
@@ -127,3 +135,37 @@ def test_a_comfyui_that_never_responded_may_have_all(tmp_path, monkeypatch):
         return silent, await availability.lacking(HOSTED)
 
     assert asyncio.run(of_two(tmp_path, unknown, without, use)) == ([], [])
+
+
+@pytest.mark.parametrize(("complete", "most", "looks"), [(range(20), 2, 50), ([13], 20, 3), ([], 20, 1)])
+def test_of_many_comfyuis_no_more_are_asked_than_it_takes(tmp_path, monkeypatch, complete, most, looks):
+    """Of 20, where all, one or none has the model: how many a look asks, and how many at a time."""
+    monkeypatch.setattr(models, "_FRESH_S", -1.0)
+    hosts, under_way, peaks, asked = [StandIn(lacks=() if n in complete else (FILE,)) for n in range(20)], set(), [], []
+    find = models._find_lacking_on
+
+    async def note(address, graphs):
+        asked.append(address)
+        under_way.add(address)
+        peaks.append(len(under_way))
+        try:
+            return await find(address, graphs)
+        finally:
+            under_way.discard(address)
+
+    async def use(availability):
+        await availability.problem()
+        first = len(asked)
+        for _ in range(looks):
+            lacking = await availability.lacking(HOSTED)
+            await availability._look
+        return lacking, first
+
+    monkeypatch.setattr(models, "_find_lacking_on", note)
+    lacking, first = asyncio.run(of_several(tmp_path, hosts, use))
+    assert bool(lacking) == (not complete)
+    assert first <= most
+    assert max(peaks) <= models._AT_ONCE
+    if complete:
+        assert len(asked) <= first + looks * models._FIRST_AT_ONCE, "the one that has it is asked first"
+    assert {address.url for address in asked} <= {host.url for host in hosts}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import signal
 import socket
 import threading
 import time
@@ -22,15 +23,15 @@ from wan_flf2v.gateway.jobs import jetstream
 from wan_flf2v.gateway.jobs.copying import copy_to_nats
 from wan_flf2v.gateway.jobs.jetstream import Stream
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.records import Health, Submission, Token
-from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError
+from wan_flf2v.gateway.jobs.records import Health, Submission, Token, new_request_id
+from wan_flf2v.gateway.jobs.store import QueueFullError, StoreError, StoreFileError, StoreFullError, within
 from wan_flf2v.gateway.settings import NatsAccess
 
 IMAGES = {"68_image": "start.jpg", "62_image": "end.jpg"}
 
 
 def new(**options):
-    return Submission(str(uuid.uuid4()), "t", "m", {}, {}, **options)
+    return Submission(new_request_id(), "t", "m", {}, {}, **options)
 
 
 def stream_of(folder):
@@ -125,6 +126,34 @@ def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
     too_many = pytest.raises(StoreError, match="Too many others write the same records")
     with opened(tmp_path) as store, ThreadPoolExecutor() as threads, stuck_calls(store), too_many:
         threads.submit(store.submit, new()).result(5)
+
+
+def test_a_call_ends_within_its_time(tmp_path):
+    """Behind others, and at a server that stands still, where one call alone has 8 s. Nothing is accepted."""
+    server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
+    store = Blocking(JetStreamStore(NatsAccess(server.url)))
+
+    async def submit():
+        with within(1.0):
+            await store.store.submit(new())
+
+    def refused(message):
+        began = time.monotonic()
+        with pytest.raises(StoreError, match=message):
+            asyncio.run(submit())
+        assert time.monotonic() - began < 5
+
+    try:
+        with stuck_calls(store):
+            refused("Too many others write the same records")
+        server.process.send_signal(signal.SIGSTOP)
+        refused("does not reply")
+        server.process.send_signal(signal.SIGCONT)
+        assert store.count() == 0
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        store.close()
+        server.kill()
 
 
 def test_who_dispatches_keeps_the_right_however_many_calls_wait(tmp_path):
@@ -488,6 +517,192 @@ def test_lists_read_no_more_records_than_they_show(tmp_path, monkeypatch):
         assert sum(".done." in subject for subject in read) == 3, "the two that are shown, and the one that expired"
         assert [job.id for job in store.newest("t", 9)] == ids[:0:-1]
         assert store.newest("other", 9) == []
+
+
+def test_a_gateway_that_starts_reads_no_finished_request(tmp_path, monkeypatch):
+    """Of many that are there it has the ids and when they ended; lists go on over pages, whatever is new meanwhile."""
+    decode, read = Stream._decode, []
+    with opened(tmp_path) as store:
+        ids = [store.submit(new()).id for _ in range(6)]
+        for job_id in ids[:3]:
+            store.end(job_id, "failed")
+        store.cancel(ids[3])
+        store.expire(ids[:1])
+        monkeypatch.setattr(Stream, "_decode", lambda *args: read.append(args[1]) or decode(*args))
+        with opened(tmp_path) as other:
+            unexpired = other.unexpired()
+            assert not [subject for subject in read if ".done." in subject]
+            assert [job_id for job_id, _ in unexpired] == ids[1:4]
+            assert all(abs(at - other.get(job_id).finished_at) < 5 for job_id, at in unexpired)
+            first = other.newest("t", 2)
+            store.submit(new())
+            second = other.newest("t", 2, before=first[-1])
+            third = other.newest("t", 2, before=second[-1])
+            assert [job.id for job in (*first, *second, *third)] == ids[:0:-1]
+            assert [job.id for job in other.newest("t", 9, status="failed")] == ids[2:0:-1]
+            store.expire(ids[1:3])
+            assert [job_id for job_id, _ in other.unexpired()] == ids[3:4]
+            assert other.newest("t", 9, status="failed") == []
+
+
+def follow(tmp_path, use, count=1):
+    """Follow waiting jobs at one gateway; ``use`` gets it, another one, and a future of what is seen of each next."""
+
+    async def go():
+        store, other = (STORES["jetstream"](tmp_path) for _ in range(2))
+        try:
+            jobs = [await other.submit(new()) for _ in range(count)]
+            changes = [store.follow(job.id) for job in jobs]
+            for each in changes:
+                await anext(each)
+            following = [asyncio.ensure_future(anext(each)) for each in changes]
+            await asyncio.sleep(1.0)  # it hears by now
+            return await use(store, other, dict(zip((job.id for job in jobs), following, strict=True)))
+        finally:
+            await store.close()
+            await other.close()
+
+    return asyncio.run(go())
+
+
+async def cancelled(other, job_id, following):
+    """Cancel at one gateway; return what is seen at the other one, which must be soon."""
+    await other.cancel(job_id)
+    return (await asyncio.wait_for(following[job_id], 20))[0].status
+
+
+def test_who_follows_is_told_and_asks_nothing_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(JetStreamStore, "look_s", 3600)
+    asked, exchange = [], Stream._exchange
+
+    async def note(stream, subject, *args):
+        asked.append(subject)
+        return await exchange(stream, subject, *args)
+
+    async def use(store, other, following):
+        monkeypatch.setattr(Stream, "_exchange", note)
+        await asyncio.sleep(1.5)
+        assert asked == []
+        return await cancelled(other, next(iter(following)), following)
+
+    assert follow(tmp_path, use, 5) == "cancelled"
+
+
+def test_who_begins_to_follow_sees_the_present_and_nothing_older(tmp_path, monkeypatch):
+    """Though the last look is some time ago, and nothing was told since."""
+
+    async def use(store, other, following):
+        (job_id,) = following
+        monkeypatch.setattr(JetStreamStore, "_heard", lambda _: None)
+        monkeypatch.setattr(JetStreamStore, "look_s", 0.5)
+        await store.position(job_id)
+        await other.assign(job_id)
+        changes = store.follow(job_id)
+        first = (await anext(changes))[0]
+        await asyncio.sleep(1.0)
+        await other.end(job_id, "failed")
+        return [first.status, *[job.status async for job, _ in changes]]
+
+    assert follow(tmp_path, use) == ["in_progress", "failed"]
+
+
+def test_who_was_not_told_looks_all_the_same(tmp_path, monkeypatch):
+    async def hear(*_):
+        pass
+
+    async def use(store, other, following):
+        return await cancelled(other, *following, following)
+
+    monkeypatch.setattr(Stream, "hear", hear)
+    assert follow(tmp_path, use) == "cancelled"
+
+
+def test_a_gateway_hears_again_after_its_consumer_is_gone(tmp_path, monkeypatch):
+    """As when the node that has it dies. What was written meanwhile is told too."""
+    monkeypatch.setattr(JetStreamStore, "look_s", 3600)
+
+    async def use(store, other, following):
+        name = stream_of(tmp_path)
+        for consumer in (await asyncio.to_thread(admin, f"CONSUMER.NAMES.{name}"))["consumers"]:
+            await asyncio.to_thread(admin, f"CONSUMER.DELETE.{name}.{consumer}")
+        first, last = following  # the last one first: then no position changes
+        missed = await cancelled(other, last, following)
+        return missed, await cancelled(other, first, following)
+
+    assert follow(tmp_path, use, 2) == ("cancelled", "cancelled")
+
+
+def test_progress_reaches_all_gateways_and_is_seldom_written(tmp_path, monkeypatch):
+    commits, written = Stream._commit, []
+
+    async def commit(stream, batch):
+        written.append(batch)
+        await commits(stream, batch)
+
+    async def use(store, other, following):
+        ((job_id, change),) = following.items()
+        await other.assign(job_id, "a ComfyUI")
+        seen, fractions = [(await asyncio.wait_for(change, 20))[0]], [0.1, 0.2, 0.3, 0.4]
+        changes = store.follow(job_id)
+        await anext(changes)
+        monkeypatch.setattr(Stream, "_commit", commit)
+        for fraction in fractions:
+            await other.report(job_id, {"fraction": fraction, "host_queue_position": 0}, attempt=1)
+            seen.append((await asyncio.wait_for(anext(changes), 20))[0])
+            assert seen[-1] == await store.get(job_id) == await other.get(job_id)
+        assert [job.progress["fraction"] for job in seen[1:]] == fractions
+        assert len(written) == 1, "the first one"
+        await store.cancel(job_id)
+        await other.report(job_id, {"fraction": 0.5, "host_queue_position": 0}, attempt=1)
+        seen.append((await asyncio.wait_for(anext(changes), 20))[0])
+        while seen[-1].progress["fraction"] < 0.5:
+            seen.append((await asyncio.wait_for(anext(changes), 20))[0])
+        await other.end(job_id, "succeeded")
+        seen.extend([job async for job, _ in changes])
+        stamps = [job.stamp for job in seen]
+        assert stamps == sorted(set(stamps)), "an event's id says everywhere what came before"
+        assert seen[-1].status == "cancelled"
+        assert [entry.status for entry in await store.history(job_id)][1:] == ["in_progress"] * 2 + ["cancelled"]
+
+    follow(tmp_path, use)
+
+
+def test_progress_of_an_earlier_attempt_or_another_gateway_is_not_taken_for_newer(tmp_path):
+    async def use(store, other, following):
+        (job_id,) = following
+        await other.assign(job_id)
+        for fraction in (0.1, 0.2, 0.3):
+            await other.report(job_id, {"fraction": fraction, "host_queue_position": 0}, attempt=1)
+        before = (await other.get(job_id)).stamp
+        await store.report(job_id, {"fraction": 0.15, "host_queue_position": 0}, attempt=1)  # it dispatches now
+        for each in (store, other):
+            job = await each.get(job_id)
+            assert job.progress["fraction"] == 0.15
+            assert job.stamp > before
+        await store.requeue(job_id)
+        assert (await other.get(job_id)).progress is None
+        await store.assign(job_id)
+        await other.report(job_id, {"fraction": 0.9}, attempt=1)
+        job = await other.get(job_id)
+        assert (job.progress, job.attempt, job.deaths) == (None, 2, 1)
+
+    follow(tmp_path, use)
+
+
+def test_the_record_tells_who_asks_later(tmp_path, monkeypatch):
+    """At once that ComfyUI is at work, since a death counts then; the rest after a while."""
+    with opened(tmp_path) as store:
+        job = store.submit(new())
+        store.assign(job.id)
+        seen = []
+        for position, fraction, write_s in ((1, 0.0, 3600), (0, 0.1, 3600), (0, 0.2, 3600), (0, 0.3, -1)):
+            monkeypatch.setattr("wan_flf2v.gateway.jobs.jetstream_progress._WRITE_S", write_s)
+            store.report(job.id, {"fraction": fraction, "host_queue_position": position}, attempt=1)
+            with opened(tmp_path) as other:
+                seen.append(other.get(job.id).progress["fraction"])
+        assert seen == [0.0, 0.1, 0.1, 0.3]
+        with pytest.raises(KeyError):
+            store.report(str(uuid.uuid4()), {}, attempt=1)
 
 
 def test_webhooks_that_are_due_are_taken_at_once(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import nats
@@ -13,7 +12,7 @@ from support.gateway_process import BODY, SUBMIT, Gateway
 from support.nats_server import Cluster
 from support.stores import Blocking
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
-from wan_flf2v.gateway.jobs.records import Submission
+from wan_flf2v.gateway.jobs.records import Submission, new_request_id
 from wan_flf2v.gateway.jobs.store import StoreError, StoreFileError
 from wan_flf2v.gateway.settings import NatsAccess
 
@@ -60,7 +59,7 @@ def leader(cluster):
 
 
 def submit(store):
-    return store.submit(Submission(str(uuid.uuid4()), "t", "m", {}, {}))
+    return store.submit(Submission(new_request_id(), "t", "m", {}, {}))
 
 
 def test_nothing_accepted_is_lost_when_the_leader_is_killed(cluster, store):

@@ -16,7 +16,7 @@ import pytest
 from support.stores import STORES, Blocking, sql
 from wan_flf2v.contract.parameters import DEMO
 from wan_flf2v.gateway.jobs.queue import in_order, queue_position
-from wan_flf2v.gateway.jobs.records import Health, QueuedJob, StoredFile, Submission, Token
+from wan_flf2v.gateway.jobs.records import Health, QueuedJob, StoredFile, Submission, Token, new_request_id
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 from wan_flf2v.gateway.jobs.store import IdempotencyConflictError, QueueFullError, StoreError, StoreFileError
 
@@ -43,7 +43,7 @@ def store(open_store):
 
 
 def add(store, token="t", **options):
-    job_id, values = str(uuid.uuid4()), {"6_text": "犬", "57_cfg": 2.5}
+    job_id, values = new_request_id(), {"6_text": "犬", "57_cfg": 2.5}
     return store.submit(Submission(job_id, token, "m", values, {"68_image": "a.png"}, **options))
 
 
@@ -427,13 +427,13 @@ def test_health_is_shared(open_store):
 _CHILD = """
 import asyncio, sys, uuid
 from pathlib import Path
-from wan_flf2v.gateway.jobs.records import Submission
+from wan_flf2v.gateway.jobs.records import Submission, new_request_id
 from wan_flf2v.gateway.jobs.sqlite_store import SqliteStore
 
 async def submit():
     store = SqliteStore(Path(sys.argv[1]))
     while True:
-        job = await store.submit(Submission(str(uuid.uuid4()), "t", "m", {}, {}))
+        job = await store.submit(Submission(new_request_id(), "t", "m", {}, {}))
         print(job.id, flush=True)
 
 asyncio.run(submit())
