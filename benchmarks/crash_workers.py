@@ -5,7 +5,8 @@ stand still for longer than ``worker_lost_after_s`` and go on. On JetStream ther
 outward worker beside each ComfyUI, which no gateway reaches. Then it also kills a worker, a worker and a gateway, a
 node, a node and a gateway, or freezes a worker until its request runs elsewhere, or the gateway that dispatches until
 the other one does. What was killed is started again. ComfyUIs are stand-ins; in the last quarter of the rounds they
-are real ones with the demo's models. With stand-ins alone, that gateway and a ComfyUI are frozen together too.
+are real ones with the demo's models. With stand-ins alone a result comes late too: from a gateway that was frozen until
+the request ran elsewhere.
 
 Every version of every job is kept (``_audit``) and judged: only legal transitions, one end a job, attempts that rise,
 and the result that is kept is that of the accepted attempt. Each job's webhook is told its end, under one id.
@@ -33,7 +34,7 @@ from ..gateway.jobs.records import prompt_id
 from ._audit import Audit, attempt_name
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess, Program, WorkerProcess, worker_processes
-from ._nats import NatsServer, nodes_for
+from ._nats import Cluster, NatsServer, nodes_for
 from ._receiver import receiver
 from ._requests import FAST, submit, wait_for_end
 from ._stage import several_comfyuis
@@ -46,7 +47,8 @@ _SECONDS = 1.0  # of a stand-in's run
 _FROZEN_S = 10.0  # longer than a gateway keeps the right to dispatch
 _SILENT_S = 12.0  # longer than an outward worker may say nothing before its connections are broken
 _SUBMITTING_S = 0.3  # one harm in four falls into the first moments, while requests are accepted
-_END_S = 300.0  # a request that has not ended by then is lost
+_START_S = 600.0  # of a real ComfyUI beside others
+_END_S = 900.0  # a request that has not ended by then is lost
 _SEED = 20261101
 _SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "allow_private_urls": True}
 
@@ -140,7 +142,7 @@ class _Real:
         await asyncio.to_thread(self._server.kill)
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._server.start)
+        await asyncio.to_thread(self._server.start, _START_S)
 
     def stall(self) -> None:
         os.killpg(self._server.pid, signal.SIGSTOP)
@@ -155,7 +157,7 @@ class _Parts(NamedTuple):
     kind: _Kind
     workers: Sequence[WorkerProcess]
     gateways: Sequence[GatewayProcess]
-    nodes: Sequence[NatsServer]
+    cluster: Cluster | None
 
 
 async def _run(rounds: range, of: int, comfyuis: contextlib.AbstractAsyncContextManager[_Kind], store: str) -> _Found:
@@ -179,8 +181,7 @@ async def _run(rounds: range, of: int, comfyuis: contextlib.AbstractAsyncContext
             for gateway in gateways:
                 await asyncio.to_thread(gateway.start)
             await asyncio.to_thread(first.wait_for_workers, len(urls))
-            nodes = [] if cluster is None else list(cluster.nodes.values())
-            ends = await _rounds(_Parts(kind, workers, gateways, nodes), rounds, of, hook.url)
+            ends = await _rounds(_Parts(kind, workers, gateways, cluster), rounds, of, hook.url)
             wrong = await hook.violations({job_id: end for job_id, end in ends if end != "lost"})
             await _fetch(first, [job_id for job_id, end in ends if end == "succeeded"])
         finally:
@@ -228,8 +229,7 @@ def _harm(number: int, dice: random.Random, parts: _Parts) -> tuple[str, Callabl
 
     async def kill_both() -> None:
         await asyncio.to_thread(gateway.kill)
-        await kill_comfyuis(one)
-        await asyncio.to_thread(gateway.start)
+        await asyncio.gather(kill_comfyuis(one), asyncio.to_thread(gateway.start))
 
     async def stand_still() -> None:
         hosts[one].stall()
@@ -251,8 +251,8 @@ def _harm(number: int, dice: random.Random, parts: _Parts) -> tuple[str, Callabl
         (f"ComfyUI {one} stands still", stand_still),
         (f"ComfyUIs {one} and {other} are killed", lambda: kill_comfyuis(*{one, other})),
     ]
-    if parts.workers:
-        worker, node = parts.workers[one], dice.choice(parts.nodes)
+    if (cluster := parts.cluster) is not None:
+        worker, node = parts.workers[one], dice.choice(list(cluster.nodes.values()))
         away_s = dice.uniform(0.0, lost_after_s * 2)
         frozen_s = max(lost_after_s * 2, _SILENT_S)
         kinds += [
@@ -264,30 +264,44 @@ def _harm(number: int, dice: random.Random, parts: _Parts) -> tuple[str, Callabl
             ("the gateway that dispatches is frozen", lambda: freeze(leader(), _FROZEN_S)),
         ]
         if standing := [host for host in hosts if isinstance(host, StandIn)]:
-            name = "the gateway that dispatches is frozen, and a ComfyUI stands still"
-            kinds.append((name, lambda: _freeze_both(leader(), standing)))
+            name = "the gateway that dispatches is frozen and a node of NATS killed, so that a result comes late"
+            kinds.append((name, lambda: _let_a_result_come_late(leader(), standing, cluster)))
     return kinds[number % len(kinds)]
 
 
-async def _freeze_both(leader: GatewayProcess, hosts: Sequence[StandIn]) -> None:
-    """Let a result come late: of a gateway and a ComfyUI that go on while the next attempt runs."""
-    deadline = time.monotonic() + _FROZEN_S * 3
-    while not (running := [host for host in hosts if host.ran and host.ran[-1].end is None]):
-        if time.monotonic() > deadline:
-            return
-        await asyncio.sleep(0.1)
-    host, others = running[0], [host for host in hosts if host is not running[0]]
-    leader.freeze()
-    host.stall()
-    for each in others:
-        each.seconds = _SECONDS * 4
-    again = prompt_id(host.ran[-1].prompt_id, 2)
-    while time.monotonic() < deadline and not any(each.ran and each.ran[-1].prompt_id == again for each in others):
-        await asyncio.sleep(0.1)
-    host.go_on()
-    leader.thaw()
-    await asyncio.sleep(_SECONDS * 4)
-    for each in others:
+async def _let_a_result_come_late(leader: GatewayProcess, hosts: Sequence[StandIn], cluster: Cluster) -> None:
+    """Freeze the gateway that dispatches while it waits for a result, until the request runs elsewhere.
+
+    It goes on as the stream has no leader: when that is there again, it stores the result before it can learn that it
+    no longer dispatches.
+    """
+    deadline = time.monotonic() + _FROZEN_S * 4
+    for each in hosts:
+        each.hold_files()
+    while not (holding := [host for host in hosts if host.held]) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    node = None
+    if holding:
+        host, others = holding[0], [host for host in hosts if host is not holding[0]]
+        node = await cluster.leader_of_one("WF", "WFB")  # files of results are still taken
+        again = prompt_id(next(run.prompt_id for run in reversed(host.ran) if run.end is not None), 2)
+        leader.freeze()
+        host.stall()
+        for each in others:
+            each.seconds = _SECONDS * 60  # until it is set back
+            each.release_files()
+        while time.monotonic() < deadline and not any(each.ran and each.ran[-1].prompt_id == again for each in others):
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(node.kill)
+        host.go_on()
+    for each in hosts:
+        each.release_files()
+    if node is not None:
+        leader.thaw()
+        await cluster.leader("WF")
+        await asyncio.sleep(_SECONDS * 2)
+        await asyncio.to_thread(node.start)
+    for each in hosts:
         each.seconds = _SECONDS
 
 

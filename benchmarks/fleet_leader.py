@@ -9,8 +9,6 @@ there at the end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import tempfile
 import time
 import uuid
@@ -20,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import nats
-import nats.errors
 
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE
 from ._figures import Figure, Figures, Options, median, summed
@@ -91,7 +87,7 @@ async def _run(folder: Path, cluster: Cluster, rounds: int) -> _Seen:
 
 
 async def _round(cluster: Cluster, api: _Api, seen: _Seen) -> None:
-    node = cluster.nodes[await _leader(cluster)]
+    node = await cluster.leader(_STREAM)
     node.kill()
     killed, before = time.monotonic(), len(seen.accepted)
     asking = asyncio.create_task(api.keep_asking(seen.accepted[0]))
@@ -144,28 +140,9 @@ class _Api:
             await asyncio.sleep(_PAUSE_S)
 
 
-async def _info(cluster: Cluster) -> dict[str, Any] | None:
-    """Return what the cluster says of the stream; ``None`` if it has no leader now."""
-    client = await nats.connect(cluster.url.split(","))
-    try:
-        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-            reply = await client.request(f"$JS.API.STREAM.INFO.{_STREAM}", b"", timeout=2)
-            info: dict[str, Any] = json.loads(reply.data)
-            return info.get("cluster")
-        return None
-    finally:
-        await client.close()
-
-
-async def _leader(cluster: Cluster) -> str:
-    while not (info := await _info(cluster)) or not info.get("leader"):
-        await asyncio.sleep(_PAUSE_S)
-    return str(info["leader"])
-
-
 async def _whole(cluster: Cluster) -> None:
     """Wait until every node has all of the stream."""
     replicas: Sequence[dict[str, Any]] = ()
     while len(replicas) < len(cluster.nodes) - 1 or not all(each["current"] for each in replicas):
         await asyncio.sleep(_PAUSE_S)
-        replicas = (await _info(cluster) or {}).get("replicas", ())
+        replicas = (await cluster.info(_STREAM) or {}).get("replicas", ())
