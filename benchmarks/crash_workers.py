@@ -288,10 +288,11 @@ async def _let_a_result_come_late(leader: GatewayProcess, hosts: Sequence[StandI
         leader.freeze()
         host.stall()
         for each in others:
-            each.seconds = _SECONDS * 60  # until it is set back
             each.release_files()
         while time.monotonic() < deadline and not any(each.ran and each.ran[-1].prompt_id == again for each in others):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
+        for each in others:
+            each.seconds = _SECONDS * 60  # it goes on running until this is set back
         await asyncio.to_thread(node.kill)
         host.go_on()
     for each in hosts:
