@@ -65,7 +65,7 @@ def comfyui_alone(options: Options, env: Mapping[str, str] = ONE_THREAD) -> Iter
 def several_comfyuis(
     options: Options, count: int, env: Mapping[str, str] = ONE_THREAD
 ) -> Iterator[Sequence[ComfyServer]]:
-    """Start so many of them, each with files of its own."""
+    """Start so many of them, each with other files."""
     with (
         tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
         contextlib.ExitStack() as stack,

@@ -94,8 +94,6 @@ def run(options: Options) -> Figures:
         [end for each in found for end in each.ends],
         [text for each in found for text in each.violations],
     )
-    for text in violations:
-        print(f"audit: {text}", flush=True)
     accepted = len({job_id for job_id, _ in ends if job_id})
     right, lost = (sum(end == wanted for _, end in ends) for wanted in ("succeeded", "lost"))
     total, extra = count * REQUESTS, sum(each.kept for each in found) - accepted
@@ -161,7 +159,7 @@ class _Parts(NamedTuple):
 
 
 async def _run(rounds: range, of: int, comfyuis: contextlib.AbstractAsyncContextManager[_Kind], store: str) -> _Found:
-    """Run some of the bench's rounds with a store, and ComfyUIs, of their own."""
+    """Run some of the bench's rounds with a new store and these ComfyUIs; print what must not be."""
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True))
@@ -188,7 +186,9 @@ async def _run(rounds: range, of: int, comfyuis: contextlib.AbstractAsyncContext
             for gateway in gateways:
                 await asyncio.to_thread(gateway.stop)
         violations, kept = await asyncio.to_thread(audit.violations, kind.is_of_attempt)
-    return _Found(ends, violations + wrong, kept)
+    violations += wrong
+    print(f"audit: {len(violations)} violations in {kept} requests", *violations, sep="\naudit: ", flush=True)
+    return _Found(ends, violations, kept)
 
 
 async def _rounds(parts: _Parts, rounds: range, of: int, webhook: str) -> list[tuple[str, str]]:
