@@ -37,7 +37,7 @@ from ._gateway import GatewayProcess, Program, WorkerProcess, worker_processes
 from ._nats import Cluster, NatsServer, nodes_for
 from ._receiver import receiver
 from ._requests import FAST, submit, wait_for_end
-from ._stage import several_comfyuis
+from ._stage import ONE_THREAD, several_comfyuis
 from ._stand_in import StandIn, stand_ins
 
 REQUESTS = 10
@@ -120,7 +120,7 @@ async def _stand_ins(count: int) -> AsyncIterator[_Kind]:
 
 @contextlib.asynccontextmanager
 async def _real(options: Options, count: int) -> AsyncIterator[_Kind]:
-    with several_comfyuis(options, count) as servers:
+    with several_comfyuis(options, count, {**ONE_THREAD, "WAN_FLF2V_MOUNT": "false"}) as servers:
 
         def is_of_attempt(job_id: str, attempt: int, video: Path) -> bool:
             name = job_id if attempt <= 1 else f"{job_id}-{attempt}"
