@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nats
 import nats.errors
@@ -22,6 +23,7 @@ from ..bootstrap.paths import REPO
 CONFIG = REPO / "docs" / "nats-server.conf"  # the one that users are given
 _START_S = 30.0
 _NODES = 3
+_PAUSE_S = 0.1
 
 
 def program() -> str:
@@ -118,6 +120,34 @@ class Cluster:
         with ThreadPoolExecutor(1) as pool:  # the caller may be inside an event loop
             pool.submit(asyncio.run, wait()).result(_START_S)
         return self.url
+
+    async def info(self, stream: str) -> dict[str, Any] | None:
+        """Return what the nodes say of a stream's replicas; ``None`` if it has no leader now."""
+        reply = await self._ask(f"STREAM.INFO.{stream}")
+        return reply.get("cluster") if reply is not None else None
+
+    async def leader(self, stream: str) -> NatsServer:
+        """Return the node that leads a stream; wait until there is one."""
+        while not (info := await self.info(stream)) or not info.get("leader"):
+            await asyncio.sleep(_PAUSE_S)
+        return self.nodes[info["leader"]]
+
+    async def leader_of_one(self, stream: str, other: str) -> NatsServer:
+        """Return the node that leads a stream; another one then leads the ``other`` stream."""
+        while (leader := await self.leader(stream)) is await self.leader(other):
+            await self._ask(f"STREAM.LEADER.STEPDOWN.{other}")
+            await asyncio.sleep(1.0)
+        return leader
+
+    async def _ask(self, call: str) -> dict[str, Any] | None:
+        client = await nats.connect(self.url.split(","))
+        try:
+            with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+                reply: dict[str, Any] = json.loads((await client.request(f"$JS.API.{call}", b"", timeout=2)).data)
+                return reply
+            return None
+        finally:
+            await client.close()
 
     def __exit__(self, *_: object) -> None:
         for node in self.nodes.values():

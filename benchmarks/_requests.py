@@ -10,8 +10,10 @@ from typing import Any
 
 from ..client.errors import HostedApiError, ServerUnreachableError
 from ..client.hosted_api import HostedApi
-from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, Value
+from ..contract.parameters import DEMO, END_IMAGE, LENGTH, PROMPT, RESOLUTION, SEED, START_IMAGE, STEPS, Value
 
+FRAMES = 17
+FAST: dict[str, Value] = {RESOLUTION.key: "96x128 (3:4)", LENGTH.key: FRAMES, STEPS.key: 1}  # on a real ComfyUI
 ENDS = ("succeeded", "failed", "cancelled")
 _RETRY_S = 0.25
 _UNKNOWN, _TOO_MANY = 404, 429

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,31 @@ def stage(options: Options, nats_url: str | None = None, **config: Any) -> Itera
 @contextlib.contextmanager
 def comfyui_alone(options: Options, env: Mapping[str, str] = ONE_THREAD) -> Iterator[ComfyServer]:
     """Start a ComfyUI with the demo's models and the measuring nodes, in a folder that is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder:
-        base_dir = Path(folder) / "comfyui"
-        prepare_demo(base_dir, options.comfyui)
-        prepare_base_dir(base_dir, MEASURING_PACKS)
+    with several_comfyuis(options, 1, env) as (comfyui,):
+        yield comfyui
+
+
+@contextlib.contextmanager
+def several_comfyuis(
+    options: Options, count: int, env: Mapping[str, str] = ONE_THREAD
+) -> Iterator[Sequence[ComfyServer]]:
+    """Start so many of them, each with other files."""
+    with (
+        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        base_dirs = [Path(folder) / f"comfyui{number or ''}" for number in range(count)]
+        prepare_demo(base_dirs[0], options.comfyui)
+        prepare_base_dir(base_dirs[0], MEASURING_PACKS)
+        for base_dir in base_dirs[1:]:
+            shutil.copytree(base_dirs[0], base_dir, symlinks=True)
         arguments = ("--cpu", "--disable-api-nodes")
-        port = free_port()
-        comfyui = ComfyServer(options.comfyui, options.python, base_dir, port=port, extra_args=arguments, env=env)
-        with comfyui:
-            yield comfyui
+        yield [
+            stack.enter_context(
+                ComfyServer(options.comfyui, options.python, each, port=free_port(), extra_args=arguments, env=env)
+            )
+            for each in base_dirs
+        ]
 
 
 def run_graph(comfyui: ComfyServer, graph: Graph) -> None:

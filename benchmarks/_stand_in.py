@@ -110,6 +110,7 @@ class StandIn:
         self._runner: web.AppRunner | None = None
         self._awake, self._files_free = asyncio.Event(), asyncio.Event()
         self._files_free.set()
+        self.held = 0  # calls that wait for a file
         self.headers: dict[str, str] = {}  # of the latest request
         self._forget()
 
@@ -304,7 +305,11 @@ class StandIn:
     async def _view(self, request: web.Request) -> web.Response:
         query = request.query
         if request.method == "GET":
-            await self._files_free.wait()
+            self.held += 1
+            try:
+                await self._files_free.wait()
+            finally:
+                self.held -= 1
         content = self.files.get((query.get("type", "output"), query.get("subfolder", ""), query["filename"]))
         return web.Response(status=404) if content is None else web.Response(body=content)
 

@@ -23,19 +23,16 @@ import av
 
 from ..bootstrap.server import ComfyServer
 from ..client.hosted_api import HostedApi
-from ..contract.parameters import LENGTH, RESOLUTION, STEPS, Value
 from ..gateway.jobs.comfyui import FOLDER
 from ._audit import Audit
 from ._figures import Figure, Figures, Options, summed
 from ._gateway import GatewayProcess
 from ._nats import Cluster, nodes_for
-from ._requests import submit, wait_for_end
+from ._requests import FAST, FRAMES, submit, wait_for_end
 from ._stage import stage
 
 REQUESTS = 10
 _ROUNDS = 40
-_FRAMES = 17
-_FAST: dict[str, Value] = {RESOLUTION.key: "96x128 (3:4)", LENGTH.key: _FRAMES, STEPS.key: 1}
 _SUBMITTING_S = 0.3  # one kill in four falls into the first moments, while requests are accepted
 _FIRST_WINDOW_S = 10.0
 _END_S = 600.0  # a request that has not ended by then is lost
@@ -139,7 +136,7 @@ async def _kill(moment: float, parts: Sequence[_Part]) -> float:
 async def _round(comfyui: ComfyServer, gateway: GatewayProcess) -> Round:
     async with HostedApi(gateway.api, gateway.token) as api:
         deadline = time.monotonic() + _END_S
-        ids = await asyncio.gather(*(submit(api, _FAST, deadline) for _ in range(REQUESTS)))
+        ids = await asyncio.gather(*(submit(api, FAST, deadline) for _ in range(REQUESTS)))
         accepted = [request_id for request_id in ids if request_id is not None]
         ends = await asyncio.gather(*(wait_for_end(api, request_id, deadline) for request_id in accepted))
         round_ = Round(accepted=len(set(accepted)))
@@ -166,5 +163,5 @@ async def _judge(
 
 def _is_whole(video: Path) -> bool:
     with contextlib.suppress(av.error.FFmpegError), av.open(str(video)) as container:
-        return sum(1 for _ in container.decode(video=0)) == _FRAMES
+        return sum(1 for _ in container.decode(video=0)) == FRAMES
     return False

@@ -1,15 +1,14 @@
 """How long a fleet accepts nothing after the leader of its stream was killed, and whether it goes on responding.
 
-Three nodes of NATS, one gateway. Each round kills -9 the node that leads the stream, submits a request every tenth of a
-second until one is accepted, asks for the status of an earlier one all the while, and starts the node again. A submit
-may wait up to ten seconds and is then told when to try again; what was accepted must still be there at the end.
+Three nodes of NATS, one gateway, one outward worker. Each round kills -9 the node that leads the stream, submits a
+request every tenth of a second until one is accepted, asks for the status of an earlier one all the while, and starts
+the node again. A submit may wait up to ten seconds and is then told when to try again; what was accepted must still be
+there at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import tempfile
 import time
 import uuid
@@ -19,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import nats
-import nats.errors
 
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE
 from ._figures import Figure, Figures, Options, median, summed
-from ._gateway import GatewayProcess
+from ._gateway import GatewayProcess, worker_processes
 from ._load import unlimited_session
 from ._nats import Cluster
 from ._stand_in import stand_ins
@@ -53,7 +50,7 @@ def run(options: Options) -> Figures:
         Cluster(Path(folder) / "nats") as cluster,
     ):
         cluster.ready()
-        seen = asyncio.run(_run(Path(folder) / "gateway", cluster, options.rounds or _ROUNDS))
+        seen = asyncio.run(_run(Path(folder), cluster, options.rounds or _ROUNDS))
     for text in seen.wrong:
         print(f"fleet_leader: {text}", flush=True)
     longest = max(seen.submits)
@@ -72,24 +69,25 @@ async def _run(folder: Path, cluster: Cluster, rounds: int) -> _Seen:
     async with stand_ins(1, seconds=0.2) as hosts, unlimited_session() as http:
         for parameter in (START_IMAGE, END_IMAGE):
             hosts[0].files["input", "", str(parameter.default)] = b"a photograph"
-        gateway = GatewayProcess(folder, hosts[0].url, "--demo", config=_SETTINGS, nats_url=cluster.url)
-        try:
-            await asyncio.to_thread(gateway.start)
-            api = _Api(http, gateway, seen)
-            while not seen.accepted:
-                await api.submit()
-            for number in range(rounds):
-                await _round(cluster, api, seen)
-                print(f"fleet_leader: round {number + 1} of {rounds}: {seen.gaps[-1]:.1f} s", flush=True)
-            for request_id in seen.accepted:
-                await api.status(request_id)
-        finally:
-            await asyncio.to_thread(gateway.stop)
+        with worker_processes(folder / "workers", cluster.url, [hosts[0].url]):
+            gateway = GatewayProcess(folder / "gateway", [], "--demo", config=_SETTINGS, nats_url=cluster.url)
+            try:
+                await asyncio.to_thread(gateway.start)
+                api = _Api(http, gateway, seen)
+                while not seen.accepted:
+                    await api.submit()
+                for number in range(rounds):
+                    await _round(cluster, api, seen)
+                    print(f"fleet_leader: round {number + 1} of {rounds}: {seen.gaps[-1]:.1f} s", flush=True)
+                for request_id in seen.accepted:
+                    await api.status(request_id)
+            finally:
+                await asyncio.to_thread(gateway.stop)
     return seen
 
 
 async def _round(cluster: Cluster, api: _Api, seen: _Seen) -> None:
-    node = cluster.nodes[await _leader(cluster)]
+    node = await cluster.leader(_STREAM)
     node.kill()
     killed, before = time.monotonic(), len(seen.accepted)
     asking = asyncio.create_task(api.keep_asking(seen.accepted[0]))
@@ -142,28 +140,9 @@ class _Api:
             await asyncio.sleep(_PAUSE_S)
 
 
-async def _info(cluster: Cluster) -> dict[str, Any] | None:
-    """Return what the cluster says of the stream; ``None`` if it has no leader now."""
-    client = await nats.connect(cluster.url.split(","))
-    try:
-        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-            reply = await client.request(f"$JS.API.STREAM.INFO.{_STREAM}", b"", timeout=2)
-            info: dict[str, Any] = json.loads(reply.data)
-            return info.get("cluster")
-        return None
-    finally:
-        await client.close()
-
-
-async def _leader(cluster: Cluster) -> str:
-    while not (info := await _info(cluster)) or not info.get("leader"):
-        await asyncio.sleep(_PAUSE_S)
-    return str(info["leader"])
-
-
 async def _whole(cluster: Cluster) -> None:
     """Wait until every node has all of the stream."""
     replicas: Sequence[dict[str, Any]] = ()
     while len(replicas) < len(cluster.nodes) - 1 or not all(each["current"] for each in replicas):
         await asyncio.sleep(_PAUSE_S)
-        replicas = (await _info(cluster) or {}).get("replicas", ())
+        replicas = (await cluster.info(_STREAM) or {}).get("replicas", ())

@@ -1,9 +1,10 @@
 """How quickly the API responds beside 200 busy ComfyUIs, and what many finished requests change about it.
 
-ComfyUIs are stand-ins in a process beside this one, 60 s a run. An open loop makes 100 calls a second for 120 s: 10
-submits with two images of 64x64 inside, 70 status, 20 result, beside 200 event streams of four tokens. Then a gateway
-whose store holds 100,000 finished requests takes turns with one whose store holds none. Last, one gateway runs 20,000
-requests, and its memory is read after 2,000 and after all.
+ComfyUIs are stand-ins in a process beside this one, 60 s a run; on JetStream an outward worker is beside each. An open
+loop makes 100 calls a second for 120 s: 10 submits with two images of 64x64 inside, 70 status, 20 result, beside 200
+event streams of four tokens. Then a gateway whose store holds 100,000 finished requests takes turns with one whose
+store holds none. Last, one gateway runs 20,000 requests, and its memory is read after 2,000 and after all.
+``--workers N``: N busy ComfyUIs in place of 200.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..gateway.jobs.records import Submission
 from ..gateway.jobs.tokens import hash_token
 from ..gateway.settings import NatsAccess
 from ._figures import Figure, Figures, Options, summed
-from ._gateway import GatewayProcess
+from ._gateway import GatewayProcess, worker_processes
 from ._load import Calls, open_loop, open_streams, p99_ms, unlimited_session
 from ._nats import nodes_for
 from ._stand_in import stand_ins
@@ -48,7 +49,7 @@ _SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "demo": Tru
 
 def run(options: Options) -> Figures:
     """Measure each part once."""
-    return {**_busy(options.store), **_finished(options.store), **_memory(options.store)}
+    return {**_busy(options.store, options.workers or _COMFYUIS), **_finished(options.store), **_memory(options.store)}
 
 
 @contextlib.contextmanager
@@ -59,13 +60,16 @@ def _gateway(store: str, urls: list[str], finished: int = 0) -> Iterator[Gateway
         nodes_for(store, Path(folder)) as cluster,
     ):
         nats_url = cluster.ready() if cluster is not None else None
-        gateway = GatewayProcess(Path(folder) / "gateway", urls, config=_SETTINGS, nats_url=nats_url)
-        asyncio.run(_finish(gateway, nats_url, finished))
-        gateway.start()
-        try:
-            yield gateway
-        finally:
-            gateway.stop()
+        with worker_processes(Path(folder) / "workers", nats_url, urls) as workers:
+            data = Path(folder) / "gateway"
+            gateway = GatewayProcess(data, [] if workers else urls, config=_SETTINGS, nats_url=nats_url)
+            asyncio.run(_finish(gateway, nats_url, finished))
+            gateway.start()
+            try:
+                gateway.wait_for_workers(len(urls))
+                yield gateway
+            finally:
+                gateway.stop()
 
 
 async def _finish(gateway: GatewayProcess, nats_url: str | None, count: int) -> None:
@@ -125,14 +129,14 @@ def _check(calls: Calls) -> None:
         raise RuntimeError(f"{calls.bad} calls were refused")
 
 
-def _busy(store: str) -> Figures:
+def _busy(store: str, comfyuis: int) -> Figures:
     async def measure(gateway: GatewayProcess) -> tuple[dict[str, list[float]], int]:
         async with unlimited_session() as http:
             each = [Calls(http, gateway.api, gateway.token, _values)]
             for number in range(1, _TOKENS):
                 token = await asyncio.to_thread(gateway.new_token, f"token-{number}")
                 each.append(Calls(http, gateway.api, token, _values))
-            for _ in range(_ROUNDS_AHEAD * _COMFYUIS // _TOKENS):
+            for _ in range(_ROUNDS_AHEAD * comfyuis // _TOKENS):
                 for calls in each:
                     await calls.submit()
             follow = [(calls, len(calls.ids) - 1) for calls in each] * (_STREAMS // _TOKENS)
@@ -140,7 +144,7 @@ def _busy(store: str) -> Figures:
                 latencies = await open_loop(each[0], _RATE, _SECONDS, _ORDER)
             return latencies, sum(calls.bad for calls in each)
 
-    with _comfyuis(_COMFYUIS, _RUN_S) as urls, _gateway(store, urls) as gateway:
+    with _comfyuis(comfyuis, _RUN_S) as urls, _gateway(store, urls) as gateway:
         latencies, bad = asyncio.run(measure(gateway))
     return {
         "p99_submit_ms": p99_ms([latencies["submit"]], 100.0),
