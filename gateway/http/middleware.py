@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias, TypeVar
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from ..jobs.records import Token
 from ..jobs.results import ExpiredLinkError, InvalidLinkError, Results
-from ..jobs.store import Store
+from ..jobs.store import Store, within
 from ..jobs.tokens import ANONYMOUS, RateLimiter, find_token
 from ..settings import Settings
 from . import errors
@@ -23,6 +24,8 @@ from .errors import ApiError, error_response, http_error_response, too_many
 from .metrics import Metrics
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+WRITE_S = 9.0  # how long a POST waits for the store in each of its steps: it can be sent again, and must not hang
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
@@ -196,7 +199,8 @@ class Authentication:
             return await handler(request)
         if not self._settings.auth and is_from_other_page(request, self._settings.cors_origins):
             raise ApiError(errors.OTHER_PAGE)
-        token = await self.find(request)
+        with within(WRITE_S) if request.method == "POST" else nullcontext():
+            token = await self.find(request)
         if token is None and method in _LINKED and "signature" in request.query:
             token = await self._find_by_link(request)
         if token is None:

@@ -30,7 +30,7 @@ from ..jobs.tokens import ANONYMOUS
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, bad_field, field_entry, too_many, validation_error
-from .middleware import base_url, linked, token_of
+from .middleware import WRITE_S, base_url, linked, token_of
 from .models import MAX_LIMIT, MODEL_PATH, Availability, boolean_query, find_model, integer_query
 from .request_body import LargeBodies, arrived
 from .responses import (
@@ -48,7 +48,6 @@ _LOG = logging.getLogger("wan_flf2v.gateway")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
-_STORE_S = 9.0  # for what a submit asks of the store, besides images; an election of a leader takes less
 _HEARTBEAT_S = 15.0
 _TOKEN_LOOK_S = 1.0  # how often an open stream asks whether its token was revoked
 _HEALTH_LOOK_S = 0.25  # as often as a store looks for changes
@@ -100,7 +99,7 @@ class SubmitRoute:
                     values, sources, idempotency = await self._large_bodies.read(
                         request, body, lambda content: self._read(request, model, content, webhook, intake)
                     )
-                with within(_STORE_S):
+                with within(WRITE_S):
                     earlier = await self._store.submitted_before(token.id, idempotency) if idempotency else None
                     if earlier is not None:
                         return self._accepted(earlier.id, base)
@@ -125,7 +124,7 @@ class SubmitRoute:
                     base_url=base,
                     queue_limit=limit,
                 )
-                with within(_STORE_S):
+                with within(WRITE_S):
                     job = await self._store.submit(submission)
         except QueueFullError:
             raise too_many(errors.QUEUE_FULL, _QUEUE_FULL_WAIT_S, limit=limit) from None

@@ -129,7 +129,7 @@ def test_a_call_does_not_wait_for_ever_behind_others(tmp_path, monkeypatch):
 
 
 def test_a_call_ends_within_its_time(tmp_path):
-    """Behind others, and at a server that stands still, where one call alone has 8 s. Nothing is accepted."""
+    """Behind others, and at a server that stands still, where one call alone has 12 s. Nothing is accepted."""
     server = NatsServer(tmp_path / "nats", free_ports(1)[0]).start()
     store = Blocking(JetStreamStore(NatsAccess(server.url)))
 
