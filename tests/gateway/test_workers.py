@@ -23,7 +23,7 @@ from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
 from wan_flf2v.gateway.jobs.addresses import addresses_of, resolve
 from wan_flf2v.gateway.jobs.comfyui import ComfyBackend
-from wan_flf2v.gateway.jobs.records import Submission, prompt_id
+from wan_flf2v.gateway.jobs.records import Submission, Token, prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
 
@@ -345,6 +345,57 @@ def test_a_prompt_that_was_given_up_is_removed_when_its_comfyui_comes_back(tmp_p
                 assert first._history[job.id].interrupted
                 await api.store.cancel(job.id)
                 await api.until(job)
+
+    run(test())
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("then", ["ends", "is cancelled", "runs elsewhere"])
+def test_a_late_result_counts_while_its_job_waits_again(tmp_path, monkeypatch, short_timeouts, kind, then):
+    """Jobs of a higher priority run in between. Its prompt is removed only once another attempt was assigned."""
+    monkeypatch.setenv(CHOSEN, kind)
+
+    async def test():
+        async with stand_ins(2, seconds=60.0) as hosts, api_of(tmp_path, hosts, worker_lost_after_s=0.5) as api:
+            token = Token("hurry", "h", 1.0, None, None, None)
+            await api.store.add_token(token)
+            await api.store.set_priority("hurry", "high")
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                others = [await submit(api.store, token=token.id) for _ in range(2)]
+                await until(lambda: second.ran)
+                first.stall()
+                await until(lambda: states(api, first.url, "lost"))
+                await api.store.cancel(others[0].id)
+                await api.until(job, "in_queue")
+                await until(lambda: len(second.ran) == 2)
+                if then != "runs elsewhere":
+                    first.go_on()
+                    await until(lambda: states(api, first.url, "running"))
+                    assert first.ran[0].end is None, "nobody has removed it"
+                if then == "ends":
+                    first.seconds = 0.0
+                    end = await api.until(job)
+                    assert (end.status, end.attempt) == ("succeeded", 1), end.error
+                    assert end.output["video"] == "video.mp4"
+                elif then == "is cancelled":
+                    await api.store.cancel(job.id)
+                    await until(lambda: first.ran[0].end is not None)
+                    assert first._history[job.id].interrupted
+                else:
+                    await api.store.cancel(others[1].id)
+                    await until(lambda: prompt_id(job.id, 2) in ids(second))
+                    first.go_on()
+                    await until(lambda: first.ran[0].end is not None)
+                    assert first._history[job.id].interrupted
+                    second.seconds = 0.0
+                    end = await api.until(job)
+                    assert (end.status, end.attempt) == ("succeeded", 2), end.error
+                for other in others:
+                    await api.store.cancel(other.id)
+            assert ids(first).count(job.id) == 1
+            assert (prompt_id(job.id, 2) in ids(second)) == (then == "runs elsewhere")
 
     run(test())
 
