@@ -30,7 +30,7 @@ def main() -> int:
     arguments, rest = parser.parse_known_args()
     if arguments.command == "serve" and arguments.workers and not arguments.demo:
         parser.error("--workers goes with --demo: in front of ComfyUIs of your own, use wan-flf2v serve")
-    if arguments.command == "serve" and arguments.nats and not arguments.workers:
+    if arguments.command == "serve" and arguments.nats is not None and not arguments.workers:
         parser.error("--nats goes with --workers: it shows a fleet on one machine")
     if rest and arguments.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -52,7 +52,7 @@ def _dispatch(arguments: argparse.Namespace, rest: "list[str]") -> int:
         words = [word for name, value in given.items() if value for word in ("--" + name, value)]
         return commands.demo([*words, "--gallery"] if arguments.gallery else words)
     if arguments.command == "serve":
-        return commands.serve(arguments.port, arguments.demo, arguments.workers, on_nats=arguments.nats)
+        return commands.serve(arguments.port, arguments.demo, arguments.workers, nats=arguments.nats)
     if arguments.command == "bench":
         return commands.bench(arguments.name, arguments.json, arguments.rounds, arguments.workers, arguments.store)
     if arguments.command == "train":
@@ -88,11 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--workers", type=_count, default=0, metavar="N", help="with --demo: N ComfyUIs, and a gateway in front of them"
     )
-
     serve.add_argument(
         "--nats",
-        action="store_true",
-        help="with --workers: as a fleet, on a nats-server, with a worker beside each",
+        type=_nats,
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="with --workers: as a fleet, with a worker beside each, on the nats-server at URL, or on one started here",
     )
 
     test = add("test", help="run all checks and tests; further arguments go to pytest", allow_abbrev=False)
@@ -130,6 +132,12 @@ def _port(text: str) -> int:
     if not (text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65535 is expected")
     return int(text)
+
+
+def _nats(text: str) -> str:
+    if text and not text.startswith(("nats://", "tls://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the address of a nats-server: nats://HOST:PORT is expected")
+    return text
 
 
 def _count(text: str) -> int:

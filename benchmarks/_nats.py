@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,18 +17,13 @@ from typing import Any
 import nats
 import nats.errors
 
+from ..bootstrap.environment import nats_server
 from ..bootstrap.paths import REPO
 
 CONFIG = REPO / "docs" / "nats-server.conf"  # the one that users are given
 _START_S = 30.0
 _NODES = 3
 _PAUSE_S = 0.1
-
-
-def program() -> str:
-    """Return nats-server's path: the one on the PATH, else that of the extra [cluster]."""
-    own = Path(sys.executable).with_name("nats-server" + (".exe" if sys.platform == "win32" else ""))
-    return shutil.which("nats-server") or str(own)
 
 
 def free_ports(count: int) -> list[int]:
@@ -54,7 +48,7 @@ class NatsServer:
 
     def start(self) -> NatsServer:
         """Start it and wait until it listens; ``RuntimeError`` with its log if it does not."""
-        command = [program(), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self._port)]
+        command = [nats_server(Path(sys.executable)), "-c", str(self._config), "-a", "127.0.0.1", "-p", str(self._port)]
         command += ["-sd", str(self.folder), *self._arguments]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603

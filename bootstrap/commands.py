@@ -11,7 +11,7 @@ from pathlib import Path
 from .browser import ensure_browser
 from .comfyui import DEFAULT_VERSION, OLDEST_SUPPORTED, PINS, ComfyUI, find_own_comfyui, pin_for
 from .console import SetupError, say
-from .environment import ensure_comfyui_env, ensure_newest_env, ensure_project_env
+from .environment import ensure_comfyui_env, ensure_newest_env, ensure_project_env, nats_server
 from .lock import setup_lock
 from .managed import ensure_managed
 from .paths import REPO, cache_dir
@@ -28,6 +28,7 @@ from .server import (
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 NATS_PORT = 4222  # that of docs/nats-server.conf
+GATEWAY_PORT = 8219  # wan-flf2v serve's own
 # One worker more than there are cores, since many tests wait; each has its own ComfyUI, so eight are enough.
 # tests/conftest.py says how tests are shared out. `-n 0` after it wins.
 _WORKERS = ("-n", str(min((os.cpu_count() or 2) + 1, 8)), "--dist", "loadscope")
@@ -48,20 +49,26 @@ def demo(arguments: Sequence[str]) -> int:
     return _become([*_demo_command(comfyui, python), *arguments])
 
 
-def serve(port: int, with_demo: bool, workers: int = 0, *, on_nats: bool = False) -> int:
+def serve(port: int, with_demo: bool, workers: int = 0, *, nats: str | None = None) -> int:
     """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``.
 
     ``workers``: run so many with the demo's models, at every second port from there on, and a gateway in front of them.
-    8189, next to ComfyUI's own port, is that of Comfy-Org's API proxy. ``on_nats``: as a fleet does, with a nats-server
-    for the requests and a worker beside each ComfyUI.
+    8189, next to ComfyUI's own port, is that of Comfy-Org's API proxy. ``nats``: as a fleet does, with the requests on
+    NATS and a worker beside each ComfyUI; the address of a nats-server that runs, or ``""`` to start one.
     """
-    comfyui, python = _prepare("fleet" if on_nats else "demo")
+    comfyui, python = _prepare("demo" if nats is None else "fleet")
     env, ports = comfy_env(), range(port, port + 2 * max(workers, 1), 2)
-    for each in [*ports, *([NATS_PORT] if on_nats else [])]:
+    for each in [*ports, *([GATEWAY_PORT] if workers else [])]:
         if port_is_taken(each):
-            raise SetupError(f"port {each} is taken by another program: stop it, or choose another with --port")
+            hint = "" if each == GATEWAY_PORT else ", or choose another with --port"
+            raise SetupError(f"port {each} is taken by another program: stop it{hint}")
+    if nats == "" and port_is_taken(NATS_PORT):
+        raise SetupError(
+            f"port {NATS_PORT} is taken by another program: stop it, or, if it is a nats-server, give its address: "
+            f"--nats nats://127.0.0.1:{NATS_PORT}"
+        )
     if workers:
-        return _serve_several(comfyui, python, ports, on_nats=on_nats)
+        return _serve_several(comfyui, python, ports, nats)
     if with_demo:
         base_dir = _prepare_demo(comfyui, python, cache_dir())
         arguments = [*server_args(base_dir, port), "--cpu"]
@@ -149,19 +156,20 @@ def _prepare_demo(comfyui: ComfyUI, python: Path, cache: Path) -> Path:
     return Path(prepared.stdout.splitlines()[-1])
 
 
-def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int], *, on_nats: bool) -> int:
+def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int], nats: str | None) -> int:
     """Run a ComfyUI at each port, each with its folder, and a gateway in front of them in the foreground."""
     program = [str(python), "-I", "-m", "wan_flf2v"]
-    data, nats_url = cache_dir() / ("serve-fleet" if on_nats else "serve-gateway"), f"nats://127.0.0.1:{NATS_PORT}"
-    command = [*program, "serve", "--demo", "--no-auth", "--data", str(data)]
+    data = cache_dir() / ("serve-gateway" if nats is None else "serve-fleet")
+    command = [*program, "serve", "--demo", "--no-auth", "--port", str(GATEWAY_PORT), "--data", str(data)]
     env = {"WAN_FLF2V_MOUNT": "false"}  # the gateway has the API
     with contextlib.ExitStack() as stack:
-        if on_nats:
-            say(f"starting NATS at {nats_url}")
-            server_program = str(python.with_name("nats-server" + python.suffix))
-            config = str(REPO / "docs" / "nats-server.conf")
-            stack.enter_context(_background([server_program, "-c", config, "-sd", str(data / "nats")]))
-            command += ["--nats", nats_url]
+        if nats == "":
+            nats, server_program = f"nats://127.0.0.1:{NATS_PORT}", nats_server(python)
+            say(f"starting {server_program} at {nats}")
+            config = ["-c", str(REPO / "docs" / "nats-server.conf"), "-p", str(NATS_PORT)]
+            stack.enter_context(_background([server_program, *config, "-sd", str(data / "nats")]))
+        if nats is not None:
+            command += ["--nats", nats]
         for number, port in enumerate(ports, 1):
             base_dir = _prepare_demo(comfyui, python, cache_dir() / f"serve-{number}")
             server = ComfyServer(comfyui.path, python, base_dir, port=port, extra_args=["--cpu"], env=env)
@@ -170,12 +178,12 @@ def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int], *, on_n
                 stack.enter_context(server)
             except ServerError as error:
                 raise SetupError(str(error)) from error
-            if on_nats:
-                worker = ["worker", "--nats", nats_url, "--comfyui", server.url, "--name", f"comfyui-{number}"]
-                stack.enter_context(_background([*program, *worker]))
-            else:
+            if nats is None:
                 command += ["--comfyui", server.url]
-        say("starting the gateway; Ctrl-C stops all")
+            else:
+                worker = ["worker", "--nats", nats, "--comfyui", server.url, "--name", f"comfyui-{number}"]
+                stack.enter_context(_background([*program, *worker]))
+        say(f"starting the gateway at http://127.0.0.1:{GATEWAY_PORT}; Ctrl-C stops all")
         return _run(command)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,11 @@ def installed_pythons() -> list[tuple[str, Path]]:
 def python_in(env: Path) -> Path:
     """Return where an environment has its Python."""
     return env / "Scripts" / "python.exe" if sys.platform == "win32" else env / "bin" / "python"
+
+
+def nats_server(python: Path) -> str:
+    """Return nats-server's path: the one on the PATH, else that of the extra [cluster] in ``python``'s environment."""
+    return shutil.which("nats-server") or str(python.with_name("nats-server" + python.suffix))
 
 
 def stamp_matches(env: Path, comfyui: ComfyUI, extra: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -48,16 +49,13 @@ def backup(
     data: DataOption = None,
     nats: NatsOption = None,
 ) -> None:
-    """Write requests, tokens, models, keys and the images of requests into one file. Gateways may go on meanwhile."""
+    """Write requests, tokens, models, keys, images and results into one file. Gateways may go on meanwhile."""
     from ..gateway.jobs.backup import back_up
 
     if not has_store(data, nats):
         fail(f"There are no requests or tokens in {store_place(data, nats)}. Give --data FOLDER or --nats.", EXIT_USAGE)
-    folder = data_folder(data)
-    images = run_on_store(back_up(file.absolute(), folder, nats_access(nats)))
-    say(f"Backed up {store_place(data, nats)} and {images} images into {file}. It has secrets in it: keep it safe.")
-    results = "back up the stream WFB too, with `nats stream backup`" if nats else f"copy {folder / 'results'} too"
-    say(f"The results of requests that have ended are not in it: {results}.")
+    counts = run_on_store(back_up(file.absolute(), data_folder(data), nats_access(nats)))
+    say(f"Backed up {store_place(data, nats)}, {_files(counts)} into {file}. It has secrets in it: keep it safe.")
 
 
 @_store.command()
@@ -69,5 +67,9 @@ def restore(
     """Restore such a file where there are no requests and tokens yet; start gateways afterwards."""
     from ..gateway.jobs.backup import restore as restore_backup
 
-    images = run_on_store(restore_backup(file, data_folder(data), nats_access(nats)))
-    say(f"Restored {store_place(data, nats)} and {images} images from {file}. Requests that had not ended go on.")
+    counts = run_on_store(restore_backup(file, data_folder(data), nats_access(nats)))
+    say(f"Restored {store_place(data, nats)}, {_files(counts)} from {file}. Requests that had not ended go on.")
+
+
+def _files(counts: Mapping[str, int]) -> str:
+    return f"{counts['inputs']} images and {counts['results']} files of results"

@@ -49,7 +49,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _EVERY_STATUS = "webhook_intermediate_status"  # the hosted API's query parameter
 _QUEUE_FULL_WAIT_S = 30
 _HEARTBEAT_S = 15.0
-_TOKEN_LOOK_S = 1.0  # how often an open stream asks whether its token was revoked
+_TOKEN_LOOK_S = 0.75  # how often an open stream asks whether its token was revoked: it ends within twice that
 _HEALTH_LOOK_S = 0.25  # as often as a store looks for changes
 _PREVIEW_LOOK_S = 0.5
 _MAX_STREAMS = 64  # of one token
@@ -344,7 +344,7 @@ class RequestRoutes:
         return self._health
 
     async def _is_valid(self, token: Token) -> bool:
-        """Return whether a token was not revoked, as of a second ago at most; its streams share the look."""
+        """Return whether a token was not revoked, as of a moment ago; its streams share the look."""
         now = asyncio.get_running_loop().time()
         if token is ANONYMOUS or now - self._valid_at.get(token.hash, -math.inf) < _TOKEN_LOOK_S:
             return True

@@ -134,8 +134,10 @@ class Dispatcher:
             else:
                 await self._find_again(job)
         await self._tidy()
-        if any(worker.free and not self._is_drained(worker) for worker in self._workers.values()):
+        workers = self._workers.values()
+        if any(worker.late or (worker.free and not self._is_drained(worker)) for worker in workers):
             queue = await self._store.queue()
+            self._take_up(queue)
             if any(job.model_id not in MODELS for job in queue):
                 self._models = await self._catalogue.all()
             self._hand_out(queue)
@@ -281,6 +283,15 @@ class Dispatcher:
         able = self._able(job, list(self._there()))
         return next((worker for worker in able if worker.free and worker is not holder), None)
 
+    def _take_up(self, queue: tuple[QueuedJob, ...]) -> None:
+        """Let the lost attempts of waiting jobs end whose ComfyUI is back; stop that where it is of no use any more."""
+        waiting = {job.id for job in queue if job.status == "in_queue"}
+        for worker in self._workers.values():
+            if worker.late and worker.late not in waiting:
+                worker.abandon(worker.late)
+            elif worker.free and (jobs := worker.given_up() & waiting):
+                worker.take_up(jobs.pop())
+
     def _hand_out(self, queue: tuple[QueuedJob, ...]) -> None:
         """Give the waiting jobs, in their order, to the free workers that can run them.
 
@@ -304,6 +315,9 @@ class Dispatcher:
                 able = able_to_run[job.model_id]
             worker = self._choose(job, free, able)
             if worker is not None:
+                for other in self._workers.values():
+                    if other.late == job.id:  # and silent
+                        other.abandon(job.id)
                 free.remove(worker)
                 worker.start(job)
 

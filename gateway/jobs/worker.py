@@ -98,10 +98,11 @@ class Worker:
         self._gone = False  # nothing listens there
         self._lacking_at: dict[str, float] = {}
         self._refused: dict[str, float] = {}  # job id -> until when it is not offered again
-        self._given_up: set[str] = set()  # the ids of prompts whose job runs elsewhere
+        self._given_up: dict[str, tuple[str, int]] = {}  # prompt id -> job and attempt, which was lost here
         self._task: asyncio.Task[None] | None = None
         self._job: tuple[str, int] | None = None  # id and attempt of the job that has ComfyUI
         self._abandoned = False  # whether that was dropped, and only what is on its way is finished
+        self._late = False  # whether that waits for another attempt, and this is the one that was lost here
         self._copies: dict[str, asyncio.Task[None]] = {}  # job id -> the task that brings its result
 
     # What the dispatcher asks
@@ -146,6 +147,15 @@ class Worker:
         """Return whether it runs the job, or brings its result."""
         return job_id in self.held()
 
+    @property
+    def late(self) -> str | None:
+        """The id of the job that it has taken up again, ``None`` if it has not."""
+        return self._job[0] if self._late and self._job is not None and not self._abandoned else None
+
+    def given_up(self) -> set[str]:
+        """Return the ids of the jobs of which it has lost an attempt, whose prompt or file may be there still."""
+        return {job_id for job_id, _ in self._given_up.values()}
+
     def refused(self) -> set[str]:
         """Return the ids of the jobs whose images or LoRAs it lacks, as far as is known."""
         now = time.monotonic()
@@ -180,6 +190,11 @@ class Worker:
         lacks = not self.can_run(job.id, job.model_id)  # known now: the dispatcher gives it the job all the same
         self._occupy((job.id, 0), self._serve(job.id, waiting=job.status == "in_queue", lacks=lacks, died=died))
 
+    def take_up(self, job_id: str) -> None:
+        """Bring a waiting job to its end, without another attempt, if that which was lost here has left something."""
+        self._occupy((job_id, 0), self._again_and_again(lambda: self._end_late(job_id)))
+        self._late = True
+
     def tidy(self, job: Job, told: Callable[[bool | None], Awaitable[None]]) -> None:
         """Remove what an ended job left, before the next one starts.
 
@@ -201,10 +216,10 @@ class Worker:
     async def drop(self, job_id: str, *, given_up: bool = False) -> None:
         """Stop working on a job and wait until nothing is on its way.
 
-        If it is ``given_up``, its prompt is removed once ComfyUI is there again.
+        If it is ``given_up``, its prompt is removed once ComfyUI is there again and another attempt was assigned.
         """
         if given_up and (job := await self._store.get(job_id)) is not None:
-            self._given_up.add(job.prompt_id)
+            self._given_up[job.prompt_id] = job.id, job.attempt
         if (task := self.abandon(job_id)) is not None:
             await asyncio.wait([task])
             self.trouble = None
@@ -251,14 +266,16 @@ class Worker:
                 await self._learn(model_id)
 
     async def _look_at_queue(self) -> None:
-        """See whether prompts of others are there, and remove those that run elsewhere as another attempt."""
+        """See whether prompts of others are there, and remove those of which a later attempt was assigned."""
         own = self._own_prompts()
         queue = await self._backend.client.queue()
         own |= self._own_prompts()
         there = {*queue.running, *queue.pending}
-        for stale in list(self._given_up):
-            if stale not in there or await self._backend.client.cancel(stale):
-                self._given_up.discard(stale)
+        for stale, (job_id, attempt) in list(self._given_up.items()):
+            job = await self._store.get(job_id)
+            may_count = job is not None and not job.finished and job.attempt == attempt
+            if not may_count and (stale not in there or await self._backend.client.cancel(stale)):
+                self._given_up.pop(stale, None)
         foreign = bool(there - own)
         if foreign != self.foreign:
             self.foreign = foreign
@@ -299,7 +316,7 @@ class Worker:
     # A job
 
     def _occupy(self, job: tuple[str, int], work: Coroutine[Any, Any, None]) -> None:
-        self._job, self._abandoned = job, False
+        self._job, self._abandoned, self._late = job, False, False
         task = self._task = asyncio.create_task(work)
 
         def free(_: asyncio.Task[None]) -> None:
@@ -396,6 +413,19 @@ class Worker:
             await self._end(job, "failed", error=_NEVER_RAN)
         else:
             await self._store.requeue(job.id, attempt=job.attempt, reason=_REQUEUED, died=died)
+
+    async def _end_late(self, job_id: str) -> None:
+        """Take the result of a waiting job's attempt that was lost here, once there is one."""
+        identity, job = await self._identify(), await self._store.get(job_id)
+        if job is None or job.status != "in_queue" or job.prompt_id not in self._given_up:
+            await self._look_at_queue()  # there it is of no use
+            return
+        self._job = job.id, job.attempt
+        found = await self._backend.find(identity, job)
+        _LOG.info("lost attempt looked for request_id=%s attempt=%d worker=%s found=%s", *self._told(job), found)
+        if found in ("known", "file"):
+            await self._run_prompt(identity, job, found)
+        self._given_up.pop(job.prompt_id, None)
 
     async def _ready_for(self, job: Job, *, lacks: bool) -> Identity | None:
         """Return which ComfyUI is there, ``None`` if it lacks what a waiting job needs, or has become busy.

@@ -143,8 +143,9 @@ def test_the_file_is_copied_to_nats(cli, tmp_path):
 def test_a_trace_shows_what_became_of_a_request(cli, tmp_path):
     """On the file and on NATS."""
     cli("token", "create", "me", "--data", tmp_path)
-    for option in (("--data", tmp_path), ("--nats", fleet_url(tmp_path))):
-        store = open_store(tmp_path, NatsAccess(option[1]) if option[0] == "--nats" else None)
+    for nats in ("", fleet_url(tmp_path)):  # the variable may name one
+        option = "--data", tmp_path, "--nats", nats
+        store = open_store(tmp_path, NatsAccess(nats) if nats else None)
 
         async def run(store=store):
             job = await submit(store)

@@ -19,6 +19,7 @@ from wan_flf2v.gateway.jobs.results import Results
 from wan_flf2v.gateway.jobs.store import StoreFileError
 from wan_flf2v.gateway.settings import NatsAccess, Settings
 
+VIDEO = bytes(range(256)) * 4096  # 1 MiB, of several parts
 TOKEN = Token("laptop", "h", 1.0, "whsec_y", 60, None)
 
 
@@ -51,24 +52,35 @@ def test_what_had_not_ended_goes_on_where_a_backup_is_restored(tmp_path, places)
         store = open_store(*old)
         Results(Settings(data=old[0]), store)  # makes the key of signed links
         await store.add_token(TOKEN)
-        ended, running, waiting = [await submit(store, inputs=put_inputs(old[0])) for _ in range(3)]
+        ended, running, waiting, done = [await submit(store, inputs=put_inputs(old[0])) for _ in range(4)]
         await store.assign(running.id, "a ComfyUI that is gone", name="http://gone")
         await store.cancel(ended.id)
+        await store.assign(done.id)
+        result = f"results/{done.id}/video.mp4"
+        (old[0] / result).parent.mkdir(parents=True)
+        (old[0] / result).write_bytes(VIDEO)
+        await store.blobs.put(old[0], result)
+        await store.end(done.id, "succeeded", output={"video": "video.mp4"})
         await store.lead("a gateway that is killed")
         if old[1] is not None:  # the images came in at another gateway
             for image in ended.inputs.values():
                 await store.blobs.put(old[0], f"inputs/{image}")
             shutil.rmtree(old[0] / "inputs")
-        assert await back_up(file, *old) == 2
-        kept = [await store.get(job.id) for job in (ended, running, waiting)]
+            (old[0] / result).write_bytes(b"that of an attempt which was given up")
+        assert await back_up(file, *old) == {"inputs": 2, "results": 1}
+        kept = [await store.get(job.id) for job in (ended, running, waiting, done)]
         await submit(store)  # after the backup
         await store.close()
 
-        assert await restore(file, *new) == 2
+        assert await restore(file, *new) == {"inputs": 2, "results": 1}
         store = open_store(*new)
         try:
-            assert [await store.get(job.id) for job in (ended, running, waiting)] == kept
-            assert (await store.tokens(), await store.count()) == ([TOKEN], 3)
+            assert [await store.get(job.id) for job in (ended, running, waiting, done)] == kept
+            assert (await store.tokens(), await store.count()) == ([TOKEN], 4)
+            if new[1] is not None:  # it is asked for at another gateway
+                shutil.rmtree(new[0] / "results")
+            assert await store.blobs.find(new[0], result)
+            assert (new[0] / result).read_bytes() == VIDEO
             assert len(await store.history(running.id)) == 2
             assert (new[0] / "signing.key").read_bytes() == (old[0] / "signing.key").read_bytes()
             with pytest.raises(StoreFileError, match="already"):
@@ -129,7 +141,7 @@ def test_one_command_backs_up_and_one_restores(tmp_path):
     store.add_token(TOKEN)
     store.close()
     made = cli("store", "backup", tmp_path / "file", "--data", tmp_path / "old")
-    assert made.returncode == 0 and "results" in made.stderr, made.stderr
+    assert made.returncode == 0 and "0 images and 0 files of results" in made.stderr, made.stderr
     done = cli("store", "restore", tmp_path / "file", "--data", tmp_path / "new")
     assert done.returncode == 0, done.stderr
     again = cli("store", "restore", tmp_path / "file", "--data", tmp_path / "new")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nats
 import pytest
 from support.gateway_process import BODY, SUBMIT, Gateway
-from support.nats_server import Cluster
+from support.nats_server import Cluster, edit_stream
 from support.stores import Blocking
 from wan_flf2v.gateway.jobs.jetstream_store import JetStreamStore
 from wan_flf2v.gateway.jobs.records import Submission, new_request_id
@@ -56,6 +56,13 @@ def leader(cluster):
         return json.loads(answer.data)["cluster"]["leader"]
 
     return asyncio.run(ask())
+
+
+def test_a_stream_with_fewer_replicas_than_three_is_refused_in_a_cluster(cluster):
+    Blocking(wait_for(lambda: JetStreamStore(NatsAccess(f"{cluster.url}/few")))).close()
+    edit_stream("WF_few", url=cluster.url.split(","), num_replicas=1)
+    with pytest.raises(StoreFileError, match="num_replicas is 1 and must be 3 in a cluster"):
+        JetStreamStore(NatsAccess(f"{cluster.url}/few"))
 
 
 def submit(store):

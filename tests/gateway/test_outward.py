@@ -223,12 +223,14 @@ def test_a_comfyui_that_ends_behind_its_worker_is_dead_at_once(tmp_path, caplog)
 def test_a_running_job_is_cancelled_and_the_next_one_starts(tmp_path):
     async def test():
         async with two(tmp_path, 60.0) as (api, hosts, _, job, first, second):
+            others = [await submit(api.store) for _ in range(2)]
+            await until(lambda: hosts[second].ran)
             await api.store.cancel(job.id)
             assert (await api.until(job)).status == "cancelled"
-            await until(lambda: hosts[first].ran[0].end is not None)
-            following = [await submit(api.store) for _ in range(2)]
-            await until(lambda: len(hosts[first].ran) == 2 and len(hosts[second].ran) == 1)
-            for each in following:
+            await until(lambda: len(hosts[first].ran) == 2)
+            assert hosts[first].ran[1].start - hosts[first].ran[0].end < 20.0, "the aim is 2 s; a machine may be busy"
+            assert hosts[second].ran[0].end is None, "the other one goes on"
+            for each in others:
                 await api.store.cancel(each.id)
                 await api.until(each)
 

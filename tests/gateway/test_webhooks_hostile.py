@@ -1,11 +1,12 @@
 """Webhooks whose receivers hang, whose addresses are not public, or whose messages cannot be made."""
 
 import asyncio
+import time
 
 import pytest
 from aiohttp import web
 from support.api_runs import until
-from support.stores import sql
+from support.stores import STORES, sql
 from support.web_server import serve
 from support.webhook_parts import Receiver, deliver, finished_job, owed, running, sender
 from wan_flf2v.gateway.fetch import Fetcher, system_resolve
@@ -57,6 +58,37 @@ def test_many_that_hang_keep_nobody_else_waiting(tmp_path, store):
                 assert len(hanging) == webhooks._OF_TOKEN_TO_HOST, "the others wait for a slot"
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("harm", ["hangs", "refuses"])
+def test_a_receiver_that_is_dead_keeps_no_live_one_waiting(tmp_path, monkeypatch, kind, harm):
+    """On either store, with the sender's real times. With 2,000 messages for the dead one it is the same."""
+    monkeypatch.undo()
+    count, attempted = 100, []
+
+    async def dead(request):
+        attempted.append(request.path)
+        await asyncio.sleep(600)
+
+    async def go():
+        live, store = Receiver(200), STORES[kind](tmp_path)
+        async with serve(dead) as port, serve(live.answer) as live_port:
+            port = port if harm == "hangs" else 9  # the discard port: nothing listens
+            for _ in range(count):
+                await finished_job(store, f"http://127.0.0.1:{port}/")
+            async with running(sender(store, tmp_path, fetch_timeout_s=300.0)):
+                await until(lambda: harm == "refuses" or attempted)
+                for token, host in (("bob", "127.0.0.1"), ("anna", "localhost")):
+                    live.messages.clear()
+                    await finished_job(store, f"http://{host}:{live_port}/", token=token)
+                    began = time.monotonic()
+                    await until(lambda: live.messages)
+                    assert time.monotonic() - began < 20.0, "the aim is 2 s; a busy machine must not fail the test"
+        await store.close()
+
+    asyncio.run(asyncio.wait_for(go(), 100))
+    assert len(attempted) <= webhooks._OF_TOKEN_TO_HOST
 
 
 def test_the_slots_of_a_token_of_a_host_and_of_all():

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 from support.api_runs import Api, put_inputs, submit, until
+from support.stores import CHOSEN, STORES
 from support.wire import WAYS, Wire
 from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client import comfy
@@ -22,11 +23,13 @@ from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
 from wan_flf2v.gateway.jobs.addresses import addresses_of, resolve
 from wan_flf2v.gateway.jobs.comfyui import ComfyBackend
-from wan_flf2v.gateway.jobs.records import Submission, prompt_id
+from wan_flf2v.gateway.jobs.records import Submission, Token, prompt_id
 from wan_flf2v.gateway.jobs.results import Results, StorageError
 from wan_flf2v.gateway.settings import ConfigError, Settings
 
 WAIT_S = 120.0
+GENEROUS_S = 20.0  # the aim is 2 s; a busy machine must not fail a test
+MANY = 60  # it is the same with 500
 
 
 @pytest.fixture(autouse=True)
@@ -346,6 +349,57 @@ def test_a_prompt_that_was_given_up_is_removed_when_its_comfyui_comes_back(tmp_p
     run(test())
 
 
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("then", ["ends", "is cancelled", "runs elsewhere"])
+def test_a_late_result_counts_while_its_job_waits_again(tmp_path, monkeypatch, short_timeouts, kind, then):
+    """Jobs of a higher priority run in between. Its prompt is removed only once another attempt was assigned."""
+    monkeypatch.setenv(CHOSEN, kind)
+
+    async def test():
+        async with stand_ins(2, seconds=60.0) as hosts, api_of(tmp_path, hosts, worker_lost_after_s=0.5) as api:
+            token = Token("hurry", "h", 1.0, None, None, None)
+            await api.store.add_token(token)
+            await api.store.set_priority("hurry", "high")
+            job = await submit(api.store)
+            async with api.dispatching():
+                first, second = await on(job, hosts)
+                others = [await submit(api.store, token=token.id) for _ in range(2)]
+                await until(lambda: second.ran)
+                first.stall()
+                await until(lambda: states(api, first.url, "lost"))
+                await api.store.cancel(others[0].id)
+                await api.until(job, "in_queue")
+                await until(lambda: len(second.ran) == 2)
+                if then != "runs elsewhere":
+                    first.go_on()
+                    await until(lambda: states(api, first.url, "running"))
+                    assert first.ran[0].end is None, "nobody has removed it"
+                if then == "ends":
+                    first.seconds = 0.0
+                    end = await api.until(job)
+                    assert (end.status, end.attempt) == ("succeeded", 1), end.error
+                    assert end.output["video"] == "video.mp4"
+                elif then == "is cancelled":
+                    await api.store.cancel(job.id)
+                    await until(lambda: first.ran[0].end is not None)
+                    assert first._history[job.id].interrupted
+                else:
+                    await api.store.cancel(others[1].id)
+                    await until(lambda: prompt_id(job.id, 2) in ids(second))
+                    first.go_on()
+                    await until(lambda: first.ran[0].end is not None)
+                    assert first._history[job.id].interrupted
+                    second.seconds = 0.0
+                    end = await api.until(job)
+                    assert (end.status, end.attempt) == ("succeeded", 2), end.error
+                for other in others:
+                    await api.store.cancel(other.id)
+            assert ids(first).count(job.id) == 1
+            assert (prompt_id(job.id, 2) in ids(second)) == (then == "runs elsewhere")
+
+    run(test())
+
+
 def test_with_one_comfyui_a_silent_one_keeps_its_job_however_long_it_takes(tmp_path, short_timeouts):
     async def test():
         async with stand_ins(1, seconds=1.0) as hosts, api_of(tmp_path, hosts, worker_lost_after_s=0.2) as api:
@@ -557,6 +611,7 @@ def test_a_running_job_is_cancelled_wherever_it_runs_and_the_next_one_starts(tmp
             dispatcher.poke()
             assert (await api.until(second)).status == "cancelled"
             await until(lambda: jobs[2].id in ids(hosts[1]))
+            assert hosts[1].ran[1].start - hosts[1].ran[0].end < GENEROUS_S
             assert hosts[1]._history[second.id].interrupted
             assert hosts[0].ran[0][2] is None, "the other one goes on"
 
@@ -779,17 +834,35 @@ def test_two_that_share_their_folders_do_not_disturb_each_other(tmp_path):
     run(test())
 
 
-def test_a_single_job_behind_many_of_another_token_starts_on_the_first_one_that_is_free(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_single_job_behind_many_of_another_token_starts_on_the_first_one_that_is_free(
+    tmp_path, monkeypatch, kind, cold
+):
+    """Although no ComfyUI has its models in memory, if it is ``cold``, and the others' are everywhere."""
+    monkeypatch.setenv(CHOSEN, kind)
+
     async def test():
         async with stand_ins(2, seconds=0.5) as hosts, api_of(tmp_path, hosts) as api:
-            for _ in range(50):
-                await submit(api.store, token="many")
+            await asyncio.gather(*(submit(api.store, token="many") for _ in range(MANY)))
+            values = {"6_text": "x", "68_image": "start.jpg"}
             async with api.dispatching():
-                await until(lambda: all(host.ran for host in hosts))
-                single = await submit(api.store, token="single")
-                await api.until(single)
-            started = sum(len(host.ran) for host in hosts)
-            assert started <= 6, "two ran, then it, and beside and after it a few more at most"
+                await until(lambda: all(host.ran and host.ran[0].end for host in hosts))
+                if cold:
+                    submission = Submission(str(uuid.uuid4()), "single", LOOP.model_id, values, {})
+                    single = await api.store.submit(submission)
+                else:
+                    single = await submit(api.store, token="single")
+                before = [prompt for host in hosts for prompt in ids(host)]
+                await until(lambda: any(single.id in ids(host) for host in hosts))
+                started = [prompt for host in hosts for prompt in ids(host) if prompt not in before]
+                end = await api.until(single)
+            assert end.status == "succeeded", end.error
+            assert len(started) <= 1 + len(hosts), "before it only what a worker was about to begin with"
+            (loaded,) = [run.loaded for host in hosts for run in host.ran if run.prompt_id == single.id]
+            others = {run.loaded for host in hosts for run in host.ran if run.prompt_id != single.id}
+            assert (loaded not in others) == cold
 
     run(test())
 

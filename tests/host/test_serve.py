@@ -7,15 +7,32 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+from support.api_runs import SMALL
+from support.gateway_process import BODY, SUBMIT_DEMO
+from support.nats_server import free_ports
+from wan_flf2v.bootstrap.environment import nats_server
 from wan_flf2v.bootstrap.paths import REPO
-from wan_flf2v.bootstrap.server import free_port
+from wan_flf2v.bootstrap.server import free_port, port_is_taken
 from wan_flf2v.contract.parameters import DEMO_WORKFLOW
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
+# run.py with the arguments that follow, and ports that nothing else on this machine has
+ON_FREE_PORTS = """
+import sys
+gateway, nats, *arguments = sys.argv[1:]
+sys.path.insert(0, {repo!r})
+import run
+run.commands.GATEWAY_PORT, run.commands.NATS_PORT = int(gateway), int(nats)
+sys.argv[1:] = arguments
+sys.exit(run.main())
+"""
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent another way on Windows")
+
 def test_serve_demo_until_ctrl_c(project_comfyui, demo_models, tmp_path):
     # Another cache: a request left over in the user's would run on, and ComfyUI aborts when it ends meanwhile.
     shutil.copytree(demo_models, tmp_path / "demo" / "models")
@@ -45,3 +62,60 @@ def test_serve_demo_until_ctrl_c(project_comfyui, demo_models, tmp_path):
         assert f"at http://127.0.0.1:{port}; Ctrl-C stops it" in output
     finally:
         process.kill()
+
+
+def call(url, body=None):
+    request = urllib.request.Request(url, body and json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.slow
+def test_a_fleet_on_one_machine_runs_a_request_and_leaves_nothing_when_it_is_stopped(
+    project_comfyui, demo_models, tmp_path
+):
+    """With the nats-server that is on the PATH."""
+    path, program, used = tmp_path / "path", tmp_path / "path" / "nats-server", tmp_path / "used"
+    path.mkdir()
+    program.write_text(f'#!/bin/sh\necho $$ > {used}\nexec {nats_server(Path(sys.executable))} "$@"\n')
+    program.chmod(0o755)
+    for number in (1, 2):
+        shutil.copytree(demo_models, tmp_path / f"serve-{number}" / "demo" / "models")
+    gateway, nats, first = free_ports(3)
+    env = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("WAN_FLF2V_")},
+        "COMFYUI_PATH": project_comfyui,
+        "WAN_FLF2V_CACHE": str(tmp_path),
+        "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
+    }
+    code, url = ON_FREE_PORTS.format(repo=str(REPO)), f"http://127.0.0.1:{gateway}"
+    arguments = ["serve", "--demo", "--workers", "2", "--port", str(first), "--nats"]
+    command = [sys.executable, "-c", code, str(gateway), str(nats), *arguments]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+    try:
+        while True:
+            try:
+                workers = call(f"{url}/v1/workers")["workers"]
+            except OSError:  # nothing listens yet
+                workers = []
+            if [worker["state"] for worker in workers] == ["idle", "idle"]:
+                break
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        request_id = call(f"{url}{SUBMIT_DEMO}", {**BODY, **SMALL})["request_id"]
+        while (status := call(f"{url}/v1/requests/{request_id}/status")["status"]) != "completed":
+            assert status in ("in_queue", "in_progress")
+            time.sleep(0.2)
+        assert "video" in call(f"{url}/v1/requests/{request_id}/result")["output"]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it, to all at once
+        code = process.wait(120)
+        assert code == 130, (tmp_path / "log").read_text()
+        assert not [port for port in (gateway, nats, first, first + 2) if port_is_taken(port)]
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(used.read_text()), 0)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)

@@ -36,10 +36,10 @@ def admin(call, payload=None, url=None):
     return asyncio.run(ask())
 
 
-def edit_stream(name, **changes):
+def edit_stream(name, url=None, **changes):
     """Change options of a stream."""
-    config = admin(f"STREAM.INFO.{name}")["config"]
-    answer = admin(f"STREAM.UPDATE.{name}", {**config, **changes})
+    config = admin(f"STREAM.INFO.{name}", url=url)["config"]
+    answer = admin(f"STREAM.UPDATE.{name}", {**config, **changes}, url=url)
     assert "error" not in answer, answer
 
 

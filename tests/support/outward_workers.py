@@ -41,7 +41,8 @@ class Fleet(Api):
     @contextlib.asynccontextmanager
     async def dispatching(self):
         found = open_outward(self.settings.nats)
-        self.dispatcher = lambda: Dispatcher(self.store, self.settings, Results(self.settings, self.store), found)
+        results = await asyncio.to_thread(Results, self.settings, self.store)  # it waits for NATS
+        self.dispatcher = lambda: Dispatcher(self.store, self.settings, results, found)
         hearing = asyncio.create_task(found.run())
         try:
             async with super().dispatching():

@@ -1,12 +1,15 @@
 """run.py as a person meets it: help, refusals, old Pythons."""
 
 import ast
+import contextlib
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from wan_flf2v.bootstrap import commands
+from wan_flf2v.bootstrap.console import SetupError
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.client.hosted_api import DEFAULT_PORT
 
@@ -59,6 +62,7 @@ def test_help_of_a_command_lists_its_options(command, options):
         (["serve", "--demo", "--workers", "0"], "'0' is not a number from 1 to 64"),
         (["serve", "--workers", "2"], "--workers goes with --demo"),
         (["serve", "--demo", "--nats"], "--nats goes with --workers"),
+        (["serve", "--demo", "--workers", "2", "--nats", "4222"], "nats://HOST:PORT is expected"),
         (["test", "--hosts", "0.30.0,0.1.0"], "ComfyUI 0.1.0 is not pinned; there are: 0.30.0"),
         (["test", "--newest", "--hosts", "0.30.0"], "not allowed with argument --newest"),
         ([], "required"),
@@ -75,10 +79,38 @@ def test_the_comfyuis_of_a_fleet_leave_the_ports_of_other_programs(monkeypatch):
     used = []
     monkeypatch.setattr(commands, "_prepare", lambda extra: (None, None))
     monkeypatch.setattr(commands, "port_is_taken", lambda port: False)
-    monkeypatch.setattr(commands, "_serve_several", lambda comfyui, python, ports, **_: used.extend(ports))
+    monkeypatch.setattr(commands, "_serve_several", lambda comfyui, python, ports, nats: used.extend(ports))
     commands.serve(8188, with_demo=True, workers=64)
     assert used[0] == 8188
     assert len(set(used) - {8189, DEFAULT_PORT}) == 64
+    assert commands.GATEWAY_PORT == DEFAULT_PORT
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_fleet_is_on_the_nats_server_that_is_given_or_starts_one(monkeypatch, tmp_path, own):
+    started, comfyui = [], contextlib.nullcontext()
+    comfyui.url = "http://127.0.0.1:8188"
+    monkeypatch.setattr(commands, "_prepare_demo", lambda *_: tmp_path)
+    monkeypatch.setattr(commands, "ComfyServer", lambda *_, **__: comfyui)
+    monkeypatch.setattr(commands, "_prepare", lambda extra: (SimpleNamespace(path="", version=""), tmp_path / "python"))
+    monkeypatch.setattr(commands, "port_is_taken", lambda port: False)
+    monkeypatch.setattr(commands, "_background", lambda command: contextlib.nullcontext(started.append(command)))
+    monkeypatch.setattr(commands, "_run", started.append)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    nats = "tls://mine:4222/name" if own else ""
+    commands.serve(8188, with_demo=True, workers=2, nats=nats)
+    servers = [each for each in started if "wan_flf2v" not in each]
+    assert [each[0] for each in servers] == ([] if own else [str(tmp_path / "nats-server")])
+    others = [each for each in started if "wan_flf2v" in each]
+    assert [each[4] for each in others] == ["worker", "worker", "serve"]
+    assert {each[each.index("--nats") + 1] for each in others} == {nats or "nats://127.0.0.1:4222"}
+
+
+def test_a_nats_server_at_the_port_is_named_as_one_of_your_own(monkeypatch):
+    monkeypatch.setattr(commands, "_prepare", lambda extra: (None, None))
+    monkeypatch.setattr(commands, "port_is_taken", lambda port: port == commands.NATS_PORT)
+    with pytest.raises(SetupError, match=r"give its address: --nats nats://127\.0\.0\.1:4222"):
+        commands.serve(8188, with_demo=True, workers=2, nats="")
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_is_set_up(tmp_path):

@@ -93,6 +93,7 @@ def test_every_position_is_the_order_in_which_jobs_are_handed_out(drawn):
 
 
 @pytest.mark.sweep
+@pytest.mark.timeout(3600)  # on a busy machine
 @settings(max_examples=10_000, deadline=None)
 @given(queues())
 def test_ten_thousand_random_queues(drawn):
