@@ -14,6 +14,10 @@ way when a process ends is gone, as with any connection, and then the job is loo
 A message of a pipe is a letter, a number of eight bytes, and data: ``O`` opens the pipe; ``D`` has data, numbered from
 1; ``A`` says up to which number the data was taken; ``C`` closes the pipe. A number that is missing breaks it, as NATS
 then lost a message.
+
+Bytes, and no protocol of commands and reports, so that one ``Worker`` serves both kinds of ComfyUI: recovery, cancel,
+previews and late results are the same code and the same tests. The price is that the gateway which dispatches relays
+all images and videos.
 """
 
 from __future__ import annotations
