@@ -2,8 +2,8 @@
 
 For what needs many ComfyUIs, or one that falls silent at the right moment. It runs in the caller's event loop. The node
 with ``steps`` counts them, the one with ``filename_prefix`` "writes" the same video each time, with the prompt's id at
-its end. It can stall (its event loop stands still), die, and come back as another process. ``version`` sets which rules
-it follows: 0.18.2 takes any prompt id and has no cancel by id.
+its end. Or it replays the trace of a real run. It can stall (its event loop stands still), die, and come back as
+another process. ``version`` sets which rules it follows: 0.18.2 takes any prompt id and has no cancel by id.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from ..contract.parameters import MODELS
 from ..contract.workflow import Graph, graph_for
 
 _TICK_S = 0.05
+_LEAST_GAP_S = 0.02  # between two messages of a trace, so that a client can tell each
+_TEXT = 3  # of the binary messages, as ComfyUI's protocol.py numbers them
 _LOADERS = ("unet_name", "vae_name", "clip_name", "lora_name")
 
 File = tuple[str, str, str]  # folder type, subfolder, name
@@ -67,6 +69,7 @@ class Prompt:
     client: str
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
 
     @property
@@ -89,6 +92,11 @@ class StandIn:
 
     A run takes ``seconds``. ``lacks`` are model files that its loaders do not list. ``files`` are the input and output
     folders; two with the same ones share a base folder. ``ran`` lists what it has run, and runs.
+
+    ``trace`` is what a real run sent, as in tests/support/streams/run_0.30.0.json: the graph, the websocket's events
+    with their times in seconds, and the history. Each prompt, which must be that graph whatever its nodes' ids are,
+    then gets the same messages in ``seconds``, though no two at once, and the same outputs. Of ``progress_state``, an
+    event has the nodes that changed; the type ``text`` stands for a binary message of that kind.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class StandIn:
         files: dict[File, bytes] | None = None,
         video: bytes | None = None,
         version: str = "0.30.0",
+        trace: dict[str, Any] | None = None,
     ) -> None:
         self.seconds = seconds
         self.lacks = lacks
@@ -107,6 +116,7 @@ class StandIn:
         self.port = 0
         self._video = video or small_video()
         self.version = version
+        self._trace = trace
         self._runner: web.AppRunner | None = None
         self._awake, self._files_free = asyncio.Event(), asyncio.Event()
         self._files_free.set()
@@ -196,25 +206,59 @@ class StandIn:
                 value for node in prompt.graph.values() for name, value in node["inputs"].items() if name in _LOADERS
             ]
             self.ran.append(Run(prompt.id, started, None, frozenset(inputs)))
-            await self._message(prompt, "execution_start")
-            inputs = prompt.graph[prompt.counting]["inputs"]
-            await self._tell(prompt, "executing", node=prompt.counting)
-            while not prompt.interrupted:
-                seconds = inputs["seconds"] * inputs["steps"] if "seconds" in inputs else self.seconds
-                if (done := time.monotonic() - started) >= seconds:
-                    break
-                await self._progress(prompt, done / seconds)
-                await asyncio.sleep(min(_TICK_S, seconds - done))
-                await self._awake.wait()
-            if prompt.interrupted:
-                await self._message(prompt, "execution_interrupted", node_id=prompt.counting)
-            else:
-                self._write(prompt)
-                await self._message(prompt, "execution_success")
+            await (self._count(prompt, started) if self._trace is None else self._replay(prompt, self._trace))
             self._history[prompt.id] = prompt
             self._current = None
             self.ran[place] = self.ran[place]._replace(end=time.monotonic())
             await self._tell(prompt, "executing", node=None)
+
+    async def _count(self, prompt: Prompt, started: float) -> None:
+        """Count steps, then write the video."""
+        await self._message(prompt, "execution_start")
+        inputs = prompt.graph[prompt.counting]["inputs"]
+        await self._tell(prompt, "executing", node=prompt.counting)
+        while not prompt.interrupted:
+            seconds = inputs["seconds"] * inputs["steps"] if "seconds" in inputs else self.seconds
+            if (done := time.monotonic() - started) >= seconds:
+                break
+            await self._progress(prompt, done / seconds)
+            await asyncio.sleep(min(_TICK_S, seconds - done))
+            await self._awake.wait()
+        if prompt.interrupted:
+            await self._message(prompt, "execution_interrupted", node_id=prompt.counting)
+        else:
+            self._write(prompt)
+            await self._message(prompt, "execution_success")
+
+    async def _replay(self, prompt: Prompt, trace: dict[str, Any]) -> None:
+        """Send what the trace has, then have its files and its history."""
+        events, nodes, at = trace["events"], {}, 0.0
+        scale = self.seconds / (events[-1]["t"] or 1.0)
+        own = functools.partial(_renamed, names=dict(zip(trace["graph"], prompt.graph, strict=True)))
+        for event in events[:-1]:  # the last one says that nothing runs, as after each run
+            gap, at = max((event["t"] - at) * scale, _LEAST_GAP_S), event["t"]
+            for _ in range(max(2, round(gap / _TICK_S))):
+                await asyncio.sleep(gap / max(2, round(gap / _TICK_S)))
+                await self._awake.wait()
+            if prompt.interrupted:
+                await self._message(prompt, "execution_interrupted", node_id=prompt.counting)
+                return
+            kind, data = event["type"], own(event["data"])
+            if kind == "status":  # tells of the queue, not of a prompt
+                await self._send(prompt.client, kind, data)
+            elif kind == "text":
+                await self._send_text(prompt.client, data["node"], data["text"])
+            elif kind == "progress_state":
+                nodes |= {node_id: _state(prompt, state) for node_id, state in data["nodes"].items()}
+                await self._tell(prompt, kind, nodes=nodes)
+            else:
+                await self._tell(prompt, kind, **data)
+        history = own(trace["history"])
+        prompt.outputs, prompt.meta = history["outputs"], history["meta"]
+        prompt.messages = [(kind, {"prompt_id": prompt.id, **data}) for kind, data in history["status"]["messages"]]
+        for output in prompt.outputs.values():
+            for file in output["images"]:
+                self.files[file["type"], file["subfolder"], file["filename"]] = self._video
 
     def _write(self, prompt: Prompt) -> None:
         """Write the video under its prefix; ComfyUI numbers the files of a prefix from 1."""
@@ -245,6 +289,14 @@ class StandIn:
         if socket is not None and not socket.closed:
             with contextlib.suppress(ConnectionError):
                 await socket.send_json({"type": kind, "data": data})
+
+    async def _send_text(self, client: str, node_id: str, text: str) -> None:
+        """Send a line for a node to show, as ComfyUI's ``send_progress_text`` does: the type, then id and text."""
+        socket = self._sockets.get(client)
+        if socket is not None and not socket.closed:
+            with contextlib.suppress(ConnectionError):
+                name = node_id.encode()
+                await socket.send_bytes(_TEXT.to_bytes(4, "big") + len(name).to_bytes(4, "big") + name + text.encode())
 
     # The protocol
 
@@ -325,6 +377,8 @@ class StandIn:
         prompt_id = str(body.get("prompt_id") or uuid.uuid4())
         if not self._is_old() and prompt_id != str(uuid.UUID(prompt_id)):
             return _refuse("invalid_prompt_id", "prompt_id must be a valid UUID")
+        if self._trace is not None and _types(body["prompt"]) != _types(self._trace["graph"]):
+            return _refuse("prompt_outputs_failed_validation", "This is not the graph whose run was recorded.")
         if (body.get("extra_data") or {}).get("wan_flf2v_once"):
             if prompt_id in self._once:
                 return _refuse("prompt_no_outputs", "Prompt has no outputs")
@@ -344,7 +398,8 @@ class StandIn:
             return web.json_response({})
         text = "error" if prompt.interrupted else "success"
         status = {"status_str": text, "completed": not prompt.interrupted, "messages": prompt.messages}
-        return web.json_response({prompt.id: {"prompt": prompt.item(), "outputs": prompt.outputs, "status": status}})
+        record = {"prompt": prompt.item(), "outputs": prompt.outputs, "status": status, "meta": prompt.meta}
+        return web.json_response({prompt.id: record})
 
     async def _delete(self, request: web.Request) -> web.Response:
         unwanted = (await request.json()).get("delete", [])
@@ -378,6 +433,31 @@ class StandIn:
         if self._sockets.get(client) is socket:
             del self._sockets[client]
         return socket
+
+
+def _types(graph: Graph) -> list[str]:
+    return [node["class_type"] for node in graph.values()]
+
+
+def _renamed(data: Any, *, names: dict[str, str]) -> Any:
+    """Return JSON with other node ids, as keys and as values."""
+    if isinstance(data, dict):
+        return {names.get(key, key): _renamed(value, names=names) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_renamed(value, names=names) for value in data]
+    return names.get(data, data) if isinstance(data, str) else data
+
+
+def _state(prompt: Prompt, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a node's state with what it repeats of the node and the prompt."""
+    node_id = state["node_id"]
+    return {
+        **state,
+        "prompt_id": prompt.id,
+        "display_node_id": node_id,
+        "parent_node_id": None,
+        "real_node_id": node_id,
+    }
 
 
 def _refuse(kind: str, message: str) -> web.Response:

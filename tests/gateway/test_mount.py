@@ -180,3 +180,42 @@ def test_later_starts_say_the_address_and_a_kept_token_goes_on_with_a_new_store(
         assert f"url={host.url}/v1: " in on_lines(host)[-1], "the API is new again"
         assert call(host.url, "GET", "/v1/models", headers={"Authorization": f"Bearer {token}"}).status == 200
     assert ((folder / "token").read_text(), (folder / "webhook.secret").read_text()) == (token, secret)
+
+
+def test_of_several_on_one_user_folder_one_dispatches_and_others_can_be_switched_off(new_comfy_server, monkeypatch):
+    """As the README says: the first that started runs all requests, on itself; when it ends, another does."""
+    first = new_comfy_server()
+    user = first.base_dir / "user"
+    second = new_comfy_server("--user-directory", str(user))
+    monkeypatch.setenv("WAN_FLF2V_MOUNT", "false")
+    off = new_comfy_server("--user-directory", str(user))
+    monkeypatch.delenv("WAN_FLF2V_MOUNT")
+    folder = user / "wan_flf2v"
+    folder.mkdir(parents=True)
+    (folder / "api.json").write_text(json.dumps({"demo": True}))
+
+    def run_all(*through):
+        """Submit a request through each of these, and return the ids when all have ended."""
+        body = {**BODY, **FAST, "68_image": "start.jpg", "62_image": "end.jpg"}
+        answers = [
+            api.call("POST", SUBMIT_DEMO, {**body, "57_noise_seed": uuid.uuid4().int % 2**32}) for api in through
+        ]
+        ids = [answer.json["request_id"] for answer in answers]
+        for api, request_id in zip(through, ids, strict=True):
+            *_, (_, last) = events(api, request_id)
+            assert last["status"] == "completed"
+            assert api.call("GET", f"/v1/requests/{request_id}/result").json["status"] == "succeeded"
+        return sorted(ids)
+
+    def made_by(host):
+        videos = (host.base_dir / "output" / "wan_flf2v_api").glob("*.mp4")
+        return sorted({path.name[:36] for path in videos})
+
+    with first, second, off:
+        one, two = Mounted(first, folder), Mounted(second, folder)
+        assert call(off.url, "GET", "/v1/models").status == 404
+        made = run_all(two, one, two)
+        assert (made_by(first), made_by(second)) == (made, [])
+        first.stop()
+        later = run_all(two, two)
+        assert (made_by(first), made_by(second), made_by(off)) == (made, later, [])
