@@ -110,7 +110,7 @@ def worker_processes(folder: Path, nats_url: str | None, comfyui_urls: Sequence[
 
 
 class GatewayProcess(Program):
-    """A gateway on a free port, which it keeps when it is started again; ``token`` is one that it knows.
+    """A gateway on a free port, which it keeps when it is started again; ``token`` is an operator's.
 
     ``config`` are settings as ``api.json`` holds them. ``program`` are Python's arguments for the command line.
     """
@@ -135,7 +135,7 @@ class GatewayProcess(Program):
         if config is not None:
             (data / "api.json").write_text(json.dumps(config))
             self._options += ["--config", str(data / "api.json")]
-        self.token = self.new_token("first")
+        self.token = self.new_token("first", operator=True)
         self.url = ""
 
     def twin(self) -> GatewayProcess:
@@ -151,11 +151,11 @@ class GatewayProcess(Program):
         """The address of the API, with ``/v1``; ``url`` is the one without."""
         return f"{self.url}/v1"
 
-    def new_token(self, name: str, **limits: Any) -> str:
-        """Make a token with these limits in the gateway's store and return it."""
+    def new_token(self, name: str, **options: Any) -> str:
+        """Make a token with these options of ``create_token`` in the gateway's store and return it."""
 
         async def create(store: Store) -> str:
-            return (await create_token(store, name, **limits))[0]
+            return (await create_token(store, name, **options))[0]
 
         return self._with_store(create)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..gateway.jobs.store import Store
 
 _PRIORITY_HELP = "high, normal or low: whose requests run first; nobody waits longer than max_wait_s."
+_OPERATOR_HELP = "It also sees the ComfyUIs' addresses and errors, and which requests of all tokens run on them."
 _tokens = typer.Typer(help="The tokens that clients of the API send.", callback=check_extra, no_args_is_help=True)
 
 
@@ -35,12 +36,13 @@ def create(
     ] = None,
     queue: Annotated[int | None, typer.Option(min=0, help="Requests waiting, instead of the settings' limit.")] = None,
     priority: Annotated[Priority, typer.Option(help=_PRIORITY_HELP)] = "normal",
+    operator: Annotated[bool, typer.Option("--operator", help=_OPERATOR_HELP)] = False,
 ) -> None:
     """Make a token and print it. It is shown this once; only its hash is kept."""
     from ..gateway.jobs.tokens import TokenNameError, create_token
 
     async def make(store: Store) -> tuple[str, Token]:
-        made = await create_token(store, name, rate_per_minute=rate, queue_limit=queue)
+        made = await create_token(store, name, rate_per_minute=rate, queue_limit=queue, operator=operator)
         if priority != "normal":
             await store.set_priority(name, priority)
         return made
@@ -55,7 +57,7 @@ def create(
 
 @_tokens.command("list")
 def list_tokens(data: DataOption = None, nats: NatsOption = None) -> None:
-    """List the tokens' names, limits and priorities."""
+    """List the tokens' names, limits and priorities, and which are an operator's."""
     from ..gateway.http.responses import timestamp
 
     place = store_place(data, nats)
@@ -69,10 +71,11 @@ def list_tokens(data: DataOption = None, nats: NatsOption = None) -> None:
         say(f"There is no token in {place}. `{command}` makes one there.")
         return
     say(f"Tokens in {place}:")
-    table = Table("Name", "Made", "Calls a minute", "Waiting", "Priority")
+    table = Table("Name", "Made", "Calls a minute", "Waiting", "Priority", "Operator")
     for token in tokens:
         limits = ("default" if limit is None else str(limit) for limit in (token.rate_per_minute, token.queue_limit))
-        table.add_row(token.name, timestamp(token.created_at), *limits, priorities.get(token.id, "normal"))
+        operator = "yes" if token.operator else ""
+        table.add_row(token.name, timestamp(token.created_at), *limits, priorities.get(token.id, "normal"), operator)
     out.print(table)
 
 

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from aiohttp import web
 
 from ..durable import check_room
 from ..jobs.catalogue import Catalogue
-from ..jobs.records import STATUSES, UNFINISHED
+from ..jobs.records import STATUSES, UNFINISHED, Token, WorkerState
 from ..jobs.store import Store, StoreError
 from ..settings import Settings
 from .errors import ApiError, ErrorKind, kind_of
@@ -89,31 +89,44 @@ class OpsRoutes:
             body["problems"] = [] if problem is None else [problem.text]
         return web.json_response(body, status=503 if down else 200)
 
-    async def metrics(self, _: web.Request) -> web.Response:
-        """Return the metrics in Prometheus' text format."""
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Return the metrics in Prometheus' text format; only an operator's have the workers' names."""
         jobs: dict[str, int] = {status: await self._store.count(None, status) for status in STATUSES}
         queue, models = await self._store.queue(), await self._models.all()
         counts = Counter((job.model_id, job.status) for job in queue)
         names = dict.fromkeys([*models, *(job.model_id for job in queue)])  # one that was removed may have jobs
         unfinished = {(name, status): counts[name, status] for name in names for status in UNFINISHED}
         up = (await self._store.health()).comfyui == "up"
-        text = self._metrics.render(jobs, unfinished, comfyui_up=up, workers=await self._store.workers())
+        workers = await self._workers(token_of(request))
+        text = self._metrics.render(jobs, unfinished, comfyui_up=up, workers=workers)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def workers(self, request: web.Request) -> web.Response:
-        """Return how each ComfyUI is doing: the fields of ``WorkerState``, which request only if it is the token's."""
-        workers = []
-        for worker in await self._store.workers():
-            job = None if worker.request_id is None else await self._store.get(worker.request_id)
-            foreign = job is not None and job.token != token_of(request).id
-            hidden = {"request_id": None, "attempt": None} if foreign else {}
-            workers.append(asdict(worker) | hidden)
+        """Return how each ComfyUI is doing: the fields of ``WorkerState``, some of them only to an operator."""
+        workers = [asdict(worker) for worker in await self._workers(token_of(request))]
         return web.json_response({"workers": workers}, headers={"Cache-Control": "no-store"})
 
     @public
     async def openapi(self, _: web.Request) -> web.Response:
         """Return the OpenAPI document."""
         return web.json_response(document((await self._models.all()).values()))
+
+    async def _workers(self, token: Token) -> list[WorkerState]:
+        """Return the workers as this token may see them.
+
+        Only an operator sees addresses, instances, errors and requests of other tokens. Others see numbers as names.
+        """
+        workers = await self._store.workers()
+        if token.operator:
+            return workers
+        shown = []
+        for number, worker in enumerate(workers, 1):
+            job = None if worker.request_id is None else await self._store.get(worker.request_id)
+            hidden: dict[str, Any] = {"name": f"ComfyUI {number}", "instance": None, "error": None}
+            if job is None or job.token != token.id:
+                hidden |= {"request_id": None, "attempt": None}
+            shown.append(replace(worker, **hidden))
+        return shown
 
     async def _find_disk_problem(self) -> ErrorKind | None:
         """Try to write, into the store and beside it; return what a client is told if that fails."""

@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 
 from ..settings import NatsAccess
 from .nats_connection import NatsConnection
-from .store import StoreError, StoreFileError, StoreFullError, left
+from .store import StoreError, StoreFileError, StoreFullError, left, remedy
 
 SCHEMA_VERSION = 1
 _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
@@ -246,8 +246,8 @@ class Stream:
         if schema != str(SCHEMA_VERSION):
             raise StoreFileError(
                 f"The stream {self.name} at {self._where} has schema {schema or 'of another program'}; this version of "
-                f"wan-flf2v knows schema {SCHEMA_VERSION} only. Update wan-flf2v, or use another fleet's name: "
-                "nats://HOST/NAME."
+                f"wan-flf2v knows schema {SCHEMA_VERSION} only. {remedy(schema, SCHEMA_VERSION)}, or use another "
+                "fleet's name: nats://HOST/NAME."
             )
         wrong = [
             f"{key} is {config.get(key)!r} and must be {value!r}"
@@ -380,7 +380,7 @@ class Stream:
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"The stream {self.name} has a record of schema {version} ({subject}); this version of wan-flf2v knows "
-                f"schema {SCHEMA_VERSION} only. Update wan-flf2v."
+                f"schema {SCHEMA_VERSION} only. {remedy(version, SCHEMA_VERSION)}."
             )
         return Record(subject, sequence, content["data"], tuple(content["ops"]))
 

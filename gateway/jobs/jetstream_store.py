@@ -571,7 +571,10 @@ class JetStreamStore(FollowingStore):
         by_hash, by_name = self._token_subjects(token.hash, token.name)
         if await transaction.find(by_hash) is not None or await transaction.find(by_name) is not None:
             return False
-        transaction.write(by_hash, asdict(token))
+        data = asdict(token)
+        if not token.operator:
+            del data["operator"]  # an older gateway, which does not know the field, can read this token then
+        transaction.write(by_hash, data)
         transaction.write(by_name, token.hash)
         return True
 

@@ -184,7 +184,8 @@ class Unfinished:
 class Token:
     """A bearer token: its name and the hash of its text. A limit of ``None`` is that of the settings.
 
-    Jobs and files belong to the token's ``id``: a later token with the same name has another one.
+    Jobs and files belong to the token's ``id``: a later token with the same name has another one. An ``operator``'s
+    also sees the workers' addresses and errors, and which jobs of other tokens run on them.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Token:
     rate_per_minute: int | None
     queue_limit: int | None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    operator: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -47,6 +47,7 @@ from .store import (
     StoreError,
     StoreFileError,
     StoreFullError,
+    remedy,
 )
 
 SCHEMA_VERSION = 4
@@ -131,6 +132,7 @@ CREATE TABLE IF NOT EXISTS transitions (
 );
 CREATE INDEX IF NOT EXISTS transitions_by_job ON transitions (job_id);
 CREATE TABLE IF NOT EXISTS priorities (token TEXT PRIMARY KEY, priority TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS operators (token TEXT PRIMARY KEY);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
 _ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
@@ -468,22 +470,25 @@ class SqliteStore(FollowingStore):
 
     @_reads
     def tokens(self, database: sqlite3.Connection) -> list[Token]:
-        return [Token(*row) for row in database.execute("SELECT * FROM tokens ORDER BY created_at, name")]
+        return _tokens(database, "ORDER BY created_at, name")
 
     @_reads
     def find_token(self, database: sqlite3.Connection, token_hash: str) -> Token | None:
-        row = database.execute("SELECT * FROM tokens WHERE hash = ?", (token_hash,)).fetchone()
-        return Token(*row) if row is not None else None
+        return next(iter(_tokens(database, "WHERE hash = ?", token_hash)), None)
 
     @_reads
     def find_token_by_id(self, database: sqlite3.Connection, token_id: str) -> Token | None:
-        row = database.execute("SELECT * FROM tokens WHERE id = ?", (token_id,)).fetchone()
-        return Token(*row) if row is not None else None
+        return next(iter(_tokens(database, "WHERE id = ?", token_id)), None)
 
     @_writes
     def add_token(self, database: sqlite3.Connection, token: Token) -> bool:
         query = "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)"
-        return database.execute(query, astuple(token)).rowcount == 1
+        *row, operator = astuple(token)
+        if database.execute(query, row).rowcount == 0:
+            return False
+        if operator:
+            database.execute("INSERT INTO operators VALUES (?)", (token.id,))
+        return True
 
     @_reads
     def priorities(self, database: sqlite3.Connection) -> dict[str, Priority]:
@@ -497,6 +502,7 @@ class SqliteStore(FollowingStore):
     @functools.partial(_writes, moves_queue=True)
     def revoke_token(self, database: sqlite3.Connection, name: str) -> bool:
         database.execute("DELETE FROM priorities WHERE token = (SELECT id FROM tokens WHERE name = ?)", (name,))
+        database.execute("DELETE FROM operators WHERE token = (SELECT id FROM tokens WHERE name = ?)", (name,))
         return database.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
 
     @_writes
@@ -672,8 +678,8 @@ def _create(path: Path) -> None:
         found = database.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, SCHEMA_VERSION):
             raise StoreFileError(
-                f"{path} has schema {found}; this version of wan-flf2v knows schema {SCHEMA_VERSION} only. Update "
-                "wan-flf2v, or use another data folder."
+                f"{path} has schema {found}; this version of wan-flf2v knows schema {SCHEMA_VERSION} only. "
+                f"{remedy(found, SCHEMA_VERSION)}, or use another data folder."
             )
         if found == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StoreFileError(f"{path} is a database of another program. Move it away, or use another data folder.")
@@ -683,6 +689,12 @@ def _create(path: Path) -> None:
         database.execute("COMMIT")
     finally:
         database.close()
+
+
+def _tokens(database: sqlite3.Connection, rest: str, *values: str) -> list[Token]:
+    """Return tokens; ``rest`` is the query after the table's name."""
+    query = f"SELECT tokens.*, id IN (SELECT token FROM operators) FROM tokens {rest}"  # noqa: S608
+    return [replace(Token(*row), operator=bool(operator)) for *row, operator in database.execute(query, values)]
 
 
 def _priorities(database: sqlite3.Connection) -> dict[str, Priority]:

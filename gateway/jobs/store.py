@@ -64,6 +64,12 @@ class StoreFileError(RuntimeError):
     """The store cannot be opened: it is damaged, no store, or of another version. The text says what to do."""
 
 
+def remedy(found: object, known: int) -> str:
+    """Return what to do about records of schema ``found`` where this program knows only schema ``known``."""
+    older = str(found).isdecimal() and int(str(found)) < known
+    return "Go on with the older wan-flf2v that made it" if older else "Update wan-flf2v"
+
+
 class QueueFullError(Exception):
     """The token already has as many jobs waiting as it may have."""
 

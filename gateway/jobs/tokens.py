@@ -17,7 +17,8 @@ from .sqlite_store import SqliteStore
 from .store import Store
 from .webhooks import new_secret, shared_secret
 
-ANONYMOUS = Token("anonymous", "", 0.0, None, None, None, id="anonymous")  # for every caller of an API without tokens
+# For every caller of an API without tokens, which takes calls from its own machine alone.
+ANONYMOUS = Token("anonymous", "", 0.0, None, None, None, id="anonymous", operator=True)
 _PREFIX = "wf_"
 _FIRST_NAME = "default"
 _LOG = logging.getLogger("wan_flf2v.gateway")
@@ -36,6 +37,7 @@ async def create_token(
     queue_limit: int | None = None,
     text: str | None = None,
     webhook_secret: str | None = None,
+    operator: bool = False,
 ) -> tuple[str, Token]:
     """Make a token called ``name``; return its text, which is kept nowhere, and its record.
 
@@ -45,14 +47,15 @@ async def create_token(
     if not _NAME.fullmatch(name) or name == ANONYMOUS.name:
         raise TokenNameError(f'"{name}" cannot name a token. Use 1 to 64 letters, digits, dots, dashes, underscores.')
     text = text or _new_text()
-    token = Token(name, hash_token(text), time.time(), webhook_secret or new_secret(), rate_per_minute, queue_limit)
+    secret = webhook_secret or new_secret()
+    token = Token(name, hash_token(text), time.time(), secret, rate_per_minute, queue_limit, operator=operator)
     if not await store.add_token(token):
         raise TokenNameError(f'There is already a token "{name}". Choose another name, or revoke that one.')
     return text, token
 
 
 async def first_token(data: Path) -> bool:
-    """Make a token on the first start and write it into ``<data>/token``, which only this user can read.
+    """Make an operator's token on the first start and write it into ``<data>/token``, which only this user can read.
 
     Its webhooks are signed with ``shared_secret``. The text is in a file before the token is valid: after a start that
     was killed in between, the next one goes on from there. Where the token's file was kept and the store is new, the
@@ -66,7 +69,8 @@ async def first_token(data: Path) -> bool:
         if not file.exists() and (draft.exists() or not await store.tokens()):
             text = read_secret(draft, _new_text().encode()).decode().strip()
             if await find_token(store, text) is None:
-                await create_token(store, _FIRST_NAME, text=text, webhook_secret=shared_secret(store, data))
+                secret = shared_secret(store, data)
+                await create_token(store, _FIRST_NAME, text=text, webhook_secret=secret, operator=True)
             draft.replace(file)
             sync_folder(data)
             return True

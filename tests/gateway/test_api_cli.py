@@ -126,6 +126,9 @@ def test_what_is_missing_on_nats_is_said_with_the_command_that_makes_it(cli, tmp
     assert cli("token", "create", "me", "--nats", url).returncode == 0
     listed = cli("token", "list", "--nats", url)
     assert "Tokens in NATS:" in listed.stderr and "me" in listed.stdout
+    assert "yes" not in listed.stdout
+    assert cli("token", "create", "boss", "--operator", "--nats", url).returncode == 0
+    assert re.search(r"boss.*\byes\b", cli("token", "list", "--nats", url, COLUMNS="200").stdout)
 
 
 def test_the_file_is_copied_to_nats(cli, tmp_path):

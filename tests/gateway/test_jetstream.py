@@ -1,9 +1,11 @@
 """The store on one nats-server: races, lost replies, what it refuses to start with, and what a client is told."""
 
 import asyncio
+import base64
 import contextlib
 import copy
 import functools
+import json
 import signal
 import socket
 import threading
@@ -368,9 +370,10 @@ def test_records_and_streams_of_another_version_are_refused(tmp_path):
         for call in (lambda: store.get(job.id), store.queue):
             with pytest.raises(StoreError, match=r"a record of schema 2 .* knows schema 1 only. Update wan-flf2v"):
                 call()
-    edit(tmp_path, metadata={"wan_flf2v_schema": "2"})
-    with pytest.raises(StoreFileError, match=r"has schema 2; this version of wan-flf2v knows schema 1 only"):
-        STORES["jetstream"](tmp_path)
+    for schema, advice in (("2", "Update wan-flf2v"), ("0", "Go on with the older wan-flf2v that made it")):
+        edit(tmp_path, metadata={"wan_flf2v_schema": schema})
+        with pytest.raises(StoreFileError, match=rf"has schema {schema}; this .* knows schema 1 only. {advice}, or"):
+            STORES["jetstream"](tmp_path)
     edit(tmp_path, metadata={"wan_flf2v_schema": "1"}, allow_direct=True, max_age=10**12)
     with pytest.raises(StoreFileError, match="allow_direct is True and must be False; max_age is 1000000000000 and"):
         STORES["jetstream"](tmp_path)
@@ -764,6 +767,18 @@ def test_tokens_models_and_unfinished_requests_are_copied_from_the_file(tmp_path
         due = [each for each in source.due_webhooks(now=2e9) if each.job_id != ended.id]
         assert (store.due_webhooks(now=2e9), len(due)) == (due, 2)
     source.close()
+
+
+def test_a_gateway_that_knows_no_operators_can_read_all_other_tokens(tmp_path):
+    """It refuses a record with a field that it does not know."""
+    with opened(tmp_path) as store:
+        for name, operator in (("guest", False), ("boss", True)):
+            assert store.add_token(Token(name, name, 1.0, None, None, None, operator=operator))
+    stream = stream_of(tmp_path)
+    for name, operator in (("guest", None), ("boss", True)):
+        query = {"last_by_subj": f"wf_{stream[3:]}.now.token.{name}"}
+        data = admin(f"STREAM.MSG.GET.{stream}", query)["message"]["data"]
+        assert json.loads(base64.b64decode(data))["data"].get("operator") is operator
 
 
 def test_a_revoked_token_is_refused_by_every_gateway(tmp_path):

@@ -82,6 +82,8 @@ def test_the_api_there_is_the_same(mounted):
     assert mounted.call("GET", "/v1/readyz").json["ready"]
     assert 'route="/v1/models"' in mounted.call("GET", "/v1/metrics").content.decode()
     assert mounted.call("GET", "/v1/openapi.json").json["openapi"] == "3.1.0"
+    (worker,) = mounted.call("GET", "/v1/workers").json["workers"]
+    assert worker["name"] == mounted.url, "the first token is an operator's"
 
 
 @pytest.mark.parametrize(("end", "sent_first"), [("\x00", 0), ("\r\nX Bad: 1", 0), ("\n\x01", 0), ("\x00", 8)])

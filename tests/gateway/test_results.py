@@ -391,5 +391,6 @@ def test_a_kept_token_goes_into_a_new_store(tmp_path, left):
     with contextlib.closing(Blocking(SqliteStore(path))) as store:
         (token,) = store.tokens()
         assert asyncio.run(find_token(store.store, text)) == token
+        assert token.operator, "it is for the person who runs ComfyUI"
     assert (tmp_path / "token").read_text() == text
     assert (tmp_path / "webhook.secret").read_text() == token.webhook_secret

@@ -293,6 +293,18 @@ def test_expired_requests_forget_what_was_asked(store):
     assert add(store, idempotency=("key", "hash")).id != job.id
 
 
+def test_which_tokens_are_an_operators_is_kept(store):
+    boss = Token("boss", "h", 1.0, None, None, None, operator=True)
+    guest = Token("guest", "g", 2.0, None, None, None)
+    assert store.add_token(boss) and store.add_token(guest)
+    assert store.tokens() == [boss, guest]
+    assert store.find_token("h") == store.find_token_by_id(boss.id) == boss
+    assert store.find_token("g") == store.find_token_by_id(guest.id) == guest
+    assert store.revoke_token("boss")
+    assert store.add_token(replace(boss, operator=False))
+    assert not store.find_token("h").operator, "it is another token now"
+
+
 def test_tokens_and_files(store):
     token = Token("laptop", "h", 1.0, "whsec_x", 60, None, id="token_1")
     assert store.add_token(token)
@@ -468,8 +480,10 @@ def test_a_write_that_fails_changes_nothing(store):
     assert store.get(job.id) == job
 
 
-@pytest.mark.parametrize("version", [3, 99])
-def test_a_store_of_another_version_is_refused(tmp_path, version):
+@pytest.mark.parametrize(
+    ("version", "advice"), [(3, "Go on with the older wan-flf2v that made it"), (99, "Update wan-flf2v")]
+)
+def test_a_store_of_another_version_is_refused(tmp_path, version, advice):
     path = tmp_path / "s"
     Blocking(SqliteStore(path)).close()
     connection = sqlite3.connect(path)
@@ -478,7 +492,7 @@ def test_a_store_of_another_version_is_refused(tmp_path, version):
     with pytest.raises(StoreFileError) as error:
         SqliteStore(path)
     assert str(error.value) == (
-        f"{path} has schema {version}; this version of wan-flf2v knows schema 4 only. Update wan-flf2v, or use another "
+        f"{path} has schema {version}; this version of wan-flf2v knows schema 4 only. {advice}, or use another "
         "data folder."
     )
 
@@ -486,11 +500,11 @@ def test_a_store_of_another_version_is_refused(tmp_path, version):
 def test_a_store_that_was_made_before_a_table_was_thought_of_gets_it(tmp_path):
     store = Blocking(SqliteStore(tmp_path / "s"))
     job = add(store)
-    for statement in ("DROP TABLE priorities", "DROP INDEX jobs_unfinished"):
+    for statement in ("DROP TABLE priorities", "DROP TABLE operators", "DROP INDEX jobs_unfinished"):
         sql(store.store, statement)
     store.close()
     store = Blocking(SqliteStore(tmp_path / "s"))
-    assert (store.priorities(), next_id(store), store.get(job.id)) == ({}, job.id, job)
+    assert (store.priorities(), store.tokens(), next_id(store), store.get(job.id)) == ({}, [], job.id, job)
     store.close()
 
 

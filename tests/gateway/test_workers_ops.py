@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 from support.api_runs import SMALL
 from support.gateway_process import SUBMIT_DEMO, Gateway
@@ -32,6 +33,13 @@ def beside(hosts, work, folder, **config):
         return await asyncio.to_thread(use)
 
     return go()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_operators_see_each_worker_and_can_drain_one(tmp_path):
@@ -84,6 +92,56 @@ def test_operators_see_each_worker_and_can_drain_one(tmp_path):
             assert (len(hosts[0].ran), len(hosts[1].ran)) == (0, 3)
 
     asyncio.run(test())
+
+
+def test_only_an_operator_sees_addresses_errors_and_what_others_run(tmp_path):
+    async def test():
+        async with stand_ins(3, seconds=60.0) as hosts:
+            loop = asyncio.get_running_loop()
+
+            def use(gateway):
+                guest = gateway.new_token("guest")
+
+                def seen(token):
+                    return gateway.get("/v1/workers", token=token).json["workers"]
+
+                asyncio.run_coroutine_threadsafe(hosts[2].kill(), loop).result()
+                runs = {token: gateway.submit(SUBMIT_DEMO, token=token, **IMAGES) for token in (gateway.token, guest)}
+                wait_for(lambda: sorted(each["state"] for each in seen(guest)) == ["lost", "running", "running"])
+                all_of_it, some = seen(gateway.token), seen(guest)
+                assert [each["name"] for each in all_of_it] == [host.url for host in hosts]
+                assert [each["instance"] for each in all_of_it[:2]] == [host.instance for host in hosts[:2]]
+                assert {each["request_id"] for each in all_of_it} == {*runs.values(), None}
+                assert hosts[2].url in all_of_it[2]["error"]
+                for number, (whole, part) in enumerate(zip(all_of_it, some, strict=True), 1):
+                    theirs = whole["request_id"] != runs[guest]
+                    hidden = {"request_id": None, "attempt": None} if theirs else {}
+                    blank = {"name": f"ComfyUI {number}", "instance": None, "error": None}
+                    assert part == whole | blank | hidden
+                assert runs[guest] in {each["request_id"] for each in some}
+                metrics = {token: gateway.get("/metrics", token=token).content.decode() for token in runs}
+                assert f'worker="{hosts[0].url}",state="running"}} 1' in metrics[gateway.token]
+                assert 'worker="ComfyUI 1",state="running"} 1' in metrics[guest]
+                assert "127.0.0.1" not in metrics[guest] + json.dumps(some)
+
+            await beside(hosts, use, tmp_path)
+
+    asyncio.run(asyncio.wait_for(test(), 120))
+
+
+def test_without_tokens_every_caller_is_an_operator(tmp_path):
+    async def test():
+        async with stand_ins(1) as hosts:
+
+            def use(url):
+                with Gateway(tmp_path, url, "--no-auth") as gateway:
+                    wait_for(lambda: gateway.get("/v1/workers", token=None).json["workers"])
+                    (worker,) = gateway.get("/v1/workers", token=None).json["workers"]
+                    assert worker["name"] == url
+
+            await asyncio.to_thread(use, hosts[0].url)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def test_a_model_is_refused_only_if_every_comfyui_is_known_to_lack_it(tmp_path):
