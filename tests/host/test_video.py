@@ -90,7 +90,7 @@ def test_odd_images_lose_one_pixel_and_the_log_says_so(comfy_server):
     frames = torch.rand(1, 33, 65, 3, generator=torch.Generator().manual_seed(4))
     (file,) = comfy_server.run(images_graph(comfy_server, frames)).files
     assert read_planes(comfy_server.path(file))[1]["size"] == (64, 32)
-    assert "65x33 cropped to 64x32: H.264 needs even sizes." in comfy_server.log_text()
+    assert "65x33 cropped to 64x32: H.264 stores colour for blocks of 2x2." in comfy_server.log_text()
 
 
 def test_prompt_and_workflow_are_in_the_front_of_the_file(comfy_server):
