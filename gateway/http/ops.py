@@ -14,7 +14,7 @@ from aiohttp import web
 from ..durable import check_room
 from ..jobs.catalogue import Catalogue
 from ..jobs.records import STATUSES, UNFINISHED, Token, WorkerState
-from ..jobs.store import Store, StoreError
+from ..jobs.store import Store, StoreError, within
 from ..settings import Settings
 from .errors import ApiError, ErrorKind, kind_of
 from .metrics import Metrics
@@ -24,6 +24,7 @@ from .openapi import document
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _DISK_KNOWN_S = 3.0
+_READY_S = 4.0  # for the store: probes of readiness wait few seconds
 
 
 class OpsRoutes:
@@ -81,11 +82,12 @@ class OpsRoutes:
         A gateway of a fleet without a worker is ``degraded`` with 200: it takes requests, whose number tells an
         autoscaler to start workers. Behind a load balancer it would get none if this were a 503.
         """
-        problem = await self._find_problem()
+        with within(_READY_S):
+            problem, token = await self._find_problem(), await self._authentication.find(request)
         down = problem is not None and not problem.waits
         status = "ready" if problem is None else "down" if down else "degraded"
         body: dict[str, Any] = {"ready": problem is None, "status": status}
-        if await self._authentication.find(request) is not None:
+        if token is not None:
             body["problems"] = [] if problem is None else [problem.text]
         return web.json_response(body, status=503 if down else 200)
 

@@ -23,13 +23,14 @@ from .catalogue import Catalogue
 from .comfyui import loads
 from .records import Health, Job, QueuedJob, WorkerState
 from .results import Results
-from .store import Store, StoreError
+from .store import Store, StoreError, within
 from .worker import Worker
 
 _SHORTEST_ROUND_S = 0.02  # many requests may come at once
 _RESOLVE_S = 30.0  # how often names are looked up again
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _LEAD_RETRY_S = 2.0
+_RESIGN_S = 2.0
 _KEEP_LEAD_S = 1.0  # how often the right is renewed, however long a round takes
 _TIDY_AGAIN_S = 60.0
 
@@ -84,7 +85,7 @@ class Dispatcher:
             keeping.cancel()
             await asyncio.wait((keeping,))
             await self._stop_all()
-            with contextlib.suppress(StoreError):  # then its right ends by itself
+            with contextlib.suppress(StoreError), within(_RESIGN_S):  # else its right ends by itself
                 await self._store.resign(self._name)
 
     async def _run_rounds(self) -> None:
