@@ -32,7 +32,7 @@ class GifWriter(Writer):
 
     def _open(self) -> None:
         self._counted = _Filter("palettegen", "reserve_transparent=0", self._tick, self._size)
-        last = self._time(self.settings.frames) - self._time(self.settings.frames - 1)
+        last = self.settings.ticks(self.settings.frames) - self.settings.ticks(self.settings.frames - 1)
         # A GIF says how often it plays again: FFmpeg's -1 is not at all, 0 is for ever.
         again = {0: 0, 1: -1}.get(self.settings.loops, self.settings.loops - 1)
         options = {"loop": str(again), "final_delay": str(last)}
@@ -47,7 +47,7 @@ class GifWriter(Writer):
     def _write(self, frame: torch.Tensor) -> None:
         if self._mapped is None:
             self._mapped = self._with_palette()
-        self._mapped.push(self._timed(frame, self._time(self.frames_written)))
+        self._mapped.push(self._timed(frame, self.settings.ticks(self.frames_written)))
         self._mux(self._mapped)
         self.frames_written += 1
 
@@ -72,9 +72,6 @@ class GifWriter(Writer):
     def _mux(self, mapped: _Filter) -> None:
         for picture in mapped.pull():
             self._container.mux(self._stream.encode(picture))
-
-    def _time(self, frame: int) -> int:
-        return round(frame / self._tick / self.settings.frame_rate)
 
     def _timed(self, frame: torch.Tensor, time: int) -> av.VideoFrame:
         picture = fill_picture("bgra", to_planar_bytes(frame))

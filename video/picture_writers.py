@@ -98,7 +98,7 @@ class WebpWriter(PictureWriter):
         self._encode(part, (left, top, right - left, bottom - top))
 
     def _store(self, picture: bytes, place: Any) -> None:
-        begin, end = self._time(self.frames_written), self._time(self.frames_written + 1)
+        begin, end = (self.settings.ticks(self.frames_written + passed) for passed in (0, 1))
         chunk = webp.frame_chunk(picture, place, end - begin)
         if self._container.tell() + len(chunk) + len(self._exif) > webp.MOST_BYTES:
             raise ValueError(
@@ -106,9 +106,6 @@ class WebpWriter(PictureWriter):
                 f"{self.frames_written} of the frames fill it already. Choose another format, or a lower quality."
             )
         self._container.write(chunk)
-
-    def _time(self, frame: int) -> int:
-        return round(frame * self.settings.format.clock / self.settings.frame_rate)
 
     def _flush(self) -> None:
         super()._flush()

@@ -66,6 +66,10 @@ class Settings:
         """Whether the file gains by frames that are floats and not bytes."""
         return self.format.bits > 8 or self.dithers
 
+    def ticks(self, frame: int) -> int:
+        """Return when a frame begins (0 is the first), in ticks of the format's ``clock``."""
+        return round(frame * self.format.clock / self.frame_rate)
+
     @property
     def looks_twice(self) -> bool:
         """Whether the writer must see all frames, by ``look``, before the first is written."""
