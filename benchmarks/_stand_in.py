@@ -217,11 +217,14 @@ class StandIn:
         await self._message(prompt, "execution_start")
         inputs = prompt.graph[prompt.counting]["inputs"]
         await self._tell(prompt, "executing", node=prompt.counting)
+        counted = -1
         while not prompt.interrupted:
             seconds = inputs["seconds"] * inputs["steps"] if "seconds" in inputs else self.seconds
             if (done := time.monotonic() - started) >= seconds:
                 break
-            await self._progress(prompt, done / seconds)
+            if (step := int(done / seconds * inputs["steps"])) > counted:
+                counted = step
+                await self._progress(prompt, step)
             await asyncio.sleep(min(_TICK_S, seconds - done))
             await self._awake.wait()
         if prompt.interrupted:
@@ -269,10 +272,10 @@ class StandIn:
         file = {"filename": name, "subfolder": folder, "type": "output"}
         prompt.outputs[prompt.saving] = {"images": [file], "animated": [True]}
 
-    async def _progress(self, prompt: Prompt, share: float) -> None:
+    async def _progress(self, prompt: Prompt, step: int) -> None:
         node_id = prompt.counting
         steps = prompt.graph[node_id]["inputs"]["steps"]
-        state = {"value": int(share * steps), "max": steps, "state": "running", "node_id": node_id}
+        state = {"value": step, "max": steps, "state": "running", "node_id": node_id}
         await self._tell(prompt, "progress_state", nodes={node_id: {**state, "prompt_id": prompt.id}})
 
     async def _message(self, prompt: Prompt, kind: str, **data: Any) -> None:

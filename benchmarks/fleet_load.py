@@ -1,9 +1,10 @@
 """How quickly the API responds beside 200 busy ComfyUIs, and what many finished requests change about it.
 
-ComfyUIs are stand-ins in a process beside this one, 60 s a run; on JetStream an outward worker is beside each. An open
-loop makes 100 calls a second for 120 s: 10 submits with two images of 64x64 inside, 70 status, 20 result, beside 200
-event streams of four tokens. Then a gateway whose store holds 100,000 finished requests takes turns with one whose
-store holds none. Last, one gateway runs 20,000 requests, and its memory is read after 2,000 and after all.
+ComfyUIs are stand-ins in a process beside this one, 60 s a run, whose starts are spread over 60 s as in a fleet that
+has long been at work; on JetStream an outward worker is beside each. An open loop makes 100 calls a second for 120 s:
+10 submits with two images of 64x64 inside, 70 status, 20 result, beside 200 event streams, each of another request, of
+four tokens. Then a gateway whose store holds 100,000 finished requests takes turns with one whose store holds none.
+Last, one gateway runs 20,000 requests, and its memory is read after 2,000 and after all.
 ``--workers N``: N busy ComfyUIs in place of 200.
 """
 
@@ -16,6 +17,7 @@ import io
 import multiprocessing
 import statistics
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -40,7 +42,7 @@ _COMFYUIS, _RUN_S = 200, 60.0
 _RATE, _SECONDS = 100, 120.0
 _ORDER = ("submit", *["status"] * 7, *["result"] * 2)
 _TOKENS, _STREAMS = 4, 200
-_ROUNDS_AHEAD = 4  # of runs on every ComfyUI before a request that is followed: it must still wait at the end
+_ROUNDS_AHEAD = 5  # of runs on every ComfyUI before a request that is followed: it must still wait at the end
 _FINISHED, _PAIRS, _PAIR_SECONDS = 100_000, 3, 20.0
 _FEW, _MANY = 2_000, 20_000
 _AT_ONCE = 64
@@ -136,10 +138,12 @@ def _busy(store: str, comfyuis: int) -> Figures:
             for number in range(1, _TOKENS):
                 token = await asyncio.to_thread(gateway.new_token, f"token-{number}")
                 each.append(Calls(http, gateway.api, token, _values))
-            for _ in range(_ROUNDS_AHEAD * comfyuis // _TOKENS):
-                for calls in each:
-                    await calls.submit()
-            follow = [(calls, len(calls.ids) - 1) for calls in each] * (_STREAMS // _TOKENS)
+            begun = time.monotonic()
+            for number in range(_ROUNDS_AHEAD * comfyuis):
+                await each[number % _TOKENS].submit()
+                if number < comfyuis:
+                    await asyncio.sleep(begun + number * _RUN_S / comfyuis - time.monotonic())
+            follow = [(calls, -1 - number) for calls in each for number in range(_STREAMS // _TOKENS)]
             async with open_streams(follow):
                 latencies = await open_loop(each[0], _RATE, _SECONDS, _ORDER)
             return latencies, sum(calls.bad for calls in each)

@@ -1,7 +1,7 @@
 """Runs one workflow on a ComfyUI server: checks it, queues it and waits for its files.
 
-The websocket only tells about progress; whether and how a run ended is read from ``/history``, so a websocket that
-hangs or breaks delays nothing but the progress.
+The websocket tells about progress, and when to look whether the run has ended; whether and how is read from
+``/history``. So a websocket that hangs or breaks delays little but the progress.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from .progress import Progress, ProgressTracker
 _LOG = logging.getLogger("wan_flf2v.client")
 
 _POLL_S = 2.0  # how often /history and /queue are read while the websocket is silent
+_SELDOM_POLL_S = 10.0  # the same after it told something since the last time: it would tell of the end too
 _ENDED_POLL_S = 0.1  # ComfyUI announces the end a moment before its history has it
 _SOCKET_WAIT_S = 5.0
 _RECONNECT_S = 1.0
@@ -138,6 +140,8 @@ class _Run:
         self._shown: Progress | None = None
         self._socket_tried = asyncio.Event()
         self._news = asyncio.Event()
+        self._told = False  # whether the websocket told something since the last look
+        self._look_at = -math.inf  # when to look next
         self._ended = False
 
     @contextlib.asynccontextmanager
@@ -158,6 +162,7 @@ class _Run:
                     self._socket_tried.set()
                     self._take(event)
             self._socket_tried.set()
+            self._look_soon()
             await asyncio.sleep(_RECONNECT_S)
 
     async def wait_for_socket(self) -> None:
@@ -183,11 +188,12 @@ class _Run:
 
     async def wait_record(self, lost_after_s: float) -> dict[str, Any]:
         """Wait for the prompt's history record; the server may be unreachable for ``lost_after_s``."""
-        clock = asyncio.get_running_loop().time
-        next_look, failing_since = clock(), None
+        clock, failing_since = asyncio.get_running_loop().time, None
         while True:
             self._report()
-            if self._ended or clock() >= next_look:
+            if self._ended or clock() >= self._look_at:
+                poll_s, self._told = _SELDOM_POLL_S if self._told else _POLL_S, False
+                self._look_at = clock() + poll_s
                 try:
                     record = await self._look()
                     failing_since = None
@@ -198,8 +204,7 @@ class _Run:
                     record = None
                 if record is not None:
                     return record
-                next_look = clock() + _POLL_S
-            await self._wait_for_news(_ENDED_POLL_S if self._ended else next_look - clock())
+            await self._wait_for_news(_ENDED_POLL_S if self._ended else self._look_at - clock())
 
     def result(self, record: dict[str, Any]) -> RunResult:
         """Turn a history record into the result, or into the error it tells of."""
@@ -217,6 +222,11 @@ class _Run:
         seconds = (max(times) - min(times)) / 1000 if times else 0.0
         return RunResult(self.prompt_id, files, seconds)
 
+    def _look_soon(self) -> None:
+        """Look now: the websocket broke, and may have told what is lost."""
+        self._told, self._look_at = False, -math.inf
+        self._news.set()
+
     def _take(self, event: Event) -> None:
         if event.data.get("prompt_id") != self.prompt_id or event.type == "progress":  # progress_state says the same
             return
@@ -224,6 +234,7 @@ class _Run:
             if self._on_preview is not None:
                 self._on_preview(event.data["image"])
             return
+        self._told = True
         self._tracker.apply(event)
         if event.type in _END_EVENTS or (event.type == "executing" and event.data.get("node") is None):
             self._ended = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ _KEEPALIVE_S = 30.0
 _BACKLOG = 1024
 _HEADERS_WAIT_S = 20.0  # for the first request's headers; later requests have aiohttp's keep-alive limit
 _LOOK_EVERY_S = 2.0
-
+_COLLECT_AT = (5_000, 10, 20)  # objects, and collections of each next generation; Python's own: 700, 10, 10
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 
@@ -81,6 +82,10 @@ async def _serve(settings: Settings, host: str, port: int, on_start: Callable[[s
         lambda: RequestHandler(server, loop=loop, **options), sock=listener, backlog=_BACKLOG
     )
     guard = asyncio.create_task(silent.close(server))
+    # A full collection takes 0.1 s in which nobody is served: so it looks at nothing that is there now, and is rare.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AT)
     try:
         on_start(own_url)
         await _until_told()

@@ -21,7 +21,7 @@ from ...client.errors import (
     ServerUnreachableError,
     explain_rejection,
 )
-from ...client.offers import find_lacking, is_model_file
+from ...client.offers import describe, find_lacking, is_model_file, lacking_in
 from ...client.progress import Progress
 from ...client.run import RunResult, check_graph, follow_graph
 from ...contract.parameters import ModelContract
@@ -89,9 +89,12 @@ def request_graph(model: ModelContract, job: Job, images: Mapping[str, str] | No
 def loads(model: ModelContract | None) -> frozenset[str]:
     """Return the names of the model files that a model's graph loads; they stay in ComfyUI's memory."""
     nodes = graph_for(model).values() if model is not None else ()
-    return frozenset(
-        value for node in nodes for value in node["inputs"].values() if isinstance(value, str) and is_model_file(value)
-    )
+    return frozenset(name for node in nodes for name in _files(node))
+
+
+def _files(node: Mapping[str, Any]) -> list[str]:
+    """Return the names of the model files that a node takes."""
+    return [value for value in node["inputs"].values() if isinstance(value, str) and is_model_file(value)]
 
 
 class ComfyBackend:
@@ -106,11 +109,16 @@ class ComfyBackend:
         self._data = data
         self._blobs = blobs
         self._models = models
+        self._identity: Identity | None = None
+        self._nodes: set[str] = set()  # types of nodes that this process has: it has them until it ends
 
     async def identify(self) -> Identity:
         """Return which ComfyUI process is there."""
         stats = await self.client.system_stats()
-        return Identity(str(stats["system"]["comfyui_version"]), await self.client.pack_instance())
+        identity = Identity(str(stats["system"]["comfyui_version"]), await self.client.pack_instance())
+        if identity.instance is None or identity != self._identity:
+            self._identity, self._nodes = identity, set()
+        return identity
 
     async def has_result(self, job: Job) -> bool:
         """Whether the prompt's file is there. Until it is whole, an empty file holds its name."""
@@ -148,7 +156,13 @@ class ComfyBackend:
     async def lacking(self, model_id: str) -> list[str]:
         """Return what a model lacks on this ComfyUI."""
         model = await self._models.find(model_id)
-        return [] if model is None else await find_lacking(self.client, graph_for(model))
+        if model is None:
+            return []
+        nodes = graph_for(model)
+        graph = {key: nodes[key] for key in nodes if nodes[key]["class_type"] not in self._nodes or _files(nodes[key])}
+        infos = await describe(self.client, graph)
+        self._nodes |= {class_type for class_type, info in infos.items() if info is not None}
+        return lacking_in(graph, infos)
 
     async def check(self, job: Job) -> list[str]:
         """Run preflight on the job's graph; return the warnings. Raises ``PreflightError`` if it cannot run."""

@@ -26,7 +26,7 @@ from .results import Results
 from .store import Store, StoreError, within
 from .worker import Worker
 
-_SHORTEST_ROUND_S = 0.02  # many requests may come at once
+_SHORTEST_ROUND_S = 0.05  # many requests may come at once, and a round looks at every worker
 _RESOLVE_S = 30.0  # how often names are looked up again
 _BACK_OFF_S = (0.5, 5.0)  # first and longest pause after an error
 _LEAD_RETRY_S = 2.0
@@ -129,11 +129,12 @@ class Dispatcher:
         await self._watch_all()
         await self._note_drained(known)
         running = await self._store.running()
+        holders = self._holders()
         for job in running:
             if job.cancel_requested:
-                await self._cancel(job)
+                await self._cancel(job, holders.get(job.id))
             else:
-                await self._find_again(job)
+                await self._find_again(job, holders.get(job.id))
         await self._tidy()
         workers = self._workers.values()
         if any(worker.late or (worker.free and not self._is_drained(worker)) for worker in workers):
@@ -233,17 +234,19 @@ class Dispatcher:
 
     # Jobs
 
-    async def _cancel(self, job: QueuedJob) -> None:
-        holder = next((worker for worker in self._workers.values() if worker.holds(job.id)), None)
+    def _holders(self) -> dict[str, Worker]:
+        """Return which worker runs each job or brings its result; of two that do, the first."""
+        return {job_id: worker for worker in reversed(self._workers.values()) for job_id in worker.held()}
+
+    async def _cancel(self, job: QueuedJob, holder: Worker | None) -> None:
         if holder is not None:
             holder.abandon(job.id)
         if await self._store.end(job.id, "cancelled"):
             told = await self._told(job, holder)
             _LOG.info("job ended request_id=%s attempt=%d worker=%s status=cancelled", *told)
 
-    async def _find_again(self, job: QueuedJob) -> None:
+    async def _find_again(self, job: QueuedJob, holder: Worker | None) -> None:
         """Let a running job that no worker has, or a lost one, go on where it is, or else on another worker."""
-        holder = next((worker for worker in self._workers.values() if worker.holds(job.id)), None)
         if holder is not None and not holder.lost:
             return
         heir = self._heir(job, holder)
@@ -350,11 +353,11 @@ class Dispatcher:
     async def _tidy(self) -> None:
         """Remove what ended jobs left on workers, before these get another job."""
         now, leftovers = time.monotonic(), await self._store.leftovers()
+        holders = self._holders()
         self._tidied = {job.id: self._tidied.get(job.id, set()) for job in leftovers}
         self._tidy_at = {job_id: at for job_id, at in self._tidy_at.items() if job_id in self._tidied}
         for job in leftovers:
-            held = any(worker.holds(job.id) for worker in self._workers.values())
-            if held or self._tidy_at.get(job.id, 0.0) > now:
+            if job.id in holders or self._tidy_at.get(job.id, 0.0) > now:
                 continue
             places, done = self._places(job), self._tidied[job.id]
             for worker in places:

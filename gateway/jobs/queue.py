@@ -16,6 +16,7 @@ from ...client.run import wait_for
 from .records import PRIORITIES, Job, Priority, QueuedJob
 from .store import Store
 
+_TURNS = 4  # of those who follow jobs, in one round of the event loop: of hundreds, others need not wait for all
 _NEVER = -math.inf
 _NOBODY: Mapping[str, float] = MappingProxyType({})
 _ALL_NORMAL: Mapping[str, Priority] = MappingProxyType({})
@@ -99,6 +100,7 @@ class FollowingStore(Store):
         self._states_at = self._moved_at = self._told_at = -math.inf
         self._look: asyncio.Future[None] | None = None
         self._wait: asyncio.Future[None] | None = None
+        self._turns = asyncio.Semaphore(_TURNS)
 
     def telling(self, told: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
@@ -116,7 +118,8 @@ class FollowingStore(Store):
         self._moved_at = time.monotonic()
 
     async def position(self, job_id: str) -> int | None:
-        position = (await self._states()).get(job_id, (0, None))[1]
+        states = await self._states(time.monotonic() - 2 * self.look_s)
+        position = states.get(job_id, (0, None))[1]
         if position is None:  # it is new, or has begun to wait again
             position = queue_position(job_id, await self.queue())
         return position
@@ -125,7 +128,7 @@ class FollowingStore(Store):
         seen: State | None = None
         job: Job | None = None
         while True:
-            state = (await self._states()).get(job_id)
+            state = (await self._states(max(time.monotonic() - self.look_s, self._told_at))).get(job_id)
             if state is None or state != seen:
                 if job is None:
                     job = await self.get(job_id)  # as it is now; the states may be those of a moment ago
@@ -145,10 +148,12 @@ class FollowingStore(Store):
             await self._news()
 
     async def _news(self) -> None:
-        """Wait until there may be something new; those who follow jobs share one wait."""
+        """Wait until there may be something new; those who follow jobs share one wait, and go on a few at a time."""
         if self._wait is None or self._wait.done():
             self._wait = asyncio.ensure_future(self._wait_for_news())
         await asyncio.shield(self._wait)
+        async with self._turns:
+            await asyncio.sleep(0)
 
     async def _wait_for_news(self) -> None:
         told = asyncio.Event()
@@ -157,12 +162,12 @@ class FollowingStore(Store):
                 await wait_for(told, self.look_s)
         self._told_at = time.monotonic()  # all who waited share a new look
 
-    async def _states(self) -> Mapping[str, State]:
-        """Return the states of all unfinished jobs, not older than ``look_s``, nor than what was told or moved here.
+    async def _states(self, needed: float) -> Mapping[str, State]:
+        """Return the states of all unfinished jobs as they were after ``needed``, and after the queue moved here.
 
         Those who ask share one look.
         """
-        needed = max(time.monotonic() - self.look_s, self._moved_at, self._told_at)
+        needed = max(needed, self._moved_at)
         while self._states_at <= needed:
             if self._look is None or self._look.done():
                 self._look = asyncio.ensure_future(self._look_at_states())

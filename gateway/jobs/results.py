@@ -118,7 +118,9 @@ class Results:
 
     async def lost(self, job: Job) -> bool:
         """Return whether a succeeded job's files are gone, because someone deleted them."""
-        names = (job.output or {}).values()
+        if not job.output:
+            return False
+        names = job.output.values()
         elsewhere = await asyncio.to_thread(
             lambda: [name for name in names if not (self._folder / job.id / name).is_file()]
         )

@@ -95,6 +95,7 @@ class Worker:
         self._up = asyncio.Event()
         self._look_now = asyncio.Event()
         self._heard = time.monotonic()
+        self._told_at = -math.inf  # when it told something of a job
         self._gone = False  # nothing listens there
         self._lacking_at: dict[str, float] = {}
         self._refused: dict[str, float] = {}  # job id -> until when it is not offered again
@@ -142,10 +143,6 @@ class Worker:
         """Return the ids of the jobs that it runs, or whose results it brings."""
         runs = {self._job[0]} if self._job is not None and not self._abandoned else set()
         return runs | self._copies.keys()
-
-    def holds(self, job_id: str) -> bool:
-        """Return whether it runs the job, or brings its result."""
-        return job_id in self.held()
 
     @property
     def late(self) -> str | None:
@@ -206,7 +203,7 @@ class Worker:
     def abandon(self, job_id: str) -> asyncio.Task[None] | None:
         """Stop working on a job. Until the task that is returned has ended, a prompt may be on its way to ComfyUI."""
         task = self._copies.pop(job_id, None)
-        if task is None and self.holds(job_id):
+        if task is None and job_id in self.held():
             task, self._abandoned = self._task, True
         if task is not None:
             task.cancel()
@@ -226,6 +223,7 @@ class Worker:
 
     def look(self) -> None:
         """Ask ComfyUI soon whether it is there."""
+        self._told_at = -math.inf
         self._look_now.set()
 
     # Watching
@@ -257,10 +255,10 @@ class Worker:
                 await asyncio.wait(tasks)
 
     async def _look(self) -> None:
-        await self._identify()
-        if self.alone:
-            return  # a job is given to it whatever it does
-        await self._look_at_queue()
+        if not self.up or self.foreign or time.monotonic() - self._told_at > _CHECK_S:
+            await self._identify()
+            if not self.alone:  # else a job is given to it whatever it does
+                await self._look_at_queue()
         for model_id, known_at in list(self._lacking_at.items()):
             if time.monotonic() - known_at > _OFFERS_S:
                 await self._learn(model_id)
@@ -497,7 +495,7 @@ class Worker:
                 if shown:
                     await self._store.report(job.id, _progress(shown[-1]), attempt=job.attempt)
                     shown.clear()
-                    self._heard = time.monotonic()
+                    self._heard = self._told_at = time.monotonic()
                 if previews and time.monotonic() - preview_at >= _PREVIEW_EVERY_S:
                     preview_at = time.monotonic()
                     await self._results.keep_preview(job.id, previews.pop())
