@@ -102,7 +102,7 @@ def _transaction(
     """Make a method one transaction on the stream's own loop; it is done again if another writer was faster.
 
     With ``waits=False`` it does not wait for the other transactions of this process. ``moves_queue`` says that waiting
-    jobs may have another position afterwards, one that is accepted apart.
+    jobs may have another position afterwards, and whoever asks is to see that at once.
     """
 
     async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -377,7 +377,7 @@ class JetStreamStore(FollowingStore):
         whole = [jobs.get(job_id) for job_id in page]
         return [job for job in whole if job is not None and not job.expired]  # it may expire meanwhile
 
-    @functools.partial(_transaction, moves_queue=True)
+    @_transaction
     async def assign(
         self, transaction: Transaction, job_id: str, worker: str | None = None, *, name: str | None = None
     ) -> bool:
@@ -438,7 +438,7 @@ class JetStreamStore(FollowingStore):
         self._write_job(transaction, waiting.noted(reason=reason))
         self._write_count(transaction, job.token, await self._read_count(transaction, job.token), 1)
 
-    @functools.partial(_transaction, moves_queue=True)
+    @_transaction
     async def end(
         self,
         transaction: Transaction,

@@ -134,8 +134,8 @@ class Store(Protocol):
     async def position(self, job_id: str) -> int | None:
         """Return how many jobs wait before this one, 0 if it is next; ``None`` if it does not wait.
 
-        What other processes did in the last quarter of a second (if it was not told: in ``look_s``), and jobs of other
-        tokens that were accepted in it, may not count yet.
+        What happened in the last half second (at another gateway, if it was not told: in twice ``look_s``) may not
+        count yet, except a cancellation, another attempt or a new priority of this process.
         """
 
     async def running(self) -> list[QueuedJob]:

@@ -231,9 +231,9 @@ class Worker:
     async def run(self) -> None:
         """Watch ComfyUI until cancelled. A running job is left to it then; the next dispatcher finds it there."""
         pause = _BACK_OFF_S[0]
-        try:
-            async with self.address.client() as client:
-                self._backend = ComfyBackend(client, self._settings.data, self._store.blobs, self._models, self.name)
+        async with self.address.client() as client:
+            self._backend = ComfyBackend(client, self._settings.data, self._store.blobs, self._models, self.name)
+            try:
                 while True:
                     try:
                         await self._look()
@@ -247,12 +247,12 @@ class Worker:
                         self.error, wait_s = str(error), _CHECK_S
                     await wait_for(self._look_now, wait_s)
                     self._look_now.clear()
-        finally:
-            tasks = [*self._copies.values(), *([self._task] if self._task is not None else [])]
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            finally:  # before the client is closed: that would be an error of the job
+                tasks = [*self._copies.values(), *([self._task] if self._task is not None else [])]
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    await asyncio.wait(tasks)
 
     async def _look(self) -> None:
         if not self.up or self.foreign or time.monotonic() - self._told_at > _CHECK_S:

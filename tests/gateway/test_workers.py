@@ -18,7 +18,7 @@ from wan_flf2v.benchmarks._stand_in import StandIn, stand_ins
 from wan_flf2v.client import comfy
 from wan_flf2v.client.comfy import ComfyClient
 from wan_flf2v.client.errors import ServerUnreachableError
-from wan_flf2v.contract.parameters import DEMO, LOOP
+from wan_flf2v.contract.parameters import DEMO, LOOP, STEPS
 from wan_flf2v.contract.workflow import graph_for
 from wan_flf2v.gateway.jobs import comfyui, dispatcher, worker
 from wan_flf2v.gateway.jobs.addresses import addresses_of, resolve
@@ -101,10 +101,10 @@ def test_jobs_run_on_all_of_them_at_once_and_each_once(tmp_path):
 
 
 class Showing(StandIn):
-    """One that sends another picture with each word of its progress, some 20 in a second."""
+    """One that sends another picture with each step."""
 
-    async def _progress(self, prompt, share):
-        await super()._progress(prompt, share)
+    async def _progress(self, prompt, step):
+        await super()._progress(prompt, step)
         metadata = json.dumps({"prompt_id": prompt.id}).encode()
         header = comfy._PREVIEW_WITH_METADATA.to_bytes(4, "big") + len(metadata).to_bytes(4, "big")
         if prompt.client in self._sockets:  # the worker follows soon after it has submitted
@@ -129,7 +129,7 @@ def test_two_previews_a_second_are_kept_each_the_newest(tmp_path, monkeypatch):
 
     async def test():
         async with Showing(seconds=3.0) as host, api_of(tmp_path, [host]) as api, api.dispatching():
-            end = await api.until(await submit(api.store))
+            end = await api.until(await submit(api.store, **{STEPS.key: 20}))
             assert end.status == "succeeded", end.error
 
     monkeypatch.setattr(ComfyBackend, "follow", follow_and_note)
@@ -630,6 +630,27 @@ def test_the_next_dispatcher_finds_each_job_where_it_is(tmp_path):
             assert [len(host.ran) for host in hosts] == [1, 1]
 
     run(test())
+
+
+def test_a_dispatcher_that_ends_leaves_its_jobs_and_logs_no_error(tmp_path, monkeypatch, caplog):
+    """Its connections close with it, which can take a moment, and must not look like an error of a job."""
+    close = ComfyClient.__aexit__
+
+    async def close_slowly(self, *error):
+        await close(self, *error)
+        await asyncio.sleep(0.5)
+
+    async def test():
+        async with stand_ins(3, seconds=60.0) as hosts, api_of(tmp_path, hosts) as api:
+            jobs = [await submit(api.store) for _ in range(3)]
+            async with api.dispatching():
+                while not all([(await api.store.get(job.id)).progress for job in jobs]):
+                    await asyncio.sleep(0.05)
+            assert {(await api.store.get(job.id)).status for job in jobs} == {"in_progress"}
+
+    monkeypatch.setattr(ComfyClient, "__aexit__", close_slowly)
+    run(test())
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("gone_too", [False, True])
