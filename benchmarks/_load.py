@@ -15,6 +15,8 @@ import aiohttp
 from ..contract.parameters import DEMO, Value
 from ._figures import Figure
 
+_LOOK_S = 0.5  # how often a client that waits for a request asks for its status
+
 
 @contextlib.asynccontextmanager
 async def unlimited_session() -> AsyncIterator[aiohttp.ClientSession]:
@@ -64,7 +66,7 @@ class Calls:
         while (now := (await self._call("GET", f"{self._request(number)}/status") or {}).get("status")) != status:
             if now not in (None, "in_queue", "in_progress"):
                 raise RuntimeError(f"the request {self.ids[number]} is {now} and not {status}")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_LOOK_S)
 
     async def follow(self, number: int, opened: asyncio.Semaphore) -> None:
         """Read the events of the request with this number until the stream ends."""
