@@ -31,7 +31,7 @@ def main() -> int:
     if arguments.command == "serve" and arguments.workers and not arguments.demo:
         parser.error("--workers goes with --demo: in front of ComfyUIs of your own, use wan-flf2v serve")
     if arguments.command == "serve" and arguments.nats is not None and not arguments.workers:
-        parser.error("--nats goes with --workers: it shows a fleet on one machine")
+        parser.error("--nats goes with --workers: it says where the requests of a fleet are kept")
     if rest and arguments.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
@@ -86,15 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=_port, default=8188, metavar="N", help="default 8188")
     serve.add_argument("--demo", action="store_true", help="with the demo's tiny models, on the CPU")
     serve.add_argument(
-        "--workers", type=_count, default=0, metavar="N", help="with --demo: N ComfyUIs, and a gateway in front of them"
+        "--workers",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="with --demo: a fleet on this machine, of N ComfyUIs with a worker beside each, NATS, and a gateway",
     )
     serve.add_argument(
         "--nats",
         type=_nats,
-        nargs="?",
-        const="",
         metavar="URL",
-        help="with --workers: as a fleet, with a worker beside each, on the nats-server at URL, or on one started here",
+        help="with --workers: the nats-server to use, in place of one that is started here",
     )
 
     test = add("test", help="run all checks and tests; further arguments go to pytest", allow_abbrev=False)
@@ -135,7 +137,7 @@ def _port(text: str) -> int:
 
 
 def _nats(text: str) -> str:
-    if text and not text.startswith(("nats://", "tls://")):
+    if not text.startswith(("nats://", "tls://")):
         raise argparse.ArgumentTypeError(f"{text!r} is not the address of a nats-server: nats://HOST:PORT is expected")
     return text
 

@@ -52,17 +52,17 @@ def demo(arguments: Sequence[str]) -> int:
 def serve(port: int, with_demo: bool, workers: int = 0, *, nats: str | None = None) -> int:
     """Run ComfyUI with the pack in the foreground on 127.0.0.1:``port``.
 
-    ``workers``: run so many with the demo's models, at every second port from there on, and a gateway in front of them.
-    8189, next to ComfyUI's own port, is that of Comfy-Org's API proxy. ``nats``: as a fleet does, with the requests on
-    NATS and a worker beside each ComfyUI; the address of a nats-server that runs, or ``""`` to start one.
+    ``workers``: run so many with the demo's models, at every second port from there on, as a fleet: with a worker
+    beside each, the requests on the nats-server at ``nats``, or on one that is started, and a gateway. 8189, next to
+    ComfyUI's own port, is that of Comfy-Org's API proxy.
     """
-    comfyui, python = _prepare("demo" if nats is None else "fleet")
+    comfyui, python = _prepare("fleet" if workers else "demo")
     env, ports = comfy_env(), range(port, port + 2 * max(workers, 1), 2)
     for each in [*ports, *([GATEWAY_PORT] if workers else [])]:
         if port_is_taken(each):
             hint = "" if each == GATEWAY_PORT else ", or choose another with --port"
             raise SetupError(f"port {each} is taken by another program: stop it{hint}")
-    if nats == "" and port_is_taken(NATS_PORT):
+    if workers and nats is None and port_is_taken(NATS_PORT):
         raise SetupError(
             f"port {NATS_PORT} is taken by another program: stop it, or, if it is a nats-server, give its address: "
             f"--nats nats://127.0.0.1:{NATS_PORT}"
@@ -157,19 +157,17 @@ def _prepare_demo(comfyui: ComfyUI, python: Path, cache: Path) -> Path:
 
 
 def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int], nats: str | None) -> int:
-    """Run a ComfyUI at each port, each with its folder, and a gateway in front of them in the foreground."""
+    """Run a ComfyUI at each port, each with its folder and a worker, and a gateway in the foreground."""
     program = [str(python), "-I", "-m", "wan_flf2v"]
-    data = cache_dir() / ("serve-gateway" if nats is None else "serve-fleet")
+    data = cache_dir() / "serve-fleet"
     command = [*program, "serve", "--demo", "--no-auth", "--port", str(GATEWAY_PORT), "--data", str(data)]
     env = {"WAN_FLF2V_MOUNT": "false"}  # the gateway has the API
     with contextlib.ExitStack() as stack:
-        if nats == "":
+        if nats is None:
             nats, server_program = f"nats://127.0.0.1:{NATS_PORT}", nats_server(python)
             say(f"starting {server_program} at {nats}")
             config = ["-c", str(REPO / "docs" / "nats-server.conf"), "-p", str(NATS_PORT)]
             stack.enter_context(_background([server_program, *config, "-sd", str(data / "nats")]))
-        if nats is not None:
-            command += ["--nats", nats]
         for number, port in enumerate(ports, 1):
             base_dir = _prepare_demo(comfyui, python, cache_dir() / f"serve-{number}")
             server = ComfyServer(comfyui.path, python, base_dir, port=port, extra_args=["--cpu"], env=env)
@@ -178,13 +176,10 @@ def _serve_several(comfyui: ComfyUI, python: Path, ports: Sequence[int], nats: s
                 stack.enter_context(server)
             except ServerError as error:
                 raise SetupError(str(error)) from error
-            if nats is None:
-                command += ["--comfyui", server.url]
-            else:
-                worker = ["worker", "--nats", nats, "--comfyui", server.url, "--name", f"comfyui-{number}"]
-                stack.enter_context(_background([*program, *worker]))
+            worker = ["worker", "--nats", nats, "--comfyui", server.url, "--name", f"comfyui-{number}"]
+            stack.enter_context(_background([*program, *worker]))
         say(f"starting the gateway at http://127.0.0.1:{GATEWAY_PORT}; Ctrl-C stops all")
-        return _run(command)
+        return _run([*command, "--nats", nats])
 
 
 @contextlib.contextmanager

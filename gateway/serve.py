@@ -28,7 +28,7 @@ _KEEPALIVE_S = 30.0
 _BACKLOG = 1024
 _HEADERS_WAIT_S = 20.0  # for the first request's headers; later requests have aiohttp's keep-alive limit
 _LOOK_EVERY_S = 2.0
-_COLLECT_AT = (5_000, 10, 20)  # objects, and collections of each next generation; Python's own: 700, 10, 10
+_COLLECT_AT = (5_000, 10, 20)  # objects, and collections of each next generation; Python 3.12's own: 700, 10, 10
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 

@@ -158,10 +158,10 @@ class ComfyBackend:
         model = await self._models.find(model_id)
         if model is None:
             return []
-        nodes = graph_for(model)
-        graph = {key: nodes[key] for key in nodes if nodes[key]["class_type"] not in self._nodes or _files(nodes[key])}
+        nodes, known = graph_for(model), self._nodes
+        graph = {key: nodes[key] for key in nodes if nodes[key]["class_type"] not in known or _files(nodes[key])}
         infos = await describe(self.client, graph)
-        self._nodes |= {class_type for class_type, info in infos.items() if info is not None}
+        known |= {class_type for class_type, info in infos.items() if info is not None}
         return lacking_in(graph, infos)
 
     async def check(self, job: Job) -> list[str]:

@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 
 from ..settings import NatsAccess
 from .nats_connection import NatsConnection
-from .store import StoreError, StoreFileError, StoreFullError, left, remedy
+from .store import StoreError, StoreFileError, StoreFullError, left, remedy, within
 
 SCHEMA_VERSION = 1
 _OLDEST_SERVER = (2, 12)  # the first with atomic batches (ADR-50)
@@ -33,6 +33,7 @@ _REPLY_S = 1.5  # for one reply of the server
 _SHORTEST_REPLY_S = 0.25  # for one at the end of a call's time
 _LARGE_REPLY_S = 10.0  # for one to a message, or with one, of half a MiB
 _CALL_S = 12.0  # for one call of the store, with all repetitions; longer than elections of a leader (8.9 s were seen)
+_PUT_S = 9.0  # for one message that is no record: a client that brings an image waits for it
 _AT_ONCE = 8  # transactions of one process
 _LOCK_S = 30.0  # how long a transaction waits for those before it
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
@@ -451,7 +452,8 @@ class Stream:
     async def put(self, subject: str, content: bytes, *, ttl_s: int) -> None:
         """Write a message; it goes by itself after ``ttl_s``."""
         headers = {"Nats-TTL": f"{ttl_s}s"}
-        await self._repeat(lambda: self._request(subject, content, headers, reply_s=_LARGE_REPLY_S))
+        with within(_PUT_S):
+            await self._repeat(lambda: self._request(subject, content, headers, reply_s=_LARGE_REPLY_S))
 
     async def content(self, subject: str) -> bytes | None:
         """Return the content of a message, ``None`` if there is none. The stream must have ``allow_direct``."""

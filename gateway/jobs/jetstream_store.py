@@ -102,7 +102,8 @@ def _transaction(
     """Make a method one transaction on the stream's own loop; it is done again if another writer was faster.
 
     With ``waits=False`` it does not wait for the other transactions of this process. ``moves_queue`` says that waiting
-    jobs may have another position afterwards, and whoever asks is to see that at once.
+    jobs may have another position afterwards, which who asks is to see at once. Starts and ends are left out:
+    there are many in a second, and half a second later is soon enough.
     """
 
     async def call(self: JetStreamStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -16,7 +16,8 @@ from ...client.run import wait_for
 from .records import PRIORITIES, Job, Priority, QueuedJob
 from .store import Store
 
-_TURNS = 4  # of those who follow jobs, in one round of the event loop: of hundreds, others need not wait for all
+_POSITION_S = 0.5  # how old a queue position may be
+_FOLLOWERS_S = 0.001, 0.25  # between two who are told something, and between all: hundreds at once hold others up
 _NEVER = -math.inf
 _NOBODY: Mapping[str, float] = MappingProxyType({})
 _ALL_NORMAL: Mapping[str, Priority] = MappingProxyType({})
@@ -100,7 +101,7 @@ class FollowingStore(Store):
         self._states_at = self._moved_at = self._told_at = -math.inf
         self._look: asyncio.Future[None] | None = None
         self._wait: asyncio.Future[None] | None = None
-        self._turns = asyncio.Semaphore(_TURNS)
+        self._turns = 0
 
     def telling(self, told: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
@@ -118,7 +119,8 @@ class FollowingStore(Store):
         self._moved_at = time.monotonic()
 
     async def position(self, job_id: str) -> int | None:
-        states = await self._states(time.monotonic() - 2 * self.look_s)
+        now = time.monotonic()
+        states = await self._states(max(now - 2 * self.look_s, min(self._told_at, now - _POSITION_S)))
         position = states.get(job_id, (0, None))[1]
         if position is None:  # it is new, or has begun to wait again
             position = queue_position(job_id, await self.queue())
@@ -132,8 +134,10 @@ class FollowingStore(Store):
             if state is None or state != seen:
                 if job is None:
                     job = await self.get(job_id)  # as it is now; the states may be those of a moment ago
-                elif state is None or state[0] > job.stamp:
-                    job = await self._read_changed(job_id)
+                else:
+                    await self._turn()
+                    if state is None or state[0] > job.stamp:
+                        job = await self._read_changed(job_id)
                 if job is None or job.expired:
                     return
                 position = None
@@ -148,12 +152,16 @@ class FollowingStore(Store):
             await self._news()
 
     async def _news(self) -> None:
-        """Wait until there may be something new; those who follow jobs share one wait, and go on a few at a time."""
+        """Wait until there may be something new; those who follow jobs share one wait."""
         if self._wait is None or self._wait.done():
             self._wait = asyncio.ensure_future(self._wait_for_news())
         await asyncio.shield(self._wait)
-        async with self._turns:
-            await asyncio.sleep(0)
+
+    async def _turn(self) -> None:
+        """Wait a moment if others who follow jobs were told something by the same look."""
+        each_s, all_s = _FOLLOWERS_S
+        turn, self._turns = self._turns, self._turns + 1
+        await asyncio.sleep(min(turn * each_s, all_s))
 
     async def _wait_for_news(self) -> None:
         told = asyncio.Event()
@@ -176,4 +184,4 @@ class FollowingStore(Store):
 
     async def _look_at_states(self) -> None:
         began = time.monotonic()
-        self._known_states, self._states_at = await self._read_states(), began
+        self._known_states, self._states_at, self._turns = await self._read_states(), began, 0

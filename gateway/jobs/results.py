@@ -212,12 +212,12 @@ class Results:
                 expired.append(job_id)
                 total -= size
         await self._store.expire(expired)
-        for job_id in own:  # also those of a purge that did not finish
+        running = {job.id for job in await self._store.queue()}
+        kept = running | {job_id for job_id, _ in await self._store.unexpired()}  # read later: one may end in between
+        for job_id in own.keys() - kept:  # also those of a purge that did not finish
             job = await self._store.get(job_id)
             if job is not None and job.expired:
                 await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
-        running = {job.id for job in await self._store.queue()}
-        kept = running | {job_id for job_id, _ in await self._store.unexpired()}  # read later: one may end in between
         await self._store.blobs.tidy(
             self._settings.data, _RESULTS, lambda name: _job_of(name) in kept, began - _CLOCKS_S
         )

@@ -136,7 +136,7 @@ CREATE TABLE IF NOT EXISTS priorities (token TEXT PRIMARY KEY, priority TEXT NOT
 CREATE TABLE IF NOT EXISTS operators (token TEXT PRIMARY KEY);
 """
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for a writer of another process
-_FINDER_TIMEOUT_S = 1.0  # the same where the event loop waits; a reader waits only while a file is recovered
+_FINDER_TIMEOUT_S = 1.0  # how long the event loop may wait, while another process recovers the file
 _ORDER_S = 1.0  # how long the order of the queue is kept: a token's wait may become too long
 _EXPIRED_AT_ONCE = 200  # jobs in a transaction of a few milliseconds: a submit waits for one, not for a whole purge
 _JSON = ("values", "inputs", "output", "progress", "detail")
@@ -163,7 +163,7 @@ def _reads(
 def _finds(
     work: Callable[Concatenate[SqliteStore, sqlite3.Connection, _P], _T],
 ) -> Callable[Concatenate[SqliteStore, _P], Coroutine[Any, Any, _T]]:
-    """Make a coroutine function of a method that reads one record by its key: it does so in the caller's thread."""
+    """Make a coroutine function of a method that reads one record: it does so in the caller's thread."""
 
     async def call(self: SqliteStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return self._finder.run(lambda database: work(self, database, *args, **kwargs))
@@ -180,7 +180,8 @@ def _writes(
     """Make a coroutine function of a method that writes: one transaction, rolled back if the method raises.
 
     With ``durable=False`` a power cut may lose it, but a crash of this process does not. ``moves_queue`` says that
-    waiting jobs may have another position afterwards, and whoever asks is to see that at once.
+    waiting jobs may have another position afterwards, which who asks is to see at once. Starts and ends are left
+    out: there are many in a second, and half a second later is soon enough.
     """
 
     async def call(self: SqliteStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -208,9 +209,9 @@ def _writes(
 class SqliteStore(FollowingStore):
     """``Store`` in the file ``path``.
 
-    Reads, reads of the whole queue, and writes have a thread and a connection each: no read waits for a write. A record
-    is found by its key in the caller's thread: that takes 0.03 ms, and to have it done by another thread 10 ms where
-    the event loop is busy.
+    Reads, reads of the whole queue, and writes have a thread and a connection each: no read waits for a write. One
+    record is read in the caller's thread: that takes 0.03 ms, and to have it done by another thread 10 ms where the
+    event loop is busy.
 
     ``max_wait_s`` is that of ``queue.in_order``. The constructor blocks. It raises ``StoreFileError`` and ``OSError``.
     """

@@ -135,7 +135,7 @@ class Store(Protocol):
         """Return how many jobs wait before this one, 0 if it is next; ``None`` if it does not wait.
 
         What happened in the last half second (at another gateway, if it was not told: in twice ``look_s``) may not
-        count yet, except a cancellation, another attempt or a new priority of this process.
+        count yet, except a cancellation, a job that waits again and a new priority of this process.
         """
 
     async def running(self) -> list[QueuedJob]:

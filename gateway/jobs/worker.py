@@ -95,7 +95,7 @@ class Worker:
         self._up = asyncio.Event()
         self._look_now = asyncio.Event()
         self._heard = time.monotonic()
-        self._told_at = -math.inf  # when it told something of a job
+        self._told_at = -math.inf  # when there was news of the job that it runs
         self._gone = False  # nothing listens there
         self._lacking_at: dict[str, float] = {}
         self._refused: dict[str, float] = {}  # job id -> until when it is not offered again
@@ -247,7 +247,7 @@ class Worker:
                         self.error, wait_s = str(error), _CHECK_S
                     await wait_for(self._look_now, wait_s)
                     self._look_now.clear()
-            finally:  # before the client is closed: that would be an error of the job
+            finally:  # first, as a closed client would look like an error of the job
                 tasks = [*self._copies.values(), *([self._task] if self._task is not None else [])]
                 for task in tasks:
                     task.cancel()
@@ -255,10 +255,11 @@ class Worker:
                     await asyncio.wait(tasks)
 
     async def _look(self) -> None:
-        if not self.up or self.foreign or time.monotonic() - self._told_at > _CHECK_S:
+        told_s = min(_CHECK_S, self._settings.worker_lost_after_s / 4)
+        if not self.up or self.error is not None or time.monotonic() - self._told_at > told_s:
             await self._identify()
-            if not self.alone:  # else a job is given to it whatever it does
-                await self._look_at_queue()
+        if not self.alone:  # else a job is given to it whatever it does
+            await self._look_at_queue()
         for model_id, known_at in list(self._lacking_at.items()):
             if time.monotonic() - known_at > _OFFERS_S:
                 await self._learn(model_id)

@@ -89,7 +89,7 @@ def test_a_fleet_on_one_machine_runs_a_request_and_leaves_nothing_when_it_is_sto
         "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
     }
     code, url = ON_FREE_PORTS.format(repo=str(REPO)), f"http://127.0.0.1:{gateway}"
-    arguments = ["serve", "--demo", "--workers", "2", "--port", str(first), "--nats"]
+    arguments = ["serve", "--demo", "--workers", "2", "--port", str(first)]
     command = [sys.executable, "-c", code, str(gateway), str(nats), *arguments]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)

@@ -61,7 +61,7 @@ def test_help_of_a_command_lists_its_options(command, options):
         (["serve", "--port", "70000"], "'70000' is not a port: a number from 1 to 65535 is expected"),
         (["serve", "--demo", "--workers", "0"], "'0' is not a number from 1 to 64"),
         (["serve", "--workers", "2"], "--workers goes with --demo"),
-        (["serve", "--demo", "--nats"], "--nats goes with --workers"),
+        (["serve", "--demo", "--nats", "nats://127.0.0.1:4222"], "--nats goes with --workers"),
         (["serve", "--demo", "--workers", "2", "--nats", "4222"], "nats://HOST:PORT is expected"),
         (["test", "--hosts", "0.30.0,0.1.0"], "ComfyUI 0.1.0 is not pinned; there are: 0.30.0"),
         (["test", "--newest", "--hosts", "0.30.0"], "not allowed with argument --newest"),
@@ -97,7 +97,7 @@ def test_a_fleet_is_on_the_nats_server_that_is_given_or_starts_one(monkeypatch, 
     monkeypatch.setattr(commands, "_background", lambda command: contextlib.nullcontext(started.append(command)))
     monkeypatch.setattr(commands, "_run", started.append)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    nats = "tls://mine:4222/name" if own else ""
+    nats = "tls://mine:4222/name" if own else None
     commands.serve(8188, with_demo=True, workers=2, nats=nats)
     servers = [each for each in started if "wan_flf2v" not in each]
     assert [each[0] for each in servers] == ([] if own else [str(tmp_path / "nats-server")])
@@ -110,7 +110,7 @@ def test_a_nats_server_at_the_port_is_named_as_one_of_your_own(monkeypatch):
     monkeypatch.setattr(commands, "_prepare", lambda extra: (None, None))
     monkeypatch.setattr(commands, "port_is_taken", lambda port: port == commands.NATS_PORT)
     with pytest.raises(SetupError, match=r"give its address: --nats nats://127\.0\.0\.1:4222"):
-        commands.serve(8188, with_demo=True, workers=2, nats="")
+        commands.serve(8188, with_demo=True, workers=2)
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_is_set_up(tmp_path):
