@@ -149,7 +149,7 @@ def warm_starts():
 
 @pytest.fixture(scope="session", params=HOSTS, ids=lambda host: host["version"] if host else "none")
 def comfy_install(request, warm_starts):
-    """A ComfyUI under test: ``version``, ``path``, the ``python`` that runs it, and ``popen`` to run that."""
+    """A ComfyUI under test: ``version``, ``newest`` of those, ``path``, its ``python``, and ``popen`` to run that."""
     if request.param is None:
         pytest.fail(NEEDS_RUN_PY, pytrace=False)
     return _with_popen(request.param, warm_starts)
@@ -158,7 +158,7 @@ def comfy_install(request, warm_starts):
 def _with_popen(install, warm_starts):
     python = install["python"]
     popen = warm_starts.python(python).popen if warm_starts else functools.partial(_popen, python)
-    return {**install, "popen": popen}
+    return {**install, "popen": popen, "newest": install == NEWEST}
 
 
 def _popen(python, arguments, env, cwd, log):
