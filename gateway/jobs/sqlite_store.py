@@ -735,12 +735,12 @@ def _create(path: Path) -> None:
         database.close()
 
 
-@functools.lru_cache(4096)  # the dispatcher writes and reads those of all workers many times a second
+@functools.lru_cache(1024)  # the dispatcher writes and reads those of all workers many times a second
 def _worker_text(worker: WorkerState) -> str:
     return json.dumps(asdict(worker))
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(1024)
 def _worker(state: str, drained: bool) -> WorkerState:
     return WorkerState(**(json.loads(state) | {"drained": drained}))
 

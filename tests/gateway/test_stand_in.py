@@ -219,3 +219,31 @@ def test_a_run_whose_websocket_is_dropped_is_followed_to_its_end(trace):
     assert runs == 1
     assert (later[-1].node_id, later[-1].step) == (result.files[0].node_id, later[-1].steps), "it connected again"
     assert moments[-1].fraction == 1.0
+
+
+class Asked(StandIn):
+    """One that counts how often it is asked for its queue."""
+
+    queue_calls = 0
+
+    async def _queue(self, request):
+        self.queue_calls += 1
+        return await super()._queue(request)
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_the_queue_is_asked_for_seldom_while_the_websocket_tells_of_steps(telling):
+    """Every ten seconds, else every two."""
+
+    async def use():
+        async with Asked() as host, ComfyClient(host.url) as client:
+            if not telling:
+                host._tell = host._message = not_at_all
+            await run_graph(client, slow_graph(steps=30, seconds=0.3))
+            return host.queue_calls
+
+    async def not_at_all(prompt, kind, **data):
+        if kind == "execution_success":  # what the history keeps
+            prompt.messages.append((kind, {"prompt_id": prompt.id, "timestamp": 0}))
+
+    assert asyncio.run(use()) <= 2 if telling else asyncio.run(use()) >= 4

@@ -214,6 +214,21 @@ def test_a_short_silence_changes_nothing_and_progress_goes_on(tmp_path, short_ti
     run(test())
 
 
+def test_one_whose_steps_take_longer_than_a_loss_is_asked_meanwhile_and_keeps_its_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_CHECK_S", 5.0)  # as it is elsewhere
+
+    async def test():
+        async with (
+            stand_ins(2, seconds=12.0) as hosts,
+            api_of(tmp_path, hosts, worker_lost_after_s=3.0) as api,
+            api.dispatching(),
+        ):
+            end = await api.until(await submit(api.store, **{STEPS.key: 2}))
+            assert (end.status, end.attempt) == ("succeeded", 1), end.error
+
+    run(test())
+
+
 def test_after_a_long_silence_the_job_runs_elsewhere_and_the_late_result_is_refused(tmp_path, short_timeouts):
     async def test():
         hosts = [StandIn(seconds=1.0), StandIn(seconds=1.0)]
