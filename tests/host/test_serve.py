@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,6 @@ from pathlib import Path
 import pytest
 from support.api_runs import SMALL
 from support.gateway_process import BODY, SUBMIT_DEMO
-from support.nats_server import free_ports
 from wan_flf2v.bootstrap.environment import nats_server
 from wan_flf2v.bootstrap.paths import REPO
 from wan_flf2v.bootstrap.server import free_port, port_is_taken
@@ -70,6 +70,14 @@ def call(url, body=None):
         return json.load(answer)
 
 
+def ports_for_later():
+    """Return three free ports, the next but one to each free too, that no program is given meanwhile by the system."""
+    while True:
+        ports = random.sample(range(20_000, 32_000, 4), 3)  # Linux gives 32768 and up
+        if not any(port_is_taken(port + more) for port in ports for more in (0, 2)):
+            return ports
+
+
 @pytest.mark.slow
 def test_a_fleet_on_one_machine_runs_a_request_and_leaves_nothing_when_it_is_stopped(
     project_comfyui, demo_models, tmp_path
@@ -81,7 +89,7 @@ def test_a_fleet_on_one_machine_runs_a_request_and_leaves_nothing_when_it_is_sto
     program.chmod(0o755)
     for number in (1, 2):
         shutil.copytree(demo_models, tmp_path / f"serve-{number}" / "demo" / "models")
-    gateway, nats, first = free_ports(3)
+    gateway, nats, first = ports_for_later()
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("WAN_FLF2V_")},
         "COMFYUI_PATH": project_comfyui,
