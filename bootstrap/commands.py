@@ -29,9 +29,9 @@ from .server import (
 INTERRUPTED = 130  # what shells report for Ctrl-C
 NATS_PORT = 4222  # that of docs/nats-server.conf
 GATEWAY_PORT = 8219  # wan-flf2v serve's own
-# Two workers more than there are cores, since many tests wait; each has its own ComfyUI, so eight are enough.
+# One worker more than there are cores, since many tests wait; each has its own ComfyUI, so eight are enough.
 # tests/conftest.py says how tests are shared out. `-n 0` after it wins.
-_WORKERS = ("-n", str(min((os.cpu_count() or 2) + 2, 8)), "--dist", "loadscope")
+_WORKERS = ("-n", str(min((os.cpu_count() or 2) + 1, 8)), "--dist", "loadscope")
 PACK = "wan-flf2v"
 TYPED = ("contract", "client", "cli", "gateway", "quality", "bootstrap")
 
