@@ -344,9 +344,18 @@ class Dispatcher:
     async def _dismiss(self, running: list[QueuedJob]) -> None:
         """Tell the workers that want to end, and have nothing left to do, that they may."""
         for address, worker in self._workers.items():
-            instance = worker.identity.instance if worker.identity is not None else None
-            if address.stopping and worker.at_rest and not any(job.worker == instance for job in running):
+            if address.stopping and worker.at_rest and not any(self._may_have(worker, job) for job in running):
                 await address.dismiss()
+
+    def _may_have(self, worker: Worker, job: QueuedJob) -> bool:
+        """Return whether a running job may be on a worker: of one that never said who it is, any that is nowhere else.
+
+        A gateway that has just begun to dispatch knows nobody yet.
+        """
+        if worker.identity is not None:
+            return worker.identity.instance == job.worker
+        known = {other.identity.instance for other in self._workers.values() if other.identity is not None}
+        return not worker.gone and job.worker not in known
 
     # Tidying
 
