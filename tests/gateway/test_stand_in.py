@@ -231,19 +231,36 @@ class Asked(StandIn):
         return await super()._queue(request)
 
 
-@pytest.mark.parametrize("telling", [True, False])
-def test_the_queue_is_asked_for_seldom_while_the_websocket_tells_of_steps(telling):
-    """Every ten seconds, else every two."""
-
-    async def use():
-        async with Asked() as host, ComfyClient(host.url) as client:
-            if not telling:
-                host._tell = host._message = not_at_all
-            await run_graph(client, slow_graph(steps=30, seconds=0.3))
-            return host.queue_calls
+def queue_calls(telling):
+    """Return how often the queue was asked for: at each step from the tenth on, and in all."""
+    at_steps = []
 
     async def not_at_all(prompt, kind, **data):
         if kind == "execution_success":  # what the history keeps
             prompt.messages.append((kind, {"prompt_id": prompt.id, "timestamp": 0}))
 
-    assert asyncio.run(use()) <= 2 if telling else asyncio.run(use()) >= 4
+    async def use():
+        async with Asked() as host, ComfyClient(host.url) as client:
+            if not telling:
+                host._tell = host._message = not_at_all
+
+            def note(moment):
+                if 10 <= moment.step < 30:
+                    at_steps.append(host.queue_calls)
+
+            await run_graph(client, slow_graph(steps=30, seconds=0.3), on_progress=note)
+            return host.queue_calls
+
+    return asyncio.run(use()), at_steps
+
+
+def test_the_queue_is_asked_for_seldom_while_the_websocket_tells_of_steps():
+    """Every ten seconds: not again between the tenth step, after three, and the last, after nine."""
+    _, at_steps = queue_calls(telling=True)
+    assert len(at_steps) > 1
+    assert len(set(at_steps)) == 1
+
+
+def test_the_queue_is_asked_for_often_while_the_websocket_is_silent():
+    """Every two seconds of nine."""
+    assert queue_calls(telling=False)[0] >= 4
