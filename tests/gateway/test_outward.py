@@ -262,6 +262,34 @@ def test_a_worker_that_is_told_to_stop_ends_after_its_job_and_takes_no_other(tmp
     run(test())
 
 
+def test_a_gateway_that_just_began_does_not_dismiss_a_worker_whose_comfyui_has_not_responded_yet(tmp_path):
+    """It stops, and its ComfyUI may run what the gateway does not know of; that is not run a second time."""
+
+    async def test():
+        async with stand_ins(2, seconds=1.0) as started, fleet(tmp_path) as api:
+            hosts = dict(zip(("one", "two"), started, strict=True))
+            async with workers(api, **hosts) as running:
+                async with api.dispatching():
+                    await until(lambda: api.is_now("one", "idle"))
+                    await until(lambda: api.is_now("two", "idle"))
+                    job = await submit(api.store)
+                    first, second = await on(job, hosts)
+                hosts[first].stall()
+                running[first].worker.stop()
+                async with api.dispatching() as found:
+                    await until(lambda: found.is_stopping(first))
+                    other = await submit(api.store)
+                    assert (await api.until(other)).worker == hosts[second].instance
+                    assert not running[first].task.done()
+                    hosts[first].go_on()
+                    end = await api.until(job)
+                    await running[first].task
+            assert (end.status, end.attempt, end.worker) == ("succeeded", 1, hosts[first].instance), end.error
+            assert (ids(hosts[first]), ids(hosts[second])) == ([job.id], [other.id])
+
+    run(test())
+
+
 async def has_no_worker(api):
     return not await api.states() and "No worker is connected" in str((await api.store.health()).reason)
 
