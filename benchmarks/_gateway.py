@@ -157,7 +157,7 @@ class GatewayProcess(Program):
         async def create(store: Store) -> str:
             return (await create_token(store, name, **options))[0]
 
-        return self._with_store(create)
+        return self.with_store(create)
 
     def wait_for_workers(self, count: int) -> None:
         """Wait until so many ComfyUIs are idle; ``RuntimeError`` if they are not after ten minutes."""
@@ -169,9 +169,11 @@ class GatewayProcess(Program):
                     raise RuntimeError(f"{idle} of {count} ComfyUIs are idle:\n{self.log_text()[-3000:]}")
                 await asyncio.sleep(0.2)
 
-        self._with_store(wait)
+        self.with_store(wait)
 
-    def _with_store(self, work: Callable[[Store], Coroutine[Any, Any, _T]]) -> _T:
+    def with_store(self, work: Callable[[Store], Coroutine[Any, Any, _T]]) -> _T:
+        """Open the gateway's store beside it for ``work`` and return what that returns."""
+
         async def go() -> _T:
             store = open_store(self.data, NatsAccess(self._nats_url) if self._nats_url else None)
             try:

@@ -10,23 +10,19 @@ four of them get requests for two models in turn, two at a time: how many go whe
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import itertools
 import os
 import statistics
-import tempfile
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
 from ..client.hosted_api import HostedApi
 from ..contract.parameters import DEMO, END_IMAGE, HOSTED, PROMPT, SEED, START_IMAGE, Value
 from ._figures import Figure, Figures, Options
-from ._gateway import GatewayProcess, worker_processes
-from ._nats import nodes_for
+from ._fleet import data_uri, gateway_before
+from ._gateway import GatewayProcess
 from ._stand_in import StandIn, free_box, small_video, stand_ins
 
 _SECONDS, _EACH = 5.0, 10
@@ -35,7 +31,6 @@ _ON_NATS = {64: 0.9}
 _VIDEO_BYTES = 2 << 20
 _CORES = 4  # on fewer, the speed of the gateway is not measured
 _WARM_SECONDS, _WARM_REQUESTS, _WARM_WORKERS = 0.5, 40, 4
-_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "demo": True}
 _CALLS_PER_S = 40  # of all clients that wait for their results
 
 
@@ -80,7 +75,7 @@ async def _fill(count: int, video: bytes, store: str) -> list[StandIn]:
     """Give ``count`` stand-ins ten requests each, all at once; return them when all have ended."""
     async with stand_ins(count, seconds=_SECONDS, video=video) as hosts:
         values: dict[str, Value] = {PROMPT.key: "circle", START_IMAGE.key: _picture(1), END_IMAGE.key: _picture(2)}
-        await _with_gateway(hosts, [(DEMO.model_id, values)] * (count * _EACH), store, at_once=count * _EACH)
+        await _run_all(hosts, [(DEMO.model_id, values)] * (count * _EACH), store, at_once=count * _EACH)
         return hosts
 
 
@@ -89,34 +84,27 @@ async def _warm(store: str) -> float:
     async with stand_ins(_WARM_WORKERS, seconds=_WARM_SECONDS) as hosts:
         values: dict[str, Value] = {PROMPT.key: "circle", START_IMAGE.key: _picture(1), END_IMAGE.key: _picture(2)}
         models = [(model.model_id, values) for model in (DEMO, HOSTED)] * (_WARM_REQUESTS // 2)
-        await _with_gateway(hosts, models, store, at_once=2)
+        await _run_all(hosts, models, store, at_once=2)
         pairs = [pair for host in hosts for pair in itertools.pairwise(host.ran)]
         return sum(before.loaded == after.loaded for before, after in pairs) / len(pairs)
 
 
-async def _with_gateway(
+async def _run_all(
     hosts: Sequence[StandIn], requests: Sequence[tuple[str, dict[str, Value]]], store: str, *, at_once: int
 ) -> None:
     """Submit the requests through a new gateway, so many at a time, and wait until all have succeeded."""
-    with (
-        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
-        nodes_for(store, Path(folder)) as cluster,
-    ):
-        nats_url = cluster.ready() if cluster is not None else None
-        urls = [host.url for host in hosts]
-        with worker_processes(Path(folder) / "workers", nats_url, urls) as workers:
-            gateway = GatewayProcess(
-                Path(folder) / "gateway", [] if workers else urls, config=_SETTINGS, nats_url=nats_url
-            )
-            await asyncio.to_thread(gateway.start)
-            try:
-                await asyncio.to_thread(gateway.wait_for_workers, len(urls))
-                async with HostedApi(gateway.api, gateway.token) as api:
-                    turns = asyncio.Semaphore(at_once)
-                    wait_s = at_once / _CALLS_PER_S
-                    await asyncio.gather(*(_request(api, turns, wait_s, *request) for request in requests))
-            finally:
-                await asyncio.to_thread(gateway.stop)
+
+    async def submit_all(gateway: GatewayProcess) -> None:
+        async with HostedApi(gateway.api, gateway.token) as api:
+            turns = asyncio.Semaphore(at_once)
+            wait_s = at_once / _CALLS_PER_S
+            await asyncio.gather(*(_request(api, turns, wait_s, *request) for request in requests))
+
+    def run_all() -> None:
+        with gateway_before([host.url for host in hosts], store) as gateway:
+            asyncio.run(submit_all(gateway))
+
+    await asyncio.to_thread(run_all)
 
 
 async def _request(
@@ -132,7 +120,4 @@ async def _request(
 
 
 def _picture(seed: int) -> str:
-    """Return a picture of 512x512 as a data URI."""
-    stream = io.BytesIO()
-    Image.effect_noise((512, 512), 20.0 * seed).convert("RGB").save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return data_uri(Image.effect_noise((512, 512), 20.0 * seed).convert("RGB"))

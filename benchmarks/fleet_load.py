@@ -11,31 +11,26 @@ Last, one gateway runs 20,000 requests, and its memory is read after 2,000 and a
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import io
 import multiprocessing
 import statistics
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import aiohttp
 import psutil
 from PIL import Image
 
 from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, Value
-from ..gateway.jobs.opening import open_store
 from ..gateway.jobs.records import Submission
+from ..gateway.jobs.store import Store
 from ..gateway.jobs.tokens import hash_token
-from ..gateway.settings import NatsAccess
 from ._figures import Figure, Figures, Options, summed
-from ._gateway import GatewayProcess, worker_processes
+from ._fleet import data_uri, gateway_before
+from ._gateway import GatewayProcess
 from ._load import Calls, open_loop, open_streams, p99_ms, unlimited_session
-from ._nats import nodes_for
 from ._stand_in import stand_ins
 
 _COMFYUIS, _RUN_S = 200, 60.0
@@ -46,7 +41,6 @@ _ROUNDS_AHEAD = 5  # of runs on every ComfyUI before a request that is followed:
 _FINISHED, _PAIRS, _PAIR_SECONDS = 100_000, 3, 20.0
 _FEW, _MANY = 2_000, 20_000
 _AT_ONCE = 64
-_SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "demo": True}
 
 
 def run(options: Options) -> Figures:
@@ -54,42 +48,22 @@ def run(options: Options) -> Figures:
     return {**_busy(options.store, options.workers or _COMFYUIS), **_finished(options.store), **_memory(options.store)}
 
 
-@contextlib.contextmanager
-def _gateway(store: str, urls: list[str], finished: int = 0) -> Iterator[GatewayProcess]:
-    """Run a gateway whose store holds so many finished requests of its token."""
-    with (
-        tempfile.TemporaryDirectory(prefix="wan-flf2v-bench-", ignore_cleanup_errors=True) as folder,
-        nodes_for(store, Path(folder)) as cluster,
-    ):
-        nats_url = cluster.ready() if cluster is not None else None
-        with worker_processes(Path(folder) / "workers", nats_url, urls) as workers:
-            data = Path(folder) / "gateway"
-            gateway = GatewayProcess(data, [] if workers else urls, config=_SETTINGS, nats_url=nats_url)
-            asyncio.run(_finish(gateway, nats_url, finished))
-            gateway.start()
-            try:
-                gateway.wait_for_workers(len(urls))
-                yield gateway
-            finally:
-                gateway.stop()
+def _finish(gateway: GatewayProcess) -> None:
+    """Put 100,000 requests into the store that were cancelled at once."""
 
-
-async def _finish(gateway: GatewayProcess, nats_url: str | None, count: int) -> None:
-    """Put requests into the store that were cancelled at once."""
-    store = open_store(gateway.data, NatsAccess(nats_url) if nats_url else None)
-    try:
+    async def fill(store: Store) -> None:
         token = await store.find_token(hash_token(gateway.token))
         if token is None:
             raise RuntimeError("the store does not have the gateway's token")
 
         async def finish(share: int) -> None:
-            for number in range(share, count, _AT_ONCE):
+            for number in range(share, _FINISHED, _AT_ONCE):
                 job = await store.submit(Submission(str(uuid.uuid4()), token.id, DEMO.model_id, _values(number), {}))
                 await store.cancel(job.id)
 
         await asyncio.gather(*map(finish, range(_AT_ONCE)))
-    finally:
-        await store.close()
+
+    gateway.with_store(fill)
 
 
 @contextlib.contextmanager
@@ -121,9 +95,7 @@ def _values(number: int) -> dict[str, Value]:
 
 
 def _picture(number: int) -> str:
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64), (number & 255, number >> 8 & 255, number >> 16 & 255)).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return data_uri(Image.new("RGB", (64, 64), (number & 255, number >> 8 & 255, number >> 16 & 255)))
 
 
 def _check(calls: Calls) -> None:
@@ -148,7 +120,7 @@ def _busy(store: str, comfyuis: int) -> Figures:
                 latencies = await open_loop(each[0], _RATE, _SECONDS, _ORDER)
             return latencies, sum(calls.bad for calls in each)
 
-    with _comfyuis(comfyuis, _RUN_S) as urls, _gateway(store, urls) as gateway:
+    with _comfyuis(comfyuis, _RUN_S) as urls, gateway_before(urls, store) as gateway:
         latencies, bad = asyncio.run(measure(gateway))
     return {
         "p99_submit_ms": p99_ms([latencies["submit"]], 100.0),
@@ -169,8 +141,8 @@ def _finished(store: str) -> Figures:
 
     with (
         _comfyuis(2, _RUN_S) as urls,
-        _gateway(store, urls[:1]) as empty,
-        _gateway(store, urls[1:], finished=_FINISHED) as full,
+        gateway_before(urls[:1], store) as empty,
+        gateway_before(urls[1:], store, _finish) as full,
     ):
         pairs = [[asyncio.run(measure(gateway)) for gateway in (empty, full)] for _ in range(_PAIRS)]
     ratios = [of_full / of_empty for of_empty, of_full in pairs]
@@ -192,7 +164,7 @@ def _memory(store: str) -> Figures:
         async with unlimited_session() as http:
             await asyncio.gather(*(client(http) for _ in range(_AT_ONCE)))
 
-    with _comfyuis(4, 0.0) as urls, _gateway(store, urls) as gateway:
+    with _comfyuis(4, 0.0) as urls, gateway_before(urls, store) as gateway:
         process = psutil.Process(gateway.process.pid)
         asyncio.run(run_all(gateway, _FEW))
         few = process.memory_info().rss
