@@ -16,7 +16,7 @@ from typing import Any
 from ._figures import Figures, Options
 
 _FOLDER = Path(__file__).parent
-_WITH_STORE = ("crash", "crash_workers", "fleet", "fleet_load")
+_WITH_STORE = ("crash", "crash_workers", "fleet", "fleet_load", "fleet_waits")
 
 
 def main() -> int:
