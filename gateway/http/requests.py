@@ -153,16 +153,24 @@ class SubmitRoute:
         return values, sources, _idempotency(request, model, body, webhook)
 
     async def _resolve_images(self, sources: Mapping[str, _Source], intake: Intake) -> dict[str, ImageInput]:
-        """Fetch and check the images of the parameters; every one that cannot be used is reported."""
+        """Fetch and check the images of the parameters, all at once; every one that cannot be used is reported."""
+
+        async def resolve(source: _Source) -> ImageInput | ImageError:
+            try:
+                return source if isinstance(source, ImageError) else await self._images.resolve(source, intake)
+            except ImageError as error:
+                return error
+
+        found = await asyncio.gather(*map(resolve, sources.values()), return_exceptions=True)
         images: dict[str, ImageInput] = {}
         problems: list[dict[str, Any]] = []
-        for key, source in sources.items():
-            try:
-                if isinstance(source, ImageError):
-                    raise source
-                images[key] = await self._images.resolve(source, intake)
-            except ImageError as error:
-                problems.append(bad_field(errors.INVALID_IMAGE, "body", key, key=key, reason=error))
+        for key, image in zip(sources, found, strict=True):
+            if isinstance(image, ImageError):
+                problems.append(bad_field(errors.INVALID_IMAGE, "body", key, key=key, reason=image))
+            elif isinstance(image, BaseException):
+                raise image
+            else:
+                images[key] = image
         for key, reason in self._images.scattered(images).items():
             problems.append(bad_field(errors.INVALID_IMAGE, "body", key, key=key, reason=reason))
         if problems:
