@@ -55,7 +55,8 @@ class Parameter:
     ``type`` is the page's word; its ``float`` is JSON Schema's ``number``. ``minimum`` and ``maximum`` are inclusive.
     ``node_range`` is what the node itself takes where the page gives no range: it is checked, but not part of the
     page's schema. ``below`` is another parameter's key, and how far below that one's value this one must stay:
-    no schema can say it. A key with two inputs has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are
+    no schema can say it. ``lines`` is how many lines a text has if it has several: empty ones do not count. A key with
+    two inputs has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are
     names that other APIs have for it: a request with one of them is refused and told the key.
     """
 
@@ -69,6 +70,7 @@ class Parameter:
     maximum: float | None = None
     node_range: tuple[int, int] | None = None
     below: tuple[str, int] | None = None
+    lines: int | None = None
     required: bool = False
     is_image: bool = False
     aliases: tuple[str, ...] = ()
@@ -331,6 +333,7 @@ SEGMENTS = ModelContract(
             type="string",
             default="The puppy runs to the beach\nThe puppy jumps into the water\nThe puppy shakes itself dry",
             required=True,
+            lines=3,
             aliases=("prompt", "prompts"),
         ),
         *(

@@ -57,7 +57,7 @@ def validate(model: ModelContract, values: Mapping[str, object]) -> dict[str, Va
     except ValidationError as error:
         raise ContractError(_explain_all(model, values, error.errors())) from error
     complete = checked.model_dump(by_alias=True)
-    if errors := list(_too_high(model, complete)):
+    if errors := [*_too_high(model, complete), *_miscounted(model, complete)]:
         raise ContractError(errors)
     return complete
 
@@ -176,6 +176,18 @@ def _too_high(model: ModelContract, values: Mapping[str, Value]) -> Iterator[Fie
                 f"are never changed for you: give another, or a larger {key}."
             )
             yield FieldError((parameter.key,), message, "less_than_equal")
+
+
+def _miscounted(model: ModelContract, values: Mapping[str, Value]) -> Iterator[FieldError]:
+    """Yield an error for each text that has several lines, but not as many as ``lines`` asks."""
+    for parameter in model.parameters:
+        found = sum(bool(line.strip()) for line in str(values[parameter.key]).splitlines())
+        if parameter.lines is not None and found not in (0, 1, parameter.lines):
+            message = (
+                f"{parameter.key} has {found} lines. Give {parameter.lines} lines, or a single one that is for all; "
+                "empty lines do not count."
+            )
+            yield FieldError((parameter.key,), message, "line_count")
 
 
 def _explain_all(model: ModelContract, values: Mapping[str, object], details: list[ErrorDetails]) -> list[FieldError]:

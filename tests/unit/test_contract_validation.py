@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from wan_flf2v.contract.parameters import DEMO, HOSTED, KEYFRAMES
+from wan_flf2v.contract.parameters import DEMO, HOSTED, KEYFRAMES, SEGMENTS
 from wan_flf2v.contract.validation import ContractError, parse_assignment, validate
 
 REQUIRED = {"6_text": "a dog", "68_image": "a.png", "62_image": "b.png"}
@@ -15,6 +15,7 @@ NEAREST = "Values are never changed for you; the nearest allowed one is"
 LABELS = ", ".join(f'"{label}"' for label in HOSTED.parameter("71_widthx71_height").enum)
 MAX_SEED = 18446744073709551615
 STEPS, CFG, SEED = "an integer from 6 to 20", "a number from 0.6 to 4", f"an integer from 0 to {MAX_SEED}"
+FOUR_IMAGES = {f"{node_id}_image": "a.png" for node_id in (68, 63, 64, 62)}
 PUPPY, END = "Puppy, playing, happy, barking, joyful", "Runcomfy_Example_1259_2.png"
 
 
@@ -207,3 +208,19 @@ def test_a_bad_assignment_is_refused(text, message):
 def test_an_assignment_to_an_unknown_key_is_refused():
     with pytest.raises(ContractError, match=r'"54_shft" is not a parameter\. Did you mean 54_shift \(Shift\)\?'):
         parse_assignment(HOSTED, "54_shft=5")
+
+
+@pytest.mark.parametrize("text", ["one for all", "a\nb\nc", "a\n\n  \nb\r\nc\n"])
+def test_a_text_has_one_line_or_as_many_as_there_are_segments(text):
+    assert validate(SEGMENTS, {**FOUR_IMAGES, "60_prompts": text})["60_prompts"] == text
+    assert parse_assignment(SEGMENTS, f"60_prompts={text}") == ("60_prompts", text)
+
+
+def test_a_text_with_another_number_of_lines_is_refused():
+    with pytest.raises(ContractError) as caught:
+        validate(SEGMENTS, {**FOUR_IMAGES, "60_prompts": "a\nb"})
+    (error,) = caught.value.errors
+    assert (error.loc, error.type) == (("60_prompts",), "line_count")
+    assert error.msg == (
+        "60_prompts has 2 lines. Give 3 lines, or a single one that is for all; empty lines do not count."
+    )
