@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import re
 import signal
 import socket
@@ -32,6 +33,7 @@ from .settings import ConfigError, NatsAccess, Settings
 
 _HELLO_S = 2.0
 _FLUSH_S = 2
+_NOBODY_S = 60.0  # a gateway that dispatches asks every few seconds; another one takes over sooner
 _HEARTBEAT_S = 30.0  # of websockets, so that both ends notice when a gateway or ComfyUI is gone
 _HEADERS = ("Content-Type", "Content-Length")
 _CALLS = (
@@ -61,14 +63,17 @@ class OutwardWorker:
         self._name, self._run, self._started = name, uuid.uuid4().hex[:16], time.time()
         self._address = address
         self._pipes = Pipes(self._send)
-        self._used = False
+        self._called_at = -math.inf  # when a gateway sent something of a call
         self._stopping, self._done = asyncio.Event(), asyncio.Event()
         self._refusals: set[str] = set()
         self._responds = True  # ComfyUI, when it was asked last
 
     def stop(self) -> None:
-        """Take no more jobs, and end when a gateway says that nothing is left to do; called again, end at once."""
-        if self._stopping.is_set() or not self._used:
+        """Take no more jobs, and end when a gateway says that nothing is left to do; called again, end at once.
+
+        If no gateway calls any more, end too: what ComfyUI runs goes on, and is found there later.
+        """
+        if self._stopping.is_set() or self._is_alone():
             self._done.set()
         else:
             _LOG.info("worker is stopping, after the request that it has; a second signal ends it at once")
@@ -81,12 +86,18 @@ class OutwardWorker:
             self._nats.begin()
             try:
                 while not self._done.is_set():
+                    if self._stopping.is_set() and self._is_alone():
+                        _LOG.warning("worker ends, as no gateway has called for %g s; ComfyUI goes on", _NOBODY_S)
+                        break
                     await self._hello("stopping" if self._stopping.is_set() else None)
                     await self._wait()
                 await self._hello("gone")
             finally:
                 self._pipes.close()
                 await self._nats.close()
+
+    def _is_alone(self) -> bool:
+        return time.monotonic() - self._called_at > _NOBODY_S
 
     async def _wait(self) -> None:
         """Wait until the next hello, or until there are news to tell."""
@@ -117,8 +128,9 @@ class OutwardWorker:
         key = message.subject.split(".", 2)[2]
         if key.endswith(".note"):
             self._read(message.data)
-        elif message.data[:1] == OPEN:
-            self._used = True
+            return
+        self._called_at = time.monotonic()
+        if message.data[:1] == OPEN:
             await asyncio.get_running_loop().connect_accepted_socket(self._server, self._pipes.open(key))
         else:
             with contextlib.suppress(nats.errors.Error):

@@ -290,6 +290,25 @@ def test_a_gateway_that_just_began_does_not_dismiss_a_worker_whose_comfyui_has_n
     run(test())
 
 
+def test_a_worker_that_is_told_to_stop_where_no_gateway_is_left_ends_and_its_request_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("wan_flf2v.gateway.outward_worker._NOBODY_S", 1.0)
+
+    async def test():
+        async with StandIn(seconds=3.0) as host, fleet(tmp_path) as api, workers(api, one=host) as running:
+            async with api.dispatching():
+                job = await submit(api.store)
+                await until(lambda: job.id in ids(host))
+            running["one"].worker.stop()
+            await running["one"].task
+            running["one"] = running["one"].again()
+            async with api.dispatching():
+                end = await api.until(job)
+            assert (end.status, end.attempt) == ("succeeded", 1), end.error
+            assert ids(host) == [job.id]
+
+    run(test())
+
+
 async def has_no_worker(api):
     return not await api.states() and "No worker is connected" in str((await api.store.health()).reason)
 
