@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import io
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..contract.parameters import DEMO, Value
+from ..gateway.jobs.records import Submission
+from ..gateway.jobs.store import Store
+from ..gateway.jobs.tokens import hash_token
 from ._gateway import GatewayProcess, worker_processes
 from ._nats import nodes_for
 
+_AT_ONCE = 64
 _SETTINGS = {"queue_limit": 1_000_000, "rate_per_minute": 1_000_000, "demo": True}
 
 
@@ -42,6 +49,27 @@ def gateway_before(
                 yield gateway
             finally:
                 gateway.stop()
+
+
+def put_cancelled(
+    gateway: GatewayProcess, count: int, values: Callable[[int], dict[str, Value]], webhook: str | None = None
+) -> None:
+    """Put so many requests of the gateway's token into its store that were cancelled at once."""
+
+    async def put(store: Store) -> None:
+        token = await store.find_token(hash_token(gateway.token))
+        if token is None:
+            raise RuntimeError("the store does not have the gateway's token")
+
+        async def put_share(share: int) -> None:
+            for number in range(share, count, _AT_ONCE):
+                job_id = str(uuid.uuid4())
+                await store.submit(Submission(job_id, token.id, DEMO.model_id, values(number), {}, webhook=webhook))
+                await store.cancel(job_id)
+
+        await asyncio.gather(*map(put_share, range(_AT_ONCE)))
+
+    gateway.with_store(put)
 
 
 def data_uri(image: Image.Image) -> str:

@@ -15,7 +15,6 @@ import contextlib
 import multiprocessing
 import statistics
 import time
-import uuid
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
@@ -23,12 +22,9 @@ import aiohttp
 import psutil
 from PIL import Image
 
-from ..contract.parameters import DEMO, END_IMAGE, PROMPT, SEED, START_IMAGE, Value
-from ..gateway.jobs.records import Submission
-from ..gateway.jobs.store import Store
-from ..gateway.jobs.tokens import hash_token
+from ..contract.parameters import END_IMAGE, PROMPT, SEED, START_IMAGE, Value
 from ._figures import Figure, Figures, Options, summed
-from ._fleet import data_uri, gateway_before
+from ._fleet import data_uri, gateway_before, put_cancelled
 from ._gateway import GatewayProcess
 from ._load import Calls, open_loop, open_streams, p99_ms, unlimited_session
 from ._stand_in import stand_ins
@@ -46,24 +42,6 @@ _AT_ONCE = 64
 def run(options: Options) -> Figures:
     """Measure each part once."""
     return {**_busy(options.store, options.workers or _COMFYUIS), **_finished(options.store), **_memory(options.store)}
-
-
-def _finish(gateway: GatewayProcess) -> None:
-    """Put 100,000 requests into the store that were cancelled at once."""
-
-    async def fill(store: Store) -> None:
-        token = await store.find_token(hash_token(gateway.token))
-        if token is None:
-            raise RuntimeError("the store does not have the gateway's token")
-
-        async def finish(share: int) -> None:
-            for number in range(share, _FINISHED, _AT_ONCE):
-                job = await store.submit(Submission(str(uuid.uuid4()), token.id, DEMO.model_id, _values(number), {}))
-                await store.cancel(job.id)
-
-        await asyncio.gather(*map(finish, range(_AT_ONCE)))
-
-    gateway.with_store(fill)
 
 
 @contextlib.contextmanager
@@ -142,7 +120,7 @@ def _finished(store: str) -> Figures:
     with (
         _comfyuis(2, _RUN_S) as urls,
         gateway_before(urls[:1], store) as empty,
-        gateway_before(urls[1:], store, _finish) as full,
+        gateway_before(urls[1:], store, lambda gateway: put_cancelled(gateway, _FINISHED, _values)) as full,
     ):
         pairs = [[asyncio.run(measure(gateway)) for gateway in (empty, full)] for _ in range(_PAIRS)]
     ratios = [of_full / of_empty for of_empty, of_full in pairs]

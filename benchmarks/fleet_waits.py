@@ -1,18 +1,24 @@
 """What a client waits for that should take a moment: the next run after a cancel, a webhook, a turn behind many.
 
-Two ComfyUIs, stand-ins, on JetStream with an outward worker beside each. A running request is cancelled 20 times: how
-long after its step's end does the next one start there? 2,000 webhooks are owed to a receiver that never responds, then
-to one that refuses connections: how long do 20 webhooks to a receiver that is well take, half of them of the same
-token? 500 requests of a token wait: how many start before a single one of another token, on a ComfyUI that becomes free
-after that was accepted? Ten of these have the models that are loaded, ten have others.
+ComfyUIs are stand-ins, on JetStream with an outward worker beside each.
+
+- A running request is cancelled 20 times, on two ComfyUIs: how long after its step's end does the next one start there?
+- 2,000 webhooks are owed to a receiver that never responds, then to one that refuses connections: how long do 20
+  webhooks to a receiver that is well take, half of them of the same token?
+- Ten tokens are revoked: how long do their event streams go on, on JetStream at two gateways?
+- 500 requests of a token wait for two ComfyUIs, and single ones of another token come, one after the other, ten for the
+  models that are loaded and ten for others: how many of the 500 start before one of these, on a ComfyUI that becomes
+  free after it was accepted?
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import math
+import operator
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -23,18 +29,17 @@ from PIL import Image
 
 from ..client.hosted_api import HostedApi
 from ..contract.parameters import DEMO, END_IMAGE, HOSTED, PROMPT, SEED, START_IMAGE, Value
-from ..gateway.jobs.records import Submission
-from ..gateway.jobs.store import Store
-from ..gateway.jobs.tokens import hash_token
 from ._figures import Figure, Figures, Options, summed
-from ._fleet import data_uri, gateway_before
+from ._fleet import data_uri, gateway_before, put_cancelled
 from ._gateway import GatewayProcess
+from ._load import Calls, unlimited_session
 from ._nats import free_ports
 from ._stand_in import Run, StandIn, stand_ins
 
 _LOOK_S = 0.01
 _CANCELS, _CANCELLED_RUN_S, _CANCEL_AFTER_S = 20, 600.0, 0.3
-_DEAD, _LIVE, _LIVE_EVERY_S, _AT_ONCE = 2_000, 20, 0.37, 64
+_DEAD, _LIVE, _LIVE_EVERY_S = 2_000, 20, 0.37
+_REVOKED = 10
 _MANY, _SINGLES, _RUN_S = 500, 20, 1.5
 
 
@@ -43,6 +48,7 @@ def run(options: Options) -> Figures:
     return {
         **_with_stand_ins(_cancel, _CANCELLED_RUN_S, options.store),
         **asyncio.run(_webhooks(options.store)),
+        **asyncio.run(_revoked(options.store)),
         **_with_stand_ins(_wait_for_a_turn, _RUN_S, options.store),
     }
 
@@ -165,20 +171,6 @@ async def _webhooks(store: str) -> Figures:
 def _behind_dead(receiver: _Receiver, dead_port: int, comfyui_url: str, store: str) -> Figure:
     """Return how long webhooks take from the end of their request, while others are owed to the dead port."""
 
-    async def owe(gateway: GatewayProcess, inside: Store) -> None:
-        token = await inside.find_token(hash_token(gateway.token))
-        if token is None:
-            raise RuntimeError("the store does not have the gateway's token")
-
-        async def owe_share(share: int) -> None:
-            for number in range(share, _DEAD, _AT_ONCE):
-                url = f"http://127.0.0.1:{dead_port}/dead"
-                job_id = str(uuid.uuid4())
-                await inside.submit(Submission(job_id, token.id, DEMO.model_id, _values(number), {}, webhook=url))
-                await inside.cancel(job_id)
-
-        await asyncio.gather(*map(owe_share, range(_AT_ONCE)))
-
     async def send(gateway: GatewayProcess) -> Figure:
         other = await asyncio.to_thread(gateway.new_token, "other")
         delays = []
@@ -196,10 +188,49 @@ def _behind_dead(receiver: _Receiver, dead_port: int, comfyui_url: str, store: s
         return _most(delays, "s", ("<", 2.0))
 
     def fill(gateway: GatewayProcess) -> None:
-        gateway.with_store(functools.partial(owe, gateway))
+        put_cancelled(gateway, _DEAD, _values, webhook=f"http://127.0.0.1:{dead_port}/dead")
 
     with gateway_before([comfyui_url], store, fill, allow_private_urls=True) as gateway:
         return asyncio.run(send(gateway))
+
+
+# A token
+
+
+async def _revoked(store: str) -> Figures:
+    async with stand_ins(1, seconds=_CANCELLED_RUN_S) as hosts:
+        return await asyncio.to_thread(_revoke_at, hosts[0].url, store)
+
+
+def _revoke_at(comfyui_url: str, store: str) -> Figures:
+    """Revoke tokens that have an event stream at each gateway of a fleet of two; on SQLite there is one gateway."""
+
+    async def revoke(gateways: list[GatewayProcess]) -> Figures:
+        delays = []
+        async with unlimited_session() as http:
+            for number in range(_REVOKED):
+                name = f"guest-{number}"
+                token = await asyncio.to_thread(gateways[0].new_token, name)
+                each = [Calls(http, gateway.api, token, _values) for gateway in gateways]
+                await each[0].submit()
+                each[-1].ids = each[0].ids
+                opened = asyncio.Semaphore(0)
+                streams = [asyncio.create_task(calls.follow(0, opened)) for calls in each]
+                for _ in streams:
+                    await opened.acquire()
+                await asyncio.to_thread(gateways[0].with_store, operator.methodcaller("revoke_token", name))
+                begun = time.monotonic()
+                await asyncio.gather(*streams)
+                delays.append(time.monotonic() - begun)
+        return {"revoked_streams_end_max_s": _most(delays, "s", ("<=", 2.0))}
+
+    with gateway_before([comfyui_url], store) as gateway, contextlib.ExitStack() as stack:
+        gateways = [gateway]
+        if store == "jetstream":
+            gateways.append(gateway.twin())
+            stack.callback(gateways[1].stop)
+            gateways[1].start()
+        return asyncio.run(revoke(gateways))
 
 
 # A turn

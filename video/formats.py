@@ -194,8 +194,12 @@ def listed() -> list[str]:
 
 
 def works(chosen: Format) -> bool:
-    """Return whether the encoder encodes a frame on this machine; it is tried once."""
-    known = _tried().result()
+    """Return whether the encoder encodes a frame on this machine; it is tried once.
+
+    It waits for another process to try hardware, but not software, which this process may try itself.
+    """
+    tried = _tried()
+    known = tried.result() if chosen.hardware or tried.done() else None
     if known is None:
         return not chosen.hardware and _is_built(chosen) and _encodes(chosen)
     return chosen.name in known
@@ -251,7 +255,8 @@ def _encodes(chosen: Format) -> bool:
 def _tried() -> Future[frozenset[str] | None]:
     """Begin to try all formats; the result has the names of those that encoded a frame, or is None if none was tried.
 
-    Another process tries them: ComfyUI's opens no CUDA for it, and an encoder that crashes ends nothing else.
+    Another process tries them, hardware last: ComfyUI's opens no CUDA for it, and an encoder that crashes there, or
+    hangs, hides only those that come after it.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="wan-flf2v encoders")
     tried = thread.submit(_try_elsewhere)
@@ -261,17 +266,18 @@ def _tried() -> Future[frozenset[str] | None]:
 
 def _try_elsewhere() -> frozenset[str] | None:
     try:
-        done = subprocess.run(  # noqa: S603
+        found = subprocess.run(  # noqa: S603
             [sys.executable, __file__],
             capture_output=True,
-            text=True,
             timeout=_PROBE_S,
-            check=True,
+            check=False,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # else Windows shows a console for a moment
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return frozenset(done.stdout.splitlines())
+        ).stdout
+    except subprocess.TimeoutExpired as error:
+        found = error.stdout or b""
+    except OSError:
+        found = b""
+    return frozenset(found.decode("utf-8", "replace").splitlines()) or None
 
 
 def _has_nvenc() -> bool:
@@ -284,5 +290,6 @@ def _has_nvenc() -> bool:
 
 
 if __name__ == "__main__":
-    may_have = [one for one in FORMATS if _is_built(one) and (not one.hardware or _has_nvenc())]
-    print(*(one.name for one in may_have if _encodes(one)), sep="\n")
+    for one in sorted(FORMATS, key=lambda one: one.hardware):
+        if _is_built(one) and (not one.hardware or _has_nvenc()) and _encodes(one):
+            print(one.name, flush=True)

@@ -102,7 +102,9 @@ EXTRA_FIELD = ErrorKind(422001, 'The form must have only one field, "{field}".',
 
 RATE_LIMIT = ErrorKind(429001, "This token may send {limit} requests per minute{where}. Try again in {retry_after} s.")
 QUEUE_FULL = ErrorKind(429001, "This token already has {limit} requests waiting. Try again in {retry_after} s.")
-STREAMS_FULL = ErrorKind(429001, "This token already has {limit} event streams open. Try again in {retry_after} s.")
+STREAMS_FULL = ErrorKind(
+    429001, "This token already has {limit} event streams open{where}. Try again in {retry_after} s."
+)
 UPLOADS_FULL = ErrorKind(
     429001, "With this file, the uploads of this token exceed {limit} MiB in all. Try again in {retry_after} s."
 )

@@ -14,12 +14,12 @@ from ...client.images import ImageError
 from ..images import ImageInput, Images, Intake
 from ..jobs.records import StoredFile
 from ..jobs.results import CONTENT_TYPES, ExpiredLinkError, InvalidLinkError, Results
-from ..jobs.store import Store
+from ..jobs.store import Store, within
 from ..jobs.tokens import is_valid
 from ..settings import Settings
 from . import errors
 from .errors import ApiError, bad_field, too_many, validation_error
-from .middleware import public, token_of
+from .middleware import WRITE_S, public, token_of
 from .request_body import LargeBodies, Pace, too_large
 from .responses import UploadResponse, json_response, timestamp
 from .sending import FilePart
@@ -62,7 +62,8 @@ class FileRoutes:
                 created_at=time.time(),
             )
             max_bytes = self._settings.uploads_max_bytes
-            oldest = await self._store.add_file(file, max_bytes)
+            with within(WRITE_S):
+                oldest = await self._store.add_file(file, max_bytes)
             if oldest is not None:
                 wait_s = oldest + self._settings.result_ttl_s - time.time()
                 raise too_many(errors.UPLOADS_FULL, wait_s, limit=max_bytes >> 20)

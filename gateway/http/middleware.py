@@ -25,7 +25,7 @@ from .metrics import Metrics
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-WRITE_S = 9.0  # how long a POST waits for the store in each of its steps: it can be sent again, and must not hang
+WRITE_S = 9.0  # how long a POST waits for records at a time: it can be sent again, and must not hang
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import time
@@ -32,6 +33,7 @@ _OLD_S = 60.0  # until then, a model that could run is taken to be there while C
 _PATIENCE_S = 1.0  # of a submit; a ComfyUI that is loading a model can take long to respond
 _LOOK_S = 5.0  # for one ComfyUI
 _WHOLE_LOOK_S = 15.0  # after so long no other ComfyUIs are asked
+_PROBE_S = 6.0  # for a probe of readiness: what was known before counts then
 _FIRST_AT_ONCE, _AT_ONCE = 2, 8  # ComfyUIs that are asked at the same time
 _KIND = "workflow"
 MAX_LIMIT = 100  # of a list
@@ -55,7 +57,7 @@ class Availability:
         self._said: dict[Address, dict[str, list[str]]] = {}  # what each model lacks there, as it said last
         self._silent: set[Address] = set()  # they did not respond when they were asked last
         self._lacking: dict[str, list[str]] = {}
-        self._problem: Problem | None = None
+        self._problem: Problem | None = Problem("No ComfyUI has responded yet.", waits=not self._addresses)
         self._known_at = -math.inf
         self._look: asyncio.Task[None] | None = None
 
@@ -76,15 +78,17 @@ class Availability:
     async def problem(self) -> Problem | None:
         """Return why ComfyUI can run no request now, ``None`` if it can run one.
 
-        Where all workers are outward, none of them is expected to be there: they come when there is work.
+        Where all workers are outward, none of them is expected to be there: they come when there is work. Waits a few
+        seconds at most.
         """
         if time.monotonic() - self._known_at > _FRESH_S:
-            await asyncio.wait((self._begin_look(),))
+            await asyncio.wait((self._begin_look(),), timeout=_PROBE_S)
         return self._problem
 
     def _begin_look(self) -> asyncio.Task[None]:
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._ask())
+            # Not in the caller's context: others wait for it too, and its call may be one ``within`` a few seconds.
+            self._look = contextvars.Context().run(asyncio.create_task, self._ask())
         return self._look
 
     async def _ask(self) -> None:

@@ -24,6 +24,7 @@ from .openapi import document
 
 _LOG = logging.getLogger("wan_flf2v.gateway")
 _DISK_KNOWN_S = 3.0
+_DISPATCHER_DOWN = Problem("The API's dispatcher failed; it tries again soon. The API's log says more.")
 _READY_S = 4.0  # for the store: probes of readiness wait few seconds
 
 
@@ -79,11 +80,14 @@ class OpsRoutes:
     async def readyz(self, request: web.Request) -> web.Response:
         """Return 200 if a request could run now, else 503 and, with a token, why not. It speaks of no single model.
 
+        What can keep every request from running is the dispatcher, ComfyUI, or what all models lack there.
+
         A gateway of a fleet without a worker is ``degraded`` with 200: it takes requests, whose number tells an
         autoscaler to start workers. Behind a load balancer it would get none if this were a 503.
         """
         with within(_READY_S):
-            problem, token = await self._find_problem(), await self._authentication.find(request)
+            health, token = await self._store.health(), await self._authentication.find(request)
+        problem = _DISPATCHER_DOWN if health.dispatcher == "down" else await self._availability.problem()
         down = problem is not None and not problem.waits
         status = "ready" if problem is None else "down" if down else "degraded"
         body: dict[str, Any] = {"ready": problem is None, "status": status}
@@ -99,7 +103,7 @@ class OpsRoutes:
         names = dict.fromkeys([*models, *(job.model_id for job in queue)])  # one that was removed may have jobs
         unfinished = {(name, status): counts[name, status] for name in names for status in UNFINISHED}
         up = (await self._store.health()).comfyui == "up"
-        workers = await self._workers(token_of(request))
+        workers = _as_seen(await self._store.workers(), token_of(request))
         text = self._metrics.render(jobs, unfinished, comfyui_up=up, workers=workers)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -114,21 +118,14 @@ class OpsRoutes:
         return web.json_response(document((await self._models.all()).values()))
 
     async def _workers(self, token: Token) -> list[WorkerState]:
-        """Return the workers as this token may see them.
-
-        Only an operator sees addresses, instances, errors and requests of other tokens. Others see numbers as names.
-        """
-        workers = await self._store.workers()
+        """Return the workers as this token may see them: requests of other tokens only if it is an operator's."""
+        workers = _as_seen(await self._store.workers(), token)
         if token.operator:
             return workers
-        shown = []
-        for number, worker in enumerate(workers, 1):
-            job = None if worker.request_id is None else await self._store.get(worker.request_id)
-            hidden: dict[str, Any] = {"name": f"ComfyUI {number}", "instance": None, "error": None}
-            if job is None or job.token != token.id:
-                hidden |= {"request_id": None, "attempt": None}
-            shown.append(replace(worker, **hidden))
-        return shown
+        ids = [worker.request_id for worker in workers if worker.request_id is not None]
+        jobs = await asyncio.gather(*map(self._store.get, ids))
+        own = {job.id for job in jobs if job is not None and job.token == token.id}
+        return [each if each.request_id in own else replace(each, request_id=None, attempt=None) for each in workers]
 
     async def _find_disk_problem(self) -> ErrorKind | None:
         """Try to write, into the store and beside it; return what a client is told if that fails."""
@@ -140,8 +137,11 @@ class OpsRoutes:
             return kind_of(error)
         return None
 
-    async def _find_problem(self) -> Problem | None:
-        """Return what keeps every request from running: the dispatcher, ComfyUI, or what all models lack there."""
-        if (await self._store.health()).dispatcher == "down":
-            return Problem("The API's dispatcher failed; it tries again soon. The API's log says more.")
-        return await self._availability.problem()
+
+def _as_seen(workers: list[WorkerState], token: Token) -> list[WorkerState]:
+    """Return the workers with what a token may see of them: addresses, instances and errors are an operator's."""
+    if token.operator:
+        return workers
+    return [
+        replace(worker, name=f"ComfyUI {number}", instance=None, error=None) for number, worker in enumerate(workers, 1)
+    ]

@@ -88,7 +88,8 @@ class SubmitRoute:
     async def submit(self, request: web.Request) -> web.Response:
         """Accept a request for a model; a request that got a 200 survives a crash."""
         token = token_of(request)
-        model = await find_model(self._models, request.match_info["model_id"])
+        with within(WRITE_S):
+            model = await find_model(self._models, request.match_info["model_id"])
         webhook = _webhook(request)
         every_status = boolean_query(request, _EVERY_STATUS)
         base = base_url(request, self._settings)
@@ -253,10 +254,11 @@ class RequestRoutes:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel a waiting or running request; a finished one stays as it is."""
-        job = await self._find_job(request)
-        outcome = await self._store.cancel(job.id)
-        self._dispatcher.poke()
-        job = await self._store.get(job.id) or job
+        with within(WRITE_S):
+            job = await self._find_job(request)
+            outcome = await self._store.cancel(job.id)
+            self._dispatcher.poke()
+            job = await self._store.get(job.id) or job
         body = CancelResponse(
             request_id=job.id,
             status=status_word(job),
@@ -280,7 +282,8 @@ class RequestRoutes:
         if job.finished and job.stamp <= last:
             return web.Response(status=204)
         if self._streams[token.id] >= _MAX_STREAMS:
-            raise too_many(errors.STREAMS_FULL, _STREAMS_FULL_WAIT_S, limit=_MAX_STREAMS)
+            where = " at this gateway" if self._settings.nats is not None else ""
+            raise too_many(errors.STREAMS_FULL, _STREAMS_FULL_WAIT_S, limit=_MAX_STREAMS, where=where)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter for nginx
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **headers})
         base = base_url(request, self._settings)

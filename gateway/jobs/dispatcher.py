@@ -83,8 +83,7 @@ class Dispatcher:
                 await self._run_rounds()
         finally:
             keeping.cancel()
-            await asyncio.wait((keeping,))
-            await self._stop_all()
+            await asyncio.gather(asyncio.wait((keeping,)), self._stop_all())  # a silent store keeps both waiting
             with contextlib.suppress(StoreError), within(_RESIGN_S):  # else its right ends by itself
                 await self._store.resign(self._name)
 
@@ -320,7 +319,7 @@ class Dispatcher:
             worker = self._choose(job, free, able)
             if worker is not None:
                 for other in self._workers.values():
-                    if other.late == job.id:  # and silent
+                    if job.id in other.held():  # a lost attempt that it has taken up; it is silent again
                         other.abandon(job.id)
                 free.remove(worker)
                 worker.start(job)

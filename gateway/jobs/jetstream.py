@@ -32,10 +32,12 @@ _CONNECT_S = 5.0
 _REPLY_S = 1.5  # for one reply of the server
 _SHORTEST_REPLY_S = 0.25  # for one at the end of a call's time
 _LARGE_REPLY_S = 10.0  # for one to a message, or with one, of half a MiB
-_CALL_S = 12.0  # for one call of the store, with all repetitions; longer than elections of a leader (8.9 s were seen)
+_CALL_S = (
+    12.0  # for one request to the server, with all repetitions; longer than elections of a leader (8.9 s were seen)
+)
 _PUT_S = 9.0  # for one message that is no record: a client that brings an image waits for it
 _AT_ONCE = 8  # transactions of one process
-_LOCK_S = 30.0  # how long a transaction waits for those before it
+_LOCK_S = 30.0  # how long a call waits for those before it
 _PAUSE_S = (0.01, 0.3)  # the first and the longest mean pause before a repetition
 _TOMBSTONE_S = 120  # how long a removed record is seen as removed
 _FRESH_S = _TOMBSTONE_S / 4  # a view that was not brought up to date for so long begins from scratch
@@ -539,10 +541,10 @@ class Stream:
         """
         operation, unseen = uuid.uuid4().hex, list[_T]()
         if waits and not self._retrying.locked():
-            async with self._holding(self._slots):
+            async with self.holding(self._slots):
                 with contextlib.suppress(_RefusedError):
                     return await self._attempt(work, operation, unseen)
-        async with self._holding(self._retrying) if waits else contextlib.nullcontext():
+        async with self.holding(self._retrying) if waits else contextlib.nullcontext():
             for pause in _pauses():
                 await asyncio.sleep(pause)
                 with contextlib.suppress(_RefusedError):
@@ -550,7 +552,7 @@ class Stream:
             raise self._busy()
 
     @contextlib.asynccontextmanager
-    async def _holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
+    async def holding(self, lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
         """Hold a lock; ``StoreError`` if the calls that came before take too long."""
         try:
             await asyncio.wait_for(lock.acquire(), left(_LOCK_S))
@@ -713,7 +715,7 @@ class View:
 
     async def refresh(self) -> None:
         """Bring the view up to date with all that had been written when this was called."""
-        async with self._lock:
+        async with self._stream.holding(self._lock):
             try:
                 await self._refresh()
             except BaseException:

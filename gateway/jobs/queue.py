@@ -91,7 +91,7 @@ def states_of(ordered: Iterable[QueuedJob], stamps: Mapping[str, int]) -> dict[s
 class FollowingStore(Store):
     """The part of a store that follows jobs; ``_read_states`` is all that it needs besides the protocol.
 
-    ``_told_at`` is when something was told last.
+    ``_told_at`` is when the latest wait for news ended.
     """
 
     look_s = 0.25

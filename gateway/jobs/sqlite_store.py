@@ -708,6 +708,7 @@ def _connect(path: Path, *, timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.Conne
     database.row_factory = sqlite3.Row
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA foreign_keys=ON")
+    database.execute("PRAGMA cache_size=-1024")  # KiB of four connections each: the system keeps the file in memory too
     return database
 
 

@@ -38,7 +38,8 @@ CANCEL_REASON = "its client cancelled it"  # in a job's history
 def within(seconds: float) -> Iterator[None]:
     """Let the calls of a store inside the block wait no longer for other processes than this in all: ``StoreError``.
 
-    What a call that gave up was to write may be written all the same.
+    What a call that gave up was to write may be written all the same. The store in a file takes no notice: it waits
+    30 s at most for another process that writes.
     """
     token = _END.set(min(_END.get(), time.monotonic() + seconds))
     try:

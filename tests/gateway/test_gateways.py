@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 
 import pytest
@@ -45,6 +46,7 @@ def test_what_one_gateway_has_accepted_goes_on_at_another_when_it_is_killed(tmp_
             assert second.cancel(waiting).json["outcome"] == "cancelled"
             ((cancelled, state),) = stream
             assert (cancelled > seen, state["status"]) == (True, "cancelled")
+            host.seconds = 1.0
             told = list(events(second, running, last=last))
             versions = [version for version, _ in told]
             assert versions == sorted({*versions} - {last}) and min(versions) > last
@@ -55,7 +57,7 @@ def test_what_one_gateway_has_accepted_goes_on_at_another_when_it_is_killed(tmp_
             assert (part.status, part.content) == (206, second.get(link, token=None).content[5:15])
         assert [prompt for prompt, *_ in host.ran] == [running]
 
-    beside_comfyui(use, seconds=4.0)
+    beside_comfyui(use, seconds=math.inf)
 
 
 def events_or_none(gateway, request_id, last):
@@ -80,7 +82,7 @@ def test_a_token_that_is_revoked_is_refused_at_every_gateway_and_its_streams_end
             began = time.monotonic()
             assert store.revoke_token("guest")
             while second.get("/v1/requests", token=token).status != 401:
-                pass
+                assert time.monotonic() - began < GENEROUS_S
             refused = time.monotonic() - began
             assert second.get(link, token=None).status == 403
             rest = [[state["status"] for _, state in stream] for stream in streams]

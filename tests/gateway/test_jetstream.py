@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import json
+import math
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ from dataclasses import replace
 import nats
 import psutil
 import pytest
+from support.api_runs import until
 from support.gateway_process import BODY, SUBMIT, SUBMIT_DEMO, Gateway, events
 from support.nats_server import CONFIG, NatsServer, admin, edit_stream, extended_config, free_ports, shared_server
 from support.stores import STORES, Blocking, fleet_url
@@ -551,7 +553,7 @@ def test_a_gateway_that_starts_reads_no_finished_request(tmp_path, monkeypatch):
             assert other.newest("t", 9, status="failed") == []
 
 
-def follow(tmp_path, use, count=1):
+def follow(tmp_path, use, count=1, *, hears=True):
     """Follow waiting jobs at one gateway; ``use`` gets it, another one, and a future of what is seen of each next."""
 
     async def go():
@@ -562,7 +564,9 @@ def follow(tmp_path, use, count=1):
             for each in changes:
                 await anext(each)
             following = [asyncio.ensure_future(anext(each)) for each in changes]
-            await asyncio.sleep(1.0)  # it hears by now
+            if hears:
+                await until(lambda: store._states_at > store._heard_at > -math.inf)
+            await asyncio.sleep(0.5)  # it hears of progress too
             return await use(store, other, dict(zip((job.id for job in jobs), following, strict=True)))
         finally:
             await store.close()
@@ -620,7 +624,7 @@ def test_who_was_not_told_looks_all_the_same(tmp_path, monkeypatch):
         return await cancelled(other, *following, following)
 
     monkeypatch.setattr(Stream, "hear", hear)
-    assert follow(tmp_path, use) == "cancelled"
+    assert follow(tmp_path, use, hears=False) == "cancelled"
 
 
 def test_a_gateway_hears_again_after_its_consumer_is_gone(tmp_path, monkeypatch):
@@ -629,7 +633,9 @@ def test_a_gateway_hears_again_after_its_consumer_is_gone(tmp_path, monkeypatch)
 
     async def use(store, other, following):
         name = stream_of(tmp_path)
-        for consumer in (await asyncio.to_thread(admin, f"CONSUMER.NAMES.{name}"))["consumers"]:
+        consumers = (await asyncio.to_thread(admin, f"CONSUMER.NAMES.{name}"))["consumers"]
+        assert consumers
+        for consumer in consumers:
             await asyncio.to_thread(admin, f"CONSUMER.DELETE.{name}.{consumer}")
         first, last = following  # the last one first: then no position changes
         missed = await cancelled(other, last, following)

@@ -34,10 +34,11 @@ def test_a_job_runs_on_a_comfyui_that_the_gateway_cannot_reach(tmp_path):
     """Its images go there, and its video comes back, byte for byte."""
 
     async def test():
-        async with StandIn(seconds=2.0) as host, fleet(tmp_path) as api, api.dispatching():
-            job = await submit(api.store, inputs=put_inputs(tmp_path))
+        async with StandIn(seconds=20.0) as host, fleet(tmp_path) as api, api.dispatching():
+            job = await submit(api.store, inputs=put_inputs(tmp_path), **{"57_steps": 10})
             async with workers(api, one=host):
                 await until(lambda: is_seen_at_work(api, job))
+                host.seconds = 0.0
                 end = await api.until(job)
                 assert (end.status, end.attempt, end.worker) == ("succeeded", 1, host.instance), end.error
                 (video,) = [content for (kind, *_), content in host.files.items() if kind == "output"]
@@ -81,7 +82,7 @@ async def two(data, seconds, **settings):
         async with workers(api, **hosts) as running, api.dispatching():
             await until(lambda: api.is_now("one", "idle"))
             await until(lambda: api.is_now("two", "idle"))
-            job = await submit(api.store)
+            job = await submit(api.store, **{"57_steps": 10})  # so that progress is seen
             first, second = await on(job, hosts)
             yield api, hosts, running, job, first, second
 

@@ -14,6 +14,7 @@ from wan_flf2v.benchmarks._gateway import worker_processes
 from wan_flf2v.benchmarks._stand_in import stand_ins
 
 RUN_S = 1.5
+UNFINISHED = 5  # requests that two workers cannot end before others come
 NAMES = {"worker-0", "worker-1"}
 
 
@@ -39,11 +40,12 @@ class Client:
         return answer
 
     def submit_all(self):
-        """Submit a request every half second until there are enough, and look at one of before."""
+        """Let several requests be unfinished until there are enough, and look at one of before now and then."""
         while not self.enough.is_set():
-            self.ids.append(self.call("POST", SUBMIT_DEMO, BODY).json["request_id"])
+            while len(self.unfinished()) < UNFINISHED:
+                self.ids.append(self.call("POST", SUBMIT_DEMO, BODY).json["request_id"])
             self.call("GET", f"/v1/requests/{self.ids[len(self.ids) // 2]}/status")
-            time.sleep(0.5)
+            time.sleep(0.2)
 
     def unfinished(self):
         listed = (self.call("GET", f"/v1/requests?status={status}") for status in ("in_queue", "in_progress"))
@@ -73,6 +75,8 @@ def test_a_fleet_is_restarted_one_after_the_other_and_loses_nothing(tmp_path):
             client.wait_for_workers()
             load = threading.Thread(target=client.submit_all)
             load.start()
+            while len(client.ids) < UNFINISHED:
+                time.sleep(0.05)
             with contextlib.ExitStack() as stack:
                 stack.callback(load.join)
                 stack.callback(client.enough.set)

@@ -255,10 +255,10 @@ def queue_calls(telling):
 
 
 def test_the_queue_is_asked_for_seldom_while_the_websocket_tells_of_steps():
-    """Every ten seconds: not again between the tenth step, after three, and the last, after nine."""
+    """Every ten seconds: once at most between the tenth step, after three, and the last, after nine."""
     _, at_steps = queue_calls(telling=True)
     assert len(at_steps) > 1
-    assert len(set(at_steps)) == 1
+    assert max(at_steps) - min(at_steps) <= 1
 
 
 def test_the_queue_is_asked_for_often_while_the_websocket_is_silent():

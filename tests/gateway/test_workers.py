@@ -366,7 +366,7 @@ def test_a_prompt_that_was_given_up_is_removed_when_its_comfyui_comes_back(tmp_p
 
 
 @pytest.mark.parametrize("kind", STORES)
-@pytest.mark.parametrize("then", ["ends", "is cancelled", "runs elsewhere"])
+@pytest.mark.parametrize("then", ["ends", "is cancelled", "runs elsewhere", "is copied, and silent again"])
 def test_a_late_result_counts_while_its_job_waits_again(tmp_path, monkeypatch, short_timeouts, kind, then):
     """Jobs of a higher priority run in between. Its prompt is removed only once another attempt was assigned."""
     monkeypatch.setenv(CHOSEN, kind)
@@ -399,6 +399,18 @@ def test_a_late_result_counts_while_its_job_waits_again(tmp_path, monkeypatch, s
                     await api.store.cancel(job.id)
                     await until(lambda: first.ran[0].end is not None)
                     assert first._history[job.id].interrupted
+                elif then == "is copied, and silent again":
+                    first.hold_files()
+                    first.seconds = 0.0
+                    await until(lambda: first.held)
+                    first.stall()
+                    await until(lambda: states(api, first.url, "lost"))
+                    await api.store.cancel(others[1].id)
+                    await until(lambda: prompt_id(job.id, 2) in ids(second))
+                    await api.store.cancel(job.id)
+                    await until(lambda: second.ran[-1].end is not None)
+                    assert second._history[prompt_id(job.id, 2)].interrupted
+                    assert (await api.until(job)).status == "cancelled"
                 else:
                     await api.store.cancel(others[1].id)
                     await until(lambda: prompt_id(job.id, 2) in ids(second))
@@ -411,7 +423,7 @@ def test_a_late_result_counts_while_its_job_waits_again(tmp_path, monkeypatch, s
                 for other in others:
                     await api.store.cancel(other.id)
             assert ids(first).count(job.id) == 1
-            assert (prompt_id(job.id, 2) in ids(second)) == (then == "runs elsewhere")
+            assert (prompt_id(job.id, 2) in ids(second)) == (then in ("runs elsewhere", "is copied, and silent again"))
 
     run(test())
 

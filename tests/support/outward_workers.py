@@ -70,9 +70,9 @@ async def fleet(data, **settings):
 class Running:
     """A worker's process; ``cut`` ends it as kill -9 does, without a word, and ``again`` starts another one."""
 
-    def __init__(self, access, name, host):
-        self.again = lambda: Running(access, name, host)
-        self.worker = OutwardWorker(access, name, Address(host.url, None, verify_tls=True))
+    def __init__(self, access, name, url):
+        self.again = lambda: Running(access, name, url)
+        self.worker = OutwardWorker(access, name, Address(url, None, verify_tls=True))
         self.task = asyncio.create_task(self.worker.run())
 
     async def cut(self):
@@ -87,7 +87,7 @@ async def workers(api, access=None, **hosts):
     for host in hosts.values():
         for name in ("start.jpg", "end.jpg"):
             host.files.setdefault(("input", "", name), b"a photograph")
-    running = {name: Running(access or api.settings.nats, name, host) for name, host in hosts.items()}
+    running = {name: Running(access or api.settings.nats, name, host.url) for name, host in hosts.items()}
     try:
         yield running
     finally:

@@ -154,3 +154,14 @@ def test_a_second_set_up_waits_and_a_killed_one_lets_go(tmp_path):
     assert said == "held\n" and waiter.returncode == 0
     with setup_lock(tmp_path):
         assert (tmp_path / "setup.lock").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for nats-server")
+@pytest.mark.parametrize(("version", "taken"), [("v2.12.0", True), ("v3.0.1", True), ("v2.11.9", False), ("", False)])
+def test_a_nats_server_on_the_path_that_is_too_old_is_passed_over(monkeypatch, tmp_path, version, taken):
+    program = tmp_path / "nats-server"
+    program.write_text(f"#!/bin/sh\necho nats-server: {version}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    own = str(tmp_path / "env" / "nats-server")
+    assert environment.nats_server(tmp_path / "env" / "python") == (str(program) if taken else own)

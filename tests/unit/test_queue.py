@@ -131,8 +131,19 @@ def waits_at_most(workers, lengths, rivals):
     return longest
 
 
+WORKERS, LENGTHS = st.integers(1, 4), st.lists(st.integers(1, 30), min_size=2, max_size=6)
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 4), st.lists(st.integers(1, 30), min_size=2, max_size=6))
+@given(WORKERS, LENGTHS)
 def test_nobody_starves_beside_tokens_that_come_and_go(workers, lengths):
     """After ``max_wait`` only those come before it who wait longer: who came while the token's own jobs ran."""
     assert waits_at_most(workers, lengths, rivals=1000) <= 20.0 + 30.0 + sum(lengths)
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(3600)
+@settings(max_examples=10_000, deadline=None)
+@given(WORKERS, LENGTHS)
+def test_nobody_starves_in_ten_thousand_queues(workers, lengths):
+    assert waits_at_most(workers, lengths, rivals=100) <= 20.0 + 30.0 + sum(lengths)

@@ -648,6 +648,23 @@ def test_another_process_tries_every_encoder():
     assert set(formats.listed()) == tried
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for Python")
+@pytest.mark.parametrize("end", ["kill -SEGV $$", "sleep 60"])
+def test_an_encoder_that_crashes_or_hangs_hides_only_those_after_it(monkeypatch, tmp_path, end):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho mp4 H.264\necho webp\n{end.replace('sleep', 'exec sleep')}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(formats, "_PROBE_S", 1)
+    assert formats._try_elsewhere() == {"mp4 H.264", "webp"}
+
+
+def test_software_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(formats, "_tried", Future)
+    assert formats.works(BY_NAME["mkv FFV1"])
+    assert formats.error_of("mp4 H.264") == ""
+
+
 def test_an_encoder_that_does_not_open_does_not_work():
     refused = Format("own", ".mkv", "matroska", "libx264", "yuv420p", options={"profile": "none such"})
     assert formats._is_built(refused)
