@@ -143,6 +143,7 @@ class GatewayProcess(Program):
         twin = copy.copy(self)
         twin.data = self.data.with_name(f"{self.data.name}-twin")
         twin.data.mkdir(mode=0o700)
+        twin.url, twin._process = "", None
         twin._log = twin.data / self._log.name
         return twin
 
