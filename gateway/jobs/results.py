@@ -204,16 +204,19 @@ class Results:
         began = time.time()
         limit = began - self._settings.result_ttl_s
         own = await asyncio.to_thread(self._sizes)
-        sizes = {**own, **await self._fleet_sizes()}
-        total, expired = sum(sizes.values()), []
+        fleet = await self._fleet_sizes()
+        sizes = {**own, **fleet} if fleet else own
+        total, expired, kept = sum(sizes.values()), [], set[str]()
+        running = {job.id for job in await self._store.queue()}  # before those that ended: one may end in between
         for job_id, finished_at in await self._store.unexpired():
             size = sizes.get(job_id, 0)
             if finished_at < limit or (size and total > self._settings.results_max_bytes):
                 expired.append(job_id)
                 total -= size
+            else:
+                kept.add(job_id)
+        kept |= running.difference(expired)
         await self._store.expire(expired)
-        running = {job.id for job in await self._store.queue()}
-        kept = running | {job_id for job_id, _ in await self._store.unexpired()}  # read later: one may end in between
         for job_id in own.keys() - kept:  # also those of a purge that did not finish
             job = await self._store.get(job_id)
             if job is not None and job.expired:

@@ -96,7 +96,7 @@ async def of_several(tmp_path, hosts, use):
 def at_once(monkeypatch):
     """Let each call look again, and a look end soon."""
     monkeypatch.setattr(models, "_FRESH_S", -1.0)
-    monkeypatch.setattr(models, "_LOOK_S", 0.5)
+    monkeypatch.setattr(models, "_LOOK_S", 2.0)
 
 
 def test_a_silent_comfyui_has_what_it_said_last(tmp_path, monkeypatch):

@@ -316,7 +316,7 @@ async def has_no_worker(api):
 
 def test_a_fleet_whose_only_comfyui_does_not_respond_waits_for_it(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_FRESH_S", -1.0)
-    monkeypatch.setattr(models, "_LOOK_S", 0.5)
+    monkeypatch.setattr(models, "_LOOK_S", 2.0)
 
     async def test():
         async with (
