@@ -186,23 +186,19 @@ def listed() -> list[str]:
     It does not wait: encoders are tried from the first call on. Until that is known, the software formats are those
     that this build of FFmpeg has, and no hardware is offered.
     """
-    tried = _tried()
-    known = tried.result() if tried.done() else None
-    if known is None:
-        return [one.name for one in FORMATS if _is_built(one) and not one.hardware]
-    return [one.name for one in FORMATS if one.name in known]
+    software, hardware = (tried.result() if tried.done() else None for tried in map(_tried, (False, True)))
+    if software is None:
+        software = frozenset(one.name for one in FORMATS if _is_built(one) and not one.hardware)
+    return [one.name for one in FORMATS if one.name in software | (hardware or frozenset())]
 
 
 def works(chosen: Format) -> bool:
-    """Return whether the encoder encodes a frame on this machine; it is tried once.
+    """Return whether the encoder encodes a frame on this machine; it is tried once, and waited for.
 
-    It waits for another process to try hardware, but not software, which this process may try itself.
+    Where nothing could be tried, software that is built works.
     """
-    tried = _tried()
-    known = tried.result() if chosen.hardware or tried.done() else None
-    if known is None:
-        return not chosen.hardware and _is_built(chosen) and _encodes(chosen)
-    return chosen.name in known
+    known = _tried(chosen.hardware).result()
+    return chosen.name in known if known is not None else not chosen.hardware and _is_built(chosen)
 
 
 def error_of(name: str) -> str:
@@ -252,22 +248,22 @@ def _encodes(chosen: Format) -> bool:
 
 
 @cache
-def _tried() -> Future[frozenset[str] | None]:
-    """Begin to try all formats; the result has the names of those that encoded a frame, or is None if none was tried.
+def _tried(hardware: bool) -> Future[frozenset[str] | None]:
+    """Begin to try the formats of hardware, or all others; the result has those that encoded a frame, None if none did.
 
-    Another process tries them, hardware last: ComfyUI's opens no CUDA for it, and an encoder that crashes there, or
-    hangs, hides only those that come after it.
+    Another process tries them: ComfyUI's opens no CUDA for it, SVT-AV1 makes none of its threads a real-time one, as it
+    does for root, and an encoder that crashes or hangs hides only those of its kind that come after it.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="wan-flf2v encoders")
-    tried = thread.submit(_try_elsewhere)
+    tried = thread.submit(_try_elsewhere, hardware)
     thread.shutdown(wait=False)
     return tried
 
 
-def _try_elsewhere() -> frozenset[str] | None:
+def _try_elsewhere(hardware: bool) -> frozenset[str] | None:
     try:
         found = subprocess.run(  # noqa: S603
-            [sys.executable, __file__],
+            [sys.executable, __file__, "hardware" if hardware else "software"],
             capture_output=True,
             timeout=_PROBE_S,
             check=False,
@@ -290,6 +286,7 @@ def _has_nvenc() -> bool:
 
 
 if __name__ == "__main__":
-    for one in sorted(FORMATS, key=lambda one: one.hardware):
-        if _is_built(one) and (not one.hardware or _has_nvenc()) and _encodes(one):
+    hardware = sys.argv[1] == "hardware"
+    for one in FORMATS:
+        if one.hardware == hardware and _is_built(one) and (not hardware or _has_nvenc()) and _encodes(one):
             print(one.name, flush=True)

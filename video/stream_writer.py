@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
 import av
 import torch
 from av.video.reformatter import ColorRange
@@ -15,6 +20,7 @@ from .whole_file import Writer
 # ITU-T H.273 code points: 1 is BT.709 in the tables for primaries, transfer characteristics and matrix; 13 is sRGB's
 # transfer characteristics, 0 the matrix of RGB itself.
 _H273_BT709, _H273_SRGB, _H273_RGB = 1, 13, 0
+_THREADS = "/proc/self/task"
 
 
 class StreamWriter(Writer):
@@ -50,7 +56,8 @@ class StreamWriter(Writer):
 
     def _write(self, frame: torch.Tensor) -> None:
         picture = to_picture(frame, self.settings, self.width, self.height)
-        self._container.mux(self._stream.encode(picture))
+        with _ordinary_threads() if self.frames_written == 0 else contextlib.nullcontext():
+            self._container.mux(self._stream.encode(picture))  # the first one opens the encoder
         self.frames_written += 1
         if self._sound is not None:
             self._sound.write_until(self.frames_written / self.settings.frame_rate)
@@ -59,3 +66,22 @@ class StreamWriter(Writer):
         self._container.mux(self._stream.encode(None))
         if self._sound is not None:
             self._sound.flush()
+
+
+@contextlib.contextmanager
+def _ordinary_threads() -> Iterator[None]:
+    """Leave this thread as it is, and the threads that the block starts ordinary ones.
+
+    For root, SVT-AV1 makes all of them real-time threads (SCHED_FIFO): then the machine has no time for others.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    policy, priority, before = os.sched_getscheduler(0), os.sched_getparam(0), set(os.listdir(_THREADS))  # noqa: PTH208
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+        for thread in set(os.listdir(_THREADS)) - before:  # noqa: PTH208
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))

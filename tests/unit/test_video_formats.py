@@ -73,6 +73,14 @@ SAID_WITH_ALPHA = {
 }
 
 
+@pytest.fixture(autouse=True)
+def an_ordinary_thread():
+    """SVT-AV1, called by a test itself, makes this one a real-time thread for root, and what it starts later too."""
+    yield
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def clip(alpha=False):
     """Return frames of gradients, primaries, skin and fine noise, float [frames, channels, height, width]."""
     across, down = torch.linspace(0, 1, WIDTH), torch.linspace(0, 1, HEIGHT).view(-1, 1)
@@ -619,7 +627,7 @@ def known(*names):
     """What the trial of the encoders gives once it has ended."""
     tried = Future()
     tried.set_result(None if None in names else frozenset(names))
-    return lambda: tried
+    return lambda hardware: tried
 
 
 def test_a_format_that_does_not_work_is_not_listed_and_names_one_that_does(monkeypatch):
@@ -641,7 +649,7 @@ def test_where_nothing_could_be_tried_software_is_taken_at_its_word(monkeypatch)
 
 
 def test_another_process_tries_every_encoder():
-    tried = formats._tried().result()
+    tried = formats._tried(False).result() | (formats._tried(True).result() or set())
     assert {one.name for one in FORMATS if not one.hardware} <= tried | {
         one.name for one in FORMATS if not formats._is_built(one)
     }
@@ -656,13 +664,33 @@ def test_an_encoder_that_crashes_or_hangs_hides_only_those_after_it(monkeypatch,
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(formats, "_PROBE_S", 1)
-    assert formats._try_elsewhere() == {"mp4 H.264", "webp"}
+    assert formats._try_elsewhere(False) == {"mp4 H.264", "webp"}
 
 
-def test_software_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(formats, "_tried", Future)
-    assert formats.works(BY_NAME["mkv FFV1"])
+def test_software_does_not_wait_for_hardware(monkeypatch):
+    software = known("mp4 H.264")(False)
+    monkeypatch.setattr(formats, "_tried", lambda hardware: Future() if hardware else software)
+    assert formats.listed() == ["mp4 H.264"]
     assert formats.error_of("mp4 H.264") == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux's scheduler")
+@pytest.mark.parametrize("name", ["mp4 AV1", "webm AV1", "mp4 H.265"])
+def test_no_thread_becomes_a_real_time_one(tmp_path, name):
+    """SVT-AV1 asks for it as root, and then the machine has no time for others."""
+
+    def policies():
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}  # noqa: PTH208
+
+    frames = clip()[:2]
+    made = Settings(RATE, BY_NAME[name], alpha=False, frames=2)
+    frames = frames if made.takes_floats else to_planar_bytes(frames)
+    with new_writer(tmp_path / "video", WIDTH, HEIGHT, made) as writer:
+        for frame in frames:
+            writer.write(frame)
+            assert policies() == {os.SCHED_OTHER}
+        writer.flush()
+    assert policies() == {os.SCHED_OTHER}
 
 
 def test_an_encoder_that_does_not_open_does_not_work():
