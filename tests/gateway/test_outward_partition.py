@@ -18,7 +18,7 @@ from wan_flf2v.gateway.jobs.store import StoreError
 from wan_flf2v.gateway.settings import NatsAccess
 
 pytestmark = pytest.mark.slow
-LONG_S, STEPS = 60.0, {"57_steps": 20}  # a run that a test ends
+LONG_S, STEPS = 150.0, {"57_steps": 20}  # a run that a test ends
 CUTS = pytest.mark.parametrize("ways", [WAYS[:1], WAYS[1:], WAYS], ids="+".join)
 
 

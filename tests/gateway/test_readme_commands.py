@@ -22,7 +22,7 @@ from wan_flf2v.gateway.serve import default_data
 
 pytestmark = pytest.mark.slow
 SECTIONS = ("From one GPU to several", "Several gateways", "Workers that no gateway reaches")
-NOT_HERE = ("python main.py", "CUDA_VISIBLE_DEVICES=", "pip install")  # ComfyUI, for which stand-ins stand in; set-up
+NOT_HERE = ("python main.py", "mkdir ", "pip install")  # ComfyUI, for which stand-ins stand in; set-up
 LONG_S = 60.0
 
 
