@@ -181,8 +181,10 @@ def _too_high(model: ModelContract, values: Mapping[str, Value]) -> Iterator[Fie
 def _miscounted(model: ModelContract, values: Mapping[str, Value]) -> Iterator[FieldError]:
     """Yield an error for each text that has several lines, but not as many as ``lines`` asks."""
     for parameter in model.parameters:
+        if parameter.lines is None:
+            continue
         found = sum(bool(line.strip()) for line in str(values[parameter.key]).splitlines())
-        if parameter.lines is not None and found not in (0, 1, parameter.lines):
+        if found not in (0, 1, parameter.lines):
             message = (
                 f"{parameter.key} has {found} lines. Give {parameter.lines} lines, or a single one that is for all; "
                 "empty lines do not count."

@@ -228,7 +228,6 @@ def _is_built(chosen: Format) -> bool:
     return chosen.pixels in {one.name for one in av.Codec(chosen.encoder, "w").video_formats or ()}
 
 
-@cache
 def _encodes(chosen: Format) -> bool:
     """Return whether the encoder encodes one black frame."""
     context = av.CodecContext.create(chosen.encoder, "w")

@@ -70,7 +70,7 @@ class StreamWriter(Writer):
 
 @contextlib.contextmanager
 def _ordinary_threads() -> Iterator[None]:
-    """Leave this thread as it is, and the threads that the block starts ordinary ones.
+    """Give this thread, and those that the block starts, the scheduler that this one had before.
 
     For root, SVT-AV1 makes all of them real-time threads (SCHED_FIFO): then the machine has no time for others.
     """
@@ -81,7 +81,7 @@ def _ordinary_threads() -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, priority)
-        for thread in set(os.listdir(_THREADS)) - before:  # noqa: PTH208
-            with contextlib.suppress(OSError):  # it has ended
-                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+        if os.sched_getscheduler(0) != policy:
+            for thread in {"0", *os.listdir(_THREADS)} - before:  # noqa: PTH208 -- 0 is this one
+                with contextlib.suppress(OSError):  # it has ended, or a container forbids it
+                    os.sched_setscheduler(int(thread), policy, priority)
