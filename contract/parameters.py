@@ -56,8 +56,8 @@ class Parameter:
     ``node_range`` is what the node itself takes where the page gives no range: it is checked, but not part of the
     page's schema. ``below`` is another parameter's key, and how far below that one's value this one must stay:
     no schema can say it. A text with ``lines`` has one line or so many; empty ones do not count. A key with two inputs
-    has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are names that other APIs have for it: a request
-    with one of them is refused and told the key.
+    has labels such as ``"720x1280 (9:16)"`` that fill both. ``aliases`` are names that other APIs have for it: a
+    request with one of them is refused and told the key.
     """
 
     key: str
